@@ -1,0 +1,55 @@
+//! Where a message goes: the kind of an actor and its uuid.
+
+use std::fmt;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+/// The kind of an actor, such as `counter`: a short, constant, lower-case word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Kind(&'static str);
+
+impl Kind {
+    /// Names a kind. Two kinds with the same text are the same kind.
+    pub const fn new(name: &'static str) -> Kind {
+        Kind(name)
+    }
+
+    /// The kind's text.
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// The address of one actor: what kind it is and which one. Displayed as `kind/uuid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Address {
+    /// What it is.
+    pub kind: Kind,
+    /// Which one.
+    pub id: Uuid,
+}
+
+impl Address {
+    /// The address of the actor `id` of kind `kind`. Any typed id of this crate converts into the uuid.
+    pub fn new(kind: Kind, id: impl Into<Uuid>) -> Address {
+        Address { kind, id: id.into() }
+    }
+
+    /// The address of the only actor of a kind: its uuid is nil.
+    pub const fn singleton(kind: Kind) -> Address {
+        Address { kind, id: Uuid::nil() }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind, self.id)
+    }
+}

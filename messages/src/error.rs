@@ -1,0 +1,149 @@
+//! Why something did not happen: a stable code for programs, a sentence for people, the cause beneath.
+
+use std::{borrow::Cow, collections::BTreeMap, error::Error, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// A stable error code such as `SYS.1001`. Scripts match on it, so a code never changes its meaning.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Code(Cow<'static, str>);
+
+impl Code {
+    /// A defect in the program itself: a handler panicked, an invariant was about to break.
+    pub const INTERNAL: Code = Code::new("SYS.1000");
+    /// The deadline passed; the work may still happen, its late reply is dropped.
+    pub const TIMEOUT: Code = Code::new("SYS.1001");
+    /// No such thing.
+    pub const NOT_FOUND: Code = Code::new("SYS.1003");
+    /// The thing is in a state in which this cannot be asked of it.
+    pub const CHANGE_STATE: Code = Code::new("SYS.1005");
+    /// The operation was tried and failed.
+    pub const OPERATION: Code = Code::new("SYS.1006");
+    /// An argument is malformed, out of range or contradictory.
+    pub const INVALID_ARGUMENT: Code = Code::new("SYS.1007");
+    /// The receiver has no handler for this message.
+    pub const UNKNOWN_MESSAGE: Code = Code::new("SYS.1008");
+    /// No actor is registered under the address.
+    pub const NO_ROUTE: Code = Code::new("SYS.1009");
+    /// The receiver is not ready yet, or its lane is full: worth a retry later.
+    pub const NOT_READY: Code = Code::new("SYS.1010");
+    /// The message could not be delivered; it is in the dead letters.
+    pub const UNDELIVERABLE: Code = Code::new("SYS.1011");
+    /// The receiver's node or the receiver itself left before it answered.
+    pub const NODE_UNAVAILABLE: Code = Code::new("SYS.1012");
+    /// The peer answered with an HTTP error or with something that is not its protocol.
+    pub const HTTP: Code = Code::new("SYS.1015");
+    /// Reading or writing failed: file, socket, journal.
+    pub const IO: Code = Code::new("SYS.1016");
+    /// Cancelled before it finished.
+    pub const CANCELLED: Code = Code::new("SYS.1017");
+    /// The VM could not be started.
+    pub const HOST_START_VM: Code = Code::new("HOST.1005");
+    /// The host is not connected.
+    pub const HOST_DISCONNECTED: Code = Code::new("HOST.1010");
+    /// An operation on the host failed in a way that is worth a retry.
+    pub const HOST_OPERATION: Code = Code::new("HOST.1011");
+
+    /// A code of one's own, `DOMAIN.NUMBER` by convention.
+    pub const fn new(text: &'static str) -> Code {
+        Code(Cow::Borrowed(text))
+    }
+
+    /// The code's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An error as it travels: in replies, over HTTP, in the journal.
+///
+/// `description` says what a code means in general, `details` what happened this time and what would help.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorCode {
+    /// What kind of failure it is, for programs.
+    pub code: Code,
+    /// The general meaning, a short phrase.
+    pub description: String,
+    /// What happened here: the input, the place and, where one is known, the fix.
+    pub details: String,
+    /// The error beneath, if this one reports another's.
+    #[serde(default)]
+    pub cause: Option<Box<ErrorCode>>,
+    /// Machine-readable extras, ordered for stable output. Never a secret.
+    #[serde(default)]
+    pub opaque: BTreeMap<String, String>,
+}
+
+impl ErrorCode {
+    /// An error of `code`; its description is derived from the code.
+    pub fn new(code: Code, details: impl Into<String>) -> ErrorCode {
+        let description = describe(&code).to_owned();
+        ErrorCode { code, description, details: details.into(), cause: None, opaque: BTreeMap::new() }
+    }
+
+    /// The same error with the one beneath it.
+    #[must_use]
+    pub fn caused_by(mut self, cause: ErrorCode) -> ErrorCode {
+        self.cause = Some(Box::new(cause));
+        self
+    }
+
+    /// The same error with one more machine-readable extra.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> ErrorCode {
+        self.opaque.insert(key.into(), value.into());
+        self
+    }
+
+    /// Whether it is of this code.
+    pub fn is(&self, code: &Code) -> bool {
+        self.code == *code
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.code, self.description, self.details)?;
+        match &self.cause {
+            Some(cause) => write!(f, "; caused by {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for ErrorCode {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|c| c as &(dyn Error + 'static))
+    }
+}
+
+fn describe(code: &Code) -> &'static str {
+    match code.as_str() {
+        "SYS.1000" => "internal error",
+        "SYS.1001" => "timed out",
+        "SYS.1003" => "not found",
+        "SYS.1005" => "not allowed in this state",
+        "SYS.1006" => "operation failed",
+        "SYS.1007" => "invalid argument",
+        "SYS.1008" => "unknown message",
+        "SYS.1009" => "no route",
+        "SYS.1010" => "not ready",
+        "SYS.1011" => "undeliverable",
+        "SYS.1012" => "receiver unavailable",
+        "SYS.1015" => "HTTP error",
+        "SYS.1016" => "I/O error",
+        "SYS.1017" => "cancelled",
+        "HOST.1005" => "VM start failed",
+        "HOST.1010" => "host disconnected",
+        "HOST.1011" => "host operation failed",
+        _ => "failed",
+    }
+}
