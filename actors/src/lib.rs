@@ -1,1 +1,11 @@
-//! x
+//! Who exchanges Ringfence's messages: the supervisor of recovery, hosts, storages, VMs and the audit.
+//!
+//! Purpose: every decision of the product, and the assembly that starts all of it over one [`ports::Ports`]
+//! value, so that daemon, tests and simulator run the same code.
+//! Invariants: each actor is a `core.rs` (plain struct; time is an argument, effects are returned values) and
+//! an `actor.rs` (a shell that carries the values out). Nothing here knows HTTP, SQLite, QEMU or a simulator.
+//! Rejected: async decision code. It cannot be replayed, model checked or interleaved on purpose.
+
+pub mod inventory;
+pub mod ports;
+pub mod recovery;

@@ -1,1 +1,204 @@
-//! pending
+//! Fencing: proving that a VM cannot write on its failed host before it is started elsewhere.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, HostId, Lane, VmId, agent_command, event, message};
+
+/// What is known of a process or a writer (I2). Unknown never turns into Dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Evidence {
+    /// Proven gone or proven unable to write.
+    Dead,
+    /// Seen alive.
+    Alive,
+    /// Neither: nobody could tell, for the reason given.
+    Unknown(UnknownReason),
+}
+
+/// Why nobody could tell. Each is a case of its own, so that an operator can mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownReason {
+    /// No answer in time.
+    Timeout,
+    /// The connection was refused.
+    Refused,
+    /// The peer did not accept our key.
+    AuthFailed,
+    /// The peer's host key is not the known one.
+    HostKeyMismatch,
+    /// The command ended in a way that says nothing (ssh's 255, a signal).
+    BadExit,
+    /// The output ended too early.
+    Truncated,
+    /// The output could not be understood.
+    Unparsable,
+}
+
+/// Asks a sibling to make sure that a VM does not run on its failed host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiblingFenceVmOnHostMsg {
+    /// Where the VM ran.
+    pub failed_host_uuid: HostId,
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// The cluster whose hosts may be the executor.
+    pub cluster_uuid: ClusterId,
+    /// Where it is to be started.
+    pub ha_target_host_uuid: HostId,
+}
+message!(SiblingFenceVmOnHostMsg, 1, Lane::Control => SiblingFenceVmOnHostReply);
+
+/// What a sibling found and did. The default is the careful one: alive, nothing known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiblingFenceVmOnHostReply {
+    /// Whether the VM's QEMU is or may be alive.
+    #[serde(default = "alive")]
+    pub alive: bool,
+    /// It was killed and verified gone.
+    #[serde(default)]
+    pub killed: bool,
+    /// The failed host was reached by SSH.
+    #[serde(default)]
+    pub ssh_reachable: bool,
+    /// A QEMU of this VM was found there.
+    #[serde(default)]
+    pub qemu_found: bool,
+    /// Who did it; `None` if nobody could be asked.
+    #[serde(default)]
+    pub executor_host_uuid: Option<HostId>,
+    /// What the executor is to the VM, such as `ha-target` or `sibling`.
+    #[serde(default)]
+    pub executor_role: Option<String>,
+    /// What happened, in plain words.
+    #[serde(default)]
+    pub reason: String,
+}
+
+fn alive() -> bool {
+    true
+}
+
+impl Default for SiblingFenceVmOnHostReply {
+    fn default() -> Self {
+        SiblingFenceVmOnHostReply {
+            alive: true,
+            killed: false,
+            ssh_reachable: false,
+            qemu_found: false,
+            executor_host_uuid: None,
+            executor_role: None,
+            reason: String::new(),
+        }
+    }
+}
+
+/// The same question as the executor's agent is asked it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiblingFenceVmCmd {
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Literal address of the failed host.
+    pub failed_host_ip: String,
+    /// Its SSH port.
+    #[serde(default = "ssh_port")]
+    pub failed_host_ssh_port: u16,
+    /// The failed host.
+    pub failed_host_uuid: HostId,
+}
+agent_command!(SiblingFenceVmCmd, "/ha/sibling-fence-vm" => SiblingFenceVmOnHostReply);
+
+fn ssh_port() -> u16 {
+    22
+}
+
+/// Asks for a VM to be started again after its host failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HaStartVmInstanceMsg {
+    /// The VM.
+    pub vm_instance_uuid: VmId,
+    /// Who decides whether it is still needed.
+    pub judger_class_name: String,
+    /// Hosts to avoid where others will do.
+    pub soft_avoid_host_uuids: Vec<HostId>,
+    /// Why, in plain words.
+    pub ha_reason: String,
+}
+message!(HaStartVmInstanceMsg, 1 => HaStartVmInstanceReply);
+
+/// Where the VM runs now; `None` if it was not needed any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HaStartVmInstanceReply {
+    /// The host.
+    pub host_uuid: Option<HostId>,
+}
+
+/// The outcome of a fence attempt, as audited. No name says success where the start was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceOutcome {
+    /// Killed by a sibling and verified gone.
+    SuccessKilled,
+    /// Reached, and no such QEMU there, verified.
+    SuccessAlreadyDead,
+    /// Not reached by SSH, and started all the same as the policy says.
+    SuccessSshUnreachable,
+    /// The storage refuses the failed host's writes.
+    SuccessStorageFenced,
+    /// Not reached, and no higher level could fence.
+    FailedUnreachable,
+    /// Still alive after the kill, and no higher level could fence.
+    FailedStillAlive,
+    /// Failed for another reason.
+    Failed,
+    /// No fencer is registered.
+    SkippedNoFencer,
+}
+
+impl FenceOutcome {
+    /// The outcome's name in the audit.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FenceOutcome::SuccessKilled => "success-killed",
+            FenceOutcome::SuccessAlreadyDead => "success-already-dead",
+            FenceOutcome::SuccessSshUnreachable => "success-ssh-unreachable",
+            FenceOutcome::SuccessStorageFenced => "success-storage-fenced",
+            FenceOutcome::FailedUnreachable => "failed-unreachable",
+            FenceOutcome::FailedStillAlive => "failed-still-alive",
+            FenceOutcome::Failed => "failed",
+            FenceOutcome::SkippedNoFencer => "skipped-no-fencer",
+        }
+    }
+}
+
+impl fmt::Display for FenceOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A fence attempt ended (I7): exactly one per attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiblingFenceAudited {
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Where it ran.
+    pub failed_host_uuid: HostId,
+    /// The cluster.
+    pub cluster_uuid: ClusterId,
+    /// Where it was to be started.
+    pub ha_target_host_uuid: HostId,
+    /// How it ended.
+    pub outcome: FenceOutcome,
+    /// Why, in plain words.
+    pub reason: String,
+}
+event!(SiblingFenceAudited, "ceph.ha.sibling-fence", 1, |e| e.vm_uuid.to_string());

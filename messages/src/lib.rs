@@ -11,6 +11,7 @@
 
 mod address;
 pub mod agent;
+pub mod audit;
 pub mod codec;
 mod error;
 pub mod fence;

@@ -1,1 +1,343 @@
-//! pending
+//! Virtual machines: where they may run, starting and stopping them, and what is published.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{HostId, StorageId, VmId, agent::Done, agent_command, event, message};
+
+/// What the controller believes of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum VmState {
+    /// It runs nowhere, as far as is proven.
+    Stopped,
+    /// A start is under way.
+    Starting,
+    /// Its QEMU was seen running.
+    Running,
+    /// A stop is under way.
+    Stopping,
+    /// Its host cannot be asked: it may run or not.
+    Unknown,
+}
+
+/// Whether the controller brings a VM back by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HaMode {
+    /// It does not.
+    #[default]
+    None,
+    /// It does, whatever happens.
+    NeverStop,
+}
+
+/// Where a volume lies: `ceph://pool/image`, `zbs://pool/volume[@snap]`, `cbd:phys/logical/volume[@snap]`,
+/// `vhost://name`, `dir://file`. Displayed as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum InstallPath {
+    /// An RBD image.
+    Ceph {
+        /// Its pool.
+        pool: String,
+        /// Its name.
+        image: String,
+    },
+    /// A ZBS volume.
+    Zbs {
+        /// Its logical pool.
+        pool: String,
+        /// Its name.
+        volume: String,
+        /// Its snapshot, if it is one.
+        snapshot: Option<String>,
+    },
+    /// A ZBS volume by its block device path.
+    Cbd {
+        /// Its physical pool.
+        physical_pool: String,
+        /// Its logical pool.
+        pool: String,
+        /// Its name.
+        volume: String,
+        /// Its snapshot, if it is one.
+        snapshot: Option<String>,
+    },
+    /// A volume behind a vhost target that the host agent runs.
+    Vhost {
+        /// Its name.
+        name: String,
+    },
+    /// A file in a directory storage.
+    Dir {
+        /// Its name.
+        file: String,
+    },
+}
+
+/// A text is not an install path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseInstallPathError(String);
+
+impl fmt::Display for ParseInstallPathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ParseInstallPathError {}
+
+/// The longest name of a pool, image, volume or file. Ceph's own limit on image names is 96 bytes; a unix
+/// socket path, which carries a vhost name, holds 107.
+pub const MAX_NAME_BYTES: usize = 64;
+
+fn name(part: &str, what: &str, whole: &str) -> Result<String, ParseInstallPathError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if part.is_empty() || part.len() > MAX_NAME_BYTES || part.starts_with(['.', '-']) || !part.chars().all(fits) {
+        return Err(ParseInstallPathError(format!(
+            "{part:?} in {whole:?} is not a {what}: 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, not starting with . or -"
+        )));
+    }
+    Ok(part.to_owned())
+}
+
+fn snapshot<'a>(part: &'a str, whole: &str) -> Result<(&'a str, Option<String>), ParseInstallPathError> {
+    match part.split_once('@') {
+        None => Ok((part, None)),
+        Some((volume, snap)) => Ok((volume, Some(name(snap, "snapshot", whole)?))),
+    }
+}
+
+impl FromStr for InstallPath {
+    type Err = ParseInstallPathError;
+
+    fn from_str(text: &str) -> Result<InstallPath, ParseInstallPathError> {
+        let parts = |rest: &str| rest.split('/').map(str::to_owned).collect::<Vec<_>>();
+        let shape = |form: &str| ParseInstallPathError(format!("{text:?} is not of the form {form}"));
+        if let Some(rest) = text.strip_prefix("ceph://") {
+            let [pool, image] = &parts(rest)[..] else { return Err(shape("ceph://POOL/IMAGE")) };
+            Ok(InstallPath::Ceph { pool: name(pool, "pool", text)?, image: name(image, "image", text)? })
+        } else if let Some(rest) = text.strip_prefix("zbs://") {
+            let [pool, last] = &parts(rest)[..] else { return Err(shape("zbs://POOL/VOLUME[@SNAP]")) };
+            let (volume, snapshot) = snapshot(last, text)?;
+            Ok(InstallPath::Zbs { pool: name(pool, "pool", text)?, volume: name(volume, "volume", text)?, snapshot })
+        } else if let Some(rest) = text.strip_prefix("cbd:") {
+            let [phys, pool, last] = &parts(rest)[..] else { return Err(shape("cbd:PHYSICAL/LOGICAL/VOLUME[@SNAP]")) };
+            let (volume, snapshot) = snapshot(last, text)?;
+            Ok(InstallPath::Cbd {
+                physical_pool: name(phys, "pool", text)?,
+                pool: name(pool, "pool", text)?,
+                volume: name(volume, "volume", text)?,
+                snapshot,
+            })
+        } else if let Some(rest) = text.strip_prefix("vhost://") {
+            Ok(InstallPath::Vhost { name: name(rest, "volume", text)? })
+        } else if let Some(rest) = text.strip_prefix("dir://") {
+            Ok(InstallPath::Dir { file: name(rest, "file", text)? })
+        } else {
+            Err(shape("ceph://..., zbs://..., cbd:..., vhost://... or dir://..."))
+        }
+    }
+}
+
+impl fmt::Display for InstallPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snap = |s: &Option<String>| s.as_ref().map(|s| format!("@{s}")).unwrap_or_default();
+        match self {
+            InstallPath::Ceph { pool, image } => write!(f, "ceph://{pool}/{image}"),
+            InstallPath::Zbs { pool, volume, snapshot } => write!(f, "zbs://{pool}/{volume}{}", snap(snapshot)),
+            InstallPath::Cbd { physical_pool, pool, volume, snapshot } => {
+                write!(f, "cbd:{physical_pool}/{pool}/{volume}{}", snap(snapshot))
+            }
+            InstallPath::Vhost { name } => write!(f, "vhost://{name}"),
+            InstallPath::Dir { file } => write!(f, "dir://{file}"),
+        }
+    }
+}
+
+/// How QEMU opens a disk on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DiskSource {
+    /// A vhost-user-blk socket; QEMU reconnects to it every second while it is gone.
+    #[serde(rename_all = "camelCase")]
+    VhostUser {
+        /// Path of the socket on the host.
+        socket_path: String,
+    },
+    /// A raw file.
+    #[serde(rename_all = "camelCase")]
+    File {
+        /// Its path on the host.
+        path: String,
+    },
+    /// An RBD image.
+    #[serde(rename_all = "camelCase")]
+    Rbd {
+        /// Its pool.
+        pool: String,
+        /// Its name.
+        image: String,
+        /// `ceph.conf` on the host.
+        conf: String,
+        /// Ceph user on the host.
+        user: String,
+    },
+}
+
+/// One disk of a VM that is to be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskSpec {
+    /// How QEMU opens it.
+    pub source: DiskSource,
+    /// Whether the VM boots from it first.
+    pub root: bool,
+}
+
+/// Starts a VM's QEMU on the agent's host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartVmCmd {
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Its name: 1 to 64 of A-Z a-z 0-9 . _ -.
+    pub name: String,
+    /// Which start of this VM it is. The agent refuses one that is not above the highest it has seen.
+    pub incarnation: u64,
+    /// Which controller orders it. The agent refuses one below the highest it has seen.
+    pub epoch: u64,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// Its disks.
+    pub disks: Vec<DiskSpec>,
+    /// More arguments of QEMU, appended verbatim, each one argv entry.
+    pub qemu_args: Vec<String>,
+}
+agent_command!(StartVmCmd, "/vm/start" => StartVmCmdReply);
+
+/// What runs after a start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartVmCmdReply {
+    /// QEMU's process id on its host.
+    pub pid: u32,
+    /// `kvm` or `tcg`.
+    pub accel: String,
+    /// What guest memory is made of: `hugepages` or `memfd` or `private`.
+    pub memory: String,
+}
+
+/// Stops a VM's QEMU on the agent's host: by QMP `quit`, then SIGKILL, verified gone either way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StopVmCmd {
+    /// The VM.
+    pub vm_uuid: VmId,
+}
+agent_command!(StopVmCmd, "/vm/stop" => Done);
+
+/// Asks which VMs have a QEMU process on the agent's host, whoever started it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListVmsCmd {}
+agent_command!(ListVmsCmd, "/vm/list" => ListVmsReply);
+
+/// The QEMU processes of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListVmsReply {
+    /// Ordered by uuid.
+    pub vms: Vec<RunningVm>,
+}
+
+/// One QEMU process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunningVm {
+    /// The VM, from QEMU's `-uuid`.
+    pub vm_uuid: VmId,
+    /// Its process id on its host.
+    pub pid: u32,
+    /// Which start it is, where the agent started it; `None` for one started by something else.
+    pub incarnation: Option<u64>,
+}
+
+/// Starts a VM: on the host given, or on a connected one of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartVmMsg {
+    /// The host; `None` lets the VM actor choose.
+    #[serde(default)]
+    pub host_uuid: Option<HostId>,
+}
+message!(StartVmMsg, 1 => VmInventory);
+
+/// Stops a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopVmMsg {}
+message!(StopVmMsg, 1 => VmInventory);
+
+/// Asks a VM actor what it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryVmMsg {}
+message!(QueryVmMsg, 1 => VmInventory);
+
+/// A VM as the outside sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmInventory {
+    /// The VM.
+    pub uuid: VmId,
+    /// Its name in the config.
+    pub name: String,
+    /// The name of its cluster.
+    pub cluster: String,
+    /// Whether it is brought back by itself.
+    pub ha: HaMode,
+    /// What is believed of it.
+    pub state: VmState,
+    /// Where it runs, or is being started or stopped; `None` when stopped.
+    pub host_uuid: Option<HostId>,
+    /// That host's name.
+    pub host: Option<String>,
+    /// Where it ran last.
+    pub last_host_uuid: Option<HostId>,
+    /// How often it was started.
+    pub incarnation: u64,
+    /// Its volumes.
+    pub volumes: Vec<VolumeInventory>,
+}
+
+/// A volume as the outside sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeInventory {
+    /// The storage it lies on.
+    pub primary_storage_uuid: StorageId,
+    /// Where on it, as in the config.
+    pub install_path: String,
+    /// Whether the VM boots from it first.
+    pub root: bool,
+}
+
+/// A VM's state changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmStateChanged {
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Its name.
+    pub vm: String,
+    /// Before.
+    pub old_state: VmState,
+    /// Now.
+    pub new_state: VmState,
+    /// Where it runs or is about to.
+    pub host_uuid: Option<HostId>,
+    /// That host's name.
+    pub host: Option<String>,
+    /// Which start it is.
+    pub incarnation: u64,
+    /// Why, in plain words.
+    pub reason: String,
+}
+event!(VmStateChanged, "vm.state-changed", 1, |e| e.vm.clone());

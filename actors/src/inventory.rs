@@ -1,0 +1,155 @@
+//! What the controller is told to look after: clusters, hosts, storages and VMs, and how often it looks.
+//!
+//! Invariant: an [`Inventory`] is checked where it is read (names unique, references resolved), so that no
+//! actor has to handle a dangling id.
+
+use std::time::Duration;
+
+use ringfence_messages::{
+    ClusterId, HostId, Protocol, StorageId, VmId,
+    storage::StorageKind,
+    vhost::DEFAULT_HUGEPAGES,
+    vm::{HaMode, InstallPath},
+};
+
+/// Everything that is looked after. Lists keep the order of the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The clusters.
+    pub clusters: Vec<Cluster>,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The storages.
+    pub storages: Vec<Storage>,
+    /// The VMs.
+    pub vms: Vec<Vm>,
+}
+
+/// Hosts that share storage and may stand in for each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its id.
+    pub id: ClusterId,
+    /// Its name.
+    pub name: String,
+}
+
+/// A host that runs VMs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its id.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Literal address of its management interface.
+    pub management_ip: String,
+    /// Literal addresses from which it reaches storage; what a storage fence blocks.
+    pub storage_ips: Vec<String>,
+}
+
+/// A primary storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Its id.
+    pub id: StorageId,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: StorageKind,
+    /// The clusters whose hosts use it.
+    pub clusters: Vec<ClusterId>,
+    /// The protocols by which they do, in the order in which they are reported. Empty for a kind that has
+    /// nothing to deploy on a host.
+    pub protocols: Vec<Protocol>,
+    /// Directory on every host where volumes of kind `vhost` and `dir` lie; `None` for the agent's own.
+    pub volume_dir: Option<String>,
+    /// Ceph: `ceph.conf` on the hosts, and the user there.
+    pub ceph: Option<CephHostAccess>,
+}
+
+/// How QEMU on a host reaches Ceph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CephHostAccess {
+    /// Path of `ceph.conf` on the host.
+    pub conf: String,
+    /// Ceph user, without `client.`.
+    pub user: String,
+}
+
+/// A virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vm {
+    /// Its id.
+    pub id: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Whether it is brought back by itself.
+    pub ha: HaMode,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// More arguments of QEMU; `{host}`, `{vm}` and `{uuid}` are replaced when it starts.
+    pub qemu_args: Vec<String>,
+    /// Its volumes, at least one; the root volume first.
+    pub volumes: Vec<Volume>,
+}
+
+/// A volume of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// The storage it lies on.
+    pub storage: StorageId,
+    /// Where on it.
+    pub install_path: InstallPath,
+    /// Whether the VM boots from it first.
+    pub root: bool,
+}
+
+/// How hosts are pinged. Defaults as ZStack's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingSettings {
+    /// From the start of one ping of a host to the start of the next. Too low: agents do nothing but answer.
+    /// Too high: an outage goes unseen for as long.
+    pub interval: Duration,
+    /// How long one try may take. Must be positive; larger than `interval` is allowed (a ping in flight is
+    /// never doubled).
+    pub timeout: Duration,
+    /// Tries in a row that must fail before a host is Disconnected; at least 1. Too low: one lost packet
+    /// fails a host.
+    pub max_failure: u32,
+    /// Between a failed try and the next.
+    pub sleep_after_failure: Duration,
+    /// Pings in flight over all hosts; at least 1. Too low: a cycle takes longer than the interval. Too high:
+    /// the controller's sockets and the network see bursts.
+    pub parallelism: usize,
+}
+
+impl Default for PingSettings {
+    fn default() -> Self {
+        PingSettings {
+            interval: Duration::from_secs(60),
+            timeout: Duration::from_secs(10),
+            max_failure: 3,
+            sleep_after_failure: Duration::from_secs(1),
+            parallelism: 100,
+        }
+    }
+}
+
+/// The settings of all actors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How hosts are pinged.
+    pub ping: PingSettings,
+    /// Hugepages of 2 MiB that a host is prepared with before a vhost target is deployed.
+    pub hugepages: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { ping: PingSettings::default(), hugepages: DEFAULT_HUGEPAGES }
+    }
+}

@@ -1,0 +1,164 @@
+//! The narrow traits through which the actors reach the world. `drivers` and `sim` implement them.
+//!
+//! Invariants: every call is bounded by its [`Call::timeout`]; a timeout, a refusal and nonsense are errors
+//! that say so, never a made-up answer; a call repeated with the same [`Call::task`] does nothing twice.
+//! Rejected: one `post(path, json)` method. It would move the protocol's types into every implementation.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use ringfence_messages::{
+    HostId, Result, StorageId,
+    agent::Done,
+    host::{HostFactsReply, HostPingReply},
+    vhost::{
+        CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
+        PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
+    },
+    vm::{ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
+    zbs::CheckHostConnectionReply,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// How one call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Names the task, so that a repeat is recognised.
+    pub task: Uuid,
+    /// After this the call is over, with `SYS.1001`.
+    pub timeout: Duration,
+}
+
+impl Call {
+    /// A call of its own that takes at most `timeout`.
+    pub fn within(timeout: Duration) -> Call {
+        Call { task: Uuid::new_v4(), timeout }
+    }
+}
+
+/// The agents of all hosts. Every method fails with `SYS.1001` (timeout), `HOST.1010` (not reachable),
+/// `SYS.1015` (an answer that is not the protocol's) or the agent's own error.
+#[async_trait]
+pub trait HostAgentPort: Send + Sync {
+    /// Asks the agent who it is. The caller compares the uuid.
+    async fn ping(&self, host: HostId, call: Call) -> Result<HostPingReply>;
+    /// What the host has.
+    async fn facts(&self, host: HostId, call: Call) -> Result<HostFactsReply>;
+    /// Prepares hugepages and docker.
+    async fn prepare_vhost_target_env(
+        &self,
+        host: HostId,
+        cmd: PrepareVhostTargetEnvCmd,
+        call: Call,
+    ) -> Result<PrepareVhostTargetEnvReply>;
+    /// Makes the vhost target run.
+    async fn deploy_vhost(&self, host: HostId, cmd: DeployVhostCmd, call: Call) -> Result<DeployVhostReply>;
+    /// Looks whether the vhost target runs.
+    async fn vhost_health(&self, host: HostId, cmd: VhostTargetHealthCmd, call: Call)
+    -> Result<VhostTargetHealthReply>;
+    /// Exports a volume.
+    async fn create_vhost_bdev(
+        &self,
+        host: HostId,
+        cmd: CreateVhostBdevCmd,
+        call: Call,
+    ) -> Result<CreateVhostBdevReply>;
+    /// Ends an export.
+    async fn delete_vhost_bdev(&self, host: HostId, cmd: DeleteVhostBdevCmd, call: Call) -> Result<Done>;
+    /// Starts a VM.
+    async fn start_vm(&self, host: HostId, cmd: StartVmCmd, call: Call) -> Result<StartVmCmdReply>;
+    /// Stops a VM; success means verified gone.
+    async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, call: Call) -> Result<Done>;
+    /// The QEMU processes there.
+    async fn list_vms(&self, host: HostId, call: Call) -> Result<ListVmsReply>;
+}
+
+/// The MDS agents of all ZBS storages. Fails over between the MDS agents of a storage by itself; knows the
+/// SSH credentials of the hosts, which therefore are no arguments. Errors as [`HostAgentPort`]'s.
+#[async_trait]
+pub trait MdsPort: Send + Sync {
+    /// Installs the ZBS client on a host.
+    async fn deploy_client(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done>;
+    /// Brings what the client needs on the host up to date.
+    async fn update_host_dependency(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done>;
+    /// Puts a vhost target on the host.
+    async fn deploy_vhost(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done>;
+    /// Whether the host reaches the storage by CBD.
+    async fn check_host_connection(
+        &self,
+        storage: StorageId,
+        host: HostId,
+        call: Call,
+    ) -> Result<CheckHostConnectionReply>;
+    /// Exports `pool/volume` as `bdev_name` through the host's target.
+    async fn create_vhost_bdev(
+        &self,
+        storage: StorageId,
+        host: HostId,
+        pool: &str,
+        volume: &str,
+        bdev_name: &str,
+        call: Call,
+    ) -> Result<CreateVhostBdevReply>;
+}
+
+/// A record that is to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRecord {
+    /// The event's topic.
+    pub topic: String,
+    /// What it is about.
+    pub subject: String,
+    /// The event as a JSON object.
+    pub payload: Value,
+}
+
+/// A record of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// From 1, without gaps.
+    pub seq: u64,
+    /// RFC 3339 in UTC with milliseconds.
+    pub time: String,
+    /// The event's topic.
+    pub topic: String,
+    /// What it is about.
+    pub subject: String,
+    /// The event as a JSON object.
+    pub payload: Value,
+    /// SHA-256 over the previous record's hash and this record, in hex.
+    pub hash: String,
+}
+
+/// The most records that one [`JournalPort::read`] gives. Too low: many round trips. Too high: one reader
+/// holds that much memory.
+pub const MAX_READ: usize = 1000;
+
+/// The durable, hash-chained log of intents and facts.
+#[async_trait]
+pub trait JournalPort: Send + Sync {
+    /// Appends in order, all or none. Durable (synced to disk) when it returns. Appends that are called one
+    /// after the other are written in that order, even if not awaited in between.
+    ///
+    /// # Errors
+    /// `SYS.1016` if it cannot be written; nothing was then recorded.
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>>;
+    /// The records after `after` in order, at most `limit` and [`MAX_READ`].
+    async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>>;
+    /// The newest record of each subject of a topic, ordered by `seq`: the state that the topic tells.
+    async fn latest(&self, topic: &str) -> Result<Vec<Record>>;
+}
+
+/// Every way out of the actors.
+#[derive(Clone)]
+pub struct Ports {
+    /// The host agents.
+    pub agents: Arc<dyn HostAgentPort>,
+    /// The ZBS MDS agents.
+    pub mds: Arc<dyn MdsPort>,
+    /// The journal.
+    pub journal: Arc<dyn JournalPort>,
+}
