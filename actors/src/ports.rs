@@ -137,6 +137,10 @@ pub struct Record {
 /// holds that much memory.
 pub const MAX_READ: usize = 1000;
 
+/// The largest payload of a record as JSON text, 64 KiB. Too low: a deploy's steps do not fit. Too high: one
+/// event fills the memory of every reader.
+pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+
 /// The durable, hash-chained log of intents and facts.
 #[async_trait]
 pub trait JournalPort: Send + Sync {

@@ -1,0 +1,288 @@
+//! Decides what is appended when, and what is answered to whom, while the journal fails and recovers.
+//!
+//! ```text
+//!            append ok                    append failed
+//! Idle <-------------- Appending(batch) ----------------> Blocked(until)
+//!   |  record            ^   ^                              |
+//!   +--------------------+   +------- wakeup at `until` ----+
+//! ```
+//! Invariants: one append in flight; records are appended in the order in which they came; every record is
+//! answered exactly once (I6); pending records are bounded (I8).
+//! Rejected: dropping the oldest facts when full. The newcomer is refused instead: its sender can react.
+
+use std::{collections::VecDeque, time::Duration};
+
+use ringfence_messages::{
+    Code, ErrorCode, Result,
+    audit::{Durability, RecordMsg, RecordReply},
+};
+
+use crate::ports::{MAX_PAYLOAD_BYTES, NewRecord, Record};
+
+/// Records that wait for the journal at most. Too low: a storm of facts is refused while the disk is slow. Too
+/// high: memory, at up to [`MAX_PAYLOAD_BYTES`] each.
+pub const MAX_PENDING: usize = 10_000;
+
+/// Records of one append at most. Too low: one sync per few records. Too high: the first waits for the last.
+pub const MAX_BATCH: usize = 256;
+
+/// First wait after a failed append; it doubles with each further failure.
+pub const RETRY_FLOOR: Duration = Duration::from_millis(100);
+
+/// Longest wait between tries. Too high: the journal is writable again and nobody notices.
+pub const RETRY_CEILING: Duration = Duration::from_secs(5);
+
+/// What a reply is owed for; the shell chooses it.
+pub(crate) type Token = u64;
+
+/// What the shell is to do.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    /// Append these and report [`Core::appended`].
+    Append(Vec<NewRecord>),
+    /// Answer a request.
+    Reply(Token, Result<RecordReply>),
+    /// Tell the bus of a durable record.
+    Publish(Record),
+    /// Call [`Core::wakeup`] at this time.
+    WakeAt(Duration),
+}
+
+#[derive(Debug)]
+struct Pending {
+    token: Token,
+    durability: Durability,
+    record: NewRecord,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    Appending(Vec<Pending>),
+    Blocked { why: ErrorCode },
+}
+
+/// The audit's decisions; see the module.
+#[derive(Debug)]
+pub(crate) struct Core {
+    state: State,
+    pending: VecDeque<Pending>,
+    retry: Duration,
+}
+
+impl Core {
+    pub(crate) fn new() -> Core {
+        Core { state: State::Idle, pending: VecDeque::new(), retry: RETRY_FLOOR }
+    }
+
+    /// Records that wait for the journal, the one in flight included.
+    pub(crate) fn backlog(&self) -> usize {
+        let in_flight = if let State::Appending(batch) = &self.state { batch.len() } else { 0 };
+        self.pending.len() + in_flight
+    }
+
+    /// Why the journal cannot be written now, if so.
+    pub(crate) fn blocked(&self) -> Option<&ErrorCode> {
+        if let State::Blocked { why } = &self.state { Some(why) } else { None }
+    }
+
+    /// Someone wants a record made.
+    pub(crate) fn record(&mut self, token: Token, message: RecordMsg) -> Vec<Command> {
+        if let Err(error) = self.admit(&message) {
+            return vec![Command::Reply(token, Err(error))];
+        }
+        let payload = match serde_json::from_str(&message.payload) {
+            Ok(payload) => payload,
+            Err(e) => {
+                let error = ErrorCode::new(Code::INVALID_ARGUMENT, format!("payload of {} is not JSON: {e}", message.topic));
+                return vec![Command::Reply(token, Err(error))];
+            }
+        };
+        let record = NewRecord { topic: message.topic, subject: message.subject, payload };
+        self.pending.push_back(Pending { token, durability: message.durability, record });
+        if matches!(self.state, State::Idle) { self.append() } else { Vec::new() }
+    }
+
+    fn admit(&self, message: &RecordMsg) -> Result<()> {
+        if message.payload.len() > MAX_PAYLOAD_BYTES {
+            let len = message.payload.len();
+            return Err(ErrorCode::new(
+                Code::INVALID_ARGUMENT,
+                format!("payload of {} has {len} bytes, at most {MAX_PAYLOAD_BYTES} fit", message.topic),
+            ));
+        }
+        if self.backlog() >= MAX_PENDING {
+            let error = ErrorCode::new(Code::NOT_READY, format!("{MAX_PENDING} records wait for the journal already"));
+            return Err(match self.blocked() {
+                Some(why) => error.caused_by(why.clone()),
+                None => error,
+            });
+        }
+        match (&self.state, message.durability) {
+            (State::Blocked { why }, Durability::Intent) => Err(refused(why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The append in flight ended.
+    pub(crate) fn appended(&mut self, result: Result<Vec<Record>>, now: Duration) -> Vec<Command> {
+        let State::Appending(batch) = std::mem::replace(&mut self.state, State::Idle) else {
+            unreachable!("an append ended that was not in flight");
+        };
+        match result {
+            Ok(records) => {
+                self.retry = RETRY_FLOOR;
+                let mut commands = Vec::with_capacity(2 * records.len() + 1);
+                for (pending, record) in batch.into_iter().zip(records) {
+                    commands.push(Command::Reply(pending.token, Ok(RecordReply { seq: record.seq })));
+                    commands.push(Command::Publish(record));
+                }
+                commands.extend(self.append());
+                commands
+            }
+            Err(why) => {
+                let mut commands = Vec::new();
+                let waiting = std::mem::take(&mut self.pending);
+                for pending in batch.into_iter().chain(waiting) {
+                    match pending.durability {
+                        Durability::Intent => commands.push(Command::Reply(pending.token, Err(refused(&why)))),
+                        Durability::Fact => self.pending.push_back(pending),
+                    }
+                }
+                self.state = State::Blocked { why };
+                commands.push(Command::WakeAt(now + self.retry));
+                self.retry = (self.retry * 2).min(RETRY_CEILING);
+                commands
+            }
+        }
+    }
+
+    /// The time asked for by [`Command::WakeAt`] has come.
+    pub(crate) fn wakeup(&mut self) -> Vec<Command> {
+        if !matches!(self.state, State::Blocked { .. }) {
+            return Vec::new();
+        }
+        self.state = State::Idle;
+        self.append()
+    }
+
+    fn append(&mut self) -> Vec<Command> {
+        if self.pending.is_empty() {
+            return Vec::new();
+        }
+        let batch: Vec<Pending> = self.pending.drain(..self.pending.len().min(MAX_BATCH)).collect();
+        let records = batch.iter().map(|p| p.record.clone()).collect();
+        self.state = State::Appending(batch);
+        vec![Command::Append(records)]
+    }
+}
+
+fn refused(why: &ErrorCode) -> ErrorCode {
+    ErrorCode::new(Code::IO, "the journal cannot be written, so nothing that needs a record may be done")
+        .caused_by(why.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn message(subject: &str, durability: Durability) -> RecordMsg {
+        RecordMsg { topic: "t".into(), subject: subject.into(), payload: "{}".into(), durability }
+    }
+
+    fn new_record(subject: &str) -> NewRecord {
+        NewRecord { topic: "t".into(), subject: subject.into(), payload: json!({}) }
+    }
+
+    fn record(seq: u64, subject: &str) -> Record {
+        let (time, hash) = (String::new(), String::new());
+        Record { seq, time, topic: "t".into(), subject: subject.into(), payload: json!({}), hash }
+    }
+
+    fn disk_full() -> ErrorCode {
+        ErrorCode::new(Code::IO, "disk full")
+    }
+
+    #[test]
+    fn records_that_come_while_appending_go_as_one_batch_in_order() {
+        let mut core = Core::new();
+        assert_eq!(core.record(1, message("a", Durability::Fact)), [Command::Append(vec![new_record("a")])]);
+        assert_eq!(core.record(2, message("b", Durability::Fact)), []);
+        assert_eq!(core.record(3, message("c", Durability::Intent)), []);
+        assert_eq!(
+            core.appended(Ok(vec![record(1, "a")]), Duration::ZERO),
+            [
+                Command::Reply(1, Ok(RecordReply { seq: 1 })),
+                Command::Publish(record(1, "a")),
+                Command::Append(vec![new_record("b"), new_record("c")]),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_failed_append_refuses_intents_and_keeps_facts() {
+        let mut core = Core::new();
+        core.record(1, message("a", Durability::Fact));
+        core.record(2, message("b", Durability::Intent));
+        assert_eq!(
+            core.appended(Err(disk_full()), Duration::from_secs(1)),
+            [
+                Command::Reply(2, Err(refused(&disk_full()))),
+                Command::WakeAt(Duration::from_secs(1) + RETRY_FLOOR),
+            ]
+        );
+        assert_eq!(core.record(3, message("c", Durability::Intent)), [Command::Reply(3, Err(refused(&disk_full())))]);
+        assert_eq!(core.record(4, message("d", Durability::Fact)), []);
+        assert_eq!(core.wakeup(), [Command::Append(vec![new_record("a"), new_record("d")])]);
+        let done = core.appended(Ok(vec![record(1, "a"), record(2, "d")]), Duration::from_secs(2));
+        assert_eq!(done.len(), 4, "both facts answered and published: {done:?}");
+        assert_eq!(core.record(5, message("e", Durability::Intent)), [Command::Append(vec![new_record("e")])]);
+    }
+
+    #[test]
+    fn the_wait_between_tries_doubles_to_its_ceiling_and_starts_over_after_a_success() {
+        let mut core = Core::new();
+        core.record(1, message("a", Durability::Fact));
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let commands = core.appended(Err(disk_full()), Duration::ZERO);
+            let [Command::WakeAt(at)] = commands[..] else { panic!("{commands:?}") };
+            waits.push(at.as_millis());
+            core.wakeup();
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        core.appended(Ok(vec![record(1, "a")]), Duration::ZERO);
+        core.record(2, message("b", Durability::Fact));
+        assert_eq!(core.appended(Err(disk_full()), Duration::ZERO), [Command::WakeAt(RETRY_FLOOR)]);
+    }
+
+    #[test]
+    fn the_backlog_is_bounded_and_the_refusal_names_the_cause() {
+        let mut core = Core::new();
+        core.record(0, message("first", Durability::Fact));
+        core.appended(Err(disk_full()), Duration::ZERO);
+        for token in 1..MAX_PENDING as u64 {
+            assert_eq!(core.record(token, message("x", Durability::Fact)), []);
+        }
+        let refusal = core.record(99_999, message("x", Durability::Fact));
+        let [Command::Reply(99_999, Err(error))] = &refusal[..] else { panic!("{refusal:?}") };
+        assert_eq!((&error.code, error.cause.as_deref()), (&Code::NOT_READY, Some(&disk_full())));
+        assert_eq!(core.backlog(), MAX_PENDING);
+    }
+
+    #[test]
+    fn what_cannot_be_recorded_is_refused_before_it_blocks_others() {
+        let mut core = Core::new();
+        let mut huge = message("a", Durability::Fact);
+        huge.payload = format!("\"{}\"", "x".repeat(MAX_PAYLOAD_BYTES));
+        let mut odd = message("b", Durability::Fact);
+        odd.payload = "{".into();
+        for message in [huge, odd] {
+            let answer = core.record(1, message);
+            assert!(matches!(&answer[..], [Command::Reply(1, Err(e))] if e.is(&Code::INVALID_ARGUMENT)), "{answer:?}");
+        }
+        assert_eq!(core.backlog(), 0);
+    }
+}

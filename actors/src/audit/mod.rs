@@ -1,0 +1,13 @@
+//! The audit: the one writer of the journal.
+//!
+//! Facts and intents of all actors pass through [`AuditActor`], in order. While the journal cannot be written
+//! (disk full, say) intents are refused at once, so that nothing irreversible happens unrecorded (I4); facts
+//! have happened already and are kept until they can be written.
+
+mod actor;
+mod core;
+mod recorder;
+
+pub use actor::AuditActor;
+pub use core::{MAX_BATCH, MAX_PENDING, RETRY_CEILING, RETRY_FLOOR};
+pub use recorder::Recorder;
