@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use ringfence_messages::{
     HostId, Result, StorageId,
     agent::Done,
-    host::{HostFactsReply, HostPingReply},
+    host::{HostFactsCmd, HostFactsReply, HostPingReply},
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
     },
-    vm::{ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
+    vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
     zbs::CheckHostConnectionReply,
 };
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ pub trait HostAgentPort: Send + Sync {
     /// Asks the agent who it is. The caller compares the uuid.
     async fn ping(&self, host: HostId, call: Call) -> Result<HostPingReply>;
     /// What the host has.
-    async fn facts(&self, host: HostId, call: Call) -> Result<HostFactsReply>;
+    async fn facts(&self, host: HostId, cmd: HostFactsCmd, call: Call) -> Result<HostFactsReply>;
     /// Prepares hugepages and docker.
     async fn prepare_vhost_target_env(
         &self,
@@ -72,7 +72,7 @@ pub trait HostAgentPort: Send + Sync {
     /// Stops a VM; success means verified gone.
     async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, call: Call) -> Result<Done>;
     /// The QEMU processes there.
-    async fn list_vms(&self, host: HostId, call: Call) -> Result<ListVmsReply>;
+    async fn list_vms(&self, host: HostId, cmd: ListVmsCmd, call: Call) -> Result<ListVmsReply>;
 }
 
 /// The MDS agents of all ZBS storages. Fails over between the MDS agents of a storage by itself; knows the
@@ -154,6 +154,10 @@ pub trait JournalPort: Send + Sync {
     async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>>;
     /// The newest record of each subject of a topic, ordered by `seq`: the state that the topic tells.
     async fn latest(&self, topic: &str) -> Result<Vec<Record>>;
+    /// The newest record of one subject of a topic.
+    async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
+        Ok(self.latest(topic).await?.into_iter().find(|record| record.subject == subject))
+    }
 }
 
 /// Every way out of the actors.

@@ -46,9 +46,11 @@ pub struct AgentAnswer<R> {
 pub struct Done {}
 
 /// Declares the path and reply of an agent command: `agent_command!(HostPingCmd, "/host/ping" => HostPingReply);`.
+/// It is a bus message too: the actor of the host takes it and posts it to the agent.
 #[macro_export]
 macro_rules! agent_command {
     ($name:ident, $path:literal => $reply:ty) => {
+        $crate::message!($name, 1 => $reply);
         impl $crate::agent::AgentCommand for $name {
             const PATH: &'static str = $path;
             type Reply = $reply;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    HostId, Lane, agent_command, event, message,
+    ClusterId, HostId, Lane, agent_command, event, message,
     storage::{HostProtocolRef, StorageHostRef},
 };
 
@@ -177,6 +177,23 @@ pub struct HostStateChanged {
     pub new_state: HostState,
 }
 event!(HostStateChanged, "host.state-changed", 1, |e| e.host.clone());
+
+/// Asks the recovery supervisor which hosts of a cluster can take work now: Enabled, Connected, last ping good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryServingHostsMsg {
+    /// The cluster.
+    pub cluster_uuid: ClusterId,
+}
+message!(QueryServingHostsMsg, 1, Lane::Control => ServingHostsReply);
+
+/// The hosts of a cluster that can take work, in the order of the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServingHostsReply {
+    /// Their ids.
+    pub host_uuids: Vec<HostId>,
+}
 
 /// Asks the recovery supervisor for what it knows of hosts and of their protocols.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,136 @@
+//! One host: every command to its agent passes through its actor.
+//!
+//! Purpose: one place where commands to a host can be tapped, counted and intercepted. Invariants: a ping is
+//! Connected only if the right host answered in time; a command's timeout is what is left of its sender's
+//! deadline. There is no `core.rs`: the one decision is [`judge_ping`], a function.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later};
+use ringfence_messages::{
+    HostId, Message, Result,
+    host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply},
+    vhost::{CreateVhostBdevCmd, DeleteVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
+    vm::{ListVmsCmd, StartVmCmd, StopVmCmd},
+};
+
+use crate::ports::{Call, HostAgentPort};
+
+/// One host's actor.
+pub struct HostActor {
+    id: HostId,
+    agents: Arc<dyn HostAgentPort>,
+}
+
+impl HostActor {
+    /// The actor of this host.
+    pub fn new(id: HostId, agents: Arc<dyn HostAgentPort>) -> HostActor {
+        HostActor { id, agents }
+    }
+
+    fn post<M, F>(&self, ctx: &Ctx<'_, Self>, call: impl FnOnce(Arc<dyn HostAgentPort>, HostId, Call) -> F) -> Later<M::Reply>
+    where
+        M: Message,
+        F: Future<Output = Result<M::Reply>> + Send + 'static,
+    {
+        let left = ctx.deadline().map_or(ringfence::DEFAULT_DEADLINE, |at| at.saturating_duration_since(tokio::time::Instant::now()));
+        Later::new(call(self.agents.clone(), self.id, Call::within(left)))
+    }
+}
+
+impl Actor for HostActor {
+    const KIND: Kind = Kind::new("host");
+
+    fn accepts(accepts: &mut Accepts<Self>) {
+        accepts
+            .message::<PingHostMsg>()
+            .message::<HostFactsCmd>()
+            .message::<PrepareVhostTargetEnvCmd>()
+            .message::<DeployVhostCmd>()
+            .message::<VhostTargetHealthCmd>()
+            .message::<CreateVhostBdevCmd>()
+            .message::<DeleteVhostBdevCmd>()
+            .message::<StartVmCmd>()
+            .message::<StopVmCmd>()
+            .message::<ListVmsCmd>();
+    }
+}
+
+impl Handler<PingHostMsg> for HostActor {
+    type Answer = Later<PingHostReply>;
+
+    fn handle(&mut self, message: PingHostMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (agents, host) = (self.agents.clone(), self.id);
+        let call = Call::within(Duration::from_millis(message.timeout_ms));
+        Later::new(async move { Ok(judge_ping(host, agents.ping(host, call).await)) })
+    }
+}
+
+/// What one answer, or the lack of it, says about a host.
+pub fn judge_ping(host: HostId, answer: Result<HostPingReply>) -> PingHostReply {
+    let failed = |reason: String| PingHostReply { connected: false, reason: Some(reason), boot_id: String::new() };
+    match answer {
+        Ok(reply) if reply.host_uuid == host && reply.version == AGENT_VERSION => {
+            PingHostReply { connected: true, reason: None, boot_id: reply.boot_id }
+        }
+        Ok(reply) if reply.host_uuid == host => failed(format!(
+            "its agent is version {:.40}, this controller works with {AGENT_VERSION}: install the same on both",
+            reply.version
+        )),
+        Ok(reply) => failed(format!("another host answered: {} instead of {host}", reply.host_uuid)),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+/// The version that an agent must have: the controller's own. They are built and installed together.
+pub const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+macro_rules! posts {
+    ($($command:ty => $method:ident;)*) => {$(
+        impl Handler<$command> for HostActor {
+            type Answer = Later<<$command as Message>::Reply>;
+
+            fn handle(&mut self, command: $command, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+                self.post::<$command, _>(ctx, |agents, host, call| async move { agents.$method(host, command, call).await })
+            }
+        }
+    )*};
+}
+
+posts! {
+    PrepareVhostTargetEnvCmd => prepare_vhost_target_env;
+    DeployVhostCmd => deploy_vhost;
+    VhostTargetHealthCmd => vhost_health;
+    CreateVhostBdevCmd => create_vhost_bdev;
+    DeleteVhostBdevCmd => delete_vhost_bdev;
+    StartVmCmd => start_vm;
+    StopVmCmd => stop_vm;
+    HostFactsCmd => facts;
+    ListVmsCmd => list_vms;
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_messages::{Code, ErrorCode};
+
+    use super::*;
+
+    fn reply(host: &str, version: &str) -> HostPingReply {
+        HostPingReply { host_uuid: HostId::from_name(host), version: version.into(), boot_id: "b1".into() }
+    }
+
+    #[test]
+    fn only_the_right_host_and_version_count_as_connected() {
+        let judge = |answer| judge_ping(HostId::from_name("a"), answer);
+        let good = judge(Ok(reply("a", AGENT_VERSION)));
+        assert_eq!(good, PingHostReply { connected: true, reason: None, boot_id: "b1".into() });
+        for (answer, says) in [
+            (Ok(reply("b", AGENT_VERSION)), "another host answered"),
+            (Ok(reply("a", "9.9.9")), "its agent is version 9.9.9"),
+            (Err(ErrorCode::new(Code::TIMEOUT, "no answer in 2s")), "no answer in 2s"),
+        ] {
+            let PingHostReply { connected, reason, .. } = judge(answer);
+            assert!(!connected && reason.as_ref().is_some_and(|r| r.contains(says)), "{reason:?} lacks {says:?}");
+        }
+    }
+}
