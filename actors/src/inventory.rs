@@ -3,10 +3,10 @@
 //! Invariant: an [`Inventory`] is checked where it is read (names unique, references resolved), so that no
 //! actor has to handle a dangling id.
 
-use std::time::Duration;
+use std::{collections::HashMap, fmt::Display, ops::Deref, time::Duration};
 
 use ringfence_messages::{
-    ClusterId, HostId, Protocol, StorageId, VmId,
+    ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
     storage::StorageKind,
     vhost::DEFAULT_HUGEPAGES,
     vm::{HaMode, InstallPath},
@@ -152,4 +152,61 @@ impl Default for Settings {
     fn default() -> Self {
         Settings { ping: PingSettings::default(), hugepages: DEFAULT_HUGEPAGES }
     }
+}
+
+/// An inventory that finds a thing by its id at once. Immutable; shared by all actors.
+#[derive(Debug)]
+pub struct Directory {
+    inventory: Inventory,
+    clusters: HashMap<ClusterId, usize>,
+    hosts: HashMap<HostId, usize>,
+    storages: HashMap<StorageId, usize>,
+}
+
+impl Directory {
+    /// Indexes an inventory.
+    pub fn new(inventory: Inventory) -> Directory {
+        Directory {
+            clusters: inventory.clusters.iter().enumerate().map(|(i, c)| (c.id, i)).collect(),
+            hosts: inventory.hosts.iter().enumerate().map(|(i, h)| (h.id, i)).collect(),
+            storages: inventory.storages.iter().enumerate().map(|(i, s)| (s.id, i)).collect(),
+            inventory,
+        }
+    }
+
+    /// The cluster of this id.
+    ///
+    /// # Errors
+    /// `SYS.1003` if there is none.
+    pub fn cluster(&self, id: ClusterId) -> Result<&Cluster> {
+        self.clusters.get(&id).map(|i| &self.inventory.clusters[*i]).ok_or_else(|| missing("cluster", id))
+    }
+
+    /// The host of this id.
+    ///
+    /// # Errors
+    /// `SYS.1003` if there is none.
+    pub fn host(&self, id: HostId) -> Result<&Host> {
+        self.hosts.get(&id).map(|i| &self.inventory.hosts[*i]).ok_or_else(|| missing("host", id))
+    }
+
+    /// The storage of this id.
+    ///
+    /// # Errors
+    /// `SYS.1003` if there is none.
+    pub fn storage(&self, id: StorageId) -> Result<&Storage> {
+        self.storages.get(&id).map(|i| &self.inventory.storages[*i]).ok_or_else(|| missing("storage", id))
+    }
+}
+
+impl Deref for Directory {
+    type Target = Inventory;
+
+    fn deref(&self) -> &Inventory {
+        &self.inventory
+    }
+}
+
+fn missing(what: &str, id: impl Display) -> ErrorCode {
+    ErrorCode::new(Code::NOT_FOUND, format!("no {what} {id} in the inventory"))
 }

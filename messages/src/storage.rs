@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, Health, HostId, Protocol, ProtocolStatus, StorageId, event, message};
+use crate::{
+    ErrorCode, Health, HostId, Protocol, ProtocolStatus, StorageId, event, message,
+    vm::{DiskSource, InstallPath},
+};
 
 /// What kind of storage it is, as in the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,6 +84,20 @@ pub struct DeployStep {
     /// What there is to know beyond that, in plain words; may be empty.
     pub note: String,
 }
+
+/// Asks a storage actor to make a volume usable on a host, and how QEMU opens it there. Repeated, it gives
+/// the same answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ActivateVolumeMsg {
+    /// The host.
+    pub host_uuid: HostId,
+    /// The volume.
+    pub install_path: InstallPath,
+    /// Name of the export where the storage needs one: unique on the host.
+    pub bdev_name: String,
+}
+message!(ActivateVolumeMsg, 1 => DiskSource);
 
 /// The state of one protocol between one host and one storage; unique per (storage, host, protocol).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,244 @@
+//! The shell of a storage: asks hosts and MDS agents, records intents and outcomes.
+
+use std::sync::Arc;
+
+use ringfence::{Accepts, Actor, Address, Bus, Ctx, Handler, Kind, Later};
+use ringfence_messages::{
+    Code, ErrorCode, Health, HostId, Protocol, Result,
+    recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
+    storage::{
+        ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeployClientMsg, DeployClientReply, ProtocolHealth, StorageKind,
+    },
+    vhost::{CreateVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
+    vm::{DiskSource, InstallPath},
+    zbs,
+};
+
+use super::flow::{Flow, Next, Step};
+use crate::{
+    audit::Recorder,
+    host::HostActor,
+    inventory::{Directory, Storage},
+    ports::{Call, MdsPort},
+};
+
+/// How long the health of one protocol on one host may take to find out. Must exceed the probe's own second
+/// (domain: the control socket connects within 1 s). Too high: an outage is seen late.
+pub const HEALTH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// One primary storage's actor.
+pub struct StorageActor {
+    inner: Arc<Inner>,
+}
+
+/// What the flows in flight share; it never changes.
+struct Inner {
+    storage: Storage,
+    inventory: Arc<Directory>,
+    hugepages: u64,
+    mds: Arc<dyn MdsPort>,
+    bus: Bus,
+    recorder: Recorder,
+}
+
+impl StorageActor {
+    /// The actor of this storage. `hugepages` is what hosts are prepared with.
+    pub fn new(storage: Storage, inventory: Arc<Directory>, hugepages: u64, mds: Arc<dyn MdsPort>, bus: Bus) -> Self {
+        let recorder = Recorder::new(bus.clone());
+        StorageActor { inner: Arc::new(Inner { storage, inventory, hugepages, mds, bus, recorder }) }
+    }
+}
+
+impl Actor for StorageActor {
+    const KIND: Kind = Kind::new("storage");
+
+    fn accepts(accepts: &mut Accepts<Self>) {
+        accepts.message::<CheckHostHealthMsg>().message::<DeployClientMsg>().message::<ActivateVolumeMsg>();
+    }
+}
+
+impl Handler<CheckHostHealthMsg> for StorageActor {
+    type Answer = Later<CheckHostHealthReply>;
+
+    fn handle(&mut self, message: CheckHostHealthMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let inner = self.inner.clone();
+        Later::new(async move {
+            let mut protocols = Vec::with_capacity(inner.storage.protocols.len());
+            for protocol in &inner.storage.protocols {
+                protocols.push(inner.health(message.host_uuid, *protocol).await?);
+            }
+            Ok(CheckHostHealthReply { protocols })
+        })
+    }
+}
+
+impl Handler<DeployClientMsg> for StorageActor {
+    type Answer = Later<DeployClientReply>;
+
+    fn handle(&mut self, message: DeployClientMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let inner = self.inner.clone();
+        Later::new(async move { inner.deploy(message).await })
+    }
+}
+
+impl Handler<ActivateVolumeMsg> for StorageActor {
+    type Answer = Later<DiskSource>;
+
+    fn handle(&mut self, message: ActivateVolumeMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let inner = self.inner.clone();
+        Later::new(async move { inner.activate(message).await })
+    }
+}
+
+impl Inner {
+    /// How one protocol does on a host. An error means that nobody could look; the statuses then stay.
+    async fn health(&self, host: HostId, protocol: Protocol) -> Result<ProtocolHealth> {
+        let (ok, reason) = match (self.storage.kind, protocol) {
+            (StorageKind::Vhost | StorageKind::Zbs, Protocol::Vhost) => {
+                let zbs = self.storage.kind == StorageKind::Zbs;
+                let cmd = VhostTargetHealthCmd {
+                    primary_storage_uuid: self.storage.id,
+                    container_name: zbs.then(|| self.inventory.host(host).map(|h| zbs::container_name(&h.management_ip))).transpose()?,
+                    control_sock: zbs.then(|| zbs::CONTROL_SOCKET.to_owned()),
+                };
+                let reply = self.bus.ask_within(Address::new(HostActor::KIND, host), cmd, HEALTH_TIMEOUT).await?;
+                (reply.target_running, reply.reason)
+            }
+            (StorageKind::Zbs, Protocol::Cbd) => {
+                let call = Call::within(HEALTH_TIMEOUT);
+                let reply = self.mds.check_host_connection(self.storage.id, host, call).await?;
+                (reply.connected, reply.reason)
+            }
+            (kind, protocol) => {
+                let details = format!("nobody knows how to probe {protocol} of a {kind:?} storage");
+                return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+            }
+        };
+        Ok(match ok {
+            true => ProtocolHealth { protocol, health: Health::Ok, reason: None },
+            false => {
+                let reason = reason.unwrap_or_else(|| "the probe gave no reason".to_owned());
+                ProtocolHealth { protocol, health: Health::Failed, reason: Some(reason) }
+            }
+        })
+    }
+
+    /// Intent, steps, outcome. Without a durable intent nothing is done (I4).
+    async fn deploy(&self, message: DeployClientMsg) -> Result<DeployClientReply> {
+        let host = self.inventory.host(message.host_uuid)?.name.clone();
+        let mut record = ProtocolRedeploy {
+            host_uuid: message.host_uuid,
+            host,
+            primary_storage_uuid: self.storage.id,
+            storage: self.storage.name.clone(),
+            protocol: message.protocol,
+            phase: RedeployPhase::Intent,
+            attempt: message.attempt,
+            skipped_pings: message.skipped_pings,
+            steps: Vec::new(),
+        };
+        self.recorder.intent(&record).await?;
+        let mut flow = Flow::new(self.storage.kind, message.protocol);
+        let phase = loop {
+            match flow.next() {
+                Next::Finished(phase) => break phase,
+                Next::Run(step) => {
+                    let result = self.run(step, message.host_uuid).await;
+                    if let Some(step) = flow.ended(step, result) {
+                        self.warn(&record, step).await;
+                    }
+                }
+            }
+        };
+        record.phase = phase;
+        record.steps = flow.into_steps();
+        let steps = record.steps.clone();
+        let outcome = match phase {
+            RedeployPhase::Done => "done",
+            RedeployPhase::Failed | RedeployPhase::Intent => "failed",
+        };
+        metrics::counter!("ringfence_redeploys_total", "outcome" => outcome).increment(1);
+        // What happened has happened: that the journal is late is the audit's to mend.
+        let _ = self.recorder.fact(record).await;
+        Ok(DeployClientReply { steps })
+    }
+
+    async fn warn(&self, of: &ProtocolRedeploy, step: ringfence_messages::storage::DeployStep) {
+        tracing::warn!(host = of.host, storage = of.storage, step = step.name, error = ?step.error, "going on without it");
+        let event = BestEffortStepFailed {
+            host_uuid: of.host_uuid,
+            host: of.host.clone(),
+            primary_storage_uuid: of.primary_storage_uuid,
+            storage: of.storage.clone(),
+            step,
+        };
+        let _ = self.recorder.fact(event).await;
+    }
+
+    async fn run(&self, step: Step, host: HostId) -> Result<String> {
+        let (storage, call) = (self.storage.id, Call::within(step.timeout()));
+        let to = Address::new(HostActor::KIND, host);
+        match (step, self.storage.kind) {
+            (Step::DeployClient, _) => self.mds.deploy_client(storage, host, call).await.map(|_| String::new()),
+            (Step::UpdateHostDependency, _) => {
+                self.mds.update_host_dependency(storage, host, call).await.map(|_| String::new())
+            }
+            (Step::PrepareVhostTargetEnv, _) => {
+                let cmd = PrepareVhostTargetEnvCmd { hugepages: self.hugepages };
+                self.bus.ask_within(to, cmd, step.timeout()).await.map(|reply| reply.notes.join("; "))
+            }
+            (Step::DeployVhostTarget, StorageKind::Zbs) => {
+                self.mds.deploy_vhost(storage, host, call).await.map(|_| String::new())
+            }
+            (Step::DeployVhostTarget, _) => {
+                let cmd = DeployVhostCmd {
+                    primary_storage_uuid: storage,
+                    storage: self.storage.name.clone(),
+                    volume_dir: self.storage.volume_dir.clone(),
+                };
+                let reply = self.bus.ask_within(to, cmd, step.timeout()).await?;
+                let verb = if reply.started { "started" } else { "was running" };
+                Ok(format!("{verb}, pid {}, {} exports", reply.pid, reply.exports))
+            }
+        }
+    }
+
+    async fn activate(&self, message: ActivateVolumeMsg) -> Result<DiskSource> {
+        let ActivateVolumeMsg { host_uuid: host, install_path, bdev_name } = message;
+        let storage = &self.storage;
+        let reply = match (storage.kind, install_path) {
+            (StorageKind::Dir, InstallPath::Dir { file }) => {
+                let Some(dir) = &storage.volume_dir else {
+                    return Err(ErrorCode::new(Code::INVALID_ARGUMENT, format!("storage {} has no dir", storage.name)));
+                };
+                return Ok(DiskSource::File { path: format!("{dir}/{file}") });
+            }
+            (StorageKind::Ceph, InstallPath::Ceph { pool, image }) => {
+                let Some(access) = storage.ceph.clone() else {
+                    let details = format!("storage {} does not say how hosts open it (host_conf, host_user)", storage.name);
+                    return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+                };
+                return Ok(DiskSource::Rbd { pool, image, conf: access.conf, user: access.user });
+            }
+            (StorageKind::Vhost, InstallPath::Vhost { name }) => {
+                let cmd = CreateVhostBdevCmd {
+                    primary_storage_uuid: storage.id,
+                    logical_pool: String::new(),
+                    volume: name,
+                    bdev_name,
+                    volume_dir: storage.volume_dir.clone(),
+                };
+                self.bus.ask(Address::new(HostActor::KIND, host), cmd).await?
+            }
+            (StorageKind::Zbs, InstallPath::Zbs { pool, volume, snapshot: None } | InstallPath::Cbd { pool, volume, snapshot: None, .. }) => {
+                let call = Call::within(Step::DeployVhostTarget.timeout());
+                self.mds.create_vhost_bdev(storage.id, host, &pool, &volume, &bdev_name, call).await?
+            }
+            (kind, path) => {
+                let details = format!("{path} cannot be opened for writing on {}, a {kind:?} storage", storage.name);
+                return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+            }
+        };
+        Ok(DiskSource::VhostUser { socket_path: reply.socket_path })
+    }
+}

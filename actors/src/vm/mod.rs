@@ -1,0 +1,6 @@
+//! One virtual machine: started at most once, stopped, and looked for after anything that leaves doubt.
+
+mod actor;
+pub mod core;
+
+pub use actor::VmActor;
