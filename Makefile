@@ -1,0 +1,44 @@
+# Two commands are enough: `make demo` and `make test`. Both install what is missing (Debian 12, root or sudo).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+DEMO_FLAGS ?=
+
+.PHONY: help demo test check-format lint docs unit doctest deny bench clean
+
+help:            ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+demo:            ## the whole story on this machine: a VM, its storage killed, healed. DEMO_FLAGS=--keep leaves it up
+	scripts/setup.sh demo
+	cargo run --release --locked --bin ringfence -- demo $(DEMO_FLAGS)
+
+test:            ## everything that CI runs
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory check-format lint docs deny doctest
+	cargo build --locked --bin ringfence
+	target/debug/ringfence demo
+	$(MAKE) --no-print-directory unit
+
+check-format:    ## rustfmt
+	cargo fmt --all --check
+
+lint:            ## clippy, warnings are errors
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+docs:            ## rustdoc, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+deny:            ## bans, licenses, sources
+	cargo deny --locked --offline check bans licenses sources
+
+doctest:         ## the code in the docs
+	cargo test --locked --workspace --doc
+
+unit:            ## every test, closing with its counts
+	cargo nextest run --locked --workspace
+
+bench:           ## the bus beside its peers in one run, and a recovery cycle of 100,000 hosts
+	cargo bench --locked --bench bus
+	cargo bench --locked --bench recovery_core
+	cargo bench --locked --bench recovery_actors

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# setup.sh demo|test: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
+# something is missing. `demo` is what running needs; `test` adds what checking needs.
+set -euo pipefail
+WHAT=${1:?usage: setup.sh demo|test}
+say() { echo "setup: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+SUDO=()
+((EUID == 0)) || SUDO=(sudo)
+apt_get() {
+  command -v apt-get >/dev/null || die "apt-get not found: install these by hand and try again: $*"
+  ((EUID == 0)) || command -v sudo >/dev/null || die "missing: $*. Install them as root, or install sudo"
+  say "installing: $*"
+  "${SUDO[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends --allow-downgrades "$@" >&2
+}
+updated=
+need() {                      # need COMMAND PACKAGE...: install the packages if the command is missing
+  command -v "$1" >/dev/null && return
+  [[ $updated ]] || { "${SUDO[@]}" apt-get update -qq >&2 || true; updated=1; }
+  apt_get "${@:2}"
+}
+
+need cc gcc libc6-dev
+need cargo cargo-web rustc-web      # Debian 12's own rustc is too old; this one follows the browsers' needs
+if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemon >/dev/null; then
+  # A backported qemu-utils conflicts with the stable qemu-system: take both from the same release.
+  need qemu-system-x86_64 qemu-utils/bookworm qemu-system-x86 || need qemu-system-x86_64 qemu-utils qemu-system-x86
+  need qemu-storage-daemon qemu-system-common
+fi
+[[ $WHAT == demo ]] && exit 0
+
+need rustfmt rustfmt-web
+cargo clippy --version >/dev/null 2>&1 || need cargo-clippy rust-web-clippy
+need as binutils
+need dockerd docker.io
+need unshare util-linux
+need ip iproute2
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --locked cargo-nextest; }
+cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --locked cargo-deny; }
