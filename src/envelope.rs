@@ -1,0 +1,152 @@
+//! What lies in a mailbox: messages with their way back, events, and what the actor's own tasks bring back.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use ringfence_messages::{Address, Code, ErrorCode, Event, Lane, Message, Result};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    actor::{Actor, EventHandler, Exit, Handler},
+    answer::{Answer, IntoAnswer, Reply, bind},
+    context::Ctx,
+    current::Scope,
+    interceptor::{Letter, Verdict},
+    stats,
+};
+
+/// A handler panicked; this is what it said.
+pub(crate) struct Panicked(pub(crate) String);
+
+impl Panicked {
+    pub(crate) fn of(payload: Box<dyn Any + Send>) -> Panicked {
+        let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        Panicked(text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without text".into()))
+    }
+
+    /// Runs foreign code; a panic in it becomes an error.
+    pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
+        catch_unwind(AssertUnwindSafe(code)).map_err(Panicked::of)
+    }
+
+    pub(crate) fn error(&self, where_: &str) -> ErrorCode {
+        ErrorCode::new(Code::INTERNAL, format!("{where_} panicked: {}", self.0))
+    }
+}
+
+/// A message or event for an actor of type `A`.
+pub(crate) trait Envelope<A: Actor>: Send {
+    fn name(&self) -> &'static str;
+    /// Handles it; an error means that the actor's state is not to be trusted any more.
+    fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked>;
+    /// It will not be handled.
+    fn fail(self: Box<Self>, error: ErrorCode);
+}
+
+/// A message under way.
+pub(crate) struct Parcel<M: Message> {
+    pub(crate) message: M,
+    pub(crate) lane: Lane,
+    pub(crate) reply: Option<oneshot::Sender<Result<M::Reply>>>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) span: Option<Box<tracing::Span>>,
+}
+
+impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked> {
+        let Parcel { mut message, reply, deadline, span, .. } = *self;
+        let (reply, mailbox) = (Reply(reply), ctx.mailbox);
+        if deadline.is_some_and(|deadline| deadline <= ctx.now()) {
+            stats::EXPIRED.add();
+            let details = format!("{} waited in the mailbox of {} until its deadline", M::NAME, mailbox.address);
+            reply.send(Err(ErrorCode::new(Code::TIMEOUT, details)));
+            return Ok(());
+        }
+        if mailbox.shared.interceptors.any() {
+            let letter = Letter::new(mailbox.address, &mut message);
+            if let Some(answer) = mailbox.shared.interceptors.before_delivery(letter) {
+                reply.send(answer.and_then(Verdict::downcast::<M>));
+                return Ok(());
+            }
+        }
+        let started = mailbox.shared.timing.then(std::time::Instant::now);
+        let span = match &span {
+            Some(parent) => {
+                tracing::debug_span!(parent: parent.as_ref(), "handle", actor = %mailbox.address, message = M::NAME)
+            }
+            None => tracing::debug_span!("handle", actor = %mailbox.address, message = M::NAME),
+        };
+        let outcome = {
+            let (_scope, _span) = (Scope::enter(deadline), span.enter());
+            ctx.deadline = deadline;
+            Panicked::caught(|| actor.handle(message, ctx))
+        };
+        stats::handled::<M>(started.map(|at| at.elapsed()), outcome.is_err());
+        mailbox.handled.fetch_add(1, Relaxed);
+        match outcome.map(IntoAnswer::into_answer) {
+            Ok(Answer::Now(result)) => reply.send(result),
+            Ok(Answer::Later(later)) => ctx.run_later(later, reply, M::NAME, span),
+            Ok(Answer::Promised(cell)) => bind(&cell, reply),
+            Err(panicked) => {
+                mailbox.failed.fetch_add(1, Relaxed);
+                reply.send(Err(panicked.error(M::NAME)));
+                return Err(panicked);
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(self: Box<Self>, error: ErrorCode) {
+        Reply(self.reply).send(Err(error));
+    }
+}
+
+/// An event on its way to one subscriber.
+pub(crate) struct EventEnvelope<E>(pub(crate) Arc<E>);
+
+impl<E> Clone for EventEnvelope<E> {
+    fn clone(&self) -> Self {
+        EventEnvelope(self.0.clone())
+    }
+}
+
+impl<A: EventHandler<E>, E: Event> Envelope<A> for EventEnvelope<E> {
+    fn name(&self) -> &'static str {
+        E::TOPIC
+    }
+
+    fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked> {
+        let _scope = Scope::enter(None);
+        ctx.deadline = None;
+        let outcome = Panicked::caught(|| actor.on_event(&self.0, ctx));
+        ctx.mailbox.handled.fetch_add(1, Relaxed);
+        ctx.mailbox.failed.fetch_add(u64::from(outcome.is_err()), Relaxed);
+        outcome
+    }
+
+    fn fail(self: Box<Self>, _: ErrorCode) {}
+}
+
+/// A task's closing call on its actor.
+pub(crate) type Then<A> = Box<dyn FnOnce(&mut A, &mut Ctx<'_, A>) + Send>;
+
+/// What an actor's own tasks, watches and stoppers bring to it.
+pub(crate) enum Return<A: Actor> {
+    /// A task ended or a timer fired, with what is to be done.
+    Then(Then<A>),
+    /// The exclusive answer is given: messages are handled again.
+    Resume,
+    /// A task panicked, so what the actor waits for will never come.
+    Panicked(Panicked),
+    /// A watched actor ended.
+    Terminated(Address, Exit),
+    /// Stop.
+    Stop,
+}

@@ -1,0 +1,161 @@
+//! Publishing: typed to actors, and as a stream of whatever matches a glob.
+//!
+//! Invariant: a publisher never waits. A subscriber that cannot take an event misses it, and that is counted and
+//! shown: as a dead letter for an actor, by [`Subscription::missed`] for a stream.
+
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeMap,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use futures_util::Stream;
+use parking_lot::RwLock;
+use ringfence_messages::{Address, Event, Result};
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+
+use crate::{envelope::EventEnvelope, mailbox::AnyMailbox, stats, topic::Glob};
+
+/// Events that a [`Subscription`] holds for a reader that is slow. Too low: a burst is missed. Too high: memory.
+pub const MAX_STREAM_BACKLOG: usize = 4096;
+
+/// An event whose type is not known to who reads it.
+#[derive(Clone)]
+pub struct AnyEvent {
+    /// [`Event::TOPIC`].
+    pub topic: &'static str,
+    /// [`Event::VERSION`].
+    pub version: u16,
+    event: Arc<dyn Any + Send + Sync>,
+    view: fn(&(dyn Any + Send + Sync)) -> (String, serde_json::Value),
+}
+
+impl AnyEvent {
+    fn new<E: Event>(event: Arc<E>) -> AnyEvent {
+        AnyEvent {
+            topic: E::TOPIC,
+            version: E::VERSION,
+            event,
+            view: |event| {
+                let event: &E = event.downcast_ref().expect("made from an E");
+                (event.subject(), serde_json::to_value(event).unwrap_or_default())
+            },
+        }
+    }
+
+    /// What the event is about.
+    pub fn subject(&self) -> String {
+        (self.view)(self.event.as_ref()).0
+    }
+
+    /// The event as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        (self.view)(self.event.as_ref()).1
+    }
+
+    /// The event, if it is an `E`.
+    pub fn downcast_ref<E: Event>(&self) -> Option<&E> {
+        self.event.downcast_ref()
+    }
+}
+
+impl fmt::Debug for AnyEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.topic, self.json())
+    }
+}
+
+/// A stream of the events whose topic matches a glob, from the moment it was made.
+pub struct Subscription {
+    events: mpsc::Receiver<AnyEvent>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Subscription {
+    /// The next event; `None` once the bus is gone.
+    pub async fn recv(&mut self) -> Option<AnyEvent> {
+        self.events.recv().await
+    }
+
+    /// Events that came while [`MAX_STREAM_BACKLOG`] were waiting, and are lost to this stream.
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Relaxed)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = AnyEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<AnyEvent>> {
+        self.events.poll_recv(cx)
+    }
+}
+
+struct Streaming {
+    glob: Glob,
+    events: mpsc::Sender<AnyEvent>,
+    missed: Arc<AtomicU64>,
+}
+
+/// Who hears what. Ordered, so that the same program delivers in the same order on every run.
+#[derive(Default)]
+pub(crate) struct Topics {
+    actors: RwLock<FxHashMap<TypeId, BTreeMap<Address, Arc<dyn AnyMailbox>>>>,
+    streams: RwLock<Vec<Streaming>>,
+}
+
+impl Topics {
+    pub(crate) fn subscribe_actor<E: Event>(&self, address: Address, mailbox: Arc<dyn AnyMailbox>) {
+        self.actors.write().entry(TypeId::of::<E>()).or_default().insert(address, mailbox);
+    }
+
+    pub(crate) fn subscribe_stream(&self, glob: &str) -> Result<Subscription> {
+        let glob = Glob::new(glob)?;
+        let (sender, events) = mpsc::channel(MAX_STREAM_BACKLOG);
+        let missed = Arc::new(AtomicU64::new(0));
+        let mut streams = self.streams.write();
+        streams.retain(|stream| !stream.events.is_closed());
+        streams.push(Streaming { glob, events: sender, missed: missed.clone() });
+        Ok(Subscription { events, missed })
+    }
+
+    /// The actor ended.
+    pub(crate) fn forget(&self, address: &Address) {
+        self.actors.write().values_mut().for_each(|subscribers| {
+            subscribers.remove(address);
+        });
+    }
+
+    /// Gives the event to all who subscribed; returns how many got it.
+    pub(crate) fn publish<E: Event>(&self, event: E) -> usize {
+        let event = Arc::new(event);
+        let mut received = 0;
+        if let Some(subscribers) = self.actors.read().get(&TypeId::of::<E>()) {
+            let mut envelope = EventEnvelope(event.clone());
+            for mailbox in subscribers.values() {
+                match mailbox.take_in(TypeId::of::<E>(), &mut envelope) {
+                    Some(Ok(())) => received += 1,
+                    _ => stats::MISSED_EVENTS.add(),
+                }
+            }
+        }
+        for stream in self.streams.read().iter().filter(|stream| stream.glob.matches(E::TOPIC)) {
+            match stream.events.try_send(AnyEvent::new(event.clone())) {
+                Ok(()) => received += 1,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    stream.missed.fetch_add(1, Relaxed);
+                    stats::MISSED_EVENTS.add();
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => {}
+            }
+        }
+        received
+    }
+}

@@ -1,0 +1,60 @@
+//! Who lives under which address. Sharded, so that senders on many threads do not meet.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use ringfence_messages::{Address, Code, ErrorCode, Result};
+use rustc_hash::FxHashMap;
+
+use crate::mailbox::AnyMailbox;
+
+const SHARDS: usize = 64;
+
+type Shard = RwLock<FxHashMap<Address, Arc<dyn AnyMailbox>>>;
+
+pub(crate) struct Registry {
+    shards: Box<[Shard]>,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Registry {
+        Registry { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
+    }
+
+    fn shard(&self, address: &Address) -> &Shard {
+        &self.shards[address.id.as_u128() as usize % SHARDS]
+    }
+
+    pub(crate) fn insert(&self, address: Address, mailbox: Arc<dyn AnyMailbox>) -> Result<()> {
+        match self.shard(&address).write().entry(address) {
+            std::collections::hash_map::Entry::Occupied(_) => {
+                Err(ErrorCode::new(Code::CHANGE_STATE, format!("an actor lives at {address} already")))
+            }
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(mailbox);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, address: &Address) -> Option<Arc<dyn AnyMailbox>> {
+        self.shard(address).read().get(address).cloned()
+    }
+
+    pub(crate) fn remove(&self, address: &Address) {
+        let gone = self.shard(address).write().remove(address);
+        drop(gone);
+    }
+
+    /// All of them, by address.
+    pub(crate) fn all(&self) -> Vec<(Address, Arc<dyn AnyMailbox>)> {
+        let shards = self.shards.iter();
+        let mut all: Vec<_> = shards.flat_map(|s| s.read().iter().map(|(a, m)| (*a, m.clone())).collect::<Vec<_>>()).collect();
+        all.sort_by_key(|(address, _)| *address);
+        all
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+}
