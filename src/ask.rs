@@ -39,7 +39,12 @@ impl<R> Ask<R> {
         Ask { state: State::Refused { error: Some(error) } }
     }
 
-    pub(crate) fn waiting(reply: oneshot::Receiver<Result<R>>, deadline: Instant, to: Address, name: &'static str) -> Ask<R> {
+    pub(crate) fn waiting(
+        reply: oneshot::Receiver<Result<R>>,
+        deadline: Instant,
+        to: Address,
+        name: &'static str,
+    ) -> Ask<R> {
         Ask { state: State::Waiting { reply, timer: tokio::time::sleep_until(deadline), to, name } }
     }
 }

@@ -1,10 +1,6 @@
 //! The bus: spawns actors, finds them by address and carries what they say to each other.
 
-use std::{
-    any::TypeId,
-    sync::Arc,
-    time::Duration,
-};
+use std::{any::TypeId, sync::Arc, time::Duration};
 
 use actix::{Actor as _, ArbiterHandle};
 use parking_lot::Mutex;
@@ -366,7 +362,10 @@ impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
         });
         if !accepted {
             self.bus.ended(address, &Exit::Missing);
-            return Err(ErrorCode::new(Code::NODE_UNAVAILABLE, format!("the thread that {address} was to live on has ended")));
+            return Err(ErrorCode::new(
+                Code::NODE_UNAVAILABLE,
+                format!("the thread that {address} was to live on has ended"),
+            ));
         }
         Ok(ActorRef { mailbox })
     }

@@ -148,7 +148,11 @@ impl<'a, A: Actor> Ctx<'a, A> {
     }
 
     /// Calls back once, after this long.
-    pub fn after(&mut self, delay: Duration, then: impl FnOnce(&mut A, &mut Ctx<'_, A>) + Send + 'static) -> TaskHandle {
+    pub fn after(
+        &mut self,
+        delay: Duration,
+        then: impl FnOnce(&mut A, &mut Ctx<'_, A>) + Send + 'static,
+    ) -> TaskHandle {
         self.run(None, tokio::time::sleep(delay), |actor, (), ctx| then(actor, ctx))
     }
 
@@ -157,7 +161,11 @@ impl<'a, A: Actor> Ctx<'a, A> {
     ///
     /// # Panics
     /// If the period is zero.
-    pub fn every(&mut self, period: Duration, tick: impl FnMut(&mut A, &mut Ctx<'_, A>) + Send + 'static) -> TaskHandle {
+    pub fn every(
+        &mut self,
+        period: Duration,
+        tick: impl FnMut(&mut A, &mut Ctx<'_, A>) + Send + 'static,
+    ) -> TaskHandle {
         let (mailbox, cancelled) = (self.mailbox.clone(), Arc::new(AtomicBool::new(false)));
         let (tick, waiting, ended) = (Arc::new(Mutex::new(tick)), Arc::new(AtomicBool::new(false)), cancelled.clone());
         let mut interval = tokio::time::interval_at(Instant::now() + period, period);

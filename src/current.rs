@@ -21,6 +21,13 @@ pub(crate) fn deadline() -> Option<Instant> {
     DEADLINE.get()
 }
 
+/// Runs code as if nothing were being handled: asks made in it inherit no deadline. For work that must go on
+/// when the request that led to it is given up.
+pub fn detached<T>(code: impl FnOnce() -> T) -> T {
+    let _scope = Scope::enter(None);
+    code()
+}
+
 /// Sets the deadline until dropped, then puts back the one before.
 pub(crate) struct Scope(Option<Instant>);
 

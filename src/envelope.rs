@@ -24,7 +24,9 @@ pub(crate) struct Panicked(pub(crate) String);
 impl Panicked {
     pub(crate) fn of(payload: Box<dyn Any + Send>) -> Panicked {
         let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        Panicked(text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without text".into()))
+        Panicked(
+            text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without text".into()),
+        )
     }
 
     /// Runs foreign code; a panic in it becomes an error.

@@ -25,6 +25,7 @@ pub use answer::{IntoAnswer, Later, Promise, Promised};
 pub use ask::Ask;
 pub use bus::{ActorRef, Bus, DEFAULT_DEADLINE, MIN_DEADLINE, OBSERVE_TIMEOUT, Spawn};
 pub use context::{Ctx, TaskHandle};
+pub use current::detached;
 pub use dead_letter::{DeadLetter, MAX_DEAD_LETTERS};
 pub use event::{AnyEvent, MAX_STREAM_BACKLOG, Subscription};
 pub use inspect::{ActorSnapshot, LaneSnapshot, Snapshot};

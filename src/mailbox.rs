@@ -82,7 +82,12 @@ pub(crate) enum Item<A: Actor> {
 }
 
 impl<A: Actor> Mailbox<A> {
-    pub(crate) fn new(address: Address, shared: Arc<Shared>, accepts: Arc<Accepts<A>>, limits: LaneLimits) -> Mailbox<A> {
+    pub(crate) fn new(
+        address: Address,
+        shared: Arc<Shared>,
+        accepts: Arc<Accepts<A>>,
+        limits: LaneLimits,
+    ) -> Mailbox<A> {
         Mailbox {
             address,
             shared,
@@ -224,7 +229,8 @@ impl<A: Actor> AnyMailbox for Mailbox<A> {
         ActorSnapshot {
             kind: self.address.kind.as_str().to_owned(),
             id: self.address.id,
-            lanes: Lane::ALL.map(|lane| crate::inspect::LaneSnapshot { depth: depth(lane), limit: self.limits.of(lane) }),
+            lanes: Lane::ALL
+                .map(|lane| crate::inspect::LaneSnapshot { depth: depth(lane), limit: self.limits.of(lane) }),
             handled: self.handled.load(Relaxed),
             failed: self.failed.load(Relaxed),
             restarts: self.restarts.load(Relaxed),

@@ -48,7 +48,12 @@ pub(crate) struct Pump<A: Actor> {
 }
 
 impl<A: Actor> Pump<A> {
-    pub(crate) fn new(factory: Box<dyn FnMut() -> A>, mailbox: Arc<Mailbox<A>>, bus: Bus, policy: RestartPolicy) -> Self {
+    pub(crate) fn new(
+        factory: Box<dyn FnMut() -> A>,
+        mailbox: Arc<Mailbox<A>>,
+        bus: Bus,
+        policy: RestartPolicy,
+    ) -> Self {
         Pump {
             actor: None,
             factory,

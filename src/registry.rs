@@ -49,7 +49,8 @@ impl Registry {
     /// All of them, by address.
     pub(crate) fn all(&self) -> Vec<(Address, Arc<dyn AnyMailbox>)> {
         let shards = self.shards.iter();
-        let mut all: Vec<_> = shards.flat_map(|s| s.read().iter().map(|(a, m)| (*a, m.clone())).collect::<Vec<_>>()).collect();
+        let mut all: Vec<_> =
+            shards.flat_map(|s| s.read().iter().map(|(a, m)| (*a, m.clone())).collect::<Vec<_>>()).collect();
         all.sort_by_key(|(address, _)| *address);
         all
     }

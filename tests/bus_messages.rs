@@ -5,9 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use ringfence::{
-    Address, Code, ErrorCode, Interceptor, Kind, LaneLimits, Lane, Letter, Result, Verdict, testkit,
-};
+use ringfence::{Address, Code, ErrorCode, Interceptor, Kind, Lane, LaneLimits, Letter, Result, Verdict, testkit};
 use uuid::Uuid;
 
 #[test]

@@ -28,12 +28,18 @@ impl HostActor {
         HostActor { id, agents }
     }
 
-    fn post<M, F>(&self, ctx: &Ctx<'_, Self>, call: impl FnOnce(Arc<dyn HostAgentPort>, HostId, Call) -> F) -> Later<M::Reply>
+    fn post<M, F>(
+        &self,
+        ctx: &Ctx<'_, Self>,
+        call: impl FnOnce(Arc<dyn HostAgentPort>, HostId, Call) -> F,
+    ) -> Later<M::Reply>
     where
         M: Message,
         F: Future<Output = Result<M::Reply>> + Send + 'static,
     {
-        let left = ctx.deadline().map_or(ringfence::DEFAULT_DEADLINE, |at| at.saturating_duration_since(tokio::time::Instant::now()));
+        let left = ctx
+            .deadline()
+            .map_or(ringfence::DEFAULT_DEADLINE, |at| at.saturating_duration_since(tokio::time::Instant::now()));
         Later::new(call(self.agents.clone(), self.id, Call::within(left)))
     }
 }

@@ -144,8 +144,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 /// The durable, hash-chained log of intents and facts.
 #[async_trait]
 pub trait JournalPort: Send + Sync {
-    /// Appends in order, all or none. Durable (synced to disk) when it returns. Appends that are called one
-    /// after the other are written in that order, even if not awaited in between.
+    /// Appends in order, all or none. Durable (synced to disk) when it returns. The audit is the only one who
+    /// appends, one append at a time.
     ///
     /// # Errors
     /// `SYS.1016` if it cannot be written; nothing was then recorded.

@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use ringfence::{Accepts, Actor, Ctx, Event, EventHandler, Exit, Handler, Kind, Lane, Later, Promise, Promised, Result, event, message};
+use ringfence::{
+    Accepts, Actor, Ctx, Event, EventHandler, Exit, Handler, Kind, Lane, Later, Promise, Promised, Result, event,
+    message,
+};
 use serde::{Deserialize, Serialize};
 
 /// Adds and answers the sum so far.

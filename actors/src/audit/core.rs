@@ -94,7 +94,8 @@ impl Core {
         let payload = match serde_json::from_str(&message.payload) {
             Ok(payload) => payload,
             Err(e) => {
-                let error = ErrorCode::new(Code::INVALID_ARGUMENT, format!("payload of {} is not JSON: {e}", message.topic));
+                let error =
+                    ErrorCode::new(Code::INVALID_ARGUMENT, format!("payload of {} is not JSON: {e}", message.topic));
                 return vec![Command::Reply(token, Err(error))];
             }
         };
@@ -228,10 +229,7 @@ mod tests {
         core.record(2, message("b", Durability::Intent));
         assert_eq!(
             core.appended(Err(disk_full()), Duration::from_secs(1)),
-            [
-                Command::Reply(2, Err(refused(&disk_full()))),
-                Command::WakeAt(Duration::from_secs(1) + RETRY_FLOOR),
-            ]
+            [Command::Reply(2, Err(refused(&disk_full()))), Command::WakeAt(Duration::from_secs(1) + RETRY_FLOOR),]
         );
         assert_eq!(core.record(3, message("c", Durability::Intent)), [Command::Reply(3, Err(refused(&disk_full())))]);
         assert_eq!(core.record(4, message("d", Durability::Fact)), []);

@@ -37,9 +37,12 @@ impl Recorder {
         if let Err(error) = self.bus.publish(event) {
             tracing::warn!(%error, topic = E::TOPIC, "a subscriber misses an event");
         }
-        let bus = self.bus.clone();
+        // Sent now, not when it is awaited: facts are recorded in the order in which they are told. And sent
+        // without a deadline of whoever asked: what happened is recorded though he has given up.
+        let sent =
+            message.map(|message| ringfence::detached(|| self.bus.ask(Address::singleton(AuditActor::KIND), message)));
         async move {
-            let sent = bus.ask(Address::singleton(AuditActor::KIND), message?).await;
+            let sent = sent?.await;
             if let Err(error) = &sent {
                 metrics::counter!("ringfence_journal_facts_unconfirmed_total", "topic" => E::TOPIC).increment(1);
                 tracing::error!(%error, topic = E::TOPIC, "not known to be in the journal");

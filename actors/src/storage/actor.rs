@@ -7,7 +7,8 @@ use ringfence_messages::{
     Code, ErrorCode, Health, HostId, Protocol, Result,
     recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
     storage::{
-        ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeployClientMsg, DeployClientReply, ProtocolHealth, StorageKind,
+        ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeployClientMsg, DeployClientReply,
+        ProtocolHealth, StorageKind,
     },
     vhost::{CreateVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
     vm::{DiskSource, InstallPath},
@@ -98,7 +99,9 @@ impl Inner {
                 let zbs = self.storage.kind == StorageKind::Zbs;
                 let cmd = VhostTargetHealthCmd {
                     primary_storage_uuid: self.storage.id,
-                    container_name: zbs.then(|| self.inventory.host(host).map(|h| zbs::container_name(&h.management_ip))).transpose()?,
+                    container_name: zbs
+                        .then(|| self.inventory.host(host).map(|h| zbs::container_name(&h.management_ip)))
+                        .transpose()?,
                     control_sock: zbs.then(|| zbs::CONTROL_SOCKET.to_owned()),
                 };
                 let reply = self.bus.ask_within(Address::new(HostActor::KIND, host), cmd, HEALTH_TIMEOUT).await?;
@@ -215,7 +218,8 @@ impl Inner {
             }
             (StorageKind::Ceph, InstallPath::Ceph { pool, image }) => {
                 let Some(access) = storage.ceph.clone() else {
-                    let details = format!("storage {} does not say how hosts open it (host_conf, host_user)", storage.name);
+                    let details =
+                        format!("storage {} does not say how hosts open it (host_conf, host_user)", storage.name);
                     return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
                 };
                 return Ok(DiskSource::Rbd { pool, image, conf: access.conf, user: access.user });
@@ -230,7 +234,11 @@ impl Inner {
                 };
                 self.bus.ask(Address::new(HostActor::KIND, host), cmd).await?
             }
-            (StorageKind::Zbs, InstallPath::Zbs { pool, volume, snapshot: None } | InstallPath::Cbd { pool, volume, snapshot: None, .. }) => {
+            (
+                StorageKind::Zbs,
+                InstallPath::Zbs { pool, volume, snapshot: None }
+                | InstallPath::Cbd { pool, volume, snapshot: None, .. },
+            ) => {
                 let call = Call::within(Step::DeployVhostTarget.timeout());
                 self.mds.create_vhost_bdev(storage.id, host, &pool, &volume, &bdev_name, call).await?
             }

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use ringfence_messages::{ErrorCode, Protocol, Result, recovery::RedeployPhase, storage::DeployStep, storage::StorageKind};
+use ringfence_messages::{
+    ErrorCode, Protocol, Result, recovery::RedeployPhase, storage::DeployStep, storage::StorageKind,
+};
 
 /// One step of a deploy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

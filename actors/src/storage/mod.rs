@@ -6,4 +6,4 @@
 mod actor;
 pub mod flow;
 
-pub use actor::StorageActor;
+pub use actor::{HEALTH_TIMEOUT, StorageActor};

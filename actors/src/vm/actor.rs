@@ -8,8 +8,7 @@ use ringfence_messages::{
     host::{HostStatusChanged, QueryServingHostsMsg},
     storage::ActivateVolumeMsg,
     vm::{
-        ListVmsCmd, QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory,
-        VmState, VmStateChanged, VolumeInventory,
+        ListVmsCmd, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState, VmStateChanged, VolumeInventory,
     },
 };
 
@@ -25,9 +24,6 @@ use crate::{
 
 /// How long QEMU may take to start on a host, or to stop there. Too low: a loaded host cannot start anything.
 pub const VM_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The longest that a start or stop may take: searching, recording, exporting, launching, searching again.
-pub const OPERATION_DEADLINE: Duration = Duration::from_secs(120);
 
 /// One VM's actor.
 pub struct VmActor {
@@ -247,7 +243,10 @@ fn fill_in(arg: &str, host: &str, vm: &Vm) -> String {
 
 fn memory(record: crate::ports::Record) -> Result<super::core::Memory> {
     let event: VmStateChanged = serde_json::from_value(record.payload).map_err(|e| {
-        ErrorCode::new(Code::IO, format!("record {} of the journal is not a {}: {e}", record.seq, VmStateChanged::TOPIC))
+        ErrorCode::new(
+            Code::IO,
+            format!("record {} of the journal is not a {}: {e}", record.seq, VmStateChanged::TOPIC),
+        )
     })?;
     Ok(super::core::Memory { state: event.new_state, host: event.host_uuid, incarnation: event.incarnation })
 }

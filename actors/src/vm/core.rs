@@ -102,11 +102,17 @@ enum Busy {
     /// A start waits for the list of hosts.
     FindingHosts(Option<HostId>),
     /// A start waits for these hosts to say that the VM is not there.
-    Searching { target: HostId, left: Vec<HostId> },
+    Searching {
+        target: HostId,
+        left: Vec<HostId>,
+    },
     /// A start waits for its intent.
     Intending(HostId),
     /// A start waits for these many volumes.
-    Exporting { target: HostId, disks: Vec<Option<DiskSource>> },
+    Exporting {
+        target: HostId,
+        disks: Vec<Option<DiskSource>>,
+    },
     /// A start waits for QEMU.
     Launching(HostId),
     /// A stop waits for its intent.
@@ -166,12 +172,19 @@ impl Core {
             (Event::Stop, Busy::No) => self.stop(),
             (Event::Start(_) | Event::Stop, busy) => {
                 self.busy = busy;
-                let error = ErrorCode::new(Code::CHANGE_STATE, format!("{} is being started, stopped or looked for: try again when that ended", self.vm.name));
+                let error = ErrorCode::new(
+                    Code::CHANGE_STATE,
+                    format!("{} is being started, stopped or looked for: try again when that ended", self.vm.name),
+                );
                 vec![Command::Reply(Err(error))]
             }
-            (Event::HostChanged(host, HostStatus::Connected), Busy::No) if self.place == Some(host) => self.reconcile(host),
+            (Event::HostChanged(host, HostStatus::Connected), Busy::No) if self.place == Some(host) => {
+                self.reconcile(host)
+            }
             (Event::HostsFound(found), Busy::FindingHosts(asked)) => self.choose(asked, found),
-            (Event::Searched(host, found), Busy::Searching { target, left }) => self.searched(host, found, target, left),
+            (Event::Searched(host, found), Busy::Searching { target, left }) => {
+                self.searched(host, found, target, left)
+            }
             (Event::Recorded(result), Busy::Intending(target)) => match result {
                 Ok(()) => self.export(target),
                 Err(error) => {
@@ -179,7 +192,9 @@ impl Core {
                     vec![Command::Reply(Err(error))]
                 }
             },
-            (Event::Exported(index, result), Busy::Exporting { target, disks }) => self.exported(index, result, target, disks),
+            (Event::Exported(index, result), Busy::Exporting { target, disks }) => {
+                self.exported(index, result, target, disks)
+            }
             (Event::Launched(Ok(reply)), Busy::Launching(target)) => {
                 let how = format!("started with {} on {} memory, pid {}", reply.accel, reply.memory, reply.pid);
                 vec![self.becomes(VmState::Running, Some(target), how), Command::Reply(Ok(()))]
@@ -230,7 +245,10 @@ impl Core {
         };
         let Some(target) = chosen.copied() else {
             let details = match asked {
-                Some(_) => format!("the host asked for cannot take {}: it is not connected, in maintenance, or of another cluster", self.vm.name),
+                Some(_) => format!(
+                    "the host asked for cannot take {}: it is not connected, in maintenance, or of another cluster",
+                    self.vm.name
+                ),
                 None => format!("no host of the cluster of {} is connected and in service", self.vm.name),
             };
             return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_DISCONNECTED, details)))];
@@ -242,7 +260,13 @@ impl Core {
         commands
     }
 
-    fn searched(&mut self, host: HostId, found: Result<Vec<RunningVm>>, target: HostId, mut left: Vec<HostId>) -> Vec<Command> {
+    fn searched(
+        &mut self,
+        host: HostId,
+        found: Result<Vec<RunningVm>>,
+        target: HostId,
+        mut left: Vec<HostId>,
+    ) -> Vec<Command> {
         let Some(position) = left.iter().position(|h| *h == host) else {
             self.busy = Busy::Searching { target, left };
             return Vec::new();
@@ -250,13 +274,18 @@ impl Core {
         left.swap_remove(position);
         match found.map(|vms| runs(self.vm.id, &vms)) {
             Err(error) => {
-                let details = format!("{} may still run on host {host}, which cannot be asked: not started", self.vm.name);
+                let details =
+                    format!("{} may still run on host {host}, which cannot be asked: not started", self.vm.name);
                 return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details).caused_by(error)))];
             }
             Ok(true) => {
                 let mut commands = Vec::new();
                 if self.state != VmState::Running || self.place != Some(host) {
-                    commands.push(self.becomes(VmState::Running, Some(host), "found running when it was to be started"));
+                    commands.push(self.becomes(
+                        VmState::Running,
+                        Some(host),
+                        "found running when it was to be started",
+                    ));
                 }
                 let details = format!("{} already runs on host {host}", self.vm.name);
                 commands.push(Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details))));
@@ -280,14 +309,23 @@ impl Core {
         (0..count).map(|index| Command::Export(target, index)).collect()
     }
 
-    fn exported(&mut self, index: usize, result: Result<DiskSource>, target: HostId, mut disks: Vec<Option<DiskSource>>) -> Vec<Command> {
+    fn exported(
+        &mut self,
+        index: usize,
+        result: Result<DiskSource>,
+        target: HostId,
+        mut disks: Vec<Option<DiskSource>>,
+    ) -> Vec<Command> {
         match result {
             Ok(source) => disks[index] = Some(source),
             // Nothing was launched yet: this is no doubt, but a plain failure.
             Err(error) => {
                 let why = format!("volume {} cannot be used on host {target}", self.vm.volumes[index].install_path);
                 let error = ErrorCode::new(Code::HOST_START_VM, why).caused_by(error);
-                return vec![self.becomes(VmState::Stopped, Some(target), error.to_string()), Command::Reply(Err(error))];
+                return vec![
+                    self.becomes(VmState::Stopped, Some(target), error.to_string()),
+                    Command::Reply(Err(error)),
+                ];
             }
         }
         if disks.iter().any(Option::is_none) {

@@ -3,4 +3,4 @@
 mod actor;
 pub mod core;
 
-pub use actor::VmActor;
+pub use actor::{VM_TIMEOUT, VmActor};

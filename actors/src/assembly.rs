@@ -1,0 +1,84 @@
+//! Starts all actors over one [`Ports`] value: daemon, tests and simulator run the same code.
+
+use std::sync::Arc;
+
+use ringfence::{Actor, Address, Bus, Code, ErrorCode, Event, Result};
+use ringfence_messages::audit::ControllerStarted;
+
+use crate::{
+    audit::{AuditActor, Recorder},
+    host::{AGENT_VERSION, HostActor},
+    inventory::{Directory, Inventory, Settings},
+    ports::Ports,
+    recovery::RecoveryActor,
+    storage::StorageActor,
+    vm::VmActor,
+};
+
+/// Everything that runs.
+#[derive(Clone)]
+pub struct Assembly {
+    /// The bus it runs on.
+    pub bus: Bus,
+    /// What it looks after.
+    pub directory: Arc<Directory>,
+    /// The ports it runs over.
+    pub ports: Ports,
+    /// This start's number: above every earlier start's on the same journal.
+    pub epoch: u64,
+}
+
+impl Assembly {
+    /// Raises the epoch durably, then starts every actor on this thread.
+    ///
+    /// # Errors
+    /// `SYS.1016` if the journal cannot be read or written: a controller without one may do nothing.
+    /// `SYS.1005` if an actor of the same address lives on the bus.
+    ///
+    /// # Panics
+    /// Outside an actix system.
+    pub async fn start(bus: Bus, inventory: Inventory, settings: Settings, ports: Ports) -> Result<Assembly> {
+        let directory = Arc::new(Directory::new(inventory));
+        let journal = ports.journal.clone();
+        bus.spawn(uuid::Uuid::nil(), move || AuditActor::new(journal.clone()))?;
+        let recorder = Recorder::new(bus.clone());
+        let epoch = next_epoch(&ports).await?;
+        recorder.intent(&ControllerStarted { epoch, version: AGENT_VERSION.to_owned() }).await?;
+
+        for host in &directory.hosts {
+            let (id, agents) = (host.id, ports.agents.clone());
+            bus.spawn(id, move || HostActor::new(id, agents.clone()))?;
+        }
+        for storage in &directory.storages {
+            let (of, directory, mds, on) = (storage.clone(), directory.clone(), ports.mds.clone(), bus.clone());
+            let hugepages = settings.hugepages;
+            bus.spawn(storage.id, move || {
+                StorageActor::new(of.clone(), directory.clone(), hugepages, mds.clone(), on.clone())
+            })?;
+        }
+        for vm in &directory.vms {
+            let (of, directory, journal, on) = (vm.clone(), directory.clone(), ports.journal.clone(), bus.clone());
+            bus.spawn(vm.id, move || VmActor::new(of.clone(), epoch, directory.clone(), journal.clone(), on.clone()))?;
+        }
+        // Last: everyone it will speak to is there.
+        let (of, journal) = (directory.clone(), ports.journal.clone());
+        bus.spawn(uuid::Uuid::nil(), move || {
+            RecoveryActor::new(settings.ping, of.clone(), journal.clone(), recorder.clone())
+        })?;
+        Ok(Assembly { bus, directory, ports, epoch })
+    }
+
+    /// The address of the supervisor of recovery.
+    pub fn recovery(&self) -> Address {
+        Address::singleton(RecoveryActor::KIND)
+    }
+}
+
+async fn next_epoch(ports: &Ports) -> Result<u64> {
+    let Some(record) = ports.journal.latest(ControllerStarted::TOPIC).await?.pop() else { return Ok(1) };
+    let last: ControllerStarted = serde_json::from_value(record.payload).map_err(|e| {
+        let details = format!("record {} of the journal is not a {}: {e}", record.seq, ControllerStarted::TOPIC);
+        ErrorCode::new(Code::IO, details)
+    })?;
+    Ok(last.epoch + 1)
+}

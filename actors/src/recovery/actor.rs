@@ -1,0 +1,238 @@
+//! The shell of the supervisor: keeps its timer, sends what the core orders, brings back what came of it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, Promised, Result, TaskHandle};
+use ringfence_messages::{
+    Code, ErrorCode, Event as _, HostId,
+    host::{
+        ChangeHostStateMsg, HostAction, HostInventory, HostState, HostStateChanged, HostsReply, PingHostMsg,
+        PingHostReply, QueryHostsMsg, QueryServingHostsMsg, ServingHostsReply,
+    },
+    storage::{CheckHostHealthMsg, DeployClientMsg},
+};
+use tokio::time::Instant;
+
+use super::core::{Command, Core, Event, Fact};
+use crate::{
+    audit::Recorder,
+    host::HostActor,
+    inventory::{Directory, PingSettings},
+    ports::JournalPort,
+    storage::{HEALTH_TIMEOUT, StorageActor, flow::DEPLOY_DEADLINE},
+};
+
+/// What a ask may take beyond the work it asks for: the way there and back.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Between tries to read the journal at the start.
+const MEMORY_RETRY: Duration = Duration::from_secs(1);
+
+/// The supervisor of recovery: one for all hosts.
+pub struct RecoveryActor {
+    settings: PingSettings,
+    directory: Arc<Directory>,
+    journal: Arc<dyn JournalPort>,
+    recorder: Recorder,
+    born: Instant,
+    /// None until the journal said what operators wanted before.
+    core: Option<Core>,
+    timer: Option<(Duration, TaskHandle)>,
+}
+
+impl RecoveryActor {
+    /// The supervisor of the hosts of this inventory.
+    pub fn new(
+        settings: PingSettings,
+        directory: Arc<Directory>,
+        journal: Arc<dyn JournalPort>,
+        recorder: Recorder,
+    ) -> RecoveryActor {
+        RecoveryActor { settings, directory, journal, recorder, born: Instant::now(), core: None, timer: None }
+    }
+
+    /// Without knowing which hosts are in maintenance nothing may be pinged or healed.
+    fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
+        let journal = self.journal.clone();
+        let states = async move { journal.latest(HostStateChanged::TOPIC).await.and_then(states) };
+        ctx.spawn_detached(states, |recovery, states, ctx| match states {
+            Ok(states) => {
+                let now = recovery.born.elapsed();
+                let core = Core::new(recovery.settings, recovery.directory.clone(), &states, now);
+                recovery.core = Some(core);
+                recovery.on(Event::Tick, ctx);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal does not say which hosts are in maintenance");
+                ctx.after(MEMORY_RETRY, |recovery, ctx| recovery.remember(ctx));
+            }
+        });
+    }
+
+    fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
+        let now = self.born.elapsed();
+        let Some(core) = &mut self.core else { return };
+        let commands = core.on(event, now);
+        for command in commands {
+            self.carry_out(command, ctx);
+        }
+        self.set_timer(ctx);
+    }
+
+    fn set_timer(&mut self, ctx: &mut Ctx<'_, Self>) {
+        let Some(at) = self.core.as_mut().and_then(Core::next_wakeup) else { return };
+        match &self.timer {
+            Some((set, _)) if *set <= at => return,
+            Some((_, timer)) => timer.cancel(),
+            None => {}
+        }
+        let timer = ctx.after(at.saturating_sub(self.born.elapsed()), |recovery, ctx| {
+            recovery.timer = None;
+            recovery.on(Event::Tick, ctx);
+        });
+        self.timer = Some((at, timer));
+    }
+
+    fn carry_out(&mut self, command: Command, ctx: &mut Ctx<'_, Self>) {
+        match command {
+            Command::Ping { host, generation } => {
+                let timeout = self.settings.timeout;
+                let ask = PingHostMsg { timeout_ms: timeout.as_millis() as u64 };
+                let pinged = ctx.bus().ask_within(Address::new(HostActor::KIND, host), ask, timeout + GRACE);
+                ctx.spawn_detached(pinged, move |recovery, reply, ctx| {
+                    let reply = reply.unwrap_or_else(|error| PingHostReply {
+                        connected: false,
+                        reason: Some(error.to_string()),
+                        boot_id: String::new(),
+                    });
+                    recovery.on(Event::PingDone { host, generation, reply }, ctx);
+                });
+            }
+            Command::CheckHealth { host, generation, storage } => {
+                let to = Address::new(StorageActor::KIND, storage);
+                let within = HEALTH_TIMEOUT + GRACE;
+                let checked = ctx.bus().ask_within(to, CheckHostHealthMsg { host_uuid: host }, within);
+                ctx.spawn_detached(checked, move |recovery, result, ctx| {
+                    let result = result.map(|reply| reply.protocols);
+                    recovery.on(Event::HealthDone { host, generation, storage, result }, ctx);
+                });
+            }
+            Command::Deploy { host, storage, protocol, attempt, skipped_pings } => {
+                let ask = DeployClientMsg { host_uuid: host, protocol, attempt, skipped_pings };
+                let deployed = ctx.bus().ask_within(Address::new(StorageActor::KIND, storage), ask, DEPLOY_DEADLINE);
+                ctx.spawn_detached(deployed, move |recovery, result, ctx| {
+                    if let Err(error) = result {
+                        tracing::warn!(%error, %host, %storage, %protocol, "a redeploy could not be carried out");
+                    }
+                    recovery.on(Event::DeployDone { host, storage, protocol }, ctx);
+                });
+            }
+            Command::Tell(fact) => {
+                let recorder = &self.recorder;
+                match fact {
+                    Fact::HostStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    // Recorded before it came into force; see ChangeHostStateMsg.
+                    Fact::HostState(event) => drop(ctx.bus().publish(event)),
+                    Fact::ProtocolStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    Fact::StorageHostStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                }
+            }
+        }
+    }
+}
+
+fn states(records: Vec<crate::ports::Record>) -> Result<HashMap<HostId, HostState>> {
+    let event = |record: crate::ports::Record| {
+        let event: HostStateChanged = serde_json::from_value(record.payload).map_err(|e| {
+            let details = format!("record {} of the journal is not a {}: {e}", record.seq, HostStateChanged::TOPIC);
+            ErrorCode::new(Code::IO, details)
+        })?;
+        Ok((event.host_uuid, event.new_state))
+    };
+    records.into_iter().map(event).collect()
+}
+
+fn not_ready() -> ErrorCode {
+    ErrorCode::new(Code::NOT_READY, "the journal is still being read: try again in a moment")
+}
+
+impl Actor for RecoveryActor {
+    const KIND: Kind = Kind::new("recovery");
+
+    fn accepts(accepts: &mut Accepts<Self>) {
+        accepts.message::<QueryHostsMsg>().message::<QueryServingHostsMsg>().message::<ChangeHostStateMsg>();
+    }
+
+    fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
+        self.remember(ctx);
+    }
+}
+
+impl Handler<QueryHostsMsg> for RecoveryActor {
+    type Answer = Result<HostsReply>;
+
+    fn handle(&mut self, _: QueryHostsMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        self.core.as_ref().map(Core::hosts).ok_or_else(not_ready)
+    }
+}
+
+impl Handler<QueryServingHostsMsg> for RecoveryActor {
+    type Answer = Result<ServingHostsReply>;
+
+    fn handle(&mut self, message: QueryServingHostsMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let core = self.core.as_ref().ok_or_else(not_ready)?;
+        Ok(ServingHostsReply { host_uuids: core.serving(message.cluster_uuid) })
+    }
+}
+
+impl Handler<ChangeHostStateMsg> for RecoveryActor {
+    type Answer = Promised<ChangeHostStateMsg>;
+
+    fn handle(&mut self, message: ChangeHostStateMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<ChangeHostStateMsg>();
+        let host = message.host_uuid;
+        let before = match (&self.core, self.directory.host(host)) {
+            (None, _) => Err(not_ready()),
+            (_, Err(error)) => Err(error),
+            (Some(core), Ok(_)) => core.host(host).ok_or_else(not_ready),
+        };
+        let before = match before {
+            Ok(before) => before,
+            Err(error) => {
+                promise.complete(Err(error));
+                return answer;
+            }
+        };
+        let wanted = match message.action {
+            HostAction::Maintain => HostState::Maintenance,
+            HostAction::Activate => HostState::Enabled,
+            HostAction::Ping => {
+                promise.complete(match before.state {
+                    HostState::Enabled => {
+                        self.on(Event::PingNow { host }, ctx);
+                        Ok(before)
+                    }
+                    HostState::Maintenance => {
+                        let details = format!("{} is in maintenance and not pinged: activate it first", before.name);
+                        Err(ErrorCode::new(Code::CHANGE_STATE, details))
+                    }
+                });
+                return answer;
+            }
+        };
+        // Durable first: a maintenance that a restart forgets would be healed into.
+        let change =
+            HostStateChanged { host_uuid: host, host: before.name.clone(), old_state: before.state, new_state: wanted };
+        let recorder = self.recorder.clone();
+        let durable =
+            async move { if change.old_state == change.new_state { Ok(0) } else { recorder.intent(&change).await } };
+        ctx.spawn(durable, move |recovery, result, ctx| {
+            let result: Result<HostInventory> = result.and_then(|_| {
+                recovery.on(Event::SetState { host, state: wanted }, ctx);
+                recovery.core.as_ref().and_then(|core| core.host(host)).ok_or_else(not_ready)
+            });
+            promise.complete(result);
+        });
+        answer
+    }
+}

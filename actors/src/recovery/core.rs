@@ -1,0 +1,501 @@
+//! Decides who is pinged, what a ping's answer means, and which protocols are redeployed.
+//!
+//! ```text
+//!             ping ok                       max_failure tries failed
+//! Connecting ---------> Connected (calm) <------------------------> Disconnected
+//!     |                    | ^                      ping ok
+//!     |     one try failed v | ping ok
+//!     |                 Connected (suspect: nothing is deployed)
+//!     +-- max_failure tries failed --> Disconnected
+//! Maintenance stops all of it; activation starts over at Connecting.
+//! ```
+//! Invariants: I3: nobody else changes any of this. I5: a redeploy is ordered only for a host that is Enabled,
+//! Connected and not suspect. I8: pings in flight and backoff are bounded. At most one check per (host, storage)
+//! and one redeploy per (host, storage, protocol) are in flight. Facts are told only when something changed; a
+//! health check that itself failed changes no status.
+//! Rejected: one actor per host with its own timer. 100,000 timers burst together, and no one place knows how
+//! many hosts fail at once.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use ringfence_messages::{
+    ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, Result, StorageId,
+    host::{HostInventory, HostState, HostStateChanged, HostStatus, HostStatusChanged, HostsReply, PingHostReply},
+    storage::{
+        HostProtocolRef, ProtocolHealth, ProtocolStatusChanged, StorageHostRef, StorageHostStatusChanged, aggregate,
+    },
+};
+
+use super::{backoff::Backoff, schedule::Schedule};
+use crate::{
+    invariant,
+    inventory::{Directory, PingSettings},
+};
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The time that [`Core::next_wakeup`] gave has come.
+    Tick,
+    /// A ping ended.
+    PingDone {
+        /// The host.
+        host: HostId,
+        /// As in the command.
+        generation: u32,
+        /// What came of it; a ping that could not be sent is one that failed.
+        reply: PingHostReply,
+    },
+    /// A health check ended.
+    HealthDone {
+        /// The host.
+        host: HostId,
+        /// As in the command.
+        generation: u32,
+        /// The storage.
+        storage: StorageId,
+        /// What it found, or why it could not look.
+        result: Result<Vec<ProtocolHealth>>,
+    },
+    /// A redeploy ended, however.
+    DeployDone {
+        /// The host.
+        host: HostId,
+        /// The storage.
+        storage: StorageId,
+        /// The protocol.
+        protocol: Protocol,
+    },
+    /// An operator wants this of a host.
+    SetState {
+        /// The host.
+        host: HostId,
+        /// What is wanted.
+        state: HostState,
+    },
+    /// An operator wants a host pinged now.
+    PingNow {
+        /// The host.
+        host: HostId,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Ping the host once and report [`Event::PingDone`].
+    Ping {
+        /// The host.
+        host: HostId,
+        /// To be given back.
+        generation: u32,
+    },
+    /// Check the storage's health on the host and report [`Event::HealthDone`].
+    CheckHealth {
+        /// The host.
+        host: HostId,
+        /// To be given back.
+        generation: u32,
+        /// The storage.
+        storage: StorageId,
+    },
+    /// Redeploy the protocol on the host and report [`Event::DeployDone`].
+    Deploy {
+        /// The host.
+        host: HostId,
+        /// The storage.
+        storage: StorageId,
+        /// The protocol.
+        protocol: Protocol,
+        /// Which redeploy of this outage, from 1.
+        attempt: u32,
+        /// Pings skipped since the one before.
+        skipped_pings: u32,
+    },
+    /// Record and publish.
+    Tell(Fact),
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A host's status.
+    HostStatus(HostStatusChanged),
+    /// What is wanted of a host.
+    HostState(HostStateChanged),
+    /// The status of one protocol.
+    ProtocolStatus(ProtocolStatusChanged),
+    /// The status of a storage on a host.
+    StorageHostStatus(StorageHostStatusChanged),
+}
+
+/// One host. Its index is its position in the inventory.
+#[derive(Debug)]
+struct Host {
+    state: HostState,
+    status: HostStatus,
+    reason: Option<String>,
+    /// Tries that failed in a row. Not zero means suspect.
+    failures: u32,
+    /// Raised when what is in flight no longer counts.
+    generation: u32,
+    links: Box<[Link]>,
+}
+
+/// A storage on a host.
+#[derive(Debug)]
+struct Link {
+    /// Position in the inventory.
+    storage: u32,
+    status: Option<ProtocolStatus>,
+    check_error: Option<Box<ErrorCode>>,
+    checking: bool,
+    keys: Box<[Key]>,
+}
+
+/// A protocol of a storage on a host.
+#[derive(Debug)]
+struct Key {
+    protocol: Protocol,
+    status: Option<ProtocolStatus>,
+    reason: Option<Box<str>>,
+    backoff: Backoff,
+    deploying: bool,
+}
+
+/// The supervisor's state and decisions; see the module.
+#[derive(Debug)]
+pub struct Core {
+    settings: PingSettings,
+    directory: Arc<Directory>,
+    index: HashMap<HostId, u32>,
+    hosts: Vec<Host>,
+    schedule: Schedule,
+}
+
+impl Core {
+    /// Takes charge of all hosts of the inventory. `states` is what operators wanted before; hosts that are not
+    /// in it are Enabled. First pings are spread over one interval, in the order of the inventory.
+    pub fn new(
+        settings: PingSettings,
+        directory: Arc<Directory>,
+        states: &HashMap<HostId, HostState>,
+        now: Duration,
+    ) -> Core {
+        let mut core = Core {
+            settings,
+            index: directory.hosts.iter().enumerate().map(|(i, h)| (h.id, i as u32)).collect(),
+            hosts: Vec::with_capacity(directory.hosts.len()),
+            schedule: Schedule::new(settings.interval, settings.parallelism),
+            directory,
+        };
+        let directory = core.directory.clone();
+        let count = directory.hosts.len().max(1) as u32;
+        for (i, host) in directory.hosts.iter().enumerate() {
+            let state = states.get(&host.id).copied().unwrap_or(HostState::Enabled);
+            let storages = directory.storages.iter().enumerate();
+            let links = storages.filter(|(_, s)| s.clusters.contains(&host.cluster) && !s.protocols.is_empty());
+            core.hosts.push(Host {
+                state,
+                status: HostStatus::Connecting,
+                reason: None,
+                failures: 0,
+                generation: 0,
+                links: links.map(|(i, s)| Link::new(i as u32, &s.protocols)).collect(),
+            });
+            core.schedule.add();
+            if state == HostState::Enabled {
+                core.schedule.start(i as u32, now + settings.interval * i as u32 / count);
+            }
+        }
+        core
+    }
+
+    /// Handles one event.
+    pub fn on(&mut self, event: Event, now: Duration) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::PingDone { host, generation, reply } => {
+                if let Some(i) = self.current(host, generation) {
+                    self.ping_done(i, reply, now, &mut commands);
+                }
+            }
+            Event::HealthDone { host, generation, storage, result } => {
+                if let Some(i) = self.current(host, generation) {
+                    self.health_done(i, storage, result, &mut commands);
+                }
+            }
+            Event::DeployDone { host, storage, protocol } => {
+                if let Some(key) = self.key(host, storage, protocol) {
+                    key.deploying = false;
+                }
+            }
+            Event::SetState { host, state } => {
+                if let Some(i) = self.index.get(&host).copied() {
+                    self.set_state(i, state, now, &mut commands);
+                }
+            }
+            Event::PingNow { host } => {
+                if let Some(i) = self.index.get(&host).copied() {
+                    self.schedule.hurry(i);
+                }
+            }
+        }
+        let (hosts, directory) = (&self.hosts, &self.directory);
+        self.schedule.due(now, |i| {
+            let generation = hosts[i as usize].generation;
+            commands.push(Command::Ping { host: directory.hosts[i as usize].id, generation });
+        });
+        let in_flight = self.schedule.in_flight();
+        invariant!("I8", in_flight <= self.settings.parallelism.max(1), "{in_flight} pings in flight");
+        commands
+    }
+
+    /// When [`Event::Tick`] is needed next. `None` if nothing is scheduled.
+    pub fn next_wakeup(&mut self) -> Option<Duration> {
+        self.schedule.next()
+    }
+
+    fn current(&self, host: HostId, generation: u32) -> Option<u32> {
+        self.index.get(&host).copied().filter(|i| self.hosts[*i as usize].generation == generation)
+    }
+
+    fn key(&mut self, host: HostId, storage: StorageId, protocol: Protocol) -> Option<&mut Key> {
+        let i = *self.index.get(&host)?;
+        let (directory, links) = (&self.directory, &mut self.hosts[i as usize].links);
+        let link = links.iter_mut().find(|link| directory.storages[link.storage as usize].id == storage)?;
+        link.keys.iter_mut().find(|key| key.protocol == protocol)
+    }
+
+    fn ping_done(&mut self, i: u32, reply: PingHostReply, now: Duration, commands: &mut Vec<Command>) {
+        let host = &mut self.hosts[i as usize];
+        if reply.connected {
+            host.failures = 0;
+            self.schedule.ended(i, now, None);
+            self.set_status(i, HostStatus::Connected, None, commands);
+            self.check_health(i, commands);
+            return;
+        }
+        host.failures = host.failures.saturating_add(1);
+        let given_up = host.failures >= self.settings.max_failure.max(1);
+        self.schedule.ended(i, now, (!given_up).then_some(self.settings.sleep_after_failure));
+        if given_up {
+            let reason = reply.reason.unwrap_or_else(|| "the ping failed without a reason".to_owned());
+            self.set_status(i, HostStatus::Disconnected, Some(reason), commands);
+        }
+    }
+
+    fn check_health(&mut self, i: u32, commands: &mut Vec<Command>) {
+        let id = self.directory.hosts[i as usize].id;
+        let host = &mut self.hosts[i as usize];
+        for link in host.links.iter_mut().filter(|link| !link.checking) {
+            link.checking = true;
+            let storage = self.directory.storages[link.storage as usize].id;
+            commands.push(Command::CheckHealth { host: id, generation: host.generation, storage });
+        }
+    }
+
+    fn health_done(
+        &mut self,
+        i: u32,
+        storage: StorageId,
+        result: Result<Vec<ProtocolHealth>>,
+        commands: &mut Vec<Command>,
+    ) {
+        let (inventory, host) = (&self.directory.hosts[i as usize], &mut self.hosts[i as usize]);
+        let storages = &self.directory.storages;
+        let Some(link) = host.links.iter_mut().find(|link| storages[link.storage as usize].id == storage) else {
+            return;
+        };
+        let of = &storages[link.storage as usize];
+        link.checking = false;
+        let reports = match result {
+            Ok(reports) => reports,
+            Err(error) => {
+                link.check_error = Some(Box::new(error));
+                return;
+            }
+        };
+        link.check_error = None;
+        // Redeploying is for a host that answers: not while it is away, suspect or being worked on (I5).
+        let serving = host.state == HostState::Enabled && host.status == HostStatus::Connected && host.failures == 0;
+        for report in reports {
+            let Some(key) = link.keys.iter_mut().find(|key| key.protocol == report.protocol) else { continue };
+            let new = ProtocolStatus::from(report.health);
+            let connected = new == ProtocolStatus::Connected;
+            let reason =
+                if connected { None } else { Some(report.reason.unwrap_or_else(|| format!("{:?}", report.health))) };
+            key.reason = reason.as_deref().map(Into::into);
+            let old = key.status.replace(new);
+            if old != Some(new) {
+                commands.push(Command::Tell(Fact::ProtocolStatus(ProtocolStatusChanged {
+                    host_uuid: inventory.id,
+                    host: inventory.name.clone(),
+                    primary_storage_uuid: of.id,
+                    storage: of.name.clone(),
+                    protocol: key.protocol,
+                    old_status: old,
+                    new_status: new,
+                    reason,
+                })));
+            }
+            if connected {
+                key.backoff.ok();
+            } else if serving
+                && !key.deploying
+                && let Some(due) = key.backoff.not_ok()
+            {
+                key.deploying = true;
+                commands.push(Command::Deploy {
+                    host: inventory.id,
+                    storage,
+                    protocol: key.protocol,
+                    attempt: due.attempt,
+                    skipped_pings: due.skipped,
+                });
+            }
+        }
+        let Some(new) = aggregate(link.keys.iter().filter_map(|key| key.status)) else { return };
+        let old = link.status.replace(new);
+        if old != Some(new) {
+            let fact = StorageHostStatusChanged {
+                host_uuid: inventory.id,
+                host: inventory.name.clone(),
+                primary_storage_uuid: of.id,
+                storage: of.name.clone(),
+                old_status: old,
+                new_status: new,
+                reason: link.reason(),
+            };
+            // Told before the redeploys that it leads to.
+            let at = commands.iter().position(|c| matches!(c, Command::Deploy { .. })).unwrap_or(commands.len());
+            commands.insert(at, Command::Tell(Fact::StorageHostStatus(fact)));
+        }
+    }
+
+    fn set_state(&mut self, i: u32, state: HostState, now: Duration, commands: &mut Vec<Command>) {
+        let (host, inventory) = (&mut self.hosts[i as usize], &self.directory.hosts[i as usize]);
+        let old_state = std::mem::replace(&mut host.state, state);
+        if old_state == state {
+            return;
+        }
+        host.generation = host.generation.wrapping_add(1);
+        host.failures = 0;
+        for link in &mut host.links {
+            link.checking = false;
+        }
+        commands.push(Command::Tell(Fact::HostState(HostStateChanged {
+            host_uuid: inventory.id,
+            host: inventory.name.clone(),
+            old_state,
+            new_state: state,
+        })));
+        match state {
+            HostState::Maintenance => self.schedule.stop(i),
+            HostState::Enabled => {
+                self.schedule.start(i, now);
+                self.set_status(i, HostStatus::Connecting, Some("activated, not pinged yet".to_owned()), commands);
+            }
+        }
+    }
+
+    fn set_status(&mut self, i: u32, new_status: HostStatus, reason: Option<String>, commands: &mut Vec<Command>) {
+        let host = &mut self.hosts[i as usize];
+        let old_status = std::mem::replace(&mut host.status, new_status);
+        host.reason.clone_from(&reason);
+        if old_status != new_status {
+            let inventory = self.host_inventory(i);
+            let host_uuid = inventory.uuid;
+            let fact = HostStatusChanged { host_uuid, old_status, new_status, reason, inventory };
+            commands.push(Command::Tell(Fact::HostStatus(fact)));
+        }
+    }
+
+    fn host_inventory(&self, i: u32) -> HostInventory {
+        let (host, of) = (&self.hosts[i as usize], &self.directory.hosts[i as usize]);
+        HostInventory {
+            uuid: of.id,
+            name: of.name.clone(),
+            cluster: self.directory.cluster(of.cluster).map(|c| c.name.clone()).unwrap_or_default(),
+            management_ip: of.management_ip.clone(),
+            state: host.state,
+            status: host.status,
+            reason: host.reason.clone(),
+        }
+    }
+
+    /// One host as the outside sees it.
+    pub fn host(&self, id: HostId) -> Option<HostInventory> {
+        self.index.get(&id).map(|i| self.host_inventory(*i))
+    }
+
+    /// The hosts of a cluster that can take work: Enabled, Connected and not suspect.
+    pub fn serving(&self, cluster: ClusterId) -> Vec<HostId> {
+        let all = self.hosts.iter().zip(&self.directory.hosts);
+        let serving = all.filter(|(host, of)| {
+            of.cluster == cluster
+                && host.state == HostState::Enabled
+                && host.status == HostStatus::Connected
+                && host.failures == 0
+        });
+        serving.map(|(_, of)| of.id).collect()
+    }
+
+    /// Everything that is known, in the order of the inventory.
+    pub fn hosts(&self) -> HostsReply {
+        let mut reply = HostsReply::default();
+        for (i, (host, of)) in self.hosts.iter().zip(&self.directory.hosts).enumerate() {
+            reply.hosts.push(self.host_inventory(i as u32));
+            for link in &host.links {
+                let storage = &self.directory.storages[link.storage as usize];
+                reply.storages.push(StorageHostRef {
+                    host_uuid: of.id,
+                    host: of.name.clone(),
+                    primary_storage_uuid: storage.id,
+                    storage: storage.name.clone(),
+                    status: link.status,
+                    reason: link.reason(),
+                    check_error: link.check_error.as_deref().cloned(),
+                });
+                reply.refs.extend(link.keys.iter().map(|key| HostProtocolRef {
+                    id: 0,
+                    host_uuid: of.id,
+                    host: of.name.clone(),
+                    primary_storage_uuid: storage.id,
+                    storage: storage.name.clone(),
+                    protocol: key.protocol,
+                    status: key.status,
+                    reason: key.reason.as_deref().map(str::to_owned),
+                    redeploys: key.backoff.failures(),
+                    skip_pings: key.backoff.skip(),
+                }));
+            }
+        }
+        for (n, host_protocol) in reply.refs.iter_mut().enumerate() {
+            host_protocol.id = n as u64 + 1;
+        }
+        reply
+    }
+}
+
+impl Link {
+    fn new(storage: u32, protocols: &[Protocol]) -> Link {
+        let key = |protocol: &Protocol| Key {
+            protocol: *protocol,
+            status: None,
+            reason: None,
+            backoff: Backoff::default(),
+            deploying: false,
+        };
+        Link { storage, status: None, check_error: None, checking: false, keys: protocols.iter().map(key).collect() }
+    }
+
+    /// Why the storage is not connected here: the reason of its first protocol that is not. None when it is.
+    fn reason(&self) -> Option<String> {
+        if self.status != Some(ProtocolStatus::Disconnected) {
+            return None;
+        }
+        self.keys.iter().find_map(|key| key.reason.as_deref()).map(str::to_owned)
+    }
+}

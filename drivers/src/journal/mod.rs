@@ -1,0 +1,286 @@
+//! The journal: an append-only, hash-chained SQLite table, synced to disk with every append.
+//!
+//! Invariants: an append is one transaction, durable when it returns; `seq` has no gaps; a record's hash covers the
+//! record before it, so that nothing can be changed, dropped or slipped in without [`Journal::verify`] naming it.
+//! Rejected: a file of our own (SQLite has answered every crash question already), and hashing JSON values (two
+//! spellings of one value): the stored text is hashed.
+
+mod chain;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use ringfence_actors::ports::{JournalPort, MAX_PAYLOAD_BYTES, MAX_READ, NewRecord, Record};
+use ringfence_messages::{Code, ErrorCode, Result};
+use rusqlite::{Connection, OpenFlags, Row, params};
+
+pub use chain::GENESIS;
+
+/// The version of the schema. 1: the table `events`.
+pub const SCHEMA_VERSION: i64 = 1;
+
+/// The longest topic or subject, in bytes. Names are at most 64; a subject joins three of them.
+pub const MAX_LABEL_BYTES: usize = 512;
+
+const SCHEMA: &str = "
+    CREATE TABLE events (
+        seq     INTEGER PRIMARY KEY,
+        time    TEXT NOT NULL,
+        topic   TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        payload TEXT NOT NULL,
+        hash    TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX events_latest ON events (topic, subject, seq);
+";
+
+const COLUMNS: &str = "seq, time, topic, subject, payload, hash";
+
+/// The journal of one controller.
+#[derive(Clone)]
+pub struct Journal {
+    path: Arc<PathBuf>,
+    writer: Arc<Mutex<Writer>>,
+    reader: Arc<Mutex<Connection>>,
+}
+
+struct Writer {
+    connection: Connection,
+    last: (u64, String),
+}
+
+impl Journal {
+    /// Opens `journal.db` in a directory, making it if it is missing.
+    ///
+    /// # Errors
+    /// `SYS.1016`, naming the file and the fix: not readable or writable, not a journal, of a later version.
+    pub fn open(dir: &Path) -> Result<Journal> {
+        let path = dir.join("journal.db");
+        let open = || -> rusqlite::Result<(Writer, Connection, i64)> {
+            let mut connection = Connection::open(&path)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            if version == 0 {
+                let transaction = connection.transaction()?;
+                transaction.execute_batch(SCHEMA)?;
+                transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+                transaction.commit()?;
+            }
+            let last = last(&connection)?;
+            let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            Ok((Writer { connection, last }, reader, version))
+        };
+        let (writer, reader, version) = open().map_err(|e| explain(&path, "open", &e))?;
+        if version > SCHEMA_VERSION {
+            let details = format!(
+                "{} has schema version {version}, this program knows {SCHEMA_VERSION}: it was written by a later \
+                 version, run that one",
+                path.display()
+            );
+            return Err(ErrorCode::new(Code::IO, details));
+        }
+        Ok(Journal { path: Arc::new(path), writer: Arc::new(Mutex::new(writer)), reader: Arc::new(Mutex::new(reader)) })
+    }
+
+    /// Walks the whole chain and returns how many records it has.
+    ///
+    /// # Errors
+    /// `SYS.1000` naming the first record that was changed, dropped or slipped in; `SYS.1016` if it cannot be read.
+    pub fn verify(&self) -> Result<u64> {
+        let connection = self.reader.lock();
+        let (mut seq, mut hash) = (0, GENESIS.to_owned());
+        let mut walk = || -> rusqlite::Result<Option<u64>> {
+            let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM events ORDER BY seq"))?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let stored = Stored::read(row)?;
+                if stored.seq != seq + 1 || stored.hash != stored.hash_after(&hash) {
+                    return Ok(Some(stored.seq));
+                }
+                (seq, hash) = (stored.seq, stored.hash);
+            }
+            Ok(None)
+        };
+        match walk().map_err(|e| explain(&self.path, "read", &e))? {
+            None => Ok(seq),
+            Some(bad) => {
+                let details = format!(
+                    "{}: record {bad} does not follow from record {seq}: the journal was altered",
+                    self.path.display()
+                );
+                Err(ErrorCode::new(Code::INTERNAL, details))
+            }
+        }
+    }
+
+    async fn read_with<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reader, path) = (self.reader.clone(), self.path.clone());
+        let read = tokio::task::spawn_blocking(move || query(&reader.lock()).map_err(|e| explain(&path, "read", &e)));
+        read.await.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("the reader of the journal: {e}")))?
+    }
+}
+
+#[async_trait]
+impl JournalPort for Journal {
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>> {
+        records.iter().try_for_each(fits)?;
+        let (writer, path) = (self.writer.clone(), self.path.clone());
+        let write =
+            tokio::task::spawn_blocking(move || writer.lock().append(records).map_err(|e| explain(&path, "write", &e)));
+        write.await.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("the writer of the journal: {e}")))?
+    }
+
+    async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
+        let limit = limit.min(MAX_READ) as i64;
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        self.read_with(move |connection| {
+            let sql = format!("SELECT {COLUMNS} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+            collect(connection, &sql, params![after, limit])
+        })
+        .await
+    }
+
+    async fn latest(&self, topic: &str) -> Result<Vec<Record>> {
+        let topic = topic.to_owned();
+        self.read_with(move |connection| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM events WHERE seq IN \
+                 (SELECT max(seq) FROM events WHERE topic = ?1 GROUP BY subject) ORDER BY seq"
+            );
+            collect(connection, &sql, params![topic])
+        })
+        .await
+    }
+
+    async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
+        let (topic, subject) = (topic.to_owned(), subject.to_owned());
+        let mut found = self
+            .read_with(move |connection| {
+                let sql =
+                    format!("SELECT {COLUMNS} FROM events WHERE topic = ?1 AND subject = ?2 ORDER BY seq DESC LIMIT 1");
+                collect(connection, &sql, params![topic, subject])
+            })
+            .await?;
+        Ok(found.pop())
+    }
+}
+
+impl Writer {
+    fn append(&mut self, records: Vec<NewRecord>) -> rusqlite::Result<Vec<Record>> {
+        let transaction = self.connection.transaction()?;
+        let (mut seq, mut hash) = self.last.clone();
+        let mut appended = Vec::with_capacity(records.len());
+        {
+            let sql = format!("INSERT INTO events ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
+            let mut insert = transaction.prepare_cached(&sql)?;
+            for record in records {
+                seq += 1;
+                let time = jiff::Timestamp::now();
+                let mut stored = Stored {
+                    seq,
+                    time: format!("{time:.3}"),
+                    topic: record.topic,
+                    subject: record.subject,
+                    payload: record.payload.to_string(),
+                    hash: String::new(),
+                };
+                stored.hash = stored.hash_after(&hash);
+                let Stored { seq, time, topic, subject, payload, hash: next } = &stored;
+                insert.execute(params![*seq as i64, time, topic, subject, payload, next])?;
+                hash.clone_from(next);
+                appended.push(stored.with_payload(record.payload));
+            }
+        }
+        transaction.commit()?;
+        self.last = (seq, hash);
+        Ok(appended)
+    }
+}
+
+/// A record as it is stored: the payload is text.
+struct Stored {
+    seq: u64,
+    time: String,
+    topic: String,
+    subject: String,
+    payload: String,
+    hash: String,
+}
+
+impl Stored {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
+        Ok(Stored {
+            seq: row.get::<_, i64>(0)?.try_into().unwrap_or(0),
+            time: row.get(1)?,
+            topic: row.get(2)?,
+            subject: row.get(3)?,
+            payload: row.get(4)?,
+            hash: row.get(5)?,
+        })
+    }
+
+    fn hash_after(&self, previous: &str) -> String {
+        chain::hash(previous, self.seq, [&self.time, &self.topic, &self.subject, &self.payload])
+    }
+
+    fn with_payload(self, payload: serde_json::Value) -> Record {
+        Record { seq: self.seq, time: self.time, topic: self.topic, subject: self.subject, payload, hash: self.hash }
+    }
+}
+
+fn collect(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Record>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params, |row| {
+        let stored = Stored::read(row)?;
+        let payload = serde_json::from_str(&stored.payload)
+            .map_err(|e| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, Box::new(e)))?;
+        Ok(stored.with_payload(payload))
+    })?;
+    rows.collect()
+}
+
+fn last(connection: &Connection) -> rusqlite::Result<(u64, String)> {
+    let sql = "SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1";
+    match connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?))) {
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok((0, GENESIS.to_owned())),
+        last => last,
+    }
+}
+
+fn fits(record: &NewRecord) -> Result<()> {
+    let payload = record.payload.to_string().len();
+    if payload > MAX_PAYLOAD_BYTES || record.topic.len() > MAX_LABEL_BYTES || record.subject.len() > MAX_LABEL_BYTES {
+        let details = format!(
+            "a record of topic {:.40} has a payload of {payload} bytes and a subject of {}: at most {MAX_PAYLOAD_BYTES} \
+             and {MAX_LABEL_BYTES} fit",
+            record.topic,
+            record.subject.len()
+        );
+        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+    }
+    Ok(())
+}
+
+fn explain(path: &Path, doing: &str, error: &rusqlite::Error) -> ErrorCode {
+    use rusqlite::ErrorCode as Sqlite;
+    let fix = match error.sqlite_error_code() {
+        Some(Sqlite::DiskFull) => "the disk is full: make room, the journal goes on by itself",
+        Some(Sqlite::ReadOnly | Sqlite::PermissionDenied | Sqlite::CannotOpen) => {
+            "check that the directory is there and that this user may write it"
+        }
+        Some(Sqlite::NotADatabase | Sqlite::DatabaseCorrupt) => {
+            "the file is damaged: keep it for inspection, and start with another state_dir or a backup"
+        }
+        Some(Sqlite::DatabaseBusy | Sqlite::DatabaseLocked) => "another program has the file open: end it",
+        _ => "see the cause",
+    };
+    ErrorCode::new(Code::IO, format!("journal {}: cannot {doing} it: {error}; {fix}", path.display()))
+}

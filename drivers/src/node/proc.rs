@@ -1,0 +1,225 @@
+//! Processes of this host, told apart for certain: by start time and command line, signalled through a pidfd.
+//!
+//! Invariants: a pid alone is never trusted, it may be another process by now; a zombie whose threads still run,
+//! and a process in uninterruptible sleep, count as alive. Rejected: `pgrep`/`pkill` (substrings match
+//! bystanders, such as the shell that carries the uuid in its arguments).
+
+use std::{fs, io, path::Path, time::Duration};
+
+use ringfence_messages::{Code, ErrorCode, Result};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::time::Instant;
+
+/// Between looks at a process that was killed.
+const POLL: Duration = Duration::from_millis(10);
+
+/// One process, as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: with the pid it names a process for good.
+    pub start: u64,
+    /// Its arguments.
+    pub argv: Vec<String>,
+}
+
+impl Process {
+    /// Reads a process. `None` if there is none, or none with arguments (a kernel thread, a reaped zombie).
+    pub fn read(pid: u32) -> Option<Process> {
+        let start = stat(pid)?.start;
+        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let argv: Vec<String> =
+            cmdline.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+        // Read again: were both of the same process?
+        let same = stat(pid)?.start == start;
+        let argv = argv[..argv.len().saturating_sub(1)].to_vec();
+        (same && !argv.is_empty()).then_some(Process { pid, start, argv })
+    }
+
+    /// All processes that this user can see and `is` picks, by pid.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be listed. Without it nothing can be said of any process.
+    pub fn scan(is: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            found.extend(Process::read(pid).filter(|process| is(process)));
+        }
+        found.sort_by_key(|process| process.pid);
+        Ok(found)
+    }
+
+    /// The name of its program: of the file it runs, or of its first argument where that may not be read.
+    pub fn program(&self) -> String {
+        let exe = fs::read_link(format!("/proc/{}/exe", self.pid)).ok();
+        let path = exe.as_deref().unwrap_or(Path::new(&self.argv[0]));
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name)
+    }
+
+    /// Whether an option of the command line has exactly this value: `["-uuid", X]`.
+    pub fn has_option(&self, option: &str, value: &str) -> bool {
+        self.argv.windows(2).any(|pair| pair[0] == option && pair[1] == value)
+    }
+
+    /// The value of an option of the command line.
+    pub fn option(&self, option: &str) -> Option<&str> {
+        self.argv.windows(2).find(|pair| pair[0] == option).map(|pair| pair[1].as_str())
+    }
+
+    /// Whether it still lives: not gone, not replaced, not a zombie without threads.
+    pub fn is_alive(&self) -> bool {
+        match stat(self.pid) {
+            Some(stat) if stat.start == self.start => match stat.state {
+                'Z' | 'X' => live_threads(self.pid) > 0,
+                _ => true,
+            },
+            _ => false,
+        }
+    }
+
+    /// Kills it and waits until it is gone.
+    ///
+    /// # Errors
+    /// `SYS.1006` if it may not be signalled, or is still there after `within`; its state is then named.
+    pub async fn kill(&self, within: Duration) -> Result<()> {
+        let failed = |why: String| ErrorCode::new(Code::OPERATION, format!("cannot kill process {}: {why}", self.pid));
+        if !self.is_alive() {
+            return Ok(());
+        }
+        let pid = Pid::from_raw(self.pid as i32).ok_or_else(|| failed("0 is no process".into()))?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            Err(error) => return Err(failed(error.to_string())),
+            Ok(pidfd) => {
+                // The pidfd holds one process; is it the one that was meant? A zombie has no arguments left.
+                match Process::read(self.pid) {
+                    Some(now) if now == *self => {}
+                    Some(_) => return Ok(()),
+                    None if !self.is_alive() => return Ok(()),
+                    None => {}
+                }
+                match pidfd_send_signal(pidfd, Signal::KILL) {
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(error) => return Err(failed(error.to_string())),
+                }
+            }
+        }
+        let deadline = Instant::now() + within;
+        while self.is_alive() {
+            if Instant::now() >= deadline {
+                let state = stat(self.pid).map_or('?', |stat| stat.state);
+                return Err(failed(format!("it is still there {within:?} after SIGKILL, in state {state}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+}
+
+struct Stat {
+    state: char,
+    start: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Fields 3 (state) and 22 (starttime) of proc(5). The second field is the program's name in parentheses and
+/// may itself hold spaces and parentheses.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    Some(Stat { state, start })
+}
+
+/// Threads other than the leader that are not dead.
+fn live_threads(pid: u32) -> usize {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let threads = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    threads.filter_map(|text| parse_stat(&text)).filter(|stat| !matches!(stat.state, 'Z' | 'X')).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start() -> Sleeper {
+            Sleeper(Command::new("sleep").arg("1000").spawn().unwrap())
+        }
+
+        fn process(&self) -> Process {
+            // Until it has become `sleep`.
+            loop {
+                match Process::read(self.0.id()) {
+                    Some(process) if process.argv[0] == "sleep" => return process,
+                    _ => std::thread::yield_now(),
+                }
+            }
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
+        let text = "77 (a) R (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.state, stat.start), ('S', 4242));
+        assert!(parse_stat("77 (a").is_none() && parse_stat("77 (a) S 1").is_none());
+    }
+
+    #[test]
+    fn options_match_whole_tokens_only() {
+        let process = |args: &[&str]| Process { pid: 1, start: 1, argv: args.iter().map(|s| s.to_string()).collect() };
+        assert!(process(&["qemu", "-uuid", "abc"]).has_option("-uuid", "abc"));
+        for argv in [&["sh", "-c", "qemu -uuid abc"][..], &["qemu", "-uuid", "abcd"], &["qemu", "abc", "-uuid"]] {
+            assert!(!process(argv).has_option("-uuid", "abc"), "{argv:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn killed_means_gone_though_its_parent_has_not_reaped_it() {
+        let sleeper = Sleeper::start();
+        let process = sleeper.process();
+        assert!(process.is_alive());
+        process.kill(Duration::from_secs(5)).await.unwrap();
+        assert!(!process.is_alive(), "a zombie without threads is dead");
+        process.kill(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_not_the_one_meant_is_left_alone() {
+        let sleeper = Sleeper::start();
+        let real = sleeper.process();
+        let other_start = Process { start: real.start + 1, ..real.clone() };
+        let other_argv = Process { argv: vec!["sleep".into(), "7".into()], ..real.clone() };
+        for meant in [other_start, other_argv] {
+            meant.kill(Duration::from_secs(1)).await.unwrap();
+            assert!(real.is_alive(), "a bystander was killed for {meant:?}");
+        }
+    }
+
+    #[test]
+    fn a_scan_finds_what_it_looks_for_and_nothing_else() {
+        let sleeper = Sleeper::start();
+        let process = sleeper.process();
+        let found = Process::scan(|p| p.pid == process.pid && p.has_option("sleep", "1000")).unwrap();
+        assert_eq!((found.as_slice(), found[0].program().as_str()), (&[process][..], "sleep"));
+    }
+}

@@ -1,0 +1,311 @@
+//! The VMs of a host: starting, stopping and finding their QEMU processes.
+//!
+//! Invariants (I1): a start whose incarnation is not above the highest seen for its VM, or whose epoch is below the
+//! highest seen, is refused, also after a restart of the agent: both are durable before QEMU is started. A VM whose
+//! QEMU runs is not started. What is found on the host is what `/proc` says, whoever started it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use ringfence_messages::{
+    Code, ErrorCode, Result, VmId,
+    vm::{DiskSource, RunningVm, StartVmCmd, StartVmCmdReply},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::{process::Command, sync::Mutex};
+
+use super::{
+    hugepages::Hugepages,
+    io_error,
+    proc::Process,
+    qemu::{self, Memory, Version, VmFiles},
+    qmp::Qmp,
+    socket_path, target,
+};
+use crate::state_dir::replace_file;
+
+/// How long QEMU may take to daemonize.
+pub const START_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// How long QEMU may take to quit when asked, before it is killed.
+pub const QUIT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a killed QEMU may take to be gone. D state lasts longer, and is then said.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How QEMU is run on this host.
+#[derive(Clone, Debug)]
+pub struct QemuSettings {
+    /// The program.
+    pub binary: String,
+    /// `kvm` or `tcg`; `None` for whichever works.
+    pub accel: Option<String>,
+    /// `hugepages` or `memfd` for shared memory; `None` for whichever works.
+    pub memory: Option<String>,
+}
+
+/// What was ordered of VMs before; durable.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Orders {
+    /// The highest epoch seen.
+    epoch: u64,
+    /// The highest incarnation seen, per VM.
+    incarnations: BTreeMap<VmId, u64>,
+}
+
+/// The VMs of this host.
+pub struct Vms {
+    qemu: QemuSettings,
+    version: Version,
+    dir: PathBuf,
+    orders: Mutex<Orders>,
+}
+
+impl Vms {
+    /// Looks at this host's QEMU and at what was ordered before.
+    ///
+    /// # Errors
+    /// `SYS.1006` if QEMU is missing or does not run, `SYS.1016` if the orders cannot be read; each with the fix.
+    pub async fn open(qemu: QemuSettings, state_dir: &Path) -> Result<Vms> {
+        let version = version(&qemu.binary).await?;
+        let dir = state_dir.join("vm");
+        fs::create_dir_all(&dir).map_err(|e| io_error("make", &dir, &e))?;
+        let path = dir.join("orders.json");
+        let orders = match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Orders::default(),
+            Err(error) => return Err(io_error("read", &path, &error)),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                let details = format!(
+                    "{} is damaged: {e}. It guards against starting a VM twice: restore it from a backup, or make sure \
+                     that no VM of this host runs anywhere and delete it",
+                    path.display()
+                );
+                ErrorCode::new(Code::IO, details)
+            })?,
+        };
+        Ok(Vms { qemu, version, dir, orders: Mutex::new(orders) })
+    }
+
+    /// QEMU's version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// `kvm` or `tcg`: what the next VM will run with.
+    pub fn accel(&self) -> String {
+        match &self.qemu.accel {
+            Some(accel) => accel.clone(),
+            None => {
+                let usable = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+                if usable { "kvm" } else { "tcg" }.to_owned()
+            }
+        }
+    }
+
+    /// The QEMU processes of this host, by VM.
+    ///
+    /// # Errors
+    /// `SYS.1016` if `/proc` cannot be listed.
+    pub async fn list(&self) -> Result<Vec<RunningVm>> {
+        let incarnations = self.orders.lock().await.incarnations.clone();
+        let mut vms: Vec<RunningVm> = processes()?
+            .into_iter()
+            .filter_map(|process| {
+                let vm_uuid: VmId = process.option("-uuid")?.parse().ok()?;
+                let ours = process.option("-pidfile") == self.files(vm_uuid).ok()?.pid.to_str();
+                let incarnation = if ours { incarnations.get(&vm_uuid).copied() } else { None };
+                Some(RunningVm { vm_uuid, pid: process.pid, incarnation })
+            })
+            .collect();
+        vms.sort_by_key(|vm| (vm.vm_uuid, vm.pid));
+        Ok(vms)
+    }
+
+    /// Starts a VM.
+    ///
+    /// # Errors
+    /// `SYS.1007` for an odd order, `SYS.1005` for a stale one or if the VM runs, `HOST.1005` if QEMU does not
+    /// start: its own words. After `SYS.1001` it may run; [`list`](Vms::list) tells.
+    pub async fn start(&self, cmd: &StartVmCmd) -> Result<StartVmCmdReply> {
+        qemu::check(cmd)?;
+        let mut orders = self.orders.lock().await;
+        let stale =
+            |what: String| Err(ErrorCode::new(Code::CHANGE_STATE, format!("VM {}: {what}: not started", cmd.name)));
+        if cmd.epoch < orders.epoch {
+            return stale(format!("the order is of epoch {}, epoch {} gave orders already", cmd.epoch, orders.epoch));
+        }
+        let seen = orders.incarnations.get(&cmd.vm_uuid).copied().unwrap_or(0);
+        if cmd.incarnation <= seen {
+            return stale(format!("the order is for incarnation {}, {seen} was ordered already", cmd.incarnation));
+        }
+        if let Some(process) = running(cmd.vm_uuid)?.first() {
+            return stale(format!("it runs as process {}", process.pid));
+        }
+        let mut next = orders.clone();
+        next.epoch = cmd.epoch;
+        next.incarnations.insert(cmd.vm_uuid, cmd.incarnation);
+        self.save(&next)?;
+        *orders = next;
+        // The lock is held until QEMU is up: a second order finds it running.
+        self.launch(cmd).await
+    }
+
+    async fn launch(&self, cmd: &StartVmCmd) -> Result<StartVmCmdReply> {
+        let files = self.files(cmd.vm_uuid)?;
+        fs::create_dir_all(&files.dir).map_err(|e| io_error("make", &files.dir, &e))?;
+        for disk in &cmd.disks {
+            if let DiskSource::VhostUser { socket_path } = &disk.source
+                && !Path::new(socket_path).exists()
+            {
+                let details = format!("VM {}: vhost socket {socket_path} is not there", cmd.name);
+                return Err(ErrorCode::new(Code::HOST_START_VM, details));
+            }
+        }
+        let (accel, memory) = (self.accel(), self.memory(cmd)?);
+        let paths = VmFiles { qmp: &files.qmp, pid: &files.pid, log: &files.log };
+        let arguments = qemu::arguments(cmd, &paths, &accel, &memory, self.version)?;
+        let output = fs::File::create(&files.output).map_err(|e| io_error("write", &files.output, &e))?;
+        let errors = output.try_clone().map_err(|e| io_error("write", &files.output, &e))?;
+        let mut command = Command::new(&self.qemu.binary);
+        command.args(&arguments).stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
+        let failed =
+            |why: String| ErrorCode::new(Code::HOST_START_VM, format!("VM {}: QEMU does not start: {why}", cmd.name));
+        match tokio::time::timeout(START_TIMEOUT, command.status()).await {
+            Err(_) => {
+                let details =
+                    format!("VM {}: QEMU was not ready within {START_TIMEOUT:?}; it may still come up", cmd.name);
+                return Err(ErrorCode::new(Code::TIMEOUT, details));
+            }
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Ok(Ok(status)) if !status.success() => {
+                return Err(failed(format!("{status}: {}", target::tail(&files.output))));
+            }
+            Ok(Ok(_)) => {}
+        }
+        let Some(process) = running(cmd.vm_uuid)?.into_iter().next() else {
+            return Err(failed(format!("it ended at once: {}", target::tail(&files.log))));
+        };
+        Ok(StartVmCmdReply { pid: process.pid, accel, memory: memory.name().to_owned() })
+    }
+
+    fn memory(&self, cmd: &StartVmCmd) -> Result<Memory> {
+        let shared = cmd.disks.iter().any(|disk| matches!(disk.source, DiskSource::VhostUser { .. }));
+        if !shared {
+            return Ok(Memory::Private);
+        }
+        let hugepages = Hugepages::default();
+        let enough = hugepages.free().is_ok_and(|free| free * 2 >= cmd.memory_mib);
+        match (self.qemu.memory.as_deref(), hugepages.mount()) {
+            (Some("memfd"), _) => Ok(Memory::Memfd),
+            (Some("hugepages"), Ok(Some(mount))) => Ok(Memory::Hugepages(mount)),
+            (Some("hugepages"), _) => {
+                let details = format!("VM {}: [qemu] memory = \"hugepages\", but hugetlbfs is not mounted", cmd.name);
+                Err(ErrorCode::new(Code::HOST_START_VM, details))
+            }
+            (_, Ok(Some(mount))) if enough && rustix::fs::access(&mount, rustix::fs::Access::WRITE_OK).is_ok() => {
+                Ok(Memory::Hugepages(mount))
+            }
+            _ => Ok(Memory::Memfd),
+        }
+    }
+
+    /// Stops a VM: asks QEMU to quit, then kills it; success means that no QEMU of it is left. One that waits for
+    /// a migration to come in is another host's VM in the making and is left alone.
+    ///
+    /// # Errors
+    /// `SYS.1006` if a process cannot be killed or is still there.
+    pub async fn stop(&self, vm: VmId) -> Result<()> {
+        let _orders = self.orders.lock().await;
+        let qmp_path = self.files(vm)?.qmp;
+        if running(vm)?.is_empty() {
+            return Ok(());
+        }
+        if let Ok(mut qmp) = Qmp::connect(&qmp_path, QUIT_TIMEOUT).await {
+            let _ = qmp.execute(&qmp_path, "quit", json!({}), QUIT_TIMEOUT).await;
+            let gone = async {
+                while running(vm).is_ok_and(|left| !left.is_empty()) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let _ = tokio::time::timeout(QUIT_TIMEOUT, gone).await;
+        }
+        // Twice: something may have started it again in between.
+        for _ in 0..2 {
+            for process in running(vm)? {
+                process.kill(KILL_TIMEOUT).await?;
+            }
+        }
+        match running(vm)?.first() {
+            None => Ok(()),
+            Some(process) => {
+                let details = format!("VM {vm} is there again as process {}: something restarts it", process.pid);
+                Err(ErrorCode::new(Code::OPERATION, details))
+            }
+        }
+    }
+
+    fn files(&self, vm: VmId) -> Result<Files> {
+        let dir = self.dir.join(&vm.0.simple().to_string()[..12]);
+        Ok(Files {
+            qmp: socket_path(&dir, "qmp")?,
+            pid: dir.join("pid"),
+            log: dir.join("log"),
+            output: dir.join("output"),
+            dir,
+        })
+    }
+
+    fn save(&self, orders: &Orders) -> Result<()> {
+        let path = self.dir.join("orders.json");
+        let bytes = serde_json::to_vec_pretty(orders).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
+        replace_file(&path, &bytes).map_err(|e| io_error("write", &path, &e))
+    }
+}
+
+struct Files {
+    dir: PathBuf,
+    qmp: PathBuf,
+    pid: PathBuf,
+    log: PathBuf,
+    output: PathBuf,
+}
+
+/// Every QEMU of this host, under the names that distributions give it.
+fn processes() -> Result<Vec<Process>> {
+    let qemu = |process: &Process| {
+        process.option("-uuid").is_some() && process.is_alive() && {
+            let program = process.program();
+            program.starts_with("qemu-system") || program == "qemu-kvm"
+        }
+    };
+    Process::scan(qemu).map_err(|e| io_error("list", Path::new("/proc"), &e))
+}
+
+/// The QEMU processes of a VM that can write to its disks.
+fn running(vm: VmId) -> Result<Vec<Process>> {
+    let uuid = vm.to_string();
+    let mut found = processes()?;
+    found.retain(|process| process.has_option("-uuid", &uuid) && !process.argv.iter().any(|arg| arg == "-incoming"));
+    Ok(found)
+}
+
+async fn version(binary: &str) -> Result<Version> {
+    let missing = |why: String| {
+        let details =
+            format!("QEMU {binary:?} does not run: {why}. Install qemu-system-x86, or name it in [qemu] binary");
+        ErrorCode::new(Code::OPERATION, details)
+    };
+    let asked = Command::new(binary).arg("--version").stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(START_TIMEOUT, asked).await;
+    let output = output
+        .map_err(|_| missing(format!("no answer within {START_TIMEOUT:?}")))?
+        .map_err(|e| missing(e.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Version::parse(&said).ok_or_else(|| missing(format!("it does not say its version: {:.80}", said)))
+}

@@ -1,0 +1,106 @@
+//! A directory that one process at a time may use, until it ends, however it ends.
+//!
+//! An exclusive `flock` on `DIR/lock`: the kernel lifts it when the process dies, so there is no stale lock file
+//! to clean up. Rejected: a pid file (stale after a crash, and pids are reused).
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use ringfence_messages::{Code, ErrorCode, Result};
+use rustix::fs::{FlockOperation, flock};
+
+/// A locked state directory. The lock is held until this is dropped or the process ends.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory (mode 0700) if it is missing, and locks it.
+    ///
+    /// # Errors
+    /// `SYS.1016` if it cannot be made or written; `SYS.1005` if another process holds it. Each says what to do.
+    pub fn open(path: &Path) -> Result<StateDir> {
+        let odd = |doing: &str, error: std::io::Error| {
+            let details = format!(
+                "state_dir {}: cannot {doing}: {error}. Point state_dir to a directory that this user may write",
+                path.display()
+            );
+            ErrorCode::new(Code::IO, details)
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| odd("create it", e))?;
+        let lock = path.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock)
+            .map_err(|e| odd("write in it", e))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            let _ = (&file).take(32).read_to_string(&mut holder);
+            let details = format!(
+                "state_dir {} is in use by process {}: stop it, or give this one a state_dir of its own",
+                path.display(),
+                holder.trim()
+            );
+            return Err(ErrorCode::new(Code::CHANGE_STATE, details));
+        }
+        file.set_len(0).and_then(|()| file.rewind()).map_err(|e| odd("write in it", e))?;
+        writeln!(file, "{}", std::process::id()).map_err(|e| odd("write in it", e))?;
+        Ok(StateDir { path: path.to_owned(), _lock: file })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Replaces a file's contents durably: after a crash it holds either the old or the new, whole.
+///
+/// # Errors
+/// Whatever the file system says; the old contents are then still there.
+pub fn replace_file(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_by_name_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let first = StateDir::open(&path).unwrap();
+        let error = StateDir::open(&path).unwrap_err();
+        assert_eq!(error.code, Code::CHANGE_STATE);
+        assert!(error.details.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_a_directory_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = StateDir::open(&file.path().join("state")).unwrap_err();
+        assert!(error.details.contains(file.path().to_str().unwrap()), "{error}");
+    }
+}

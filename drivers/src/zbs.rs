@@ -1,0 +1,190 @@
+//! Speaks to the MDS agents of ZBS storages, whichever of them answers.
+//!
+//! Invariants: a failed call is tried on the next MDS; an MDS that failed [`MAX_BAD_CYCLES`] calls in a row must
+//! first answer a cheap question before it is trusted with work again; an SSH password is added to a request as
+//! it leaves and is nowhere else.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use ringfence_actors::ports::{Call, MdsPort};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, StorageId,
+    agent::{AgentCommand, Done},
+    vhost::CreateVhostBdevReply,
+    zbs::{
+        CheckHostConnectionCmd, CheckHostConnectionReply, CreateVhostBdevOnHostCmd, DeployClientCmd, MdsFactsCmd,
+        UpdateHostDependencyCmd, VhostHostCmd,
+    },
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::agent_client::Poster;
+
+/// Calls in a row that an MDS may fail before it must prove itself (domain: 3 bad cycles before a reconnect).
+pub const MAX_BAD_CYCLES: u32 = 3;
+
+/// How long the proof may take.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How the MDS reaches a host by SSH.
+pub struct HostAccess {
+    /// Address of the host.
+    pub ip: String,
+    /// SSH port.
+    pub ssh_port: u16,
+    /// SSH user.
+    pub ssh_user: String,
+    /// SSH password; `None` where the MDS has a key of its own.
+    pub ssh_password: Option<SecretString>,
+}
+
+struct Mds {
+    url: String,
+    bad_cycles: u32,
+}
+
+/// The MDS agents of all ZBS storages.
+pub struct ZbsClient {
+    poster: Poster,
+    storages: HashMap<StorageId, Mutex<Vec<Mds>>>,
+    hosts: HashMap<HostId, HostAccess>,
+}
+
+/// A command with the password beside its own fields. The only place where the secret is exposed.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WithPassword<'a, C> {
+    #[serde(flatten)]
+    command: &'a C,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ssh_password: Option<&'a str>,
+}
+
+impl ZbsClient {
+    /// A client of these MDS agents, by their base URLs in the order in which they are tried.
+    ///
+    /// # Errors
+    /// `SYS.1000` if the HTTP client cannot be made.
+    pub fn new(storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) -> Result<ZbsClient> {
+        let mds = |urls: Vec<String>| urls.into_iter().map(|url| Mds { url, bad_cycles: 0 }).collect();
+        let storages = storages.into_iter().map(|(id, urls)| (id, Mutex::new(mds(urls)))).collect();
+        Ok(ZbsClient { poster: Poster::new()?, storages, hosts })
+    }
+
+    fn host(&self, id: HostId) -> Result<&HostAccess> {
+        self.hosts
+            .get(&id)
+            .ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no SSH access is known for host {id}")))
+    }
+
+    async fn call<C: AgentCommand>(
+        &self,
+        storage: StorageId,
+        command: C,
+        host: Option<&HostAccess>,
+        call: Call,
+    ) -> Result<C::Reply> {
+        let Some(all) = self.storages.get(&storage) else {
+            return Err(ErrorCode::new(Code::NOT_FOUND, format!("no MDS is known for storage {storage}")));
+        };
+        let deadline = Instant::now() + call.timeout;
+        let password = host.and_then(|host| host.ssh_password.as_ref()).map(|password| password.expose_secret());
+        let body = WithPassword { command: &command, ssh_password: password };
+        // The trusted ones first; the others only if they prove themselves.
+        let mut order: Vec<(String, bool)> =
+            all.lock().iter().map(|mds| (mds.url.clone(), mds.bad_cycles < MAX_BAD_CYCLES)).collect();
+        order.sort_by_key(|(_, trusted)| !trusted);
+        let mut last = ErrorCode::new(Code::OPERATION, format!("storage {storage} has no MDS"));
+        let count = order.len() as u32;
+        for (n, (url, trusted)) in order.into_iter().enumerate() {
+            // Each gets its share of the time: one that hangs leaves some for the others.
+            let left = deadline.saturating_duration_since(Instant::now()) / (count - n as u32);
+            if left.is_zero() {
+                break;
+            }
+            if !trusted {
+                let probe = Call::within(left.min(PROBE_TIMEOUT));
+                if let Err(error) = self.poster.post::<MdsFactsCmd>(&url, None, &MdsFactsCmd {}, probe).await {
+                    last = error;
+                    continue;
+                }
+            }
+            let result = self.poster.post::<C>(&url, None, &body, Call { timeout: left, ..call }).await;
+            let good = match &result {
+                Ok(_) => true,
+                // It answered, if only "no": that is the storage's word, not the MDS's weakness.
+                Err(error) => {
+                    !(error.is(&Code::TIMEOUT) || error.is(&Code::HTTP) || error.is(&Code::HOST_DISCONNECTED))
+                }
+            };
+            if let Some(mds) = all.lock().iter_mut().find(|mds| mds.url == url) {
+                mds.bad_cycles = if good { 0 } else { mds.bad_cycles.saturating_add(1) };
+            }
+            match result {
+                Err(error) if !good => last = error,
+                settled => return settled,
+            }
+        }
+        Err(last)
+    }
+}
+
+#[async_trait]
+impl MdsPort for ZbsClient {
+    async fn deploy_client(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done> {
+        let host = self.host(host)?;
+        let command = DeployClientCmd {
+            client_ip: host.ip.clone(),
+            ssh_port: host.ssh_port,
+            ssh_username: host.ssh_user.clone(),
+        };
+        self.call(storage, command, Some(host), call).await
+    }
+
+    async fn update_host_dependency(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done> {
+        let command = UpdateHostDependencyCmd { client_ip: self.host(host)?.ip.clone() };
+        self.call(storage, command, None, call).await
+    }
+
+    async fn deploy_vhost(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done> {
+        let host = self.host(host)?;
+        let command =
+            VhostHostCmd { host_ip: host.ip.clone(), ssh_port: host.ssh_port, ssh_username: host.ssh_user.clone() };
+        self.call(storage, command, Some(host), call).await
+    }
+
+    async fn check_host_connection(
+        &self,
+        storage: StorageId,
+        host: HostId,
+        call: Call,
+    ) -> Result<CheckHostConnectionReply> {
+        let command = CheckHostConnectionCmd { client_ip: self.host(host)?.ip.clone() };
+        self.call(storage, command, None, call).await
+    }
+
+    async fn create_vhost_bdev(
+        &self,
+        storage: StorageId,
+        host: HostId,
+        pool: &str,
+        volume: &str,
+        bdev_name: &str,
+        call: Call,
+    ) -> Result<CreateVhostBdevReply> {
+        let host = self.host(host)?;
+        let command = CreateVhostBdevOnHostCmd {
+            host_ip: host.ip.clone(),
+            ssh_port: host.ssh_port,
+            ssh_username: host.ssh_user.clone(),
+            logical_pool: pool.to_owned(),
+            volume: volume.to_owned(),
+            bdev_name: bdev_name.to_owned(),
+        };
+        self.call(storage, command, Some(host), call).await
+    }
+}
