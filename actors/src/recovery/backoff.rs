@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn redeploys_follow_0_2_4_8_16_32_64_64_skipped_pings() {
         let mut backoff = Backoff::default();
-        let dues: Vec<_> = (0..327).filter_map(|_| backoff.not_ok()).map(|due| due.skipped).collect();
+        let dues: Vec<_> = (0..328).filter_map(|_| backoff.not_ok()).map(|due| due.skipped).collect();
         assert_eq!(dues, [0, 2, 4, 8, 16, 32, 64, 64, 64, 64]);
     }
 

@@ -1,0 +1,160 @@
+//! The agent's HTTP: who may ask, how much, how long; and every answer in the protocol's shape.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, header},
+    response::Response,
+};
+use ringfence_messages::{
+    Code, ErrorCode,
+    agent::{AgentAnswer, DEADLINE_HEADER, MAX_BODY_BYTES, TASK_HEADER},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{service::Service, tasks::Tasks};
+
+/// How long a body may take to arrive. Too high: clients that send a byte now and then hold connections.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the work of a caller who names no deadline may take, and the longest that one may name.
+pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(600);
+
+/// An answer, ready to be sent and to be remembered.
+#[derive(Clone)]
+pub(super) struct Answer {
+    status: StatusCode,
+    body: Arc<[u8]>,
+}
+
+impl Answer {
+    fn of(status: StatusCode, result: Result<Value, ErrorCode>) -> Answer {
+        let answer = match result {
+            Ok(reply) => AgentAnswer { success: true, error: None, reply: Some(reply) },
+            Err(error) => AgentAnswer { success: false, error: Some(error), reply: None },
+        };
+        let body = serde_json::to_vec(&answer).expect("an answer is plain JSON");
+        Answer { status, body: body.into() }
+    }
+
+    fn refused(status: StatusCode, code: Code, why: impl Into<String>) -> Answer {
+        Answer::of(status, Err(ErrorCode::new(code, why)))
+    }
+
+    pub(super) fn panicked(why: &str) -> Answer {
+        Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, Code::INTERNAL, why)
+    }
+
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body.to_vec()));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+struct Guarded {
+    service: Arc<Service>,
+    /// Of the token: digests are compared, so that the time it takes says nothing of the token.
+    token_digest: Option<[u8; 32]>,
+    tasks: Tasks,
+}
+
+/// The agent's routes, guarded by a token if there is one.
+pub(super) fn router(service: Service, token: Option<SecretString>) -> Router {
+    let digest = |token: SecretString| Sha256::digest(token.expose_secret()).into();
+    let guarded = Guarded { service: Arc::new(service), token_digest: token.map(digest), tasks: Tasks::default() };
+    Router::new().fallback(handle).with_state(Arc::new(guarded))
+}
+
+async fn handle(State(guarded): State<Arc<Guarded>>, request: Request) -> Response {
+    guarded.answer(request).await.unwrap_or_else(|refused| refused).into_response()
+}
+
+impl Guarded {
+    async fn answer(&self, request: Request) -> Result<Answer, Answer> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        self.admit(&parts.headers)?;
+        if !Service::knows(&path) {
+            let why = format!("{:.100} is no path of an agent", path);
+            return Err(Answer::refused(StatusCode::NOT_FOUND, Code::NOT_FOUND, why));
+        }
+        if parts.method != Method::POST {
+            let why = format!("{path} takes POST, not {}", parts.method);
+            return Err(Answer::refused(StatusCode::METHOD_NOT_ALLOWED, Code::INVALID_ARGUMENT, why));
+        }
+        let number = |name: &str| {
+            header_text(&parts.headers, name)?.map(str::parse::<u64>).transpose().map_err(|_| bad_header(name))
+        };
+        let deadline = number(DEADLINE_HEADER)?.map_or(MAX_DEADLINE, Duration::from_millis).min(MAX_DEADLINE);
+        let task = match header_text(&parts.headers, TASK_HEADER)? {
+            Some(text) => Uuid::parse_str(text).map_err(|_| bad_header(TASK_HEADER))?,
+            None => Uuid::new_v4(),
+        };
+        let body = read(body).await?;
+        let service = self.service.clone();
+        let work = async move {
+            match tokio::time::timeout(deadline, service.dispatch(&path, &body)).await {
+                Ok(Err(error)) if error.is(&Code::INVALID_ARGUMENT) => Answer::of(StatusCode::BAD_REQUEST, Err(error)),
+                Ok(result) => Answer::of(StatusCode::OK, result),
+                Err(_) => {
+                    let why = format!("{path} was given up after {deadline:?}, as its caller asked");
+                    Answer::refused(StatusCode::OK, Code::TIMEOUT, why)
+                }
+            }
+        };
+        Ok(self.tasks.once(task, work).await)
+    }
+
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Answer> {
+        let Some(digest) = &self.token_digest else { return Ok(()) };
+        let shown = header_text(headers, "authorization")?.and_then(|text| text.strip_prefix("Bearer "));
+        match shown {
+            Some(token) if Sha256::digest(token)[..] == digest[..] => Ok(()),
+            Some(_) => Err(unauthorized("the token is not this agent's")),
+            None => Err(unauthorized("this agent wants a token: Authorization: Bearer TOKEN")),
+        }
+    }
+}
+
+async fn read(body: Body) -> Result<axum::body::Bytes, Answer> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let too_long = std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("length limit"));
+            Err(if too_long {
+                let why = format!("the body has more than {MAX_BODY_BYTES} bytes");
+                Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Code::INVALID_ARGUMENT, why)
+            } else {
+                Answer::refused(
+                    StatusCode::BAD_REQUEST,
+                    Code::INVALID_ARGUMENT,
+                    format!("the body is cut short: {error}"),
+                )
+            })
+        }
+        Err(_) => {
+            let why = format!("the body was not there after {BODY_TIMEOUT:?}");
+            Err(Answer::refused(StatusCode::REQUEST_TIMEOUT, Code::TIMEOUT, why))
+        }
+    }
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Answer> {
+    headers.get(name).map(|value| value.to_str().map_err(|_| bad_header(name))).transpose()
+}
+
+fn bad_header(name: &str) -> Answer {
+    Answer::refused(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, format!("header {name} is malformed"))
+}
+
+fn unauthorized(why: &str) -> Answer {
+    Answer::refused(StatusCode::UNAUTHORIZED, Code::INVALID_ARGUMENT, why)
+}

@@ -1,0 +1,90 @@
+//! The host agent: does on its host what a controller asks, and answers what is true there.
+//!
+//! Invariants: what it starts (QEMU, vhost targets) outlives it; a ping is answered whatever else it is doing;
+//! orders that guard against starting a VM twice are durable before they are carried out; it refuses to listen
+//! beyond loopback in the clear unless told so.
+
+mod http;
+mod service;
+mod tasks;
+
+use std::{future::Future, net::SocketAddr, os::unix::fs::MetadataExt, path::PathBuf};
+
+use ringfence_drivers::{node::vms::QemuSettings, state_dir::StateDir};
+use ringfence_messages::{Code, ErrorCode, HostId, Result};
+use secrecy::SecretString;
+
+use crate::listen;
+use service::Service;
+
+/// What an agent is told.
+#[derive(Debug)]
+pub struct AgentSettings {
+    /// The host that it is.
+    pub host: HostId,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its durable state; one agent at a time.
+    pub state_dir: PathBuf,
+    /// Listen beyond loopback without TLS.
+    pub insecure: bool,
+    /// How QEMU is run.
+    pub qemu: QemuSettings,
+    /// The program that a vhost target is: `qemu-storage-daemon`.
+    pub target_binary: String,
+    /// Vhost targets run in containers, so that preparing the host includes docker.
+    pub docker: bool,
+    /// A file with the token that every caller must show; mode 0600.
+    pub token_file: Option<PathBuf>,
+}
+
+/// The least length of a token. 16 characters of base64 are 96 bits.
+pub const MIN_TOKEN_CHARS: usize = 16;
+
+/// Runs an agent until `shutdown` resolves. `ready` is told the address that it listens on.
+///
+/// # Errors
+/// One line each, before anything is served: listening in the clear, a port in use, a state directory that cannot
+/// be used or is in use, QEMU missing, a token file that others can read.
+pub async fn run(
+    settings: AgentSettings,
+    ready: impl FnOnce(SocketAddr),
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    if !settings.listen.ip().is_loopback() && !settings.insecure {
+        let details = format!(
+            "listen = \"{}\" is beyond loopback, and this version speaks plain HTTP: listen on 127.0.0.1, or set \
+             insecure = true if the network is trusted",
+            settings.listen
+        );
+        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+    }
+    let token = settings.token_file.as_deref().map(read_token).transpose()?;
+    let state = StateDir::open(&settings.state_dir)?;
+    let listener = listen::bind(settings.listen).await?;
+    let address = listener.local_addr().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
+    let service = Service::open(&settings, state).await?;
+    tracing::info!(%address, host = %settings.host, "the agent serves");
+    ready(address);
+    listen::serve(listener, http::router(service, token), shutdown).await;
+    tracing::info!("the agent ends; its VMs and targets run on");
+    Ok(())
+}
+
+/// Reads a token that only its owner may read.
+///
+/// # Errors
+/// `SYS.1007`, naming the file and the fix.
+pub fn read_token(path: &std::path::Path) -> Result<SecretString> {
+    let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("token file {}: {why}", path.display()));
+    let mode = std::fs::metadata(path).map_err(|e| odd(e.to_string()))?.mode();
+    if mode & 0o077 != 0 {
+        return Err(odd(format!("others may read it (mode {:o}): chmod 600 it", mode & 0o777)));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| odd(e.to_string()))?;
+    let token = text.trim();
+    if token.len() < MIN_TOKEN_CHARS || !token.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(odd(format!("it must hold one line of at least {MIN_TOKEN_CHARS} printable ASCII characters")));
+    }
+    Ok(SecretString::from(token.to_owned()))
+}

@@ -1,0 +1,208 @@
+//! What each path of the agent does.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use ringfence_actors::AGENT_VERSION;
+use ringfence_drivers::{
+    node::{docker, hugepages::Hugepages, target::Target, vms::Vms},
+    state_dir::StateDir,
+};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, StorageId,
+    agent::{AgentCommand, Done},
+    host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
+    vhost::{
+        CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
+        PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
+    },
+    vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::AgentSettings;
+
+/// How long a ZBS target's control socket may take to accept (domain: 1 s).
+const CONTROL_SOCKET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The agent's commands over this host.
+pub(super) struct Service {
+    host: HostId,
+    boot_id: String,
+    state: StateDir,
+    vms: Vms,
+    target_binary: String,
+    docker: bool,
+    targets: Mutex<HashMap<StorageId, Arc<Target>>>,
+}
+
+/// One line per path: the command, and the method that carries it out.
+macro_rules! paths {
+    ($($command:ty => $method:ident;)*) => {
+        /// Whether this is a path of an agent.
+        pub(super) fn knows(path: &str) -> bool {
+            [$(<$command>::PATH),*].contains(&path)
+        }
+
+        /// Carries out the command of a path.
+        pub(super) async fn dispatch(&self, path: &str, body: &[u8]) -> Result<Value> {
+            match path {
+                $(<$command>::PATH => reply(self.$method(command::<$command>(body)?).await?),)*
+                _ => Err(ErrorCode::new(Code::NOT_FOUND, "no path of an agent")),
+            }
+        }
+    };
+}
+
+impl Service {
+    paths! {
+        HostPingCmd => ping;
+        HostFactsCmd => facts;
+        PrepareVhostTargetEnvCmd => prepare_env;
+        DeployVhostCmd => deploy;
+        VhostTargetHealthCmd => health;
+        CreateVhostBdevCmd => create_bdev;
+        DeleteVhostBdevCmd => delete_bdev;
+        StartVmCmd => start_vm;
+        StopVmCmd => stop_vm;
+        ListVmsCmd => list_vms;
+    }
+
+    /// Looks at what this host has.
+    pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Service> {
+        let vms = Vms::open(settings.qemu.clone(), state.path()).await?;
+        Ok(Service {
+            host: settings.host,
+            boot_id: Uuid::new_v4().to_string(),
+            vms,
+            target_binary: settings.target_binary.clone(),
+            docker: settings.docker,
+            targets: Mutex::default(),
+            state,
+        })
+    }
+
+    async fn ping(&self, _: HostPingCmd) -> Result<HostPingReply> {
+        Ok(HostPingReply { host_uuid: self.host, version: AGENT_VERSION.to_owned(), boot_id: self.boot_id.clone() })
+    }
+
+    async fn facts(&self, _: HostFactsCmd) -> Result<HostFactsReply> {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let meminfo = read("/proc/meminfo");
+        let mib = |key: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+        };
+        Ok(HostFactsReply {
+            host_uuid: self.host,
+            version: AGENT_VERSION.to_owned(),
+            hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),
+            accel: self.vms.accel(),
+            qemu_version: self.vms.version().to_string(),
+            memory_mib: mib("MemTotal:"),
+            available_mib: mib("MemAvailable:"),
+            cpus: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
+            free_hugepages: Hugepages::default().free().unwrap_or(0),
+        })
+    }
+
+    /// Both halves are tried; the first error is the answer.
+    async fn prepare_env(&self, cmd: PrepareVhostTargetEnvCmd) -> Result<PrepareVhostTargetEnvReply> {
+        let mut notes = Vec::new();
+        let docker = match self.docker {
+            true => docker::engine().await.map(|_| notes.push("docker answers".to_owned())),
+            false => {
+                notes.push("docker is not needed: targets run as processes".to_owned());
+                Ok(())
+            }
+        };
+        // Growing the pool compacts memory, which takes its time: not on the thread that answers pings.
+        let hugepages = tokio::task::spawn_blocking(move || {
+            let hugepages = Hugepages::default();
+            let (free, note) = hugepages.ensure(cmd.hugepages)?;
+            Ok((free, note, hugepages.ensure_mount()?))
+        });
+        let (free_hugepages, note, mount) =
+            hugepages.await.map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))??;
+        docker?;
+        notes.push(note);
+        Ok(PrepareVhostTargetEnvReply { free_hugepages, hugepage_mount: mount.display().to_string(), notes })
+    }
+
+    async fn deploy(&self, cmd: DeployVhostCmd) -> Result<DeployVhostReply> {
+        self.target(cmd.primary_storage_uuid)?.deploy().await
+    }
+
+    async fn health(&self, cmd: VhostTargetHealthCmd) -> Result<VhostTargetHealthReply> {
+        let result = match (&cmd.container_name, &cmd.control_sock) {
+            (Some(container), Some(socket)) => zbs_health(container, Path::new(socket)).await,
+            _ => self.target(cmd.primary_storage_uuid)?.health().await,
+        };
+        Ok(VhostTargetHealthReply { target_running: result.is_ok(), reason: result.err() })
+    }
+
+    async fn create_bdev(&self, cmd: CreateVhostBdevCmd) -> Result<CreateVhostBdevReply> {
+        let default_dir = self.volumes(cmd.primary_storage_uuid);
+        let socket = self.target(cmd.primary_storage_uuid)?.create_bdev(&cmd, &default_dir).await?;
+        Ok(CreateVhostBdevReply { socket_path: socket.display().to_string() })
+    }
+
+    async fn delete_bdev(&self, cmd: DeleteVhostBdevCmd) -> Result<Done> {
+        self.target(cmd.primary_storage_uuid)?.delete_bdev(&cmd.bdev_name).await.map(|()| Done {})
+    }
+
+    async fn start_vm(&self, cmd: StartVmCmd) -> Result<StartVmCmdReply> {
+        self.vms.start(&cmd).await
+    }
+
+    async fn stop_vm(&self, cmd: StopVmCmd) -> Result<Done> {
+        self.vms.stop(cmd.vm_uuid).await.map(|()| Done {})
+    }
+
+    async fn list_vms(&self, _: ListVmsCmd) -> Result<ListVmsReply> {
+        Ok(ListVmsReply { vms: self.vms.list().await? })
+    }
+
+    fn target(&self, storage: StorageId) -> Result<Arc<Target>> {
+        let mut targets = self.targets.lock();
+        if let Some(target) = targets.get(&storage) {
+            return Ok(target.clone());
+        }
+        let target = Arc::new(Target::new(&self.target_binary, self.state.path(), storage)?);
+        targets.insert(storage, target.clone());
+        Ok(target)
+    }
+
+    /// Where a storage's volumes lie if its config names no directory.
+    fn volumes(&self, storage: StorageId) -> PathBuf {
+        self.state.path().join("volumes").join(ringfence_drivers::node::target::short(storage))
+    }
+}
+
+fn command<C: AgentCommand>(body: &[u8]) -> Result<C> {
+    serde_json::from_slice(body).map_err(|e| {
+        ErrorCode::new(Code::INVALID_ARGUMENT, format!("the body of {} is not what it takes: {e}", C::PATH))
+    })
+}
+
+fn reply(reply: impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(reply).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))
+}
+
+/// Domain: the container exists and runs, and its control socket accepts within 1 s; any probe error is "no".
+async fn zbs_health(container: &str, socket: &Path) -> Result<(), String> {
+    if !docker::is_running(container).await.map_err(|e| e.details)? {
+        return Err(format!("container {container} does not run"));
+    }
+    let connect = tokio::net::UnixStream::connect(socket);
+    match tokio::time::timeout(CONTROL_SOCKET_TIMEOUT, connect).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("control socket {}: {error}", socket.display())),
+        Err(_) => Err(format!("control socket {} does not accept", socket.display())),
+    }
+}

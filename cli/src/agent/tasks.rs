@@ -1,0 +1,104 @@
+//! Each task once: a repeat with the same `taskuuid` gets the first one's answer, also while it is under way.
+//!
+//! Invariants: the work goes on though its caller hangs up; what is remembered is bounded in number and time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::http::Answer;
+
+/// Tasks that are remembered. Too low: a late repeat is done again. Too high: memory, up to an answer each.
+pub(super) const MAX_TASKS: usize = 1024;
+
+/// How long a task is remembered. Callers give up long before.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
+
+type Known = Shared<BoxFuture<'static, Answer>>;
+
+#[derive(Default)]
+pub(super) struct Tasks {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    known: HashMap<Uuid, Known>,
+    order: VecDeque<(Instant, Uuid)>,
+}
+
+impl Tasks {
+    /// Runs the work unless the task is known; its answer, or the known one's.
+    pub(super) fn once(&self, task: Uuid, work: impl Future<Output = Answer> + Send + 'static) -> Known {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        while let Some((at, old)) = state.order.front().copied() {
+            if state.order.len() < MAX_TASKS && now.duration_since(at) < MAX_AGE {
+                break;
+            }
+            state.order.pop_front();
+            state.known.remove(&old);
+        }
+        if let Some(known) = state.known.get(&task) {
+            return known.clone();
+        }
+        let running = tokio::spawn(work);
+        let answer = async move { running.await.unwrap_or_else(|panic| Answer::panicked(&panic.to_string())) };
+        let known = answer.boxed().shared();
+        state.known.insert(task, known.clone());
+        state.order.push_back((now, task));
+        known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    };
+
+    use super::*;
+
+    fn work(count: &Arc<AtomicU32>) -> impl Future<Output = Answer> + Send + 'static {
+        let count = count.clone();
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            count.fetch_add(1, SeqCst);
+            Answer::panicked("x")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_runs_once_though_it_is_asked_for_twice_and_the_first_asker_hangs_up() {
+        let (tasks, count, task) = (Tasks::default(), Arc::default(), Uuid::from_u128(1));
+        drop(tasks.once(task, work(&count)));
+        tasks.once(task, work(&count)).await;
+        tasks.once(task, work(&count)).await;
+        assert_eq!(count.load(SeqCst), 1);
+        tasks.once(Uuid::from_u128(2), work(&count)).await;
+        assert_eq!(count.load(SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded_in_number_and_time() {
+        let (tasks, count) = (Tasks::default(), Arc::default());
+        for n in 0..MAX_TASKS as u128 + 50 {
+            drop(tasks.once(Uuid::from_u128(n), work(&count)));
+        }
+        assert!(tasks.state.lock().known.len() <= MAX_TASKS);
+        tokio::time::sleep(MAX_AGE + Duration::from_secs(1)).await;
+        drop(tasks.once(Uuid::from_u128(7), work(&count)));
+        assert_eq!(tasks.state.lock().known.len(), 1);
+    }
+}

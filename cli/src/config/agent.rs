@@ -1,0 +1,157 @@
+//! The agent's file.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use ringfence_drivers::node::vms::QemuSettings;
+use ringfence_messages::HostId;
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+use super::{Checker, Problems, text};
+use crate::agent::AgentSettings;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    host: Option<Spanned<String>>,
+    uuid: Option<Spanned<String>>,
+    listen: Spanned<String>,
+    state_dir: PathBuf,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default)]
+    qemu: RawQemu,
+    #[serde(default)]
+    vhost: RawVhost,
+    #[serde(default)]
+    ssh: RawSsh,
+    #[serde(default)]
+    auth: RawAuth,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawQemu {
+    binary: Option<String>,
+    #[serde(default)]
+    accel: Accel,
+    #[serde(default)]
+    memory: Memory,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Accel {
+    #[default]
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Memory {
+    #[default]
+    Auto,
+    Hugepages,
+    Memfd,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVhost {
+    #[serde(default)]
+    target: Target,
+    binary: Option<String>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Target {
+    #[default]
+    Qsd,
+    Zbsadm,
+}
+
+/// How this agent reaches a failed sibling. Read by the fence, which a later version brings; checked now.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSsh {
+    #[serde(rename = "user")]
+    _user: Option<String>,
+    #[serde(rename = "key_file")]
+    _key_file: Option<PathBuf>,
+    #[serde(rename = "known_hosts_file")]
+    _known_hosts_file: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAuth {
+    token_file: Option<PathBuf>,
+}
+
+/// An agent's file, checked.
+#[derive(Debug)]
+pub struct AgentConfig {
+    /// What the agent is told.
+    pub settings: AgentSettings,
+}
+
+pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problems> {
+    let mut checker = Checker::new(path, content);
+    let Some(raw) = checker.parse::<Raw>() else { return checker.finish(None) };
+    let base = path.parent().unwrap_or(Path::new("."));
+    let listen: Option<SocketAddr> = checker.ok(raw.listen.span(), text::socket(raw.listen.get_ref()));
+    if let Some(address) = listen
+        && !address.ip().is_loopback()
+        && !raw.insecure
+    {
+        checker.wrong(
+            raw.listen.span(),
+            format!("{address} is beyond loopback, and this version speaks plain HTTP"),
+            "listen on 127.0.0.1, or set insecure = true if the network is trusted",
+        );
+    }
+    let host = match (&raw.uuid, &raw.host) {
+        (Some(uuid), _) => {
+            let parsed = uuid
+                .get_ref()
+                .parse::<HostId>()
+                .map_err(|e| (e.to_string(), "take it from the controller's file".into()));
+            checker.ok(uuid.span(), parsed)
+        }
+        (None, Some(host)) => {
+            checker.ok(host.span(), text::name(host.get_ref(), 64)).map(|()| HostId::from_name(host.get_ref()))
+        }
+        (None, None) => {
+            checker.wrong(
+                0..1,
+                "the file does not say which host this is",
+                "add host = \"NAME\" as in the controller's file",
+            );
+            None
+        }
+    };
+    let named = |name: &str, value: bool| value.then(|| name.to_owned());
+    let settings = listen.zip(host).map(|(listen, host)| AgentSettings {
+        host,
+        listen,
+        state_dir: base.join(&raw.state_dir),
+        insecure: raw.insecure,
+        qemu: QemuSettings {
+            binary: raw.qemu.binary.clone().unwrap_or_else(|| "qemu-system-x86_64".to_owned()),
+            accel: named("kvm", matches!(raw.qemu.accel, Accel::Kvm))
+                .or(named("tcg", matches!(raw.qemu.accel, Accel::Tcg))),
+            memory: named("hugepages", matches!(raw.qemu.memory, Memory::Hugepages))
+                .or(named("memfd", matches!(raw.qemu.memory, Memory::Memfd))),
+        },
+        target_binary: raw.vhost.binary.clone().unwrap_or_else(|| "qemu-storage-daemon".to_owned()),
+        docker: matches!(raw.vhost.target, Target::Zbsadm),
+        token_file: raw.auth.token_file.as_ref().map(|file| base.join(file)),
+    });
+    checker.finish(settings.map(|settings| AgentConfig { settings }))
+}

@@ -1,0 +1,591 @@
+//! The controller's file: what it looks after, and how.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use ringfence_actors::inventory::{
+    CephHostAccess, Cluster, Host, Inventory, PingSettings, Settings, Storage, Vm, Volume,
+};
+use ringfence_drivers::node::qemu;
+use ringfence_messages::{
+    ClusterId, HostId, Protocol, StorageId, VmId,
+    storage::StorageKind,
+    vhost::DEFAULT_HUGEPAGES,
+    vm::{HaMode, InstallPath},
+};
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+use super::{Checker, Problems, text};
+
+/// The longest name of a VM: its exports' names are made of it and must fit a socket's path.
+const MAX_VM_NAME: usize = 48;
+
+type Text = Spanned<String>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    controller: RawController,
+    #[serde(default)]
+    ping: RawPing,
+    #[serde(default)]
+    recovery: RawRecovery,
+    #[serde(default)]
+    fence: FencePolicy,
+    #[serde(default)]
+    cluster: Vec<Spanned<RawCluster>>,
+    #[serde(default)]
+    host: Vec<Spanned<RawHost>>,
+    #[serde(default)]
+    storage: Vec<Spanned<RawStorage>>,
+    #[serde(default)]
+    vm: Vec<Spanned<RawVm>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawController {
+    listen: Option<Text>,
+    state_dir: PathBuf,
+    agent_token_file: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPing {
+    interval: Option<Text>,
+    timeout: Option<Text>,
+    max_failure: Option<Spanned<u32>>,
+    sleep_after_failure: Option<Text>,
+    parallelism: Option<Spanned<usize>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRecovery {
+    hugepages: Option<Spanned<u64>>,
+}
+
+/// Whether a doubtful case of fencing goes the safe way or ZStack's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Nothing starts without proof.
+    #[default]
+    Safe,
+    /// As the original change requests did.
+    Zstack,
+}
+
+/// How fencing decides. Read and checked now; used by the fence, which a later version brings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FencePolicy {
+    /// Sets the three below at once.
+    #[serde(default)]
+    pub profile: Profile,
+    /// All watchers are the failed host's.
+    pub on_watchers: Option<OnWatchers>,
+    /// The failed host cannot be reached by SSH.
+    pub on_ssh_unreachable: Option<OnSshUnreachable>,
+    /// Nobody can fence.
+    pub on_no_fencer: Option<OnNoFencer>,
+}
+
+/// All watchers are the failed host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnWatchers {
+    /// Fence it.
+    Fence,
+    /// Refuse the start.
+    Block,
+}
+
+/// The failed host cannot be reached by SSH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnSshUnreachable {
+    /// Have the storage refuse it.
+    StorageFence,
+    /// Start all the same.
+    Allow,
+    /// Refuse the start.
+    Block,
+}
+
+/// Nobody can fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNoFencer {
+    /// Refuse the start.
+    Block,
+    /// Start all the same.
+    Allow,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCluster {
+    name: Text,
+    uuid: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHost {
+    name: Text,
+    uuid: Option<Text>,
+    cluster: Text,
+    management_ip: Text,
+    #[serde(default)]
+    storage_ips: Vec<Text>,
+    agent: Text,
+    ssh_user: Option<String>,
+    ssh_port: Option<u16>,
+    ssh_password_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStorage {
+    name: Text,
+    uuid: Option<Text>,
+    kind: StorageKind,
+    clusters: Vec<Text>,
+    protocols: Option<Vec<Spanned<Protocol>>>,
+    dir: Option<Text>,
+    #[serde(default)]
+    mds: Vec<Text>,
+    pool: Option<String>,
+    conf: Option<PathBuf>,
+    user: Option<String>,
+    host_conf: Option<Text>,
+    host_user: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVm {
+    name: Text,
+    uuid: Option<Text>,
+    cluster: Text,
+    #[serde(default)]
+    ha: HaMode,
+    memory_mib: Spanned<u64>,
+    #[serde(default)]
+    qemu_args: Vec<String>,
+    #[serde(default)]
+    volume: Vec<Spanned<RawVolume>>,
+    libvirt: Option<RawLibvirt>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLibvirt {
+    xml: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVolume {
+    storage: Text,
+    install_path: Text,
+    #[serde(default)]
+    root: bool,
+}
+
+/// How a host's agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentAccess {
+    /// The agent's base URL.
+    pub url: String,
+    /// SSH user, for an MDS that installs things there.
+    pub ssh_user: String,
+    /// SSH port.
+    pub ssh_port: u16,
+    /// File with the SSH password.
+    pub ssh_password_file: Option<PathBuf>,
+}
+
+/// The MDS agents of a ZBS storage, by URL.
+pub type MdsAccess = Vec<String>;
+
+/// A controller's file, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerConfig {
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Its durable state; one controller at a time.
+    pub state_dir: PathBuf,
+    /// File with the token that agents want to see.
+    pub agent_token_file: Option<PathBuf>,
+    /// The actors' settings.
+    pub settings: Settings,
+    /// How fencing decides.
+    pub fence: FencePolicy,
+    /// What it looks after.
+    pub inventory: Inventory,
+    /// How the hosts' agents are reached.
+    pub agents: HashMap<HostId, AgentAccess>,
+    /// How the ZBS storages are reached.
+    pub mds: HashMap<StorageId, MdsAccess>,
+}
+
+/// Things of one kind by name, and where they stand.
+struct Names<Id> {
+    kind: &'static str,
+    ids: Vec<(String, Id)>,
+}
+
+impl<Id: Copy + PartialEq> Names<Id> {
+    fn of(kind: &'static str) -> Names<Id> {
+        Names { kind, ids: Vec::new() }
+    }
+
+    /// Takes a thing's name and id in; both must be new.
+    fn add(
+        &mut self,
+        checker: &mut Checker,
+        name: &Text,
+        uuid: Option<&Text>,
+        longest: usize,
+        parse: impl Fn(&str) -> Result<Id, String>,
+        derive: impl Fn(&str) -> Id,
+    ) -> Id {
+        checker.ok(name.span(), text::name(name.get_ref(), longest));
+        let mut id = derive(name.get_ref());
+        if let Some(uuid) = uuid {
+            let help = "leave uuid away to have it derived from the name".to_owned();
+            id = checker.ok(uuid.span(), parse(uuid.get_ref()).map_err(|e| (e, help))).unwrap_or(id);
+        }
+        if self.ids.iter().any(|(known, _)| known == name.get_ref()) {
+            let message = format!("there are two {}s named {:?}", self.kind, name.get_ref());
+            checker.wrong(name.span(), message, "give one of them another name");
+        } else if self.ids.iter().any(|(_, known)| *known == id) {
+            let at = uuid.map_or(name.span(), Spanned::span);
+            checker.wrong(
+                at,
+                format!("there are two {}s with this uuid", self.kind),
+                "a uuid names one thing: remove or change it",
+            );
+        }
+        self.ids.push((name.get_ref().clone(), id));
+        id
+    }
+
+    /// The thing that a text names.
+    fn find(&self, checker: &mut Checker, name: &Text) -> Option<Id> {
+        let found = self.ids.iter().find(|(known, _)| known == name.get_ref());
+        if found.is_none() {
+            let known: Vec<&str> = self.ids.iter().map(|(known, _)| known.as_str()).collect();
+            let message = format!("there is no {} named {:?}", self.kind, name.get_ref());
+            checker.wrong(name.span(), message, text::suggest(name.get_ref(), known));
+        }
+        found.map(|(_, id)| *id)
+    }
+}
+
+pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Problems> {
+    let mut checker = Checker::new(path, content);
+    let Some(raw) = checker.parse::<Raw>() else { return checker.finish(None) };
+    let base = path.parent().unwrap_or(Path::new("."));
+    let c = &mut checker;
+
+    let listen = match &raw.controller.listen {
+        Some(listen) => c.ok(listen.span(), text::socket(listen.get_ref())),
+        None => Some(SocketAddr::from(([127, 0, 0, 1], 7080))),
+    };
+    if let (Some(address), Some(at)) = (listen, &raw.controller.listen)
+        && !address.ip().is_loopback()
+    {
+        c.wrong(
+            at.span(),
+            format!("{address} is beyond loopback, and this version's API has neither TLS nor users"),
+            "listen on 127.0.0.1 and reach it through SSH",
+        );
+    }
+    let settings = Settings { ping: ping(c, &raw.ping), hugepages: hugepages(c, &raw.recovery) };
+
+    let mut clusters = Names::<ClusterId>::of("cluster");
+    let mut inventory = Inventory::default();
+    for table in &raw.cluster {
+        let of = table.get_ref();
+        let id = clusters.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, ClusterId::from_name);
+        inventory.clusters.push(Cluster { id, name: of.name.get_ref().clone() });
+    }
+    let (agents, host_tables) = hosts(c, &raw.host, &clusters, base, &mut inventory);
+    let mut storages = Names::<StorageId>::of("storage");
+    let mut mds = HashMap::new();
+    for table in &raw.storage {
+        storage(c, table.get_ref(), table.span(), &clusters, &mut storages, &mut mds, &mut inventory);
+    }
+    vms(c, &raw.vm, &clusters, &storages, &mut inventory);
+    if host_tables == 0 {
+        c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
+    }
+    let config = listen.map(|listen| ControllerConfig {
+        listen,
+        state_dir: base.join(&raw.controller.state_dir),
+        agent_token_file: raw.controller.agent_token_file.as_ref().map(|file| base.join(file)),
+        settings,
+        fence: raw.fence.clone(),
+        inventory,
+        agents,
+        mds,
+    });
+    checker.finish(config)
+}
+
+fn parse_id<Id: std::str::FromStr<Err = ringfence_messages::ParseIdError>>(text: &str) -> Result<Id, String> {
+    text.parse().map_err(|e: ringfence_messages::ParseIdError| e.to_string())
+}
+
+fn ping(c: &mut Checker, raw: &RawPing) -> PingSettings {
+    let mut ping = PingSettings::default();
+    let mut time = |field: &Option<Text>, into: &mut std::time::Duration, may_be_zero: bool| {
+        let Some(field) = field else { return };
+        let Some(read) = c.ok(field.span(), text::duration(field.get_ref())) else { return };
+        if read.is_zero() && !may_be_zero {
+            c.wrong(field.span(), "it must be longer than nothing", "write at least \"10ms\"; \"1s\" is a good value");
+        }
+        *into = read;
+    };
+    time(&raw.interval, &mut ping.interval, false);
+    time(&raw.timeout, &mut ping.timeout, false);
+    time(&raw.sleep_after_failure, &mut ping.sleep_after_failure, true);
+    if let Some(max) = &raw.max_failure {
+        ping.max_failure = *max.get_ref();
+        if ping.max_failure == 0 {
+            c.wrong(max.span(), "with 0 failures every host is failed at once", "write at least 1; 3 is a good value");
+        }
+    }
+    if let Some(parallelism) = &raw.parallelism {
+        ping.parallelism = *parallelism.get_ref();
+        if !(1..=10_000).contains(&ping.parallelism) {
+            let message = format!("parallelism {} cannot be", ping.parallelism);
+            c.wrong(parallelism.span(), message, "write 1 to 10000; 100 is a good value");
+        }
+    }
+    ping
+}
+
+fn hugepages(c: &mut Checker, raw: &RawRecovery) -> u64 {
+    let Some(pages) = &raw.hugepages else { return DEFAULT_HUGEPAGES };
+    let most = ringfence_drivers::node::hugepages::MAX_PAGES;
+    if *pages.get_ref() > most {
+        let message = format!("{} hugepages of 2 MiB are more than 1 TiB", pages.get_ref());
+        c.wrong(pages.span(), message, "the number is of pages of 2 MiB: 1024 are 2 GiB");
+    }
+    *pages.get_ref()
+}
+
+fn hosts(
+    c: &mut Checker,
+    tables: &[Spanned<RawHost>],
+    clusters: &Names<ClusterId>,
+    base: &Path,
+    inventory: &mut Inventory,
+) -> (HashMap<HostId, AgentAccess>, usize) {
+    let mut names = Names::<HostId>::of("host");
+    let mut agents = HashMap::new();
+    let mut taken: Vec<(String, String, String)> = Vec::new();
+    for table in tables {
+        let of = table.get_ref();
+        let id = names.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, HostId::from_name);
+        let cluster = clusters.find(c, &of.cluster);
+        let management = c.ok(of.management_ip.span(), text::ip(of.management_ip.get_ref()));
+        for ip in &of.storage_ips {
+            c.ok(ip.span(), text::ip(ip.get_ref()));
+        }
+        let url = c.ok(of.agent.span(), text::url(of.agent.get_ref()));
+        let (Some(cluster), Some(management), Some(url)) = (cluster, management, url) else { continue };
+        if let Some((other, _, _)) = taken.iter().find(|(_, _, known)| *known == url) {
+            let message = format!("{} has the agent of {other}", of.name.get_ref());
+            c.wrong(of.agent.span(), message, "each host has an agent of its own: correct the address or the port");
+        }
+        taken.push((of.name.get_ref().clone(), management.to_string(), url.clone()));
+        let access = AgentAccess {
+            url,
+            ssh_user: of.ssh_user.clone().unwrap_or_else(|| "root".to_owned()),
+            ssh_port: of.ssh_port.unwrap_or(22),
+            ssh_password_file: of.ssh_password_file.as_ref().map(|file| base.join(file)),
+        };
+        agents.insert(id, access);
+        let storage_ips = of.storage_ips.iter().map(|ip| ip.get_ref().clone()).collect();
+        let name = of.name.get_ref().clone();
+        inventory.hosts.push(Host { id, name, cluster, management_ip: management.to_string(), storage_ips });
+    }
+    (agents, tables.len())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn storage(
+    c: &mut Checker,
+    of: &RawStorage,
+    at: Range<usize>,
+    clusters: &Names<ClusterId>,
+    names: &mut Names<StorageId>,
+    mds: &mut HashMap<StorageId, MdsAccess>,
+    inventory: &mut Inventory,
+) {
+    let id = names.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, StorageId::from_name);
+    let of_clusters: Vec<ClusterId> = of.clusters.iter().filter_map(|name| clusters.find(c, name)).collect();
+    let (allowed, by_default): (&[Protocol], &[Protocol]) = match of.kind {
+        StorageKind::Vhost => (&[Protocol::Vhost], &[Protocol::Vhost]),
+        StorageKind::Zbs => (&[Protocol::Cbd, Protocol::Vhost], &[Protocol::Cbd, Protocol::Vhost]),
+        StorageKind::Ceph | StorageKind::Dir => (&[], &[]),
+    };
+    let mut protocols = Vec::new();
+    for protocol in of.protocols.iter().flatten() {
+        let (p, kind) = (*protocol.get_ref(), of.kind);
+        if !allowed.contains(&p) {
+            let known: Vec<_> = allowed.iter().map(|p| format!("\"{p}\"")).collect();
+            let help =
+                if known.is_empty() { "leave protocols away".into() } else { format!("write {}", known.join(" or ")) };
+            c.wrong(protocol.span(), format!("a storage of kind {kind:?} has no protocol {p}"), help);
+        } else if protocols.contains(&p) {
+            c.wrong(protocol.span(), format!("{p} stands here twice"), "keep one of the two");
+        }
+        protocols.push(p);
+    }
+    if of.protocols.is_none() {
+        protocols = by_default.to_vec();
+    }
+    let volume_dir = of.dir.as_ref().and_then(|dir| c.ok(dir.span(), text::absolute(dir.get_ref())));
+    let mut urls = Vec::new();
+    for url in &of.mds {
+        urls.extend(c.ok(url.span(), text::url(url.get_ref())));
+    }
+    let host_conf = of.host_conf.as_ref().and_then(|conf| c.ok(conf.span(), text::absolute(conf.get_ref())));
+    let mut ceph = None;
+    match of.kind {
+        StorageKind::Dir if of.dir.is_none() => {
+            c.wrong(at, "a storage of kind \"dir\" needs a directory", "add dir = \"/PATH\", the same on every host");
+        }
+        StorageKind::Zbs if of.mds.is_empty() => {
+            c.wrong(at, "a storage of kind \"zbs\" needs its MDS agents", "add mds = [\"http://ADDRESS:7763\"]");
+        }
+        StorageKind::Ceph => {
+            let missing: Vec<&str> =
+                [("pool", of.pool.is_none()), ("conf", of.conf.is_none()), ("user", of.user.is_none())]
+                    .into_iter()
+                    .filter_map(|(key, missing)| missing.then_some(key))
+                    .collect();
+            if !missing.is_empty() {
+                let message = format!("a storage of kind \"ceph\" needs {}", missing.join(", "));
+                c.wrong(at, message, "add pool, and conf and user of the controller's own access");
+            }
+            ceph = Some(CephHostAccess {
+                conf: host_conf.unwrap_or_else(|| "/etc/ceph/ceph.conf".to_owned()),
+                user: of.host_user.clone().unwrap_or_else(|| "compute".to_owned()),
+            });
+        }
+        _ => {}
+    }
+    if !urls.is_empty() {
+        mds.insert(id, urls);
+    }
+    let name = of.name.get_ref().clone();
+    inventory.storages.push(Storage { id, name, kind: of.kind, clusters: of_clusters, protocols, volume_dir, ceph });
+}
+
+fn vms(
+    c: &mut Checker,
+    tables: &[Spanned<RawVm>],
+    clusters: &Names<ClusterId>,
+    storages: &Names<StorageId>,
+    inventory: &mut Inventory,
+) {
+    let mut names = Names::<VmId>::of("VM");
+    for table in tables {
+        let of = table.get_ref();
+        let id = names.add(c, &of.name, of.uuid.as_ref(), MAX_VM_NAME, parse_id, VmId::from_name);
+        let cluster = clusters.find(c, &of.cluster);
+        if !qemu::MEMORY_MIB.contains(of.memory_mib.get_ref()) {
+            let message = format!("{} MiB of memory cannot be", of.memory_mib.get_ref());
+            c.wrong(of.memory_mib.span(), message, "memory_mib is in MiB: 1024 are 1 GiB; at least 1");
+        }
+        if let Some(libvirt) = &of.libvirt {
+            c.wrong(
+                libvirt.xml.span(),
+                format!("VM {:?} is to be started through libvirt, which this version cannot", of.name.get_ref()),
+                "remove [vm.libvirt]: the agent then starts plain QEMU",
+            );
+        }
+        let mut volumes = Vec::new();
+        for table in &of.volume {
+            let volume = table.get_ref();
+            let storage = storages.find(c, &volume.storage);
+            let path = c.ok(volume.install_path.span(), text::install_path(volume.install_path.get_ref()));
+            let (Some(storage), Some(install_path)) = (storage, path) else { continue };
+            let kind = inventory.storages.iter().find(|s| s.id == storage);
+            if let Some(kind) = kind {
+                if !fits(kind.kind, &install_path) {
+                    let message = format!("{install_path} does not lie on a storage of kind {:?}", kind.kind);
+                    let help = format!("write {}, or name another storage", form(kind.kind));
+                    c.wrong(volume.install_path.span(), message, help);
+                }
+                if let Some(cluster) = cluster
+                    && !kind.clusters.contains(&cluster)
+                {
+                    let message =
+                        format!("storage {:?} is not attached to cluster {:?}", kind.name, of.cluster.get_ref());
+                    c.wrong(volume.storage.span(), message, "add the cluster to the storage's clusters");
+                }
+            }
+            volumes.push(Volume { storage, install_path, root: volume.root });
+        }
+        match of.volume.iter().filter(|volume| volume.get_ref().root).count() {
+            _ if of.volume.is_empty() => {
+                c.wrong(of.name.span(), "it has no volume", "add a [[vm.volume]] table with root = true")
+            }
+            0 => c.wrong(
+                of.name.span(),
+                "none of its volumes is the root volume",
+                "add root = true to the one it boots from",
+            ),
+            1 => {}
+            n => c.wrong(
+                of.name.span(),
+                format!("{n} of its volumes are root volumes"),
+                "keep root = true on one of them",
+            ),
+        }
+        let Some(cluster) = cluster else { continue };
+        volumes.sort_by_key(|volume| !volume.root);
+        inventory.vms.push(Vm {
+            id,
+            name: of.name.get_ref().clone(),
+            cluster,
+            ha: of.ha,
+            memory_mib: *of.memory_mib.get_ref(),
+            qemu_args: of.qemu_args.clone(),
+            volumes,
+        });
+    }
+}
+
+fn fits(kind: StorageKind, path: &InstallPath) -> bool {
+    matches!(
+        (kind, path),
+        (StorageKind::Ceph, InstallPath::Ceph { .. })
+            | (StorageKind::Zbs, InstallPath::Zbs { .. } | InstallPath::Cbd { .. })
+            | (StorageKind::Vhost, InstallPath::Vhost { .. })
+            | (StorageKind::Dir, InstallPath::Dir { .. })
+    )
+}
+
+fn form(kind: StorageKind) -> &'static str {
+    match kind {
+        StorageKind::Ceph => "ceph://POOL/IMAGE",
+        StorageKind::Zbs => "zbs://POOL/VOLUME or cbd:PHYSICAL/LOGICAL/VOLUME",
+        StorageKind::Vhost => "vhost://NAME",
+        StorageKind::Dir => "dir://FILE",
+    }
+}

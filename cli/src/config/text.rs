@@ -1,0 +1,202 @@
+//! Reading single values, and explaining the TOML reader's own errors.
+//!
+//! Every function answers an error as (what is wrong, how to mend it).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ringfence_messages::vm::{InstallPath, MAX_NAME_BYTES};
+
+pub(super) type Read<T> = Result<T, (String, String)>;
+
+/// A length of time such as `200ms`, `1s`, `5m`, `1h`.
+pub(super) fn duration(text: &str) -> Read<Duration> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    let total = number.parse::<u64>().ok().and_then(|n| n.checked_mul(millis));
+    match total {
+        Some(total) if millis > 0 && total <= 24 * 3_600_000 => Ok(Duration::from_millis(total)),
+        _ => Err((
+            format!("{text:?} is not a length of time"),
+            "write a whole number with a unit: ms, s, m or h, at most 24h, such as \"200ms\" or \"1s\"".into(),
+        )),
+    }
+}
+
+/// An address and port such as `127.0.0.1:7080`.
+pub(super) fn socket(text: &str) -> Read<SocketAddr> {
+    text.parse().map_err(|_| {
+        (
+            format!("{text:?} is not an address and port"),
+            "write a literal address and a port, such as \"127.0.0.1:7080\"".into(),
+        )
+    })
+}
+
+/// A literal IP address.
+pub(super) fn ip(text: &str) -> Read<IpAddr> {
+    text.parse().map_err(|_| {
+        (
+            format!("{text:?} is not an IP address"),
+            "write a literal address such as \"10.77.0.11\": names are not looked up, a fence must not depend on DNS"
+                .into(),
+        )
+    })
+}
+
+/// An `http://` URL without anything behind the port.
+pub(super) fn url(text: &str) -> Read<String> {
+    let odd = |help: &str| Err((format!("{text:?} is not the URL of an agent"), help.to_owned()));
+    if text.starts_with("https://") {
+        return odd("this version speaks plain HTTP on a trusted network: write http://ADDRESS:PORT");
+    }
+    let Some(authority) = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) else {
+        return odd("write http://ADDRESS:PORT, such as \"http://10.77.0.11:7070\"");
+    };
+    let Some((host, port)) = authority.rsplit_once(':') else {
+        return odd("name the port too: http://ADDRESS:PORT, agents listen on 7070");
+    };
+    let host_fits =
+        !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
+    if !host_fits || port.parse::<u16>().is_err() {
+        return odd("write http://ADDRESS:PORT with nothing behind it");
+    }
+    Ok(format!("http://{authority}"))
+}
+
+/// A name of a cluster, host, storage or VM.
+pub(super) fn name(text: &str, longest: usize) -> Read<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.is_empty() || text.len() > longest || text.starts_with(['.', '-']) || !text.chars().all(fits) {
+        return Err((
+            format!("{text:?} cannot be a name"),
+            format!("use 1 to {longest} of A-Z a-z 0-9 . _ -, not starting with . or -"),
+        ));
+    }
+    Ok(())
+}
+
+/// A path that is looked up on a host: absolute, without surprises.
+pub(super) fn absolute(text: &str) -> Read<String> {
+    if !text.starts_with('/') || text.contains('\0') || text.split('/').any(|part| part == "..") {
+        return Err((
+            format!("{text:?} is not an absolute path"),
+            "write a path that starts with / and has no ..".into(),
+        ));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Where a volume lies.
+pub(super) fn install_path(text: &str) -> Read<InstallPath> {
+    text.parse().map_err(|e: ringfence_messages::vm::ParseInstallPathError| {
+        (
+            e.to_string(),
+            format!(
+                "write ceph://POOL/IMAGE, zbs://POOL/VOLUME, cbd:PHYSICAL/LOGICAL/VOLUME, vhost://NAME or dir://FILE; \
+                 names have at most {MAX_NAME_BYTES} bytes"
+            ),
+        )
+    })
+}
+
+/// The nearest of some words to one that is not among them, if it is near.
+pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = words.into_iter().map(|known| (distance(word, known), known)).min()?;
+    (near.0 <= 1 + word.len() / 3).then_some(near.1)
+}
+
+/// `did you mean X?`, or the words themselves.
+pub(super) fn suggest<'a>(word: &str, words: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    match nearest(word, words.clone()) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => {
+            let known: Vec<_> = words.into_iter().map(|w| format!("{w:?}")).collect();
+            if known.is_empty() {
+                "there is none yet: add its table".into()
+            } else {
+                format!("known are {}", known.join(", "))
+            }
+        }
+    }
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The TOML reader's message, and how to mend what it found.
+pub(super) fn explain(message: &str) -> (String, String) {
+    let message = message.trim().replace('\n', ", ");
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let help = if let Some(unknown) = message.strip_prefix("unknown field `").and_then(|m| m.split('`').next()) {
+        format!("remove it, or {}", suggest(unknown, quoted.iter().skip(1).copied().collect::<Vec<_>>()))
+    } else if message.starts_with("unknown variant") {
+        let (wrong, known) =
+            (quoted.first().copied().unwrap_or(""), quoted.iter().skip(1).copied().collect::<Vec<_>>());
+        suggest(wrong, known)
+    } else if let Some(key) = message.strip_prefix("missing field `").and_then(|m| m.split('`').next()) {
+        format!("add {key} = ... to this table")
+    } else if message.starts_with("invalid type") {
+        "write the kind of value that is expected: \"text\" in quotes, numbers and true/false without".to_owned()
+    } else if message.starts_with("duplicate key") {
+        "keep one of the two".to_owned()
+    } else if message.contains("unclosed") || message.contains("expected") || message.contains("missing") {
+        "this is not TOML: look for a missing quote, bracket or = here".to_owned()
+    } else {
+        "see docs/configuration.md for what may stand here".to_owned()
+    };
+    (message, help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_a_ceiling() {
+        assert_eq!(duration("200ms").unwrap(), Duration::from_millis(200));
+        assert_eq!(duration("5m").unwrap(), Duration::from_secs(300));
+        for odd in ["", "1", "s", "1 s", "-1s", "1.5s", "25h", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn urls_are_plain_and_complete() {
+        assert_eq!(url("http://10.0.0.1:7070/").unwrap(), "http://10.0.0.1:7070");
+        assert_eq!(url("http://[::1]:7070").unwrap(), "http://[::1]:7070");
+        for odd in
+            ["10.0.0.1:7070", "https://a:1", "http://a", "http://a:b", "http://a:1/x", "http://u@a:1", "http://:1"]
+        {
+            assert!(url(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn suggestions_are_near_or_not_made() {
+        assert_eq!(nearest("intervall", ["interval", "timeout"]), Some("interval"));
+        assert_eq!(nearest("colour", ["interval", "timeout"]), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

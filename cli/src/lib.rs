@@ -1,0 +1,14 @@
+//! Everything behind the one binary `ringfence`.
+//!
+//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] is what runs on a host.
+//! [`config`] reads their files, [`commands`] are the command line's questions to a controller, [`demo`] tells the
+//! whole story on one machine.
+
+pub mod agent;
+// pub mod commands;
+pub mod config;
+// pub mod demo;
+// pub mod http;
+pub mod listen;
+// pub mod output;
+// pub mod serve;
