@@ -5,10 +5,10 @@
 //! whole story on one machine.
 
 pub mod agent;
-// pub mod commands;
+pub mod commands;
 pub mod config;
-// pub mod demo;
-// pub mod http;
+pub mod demo;
+pub mod http;
 pub mod listen;
-// pub mod output;
-// pub mod serve;
+pub mod output;
+pub mod serve;

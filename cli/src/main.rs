@@ -1,2 +1,74 @@
-//! x
-fn main() {}
+//! The one binary: `ringfence serve`, `ringfence agent`, `ringfence demo`, and the questions to a controller.
+
+use std::{future::Future, path::Path, process::ExitCode};
+
+use clap::Parser;
+use ringfence_cli::{
+    agent,
+    commands::{self, Cli, Command, check},
+    config, demo,
+    listen::asked_to_end,
+    output, serve,
+};
+use ringfence_messages::{ErrorCode, Result};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match cli.command {
+        Command::Serve { config } => serve(&config),
+        Command::Agent { config } => agent(&config),
+        Command::Demo { keep } => runtime(demo::run(keep)),
+        question => runtime(commands::run(question)),
+    };
+    ExitCode::from(code)
+}
+
+fn serve(path: &Path) -> u8 {
+    let config = match config::load_controller(path) {
+        Ok(config) => config,
+        Err(problems) => return refused(&problems),
+    };
+    log();
+    actix::System::new().block_on(async { ended(serve::run(config, ready("controller"), asked_to_end()).await) })
+}
+
+fn agent(path: &Path) -> u8 {
+    let config = match config::load_agent(path) {
+        Ok(config) => config,
+        Err(problems) => return refused(&problems),
+    };
+    log();
+    runtime(async { ended(agent::run(config.settings, ready("agent"), asked_to_end()).await) })
+}
+
+fn runtime<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("threads for the runtime").block_on(work)
+}
+
+/// Says where it listens on standard output: whoever started it may wait for the line.
+fn ready(who: &'static str) -> impl FnOnce(std::net::SocketAddr) {
+    move |address| output::print(format!("{who} listens on {address}"))
+}
+
+fn ended(result: Result<(), ErrorCode>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{}", output::error(&error));
+            1
+        }
+    }
+}
+
+fn refused(problems: &config::Problems) -> u8 {
+    check::report(problems);
+    2
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses what of them.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}

@@ -26,8 +26,8 @@ struct Raw {
     qemu: RawQemu,
     #[serde(default)]
     vhost: RawVhost,
-    #[serde(default)]
-    ssh: RawSsh,
+    #[serde(default, rename = "ssh")]
+    _ssh: RawSsh,
     #[serde(default)]
     auth: RawAuth,
 }

@@ -1,0 +1,233 @@
+//! One question or order each, and its answer as a table or as JSON.
+
+use ringfence_actors::ports::{MAX_READ, Record};
+use ringfence_messages::{
+    Result,
+    host::HostInventory,
+    storage::{HostProtocolRef, StorageInventory},
+    vm::VmInventory,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Ask, Client, HostArgs};
+use crate::output::{print, state, table};
+
+fn client(ask: &Ask) -> Result<Client> {
+    Client::new(&ask.server.server)
+}
+
+fn show<T: Serialize>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {
+    if ask.json {
+        print(serde_json::to_string_pretty(answer).unwrap_or_default());
+    } else {
+        print(as_table(answer).trim_end());
+    }
+}
+
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => "-".to_owned(),
+    }
+}
+
+fn or_dash(text: Option<&str>) -> &str {
+    text.unwrap_or("-")
+}
+
+fn hosts_table(hosts: &Vec<HostInventory>) -> String {
+    let mut table = table(&["HOST", "CLUSTER", "ADDRESS", "STATE", "STATUS", "REASON"]);
+    for host in hosts {
+        let (wanted, status) = (state(&word(&host.state)), state(&word(&host.status)));
+        let reason = or_dash(host.reason.as_deref()).into();
+        table.add_row(vec![
+            (&host.name).into(),
+            (&host.cluster).into(),
+            (&host.management_ip).into(),
+            wanted,
+            status,
+            reason,
+        ]);
+    }
+    table.to_string()
+}
+
+fn storages_table(storages: &Vec<StorageInventory>) -> String {
+    let mut table = table(&["STORAGE", "KIND", "CLUSTERS", "PROTOCOLS", "HOSTS CONNECTED"]);
+    for storage in storages {
+        let protocols: Vec<String> = storage.protocols.iter().map(ToString::to_string).collect();
+        let connected = storage.hosts.iter().filter(|host| word(&host.status) == "Connected").count();
+        let hosts =
+            if storage.hosts.is_empty() { "-".to_owned() } else { format!("{connected}/{}", storage.hosts.len()) };
+        table.add_row([
+            storage.name.clone(),
+            word(&storage.kind),
+            storage.clusters.join(","),
+            if protocols.is_empty() { "-".into() } else { protocols.join(",") },
+            hosts,
+        ]);
+    }
+    table.to_string()
+}
+
+fn vms_table(vms: &Vec<VmInventory>) -> String {
+    let mut table = table(&["VM", "CLUSTER", "HA", "STATE", "HOST", "STARTS"]);
+    for vm in vms {
+        let host = or_dash(vm.host.as_deref()).into();
+        table.add_row(vec![
+            (&vm.name).into(),
+            (&vm.cluster).into(),
+            word(&vm.ha).into(),
+            state(&word(&vm.state)),
+            host,
+            vm.incarnation.into(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
+    let mut table = table(&["HOST", "STORAGE", "PROTOCOL", "STATUS", "REDEPLOYS", "PINGS TO SKIP", "REASON"]);
+    for r in refs {
+        let status = state(&r.status.map_or("not yet checked".to_owned(), |status| status.to_string()));
+        let reason = or_dash(r.reason.as_deref()).into();
+        table.add_row(vec![
+            (&r.host).into(),
+            (&r.storage).into(),
+            r.protocol.as_str().into(),
+            status,
+            r.redeploys.into(),
+            r.skip_pings.into(),
+            reason,
+        ]);
+    }
+    table.to_string()
+}
+
+/// One line of the journal: when, what, about whom, and what of it matters most.
+pub(super) fn event_line(record: &Record) -> String {
+    let fields = record.payload.as_object();
+    let field = |key: &str| fields.and_then(|fields| fields.get(key)).filter(|value| !value.is_null());
+    let change = |old: &str, new: &str| {
+        let text =
+            |key| field(key).map_or("-".to_owned(), |value| value.as_str().map_or(value.to_string(), str::to_owned));
+        field(new).map(|_| format!("{} -> {}", text(old), text(new)))
+    };
+    let mut says: Vec<String> =
+        [("oldStatus", "newStatus"), ("oldState", "newState")].iter().filter_map(|(a, b)| change(a, b)).collect();
+    for key in ["phase", "attempt", "skippedPings", "epoch", "reason"] {
+        if let Some(value) = field(key) {
+            says.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
+        }
+    }
+    format!("{:>6}  {}  {:<32} {:<28} {}", record.seq, record.time, record.topic, record.subject, says.join(" "))
+}
+
+pub(super) async fn hosts(ask: &Ask) -> Result<()> {
+    let hosts = client(ask)?.items("/v1/hosts").await?;
+    show(ask, &hosts, hosts_table);
+    Ok(())
+}
+
+pub(super) async fn storages(ask: &Ask) -> Result<()> {
+    let storages = client(ask)?.items("/v1/storages").await?;
+    show(ask, &storages, storages_table);
+    Ok(())
+}
+
+pub(super) async fn vms(ask: &Ask) -> Result<()> {
+    let vms = client(ask)?.items("/v1/vms").await?;
+    show(ask, &vms, vms_table);
+    Ok(())
+}
+
+pub(super) async fn refs(ask: &Ask) -> Result<()> {
+    let refs = client(ask)?.items("/v1/host-protocol-refs").await?;
+    show(ask, &refs, refs_table);
+    Ok(())
+}
+
+pub(super) async fn status(ask: &Ask) -> Result<()> {
+    let client = client(ask)?;
+    let hosts: Vec<HostInventory> = client.items("/v1/hosts").await?;
+    let storages: Vec<StorageInventory> = client.items("/v1/storages").await?;
+    let vms: Vec<VmInventory> = client.items("/v1/vms").await?;
+    if ask.json {
+        let all = json!({ "hosts": hosts, "storages": storages, "vms": vms });
+        print(serde_json::to_string_pretty(&all).unwrap_or_default());
+        return Ok(());
+    }
+    print(hosts_table(&hosts));
+    print("");
+    print(storages_table(&storages));
+    if !vms.is_empty() {
+        print("");
+        print(vms_table(&vms));
+    }
+    Ok(())
+}
+
+pub(super) async fn events(ask: &Ask, mut after: u64) -> Result<()> {
+    let client = client(ask)?;
+    let mut all: Vec<Record> = Vec::new();
+    loop {
+        let page: Vec<Record> = client.items(&format!("/v1/events?after={after}&limit={MAX_READ}")).await?;
+        let Some(last) = page.last() else { break };
+        after = last.seq;
+        match ask.json {
+            true => all.extend(page),
+            false => page.iter().for_each(|record| print(event_line(record))),
+        }
+    }
+    if ask.json {
+        print(serde_json::to_string_pretty(&all).unwrap_or_default());
+    }
+    Ok(())
+}
+
+pub(super) async fn inspect(ask: &Ask) -> Result<()> {
+    let snapshot: Value = client(ask)?.get("/v1/inspect").await?;
+    show(ask, &snapshot, |snapshot| {
+        let mut table = table(&["ACTOR", "ID", "QUEUED", "HANDLED", "PANICKED", "RESTARTS", "STATE"]);
+        for actor in snapshot["actors"].as_array().into_iter().flatten() {
+            let queued: u64 =
+                actor["lanes"].as_array().into_iter().flatten().filter_map(|lane| lane["depth"].as_u64()).sum();
+            let text = |key: &str| actor[key].as_str().map_or(actor[key].to_string(), str::to_owned);
+            let state = if actor["state"].is_null() { "-".to_owned() } else { actor["state"].to_string() };
+            table.add_row([
+                text("kind"),
+                text("id"),
+                queued.to_string(),
+                text("handled"),
+                text("failed"),
+                text("restarts"),
+                state,
+            ]);
+        }
+        table.to_string()
+    });
+    Ok(())
+}
+
+pub(super) async fn vm_action(ask: &Ask, name: &str, order: Value) -> Result<()> {
+    let vm: VmInventory = client(ask)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
+    show(ask, &vm, |vm| match &vm.host {
+        Some(host) => format!("{} is {} on {host}", vm.name, word(&vm.state)),
+        None => format!("{} is {}", vm.name, word(&vm.state)),
+    });
+    Ok(())
+}
+
+pub(super) async fn host_action(host: &HostArgs, action: &str) -> Result<()> {
+    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
+    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ action: {} })).await?;
+    show(&host.ask, &done, |host| format!("{} is {}, {}", host.name, word(&host.state), word(&host.status)));
+    Ok(())
+}
+
+/// A name as one part of a path: what is not plain is percent-encoded.
+fn path_part(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

@@ -1,0 +1,83 @@
+//! Checks a file and says what was understood.
+
+use std::{io::IsTerminal, path::Path};
+
+use crate::{
+    config::{self, Config, ControllerConfig, Problems},
+    output::{print, table},
+};
+
+/// Columns of a diagnostic where there is no terminal to ask.
+const WIDTH: usize = 120;
+
+pub(super) fn run(path: &Path) -> u8 {
+    match config::load(path) {
+        Err(problems) => {
+            report(&problems);
+            2
+        }
+        Ok(Config::Agent(agent)) => {
+            let settings = agent.settings;
+            print(format!("{}: an agent's file, fine", path.display()));
+            print(format!("  host        {}", settings.host));
+            print(format!("  listens on  {}", settings.listen));
+            print(format!("  state in    {}", settings.state_dir.display()));
+            print(format!(
+                "  token       {}",
+                settings
+                    .token_file
+                    .map_or("none: whoever reaches it may command it".into(), |f| f.display().to_string())
+            ));
+            0
+        }
+        Ok(Config::Controller(controller)) => {
+            print(format!("{}: a controller's file, fine", path.display()));
+            explain(&controller);
+            0
+        }
+    }
+}
+
+/// Says what is wrong with a file, on standard error.
+pub fn report(problems: &Problems) {
+    let fancy = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    eprint!("{}", problems.render(fancy, WIDTH));
+    let count = problems.count();
+    eprintln!("{count} mistake{}, nothing was done", if count == 1 { "" } else { "s" });
+}
+
+fn explain(config: &ControllerConfig) {
+    let ping = config.settings.ping;
+    let tries = ping.max_failure.saturating_sub(1);
+    let noticed = ping.interval + ping.timeout * ping.max_failure + ping.sleep_after_failure * tries;
+    let inventory = &config.inventory;
+    print(format!("  API on      {}", config.listen));
+    print(format!("  state in    {}", config.state_dir.display()));
+    print(format!(
+        "  pings       every {:?}, {} tries of {:?} with {:?} between: a dead host is noticed after at most {:?}",
+        ping.interval, ping.max_failure, ping.timeout, ping.sleep_after_failure, noticed
+    ));
+    print(format!("  hugepages   {} of 2 MiB on each host with a vhost target\n", config.settings.hugepages));
+    let mut hosts = table(&["HOST", "ADDRESS", "AGENT"]);
+    for host in &inventory.hosts {
+        let agent = config.agents.get(&host.id).map_or("-", |access| access.url.as_str());
+        hosts.add_row([host.name.as_str(), host.management_ip.as_str(), agent]);
+    }
+    print(hosts);
+    let mut storages = table(&["STORAGE", "KIND", "PROTOCOLS"]);
+    for storage in &inventory.storages {
+        let protocols: Vec<&str> = storage.protocols.iter().map(|p| p.as_str()).collect();
+        storages.add_row([storage.name.clone(), format!("{:?}", storage.kind).to_lowercase(), protocols.join(",")]);
+    }
+    if !inventory.storages.is_empty() {
+        print(format!("\n{storages}"));
+    }
+    let mut vms = table(&["VM", "HA", "MEMORY", "VOLUMES"]);
+    for vm in &inventory.vms {
+        let volumes: Vec<String> = vm.volumes.iter().map(|v| v.install_path.to_string()).collect();
+        vms.add_row([vm.name.clone(), format!("{:?}", vm.ha), format!("{} MiB", vm.memory_mib), volumes.join(" ")]);
+    }
+    if !inventory.vms.is_empty() {
+        print(format!("\n{vms}"));
+    }
+}

@@ -1,0 +1,121 @@
+//! Asks a controller over HTTP.
+
+use std::time::Duration;
+
+use reqwest::{Method, Response};
+use ringfence_messages::{Code, ErrorCode, Result};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// How long the controller may take: as long as a VM's start.
+const TIMEOUT: Duration = Duration::from_secs(130);
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A controller, seen from outside.
+pub struct Client {
+    base: String,
+    http: reqwest::Client,
+}
+
+#[derive(Deserialize)]
+struct Items<T> {
+    items: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: ErrorCode,
+}
+
+impl Client {
+    /// Of the controller at this URL.
+    ///
+    /// # Errors
+    /// `SYS.1000` if the HTTP client cannot be made.
+    pub fn new(base: &str) -> Result<Client> {
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
+        let http = http.map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
+        Ok(Client { base: base.trim_end_matches('/').to_owned(), http })
+    }
+
+    /// The items of a listing.
+    ///
+    /// # Errors
+    /// The controller's own, or why it cannot be asked.
+    pub async fn items<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
+        self.get::<Items<T>>(path).await.map(|items| items.items)
+    }
+
+    /// What stands under a path.
+    ///
+    /// # Errors
+    /// The controller's own, or why it cannot be asked.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let response = self.send(Method::GET, path, None, Some(TIMEOUT)).await?;
+        self.read(response).await
+    }
+
+    /// Gives an order.
+    ///
+    /// # Errors
+    /// The controller's own, or why it cannot be asked.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
+        let response = self.send(Method::POST, path, Some(body), Some(TIMEOUT)).await?;
+        self.read(response).await
+    }
+
+    /// Opens a stream; it has no end.
+    pub(super) async fn open(&self, path: &str) -> Result<Response> {
+        self.send(Method::GET, path, None, None).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        timeout: Option<Duration>,
+    ) -> Result<Response> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(timeout) = timeout {
+            request = request.timeout(timeout);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        Err(match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => refusal.error,
+            Err(_) => {
+                ErrorCode::new(Code::HTTP, format!("{} answered {status}: is it a Ringfence controller?", self.base))
+            }
+        })
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        serde_json::from_slice(&body).map_err(|e| {
+            let details = format!("{} answered with what this version does not know: {e}", self.base);
+            ErrorCode::new(Code::HTTP, details)
+        })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ErrorCode {
+        let mut why: &dyn std::error::Error = error;
+        while let Some(deeper) = why.source() {
+            why = deeper;
+        }
+        let details = format!(
+            "no controller answers at {}: {why}. Start one with `ringfence serve`, or name another with --server URL",
+            self.base
+        );
+        ErrorCode::new(Code::NODE_UNAVAILABLE, details)
+    }
+}

@@ -1,0 +1,172 @@
+//! The command line: what may be asked, and of whom.
+
+mod ask;
+pub mod check;
+mod client;
+mod follow;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use client::Client;
+
+/// Keeps every virtual machine running on at most one host.
+#[derive(Debug, Parser)]
+#[command(name = "ringfence", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tell the whole story on this machine: a VM, its storage target killed, healed
+    Demo {
+        /// Leave it running afterwards, and say how to play with it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run the controller
+    Serve {
+        /// The controller's file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run the host agent
+    Agent {
+        /// The agent's file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Check a controller's or an agent's file and explain it; exit 2 with file and line on a mistake
+    Check {
+        /// The file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Show hosts, storages and VMs at a glance
+    Status(Ask),
+    /// Show the hosts
+    Hosts(Ask),
+    /// Show the storages
+    Storages(Ask),
+    /// Show the VMs
+    Vms(Ask),
+    /// Show each protocol of each storage on each host
+    Refs(Ask),
+    /// Show what happened
+    Events {
+        /// Wait for more
+        #[arg(long)]
+        follow: bool,
+        /// Only what came after this sequence number
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Start or stop a VM
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Take a host out of service or back, or ping it
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Show the actors inside the controller
+    Inspect(Ask),
+}
+
+/// Whom to ask, and how to show the answer.
+#[derive(Debug, Args)]
+pub struct Ask {
+    #[command(flatten)]
+    server: Server,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// The controller
+    #[arg(long, env = "RINGFENCE_SERVER", default_value = "http://127.0.0.1:7080")]
+    server: String,
+}
+
+/// Orders about a VM.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Start it
+    Start {
+        /// Its name or uuid
+        name: String,
+        /// On this host; one is chosen otherwise
+        #[arg(long)]
+        host: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Stop it
+    Stop {
+        /// Its name or uuid
+        name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// Orders about a host.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Take it out of service: it is neither pinged nor healed
+    Maintain(HostArgs),
+    /// Put it back into service
+    Activate(HostArgs),
+    /// Ping it now
+    Ping(HostArgs),
+}
+
+/// Which host.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// Its name or uuid
+    name: String,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+/// Runs a command that asks a controller or checks a file; the exit code.
+pub async fn run(command: Command) -> u8 {
+    let result = match command {
+        Command::Check { config } => return check::run(&config),
+        Command::Status(ask) => ask::status(&ask).await,
+        Command::Hosts(ask) => ask::hosts(&ask).await,
+        Command::Storages(ask) => ask::storages(&ask).await,
+        Command::Vms(ask) => ask::vms(&ask).await,
+        Command::Refs(ask) => ask::refs(&ask).await,
+        Command::Inspect(ask) => ask::inspect(&ask).await,
+        Command::Events { follow: true, after, ask } => follow::run(&ask, after).await,
+        Command::Events { follow: false, after, ask } => ask::events(&ask, after).await,
+        Command::Vm(VmCommand::Start { name, host, ask }) => {
+            let start = host.map_or(serde_json::json!({}), |host| serde_json::json!({ "host": host }));
+            ask::vm_action(&ask, &name, serde_json::json!({ "start": start })).await
+        }
+        Command::Vm(VmCommand::Stop { name, ask }) => {
+            ask::vm_action(&ask, &name, serde_json::json!({ "stop": {} })).await
+        }
+        Command::Host(HostCommand::Maintain(host)) => ask::host_action(&host, "maintain").await,
+        Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
+        Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
+        Command::Demo { .. } | Command::Serve { .. } | Command::Agent { .. } => unreachable!("run by main"),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{}", crate::output::error(&error));
+            1
+        }
+    }
+}

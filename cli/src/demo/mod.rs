@@ -1,0 +1,5 @@
+//! pending
+/// pending
+pub async fn run(_keep: bool) -> u8 {
+    1
+}

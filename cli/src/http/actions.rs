@@ -1,0 +1,93 @@
+//! Orders: start and stop VMs, take hosts out of service and back.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    body::{Body, to_bytes},
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use ringfence_messages::{Code, host::HostAction};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{Answer, App, errors::Failure};
+
+/// The largest body of an order, 64 KiB. They are a few dozen bytes.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `{}`: an order without particulars. Keys in it are mistakes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Empty {}
+
+/// What may be ordered of a VM.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum VmOrder {
+    /// Start it.
+    Start(StartOrder),
+    /// Stop it.
+    Stop(Empty),
+}
+
+/// How a VM is to be started.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct StartOrder {
+    /// Name or uuid of a host; one is chosen where it is absent.
+    host: Option<String>,
+}
+
+/// What may be ordered of a host.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum HostOrder {
+    /// Take it out of service.
+    Maintain(Empty),
+    /// Put it back.
+    Activate(Empty),
+    /// Ping it now.
+    Ping(Empty),
+}
+
+pub(super) async fn vm(State(backend): App, Path(id): Path<String>, body: Body) -> Answer<Response> {
+    let vm = backend.vm_id(&id)?;
+    let done = match read::<VmOrder>(body).await? {
+        VmOrder::Start(order) => {
+            let host = order.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
+            backend.start_vm(vm, host).await?
+        }
+        VmOrder::Stop(_) => backend.stop_vm(vm).await?,
+    };
+    Ok(Json(done).into_response())
+}
+
+pub(super) async fn host(State(backend): App, Path(id): Path<String>, body: Body) -> Answer<Response> {
+    let host = backend.host_id(&id)?;
+    let action = match read::<HostOrder>(body).await? {
+        HostOrder::Maintain(_) => HostAction::Maintain,
+        HostOrder::Activate(_) => HostAction::Activate,
+        HostOrder::Ping(_) => HostAction::Ping,
+    };
+    Ok(Json(backend.host_action(host, action).await?).into_response())
+}
+
+async fn read<T: DeserializeOwned>(body: Body) -> Answer<T> {
+    let bad = |status, why: String| Failure::with(status, Code::INVALID_ARGUMENT, why);
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
+        Err(_) => {
+            return Err(bad(StatusCode::REQUEST_TIMEOUT, format!("the body was not there after {BODY_TIMEOUT:?}")));
+        }
+        Ok(Err(_)) => {
+            let why = format!("the body is cut short or has more than {MAX_BODY_BYTES} bytes");
+            return Err(bad(StatusCode::PAYLOAD_TOO_LARGE, why));
+        }
+        Ok(Ok(bytes)) => bytes,
+    };
+    serde_json::from_slice(&bytes).map_err(|e| bad(StatusCode::BAD_REQUEST, format!("the body is not an order: {e}")))
+}

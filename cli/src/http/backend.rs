@@ -1,0 +1,55 @@
+//! What the API needs of the controller: questions and orders, no HTTP.
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use ringfence_actors::ports::Record;
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, VmId,
+    host::{HostAction, HostInventory},
+    storage::{HostProtocolRef, StorageInventory},
+    vm::VmInventory,
+};
+use serde_json::Value;
+
+/// The controller, as the API sees it.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// Whether it can do its work: the journal answers.
+    async fn healthy(&self) -> Result<()>;
+    /// Its metrics in Prometheus' text format.
+    async fn metrics(&self) -> String;
+    /// All hosts.
+    async fn hosts(&self) -> Result<Vec<HostInventory>>;
+    /// All storages.
+    async fn storages(&self) -> Result<Vec<StorageInventory>>;
+    /// All VMs.
+    async fn vms(&self) -> Result<Vec<VmInventory>>;
+    /// One VM.
+    async fn vm(&self, id: VmId) -> Result<VmInventory>;
+    /// All host-protocol refs.
+    async fn refs(&self) -> Result<Vec<HostProtocolRef>>;
+    /// Records of the journal after `after`, at most `limit`.
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>>;
+    /// Records as they are made from now on, in order; it ends if the reader is too slow.
+    async fn live(&self) -> Result<BoxStream<'static, Record>>;
+    /// A picture of all actors.
+    async fn inspect(&self) -> Value;
+    /// Starts a VM, on the host given or one that is chosen.
+    async fn start_vm(&self, vm: VmId, host: Option<HostId>) -> Result<VmInventory>;
+    /// Stops a VM.
+    async fn stop_vm(&self, vm: VmId) -> Result<VmInventory>;
+    /// Does something to a host.
+    async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory>;
+    /// The host of this name or uuid.
+    fn host_id(&self, text: &str) -> Result<HostId>;
+    /// The VM of this name or uuid.
+    fn vm_id(&self, text: &str) -> Result<VmId>;
+}
+
+/// There is no such thing.
+pub fn missing(what: &str, text: &str) -> ErrorCode {
+    ErrorCode::new(
+        Code::NOT_FOUND,
+        format!("there is no {what} with the name or uuid {:?}", text.chars().take(80).collect::<String>()),
+    )
+}

@@ -1,0 +1,97 @@
+//! The journal over HTTP: page by page, and as a live stream.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode},
+    response::{
+        IntoResponse,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures_util::{Stream, StreamExt, stream};
+use ringfence_actors::ports::{MAX_READ, Record};
+use ringfence_messages::Code;
+use serde::Deserialize;
+
+use super::{Answer, App, errors::Failure, items};
+
+/// Records of a page unless asked otherwise.
+const DEFAULT_LIMIT: usize = 100;
+
+/// Between signs of life on a stream on which nothing happens.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+}
+
+fn page(query: Result<Query<Page>, QueryRejection>) -> Answer<Page> {
+    let bad = |why: String| Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why);
+    let Query(page) = query.map_err(|e| bad(format!("after and limit are whole numbers: {}", e.body_text())))?;
+    if page.limit.is_some_and(|limit| !(1..=MAX_READ).contains(&limit)) {
+        return Err(bad(format!("limit is 1 to {MAX_READ}")));
+    }
+    Ok(page)
+}
+
+pub(super) async fn list(State(backend): App, query: Result<Query<Page>, QueryRejection>) -> Answer {
+    let page = page(query)?;
+    Ok(items(backend.events(page.after, page.limit.unwrap_or(DEFAULT_LIMIT)).await?))
+}
+
+pub(super) async fn stream(
+    State(backend): App,
+    headers: HeaderMap,
+    query: Result<Query<Page>, QueryRejection>,
+) -> Answer {
+    let mut after = page(query)?.after;
+    if let Some(last) = headers.get("last-event-id") {
+        let number = last.to_str().ok().and_then(|text| text.parse().ok());
+        after = number.ok_or_else(|| {
+            Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, "Last-Event-ID is a sequence number")
+        })?;
+    }
+    // Live first, then the past: what is made in between comes twice, and is told once by its number.
+    let live = backend.live().await?;
+    let past = stream::try_unfold((backend, after, true), |(backend, after, more)| async move {
+        if !more {
+            return Ok::<_, ringfence_messages::ErrorCode>(None);
+        }
+        let records = backend.events(after, MAX_READ).await?;
+        let (last, more) = (records.last().map_or(after, |record| record.seq), records.len() == MAX_READ);
+        Ok(Some((stream::iter(records).map(Ok), (backend, last, more))))
+    });
+    let past = past.map(|page| match page {
+        Ok(records) => records.left_stream(),
+        Err(error) => stream::once(async move { Err(error) }).right_stream(),
+    });
+    let records = past.flatten().chain(live.map(Ok));
+    Ok(Sse::new(told_once(records, after)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+/// Each record once, in order; the stream ends where one is missing, for the reader to resume.
+fn told_once(
+    records: impl Stream<Item = ringfence_messages::Result<Record>> + Send + 'static,
+    after: u64,
+) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+    records
+        .scan(after, |last, record| {
+            let told = match record {
+                Ok(record) if record.seq <= *last => Some(None),
+                Ok(record) if record.seq == *last + 1 => {
+                    *last = record.seq;
+                    let data = serde_json::to_string(&record).unwrap_or_default();
+                    Some(Some(Ok(Event::default().id(record.seq.to_string()).event(record.topic).data(data))))
+                }
+                _ => None,
+            };
+            std::future::ready(told)
+        })
+        .filter_map(std::future::ready)
+}

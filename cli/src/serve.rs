@@ -1,0 +1,225 @@
+//! The controller: all actors over real drivers, and the HTTP API in front of them.
+//!
+//! Invariant: the actors run on this thread's actix system; the API runs on threads of its own and reaches them
+//! only through the bus, so that slow clients cost the actors nothing.
+
+use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream::BoxStream};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use ringfence::{Actor, Address, Bus};
+use ringfence_actors::{
+    assembly::Assembly,
+    ports::{Ports, Record},
+    vm::VmActor,
+};
+use ringfence_drivers::{
+    agent_client::AgentClient,
+    journal::Journal,
+    state_dir::StateDir,
+    zbs::{HostAccess, ZbsClient},
+};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, VmId,
+    audit::EventRecorded,
+    host::{ChangeHostStateMsg, HostAction, HostInventory, HostsReply, QueryHostsMsg},
+    storage::{HostProtocolRef, StorageInventory},
+    vm::{QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory},
+};
+use serde_json::Value;
+
+use crate::{
+    agent::read_token,
+    config::ControllerConfig,
+    http::{
+        self,
+        backend::{Backend, missing},
+    },
+    listen,
+};
+
+/// How long a start or stop may take: searching, recording, exporting, launching, searching again.
+const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Runs a controller until `shutdown` resolves. `ready` is told the address of its API. Must run inside an actix
+/// system.
+///
+/// # Errors
+/// One line each, before anything is done: a port in use, a state directory that cannot be used or is in use, a
+/// journal that cannot be opened, a token or password file that cannot be read.
+pub async fn run(
+    config: ControllerConfig,
+    ready: impl FnOnce(SocketAddr),
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let state = StateDir::open(&config.state_dir)?;
+    let listener = listen::bind(config.listen).await?;
+    let address = listener.local_addr().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
+    let journal = Journal::open(state.path())?;
+    let records = journal.verify()?;
+    tracing::info!(records, "the journal's chain is whole");
+    let ports = Ports { agents: Arc::new(agents(&config)?), mds: Arc::new(mds(&config)?), journal: Arc::new(journal) };
+    let metrics = PrometheusBuilder::new().build_recorder();
+    let handle = metrics.handle();
+    // A second one in this process (a test) keeps the first.
+    let _ = ::metrics::set_global_recorder(metrics);
+
+    let bus = Bus::with_timing();
+    let assembly = Assembly::start(bus.clone(), config.inventory.clone(), config.settings, ports).await?;
+    tracing::info!(%address, epoch = assembly.epoch, "the controller serves");
+    ready(address);
+
+    let app = http::router(Arc::new(Controller { assembly, metrics: handle }));
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
+    let api = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            listen::serve(listener, app, async { ended.await.unwrap_or(()) }).await;
+            Ok::<(), std::io::Error>(())
+        })
+    });
+    let api = api.map_err(|e| ErrorCode::new(Code::IO, format!("cannot start a thread for the API: {e}")))?;
+    shutdown.await;
+    drop(end);
+    let joined = tokio::task::spawn_blocking(move || api.join()).await;
+    if !matches!(joined, Ok(Ok(Ok(())))) {
+        tracing::warn!("the API did not end well");
+    }
+    bus.stop_all();
+    Ok(())
+}
+
+fn agents(config: &ControllerConfig) -> Result<AgentClient> {
+    let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
+    let urls = config.agents.iter().map(|(id, access)| (*id, access.url.clone())).collect();
+    AgentClient::new(urls, token)
+}
+
+fn mds(config: &ControllerConfig) -> Result<ZbsClient> {
+    let mut hosts = HashMap::new();
+    for host in &config.inventory.hosts {
+        let Some(access) = config.agents.get(&host.id) else { continue };
+        let ssh_password = access.ssh_password_file.as_deref().map(read_token).transpose()?;
+        let (ssh_port, ssh_user) = (access.ssh_port, access.ssh_user.clone());
+        hosts.insert(host.id, HostAccess { ip: host.management_ip.clone(), ssh_port, ssh_user, ssh_password });
+    }
+    ZbsClient::new(config.mds.clone(), hosts)
+}
+
+/// The API's view of the assembly.
+struct Controller {
+    assembly: Assembly,
+    metrics: PrometheusHandle,
+}
+
+impl Controller {
+    async fn known(&self) -> Result<HostsReply> {
+        self.assembly.bus.ask(self.assembly.recovery(), QueryHostsMsg {}).await
+    }
+
+    fn vm(id: VmId) -> Address {
+        Address::new(VmActor::KIND, id)
+    }
+}
+
+#[async_trait]
+impl Backend for Controller {
+    async fn healthy(&self) -> Result<()> {
+        self.assembly.ports.journal.read(0, 1).await?;
+        self.known().await.map(|_| ())
+    }
+
+    async fn metrics(&self) -> String {
+        ringfence::export_metrics();
+        self.metrics.run_upkeep();
+        self.metrics.render()
+    }
+
+    async fn hosts(&self) -> Result<Vec<HostInventory>> {
+        Ok(self.known().await?.hosts)
+    }
+
+    async fn storages(&self) -> Result<Vec<StorageInventory>> {
+        let known = self.known().await?;
+        let directory = &self.assembly.directory;
+        let inventory = |of: &ringfence_actors::inventory::Storage| StorageInventory {
+            uuid: of.id,
+            name: of.name.clone(),
+            kind: of.kind,
+            clusters: of.clusters.iter().filter_map(|id| directory.cluster(*id).ok()).map(|c| c.name.clone()).collect(),
+            protocols: of.protocols.clone(),
+            hosts: known.storages.iter().filter(|host| host.primary_storage_uuid == of.id).cloned().collect(),
+        };
+        Ok(directory.storages.iter().map(inventory).collect())
+    }
+
+    async fn vms(&self) -> Result<Vec<VmInventory>> {
+        let asked: Vec<_> = self
+            .assembly
+            .directory
+            .vms
+            .iter()
+            .map(|vm| self.assembly.bus.ask(Self::vm(vm.id), QueryVmMsg {}))
+            .collect();
+        futures_util::future::try_join_all(asked).await
+    }
+
+    async fn vm(&self, id: VmId) -> Result<VmInventory> {
+        self.assembly.bus.ask(Self::vm(id), QueryVmMsg {}).await
+    }
+
+    async fn refs(&self) -> Result<Vec<HostProtocolRef>> {
+        Ok(self.known().await?.refs)
+    }
+
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
+        self.assembly.ports.journal.read(after, limit).await
+    }
+
+    async fn live(&self) -> Result<BoxStream<'static, Record>> {
+        let recorded = self.assembly.bus.subscribe("journal.recorded")?;
+        let record = |event: ringfence::AnyEvent| {
+            let event: &EventRecorded = event.downcast_ref()?;
+            Some(Record {
+                seq: event.seq,
+                time: event.time.clone(),
+                topic: event.topic.clone(),
+                subject: event.subject.clone(),
+                payload: serde_json::from_str(&event.payload).ok()?,
+                hash: event.hash.clone(),
+            })
+        };
+        Ok(recorded.filter_map(move |event| std::future::ready(record(event))).boxed())
+    }
+
+    async fn inspect(&self) -> Value {
+        serde_json::to_value(self.assembly.bus.inspect().await).unwrap_or_default()
+    }
+
+    async fn start_vm(&self, vm: VmId, host: Option<HostId>) -> Result<VmInventory> {
+        self.assembly.bus.ask_within(Self::vm(vm), StartVmMsg { host_uuid: host }, VM_DEADLINE).await
+    }
+
+    async fn stop_vm(&self, vm: VmId) -> Result<VmInventory> {
+        self.assembly.bus.ask_within(Self::vm(vm), StopVmMsg {}, VM_DEADLINE).await
+    }
+
+    async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory> {
+        self.assembly.bus.ask(self.assembly.recovery(), ChangeHostStateMsg { host_uuid: host, action }).await
+    }
+
+    fn host_id(&self, text: &str) -> Result<HostId> {
+        let mut all = self.assembly.directory.hosts.iter();
+        let found = all.find(|host| host.name == text || text.parse() == Ok(host.id));
+        found.map(|host| host.id).ok_or_else(|| missing("host", text))
+    }
+
+    fn vm_id(&self, text: &str) -> Result<VmId> {
+        let mut all = self.assembly.directory.vms.iter();
+        let found = all.find(|vm| vm.name == text || text.parse() == Ok(vm.id));
+        found.map(|vm| vm.id).ok_or_else(|| missing("VM", text))
+    }
+}
