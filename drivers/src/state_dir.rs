@@ -55,7 +55,9 @@ impl StateDir {
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(|e| odd("write in it", e))?;
         writeln!(file, "{}", std::process::id()).map_err(|e| odd("write in it", e))?;
-        Ok(StateDir { path: path.to_owned(), _lock: file })
+        // Absolute: what is started from here has other working directories.
+        let path = path.canonicalize().map_err(|e| odd("find it", e))?;
+        Ok(StateDir { path, _lock: file })
     }
 
     /// Where it is.

@@ -41,7 +41,15 @@ impl VmActor {
     /// The actor of this VM under the controller of this epoch.
     pub fn new(vm: Vm, epoch: u64, directory: Arc<Directory>, journal: Arc<dyn JournalPort>, bus: Bus) -> VmActor {
         let recorder = Recorder::new(bus.clone());
-        VmActor { core: Core::new(vm.clone(), epoch), vm, directory, bus, recorder, journal, asker: None }
+        VmActor {
+            core: Core::new(vm.clone(), directory.clone(), epoch),
+            vm,
+            directory,
+            bus,
+            recorder,
+            journal,
+            asker: None,
+        }
     }
 }
 

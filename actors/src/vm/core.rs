@@ -19,7 +19,9 @@ use ringfence_messages::{
     vm::{DiskSource, DiskSpec, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
 };
 
-use crate::inventory::Vm;
+use std::sync::Arc;
+
+use crate::inventory::{Directory, Vm};
 
 /// What happens to a VM.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +131,7 @@ enum Busy {
 #[derive(Clone, Debug)]
 pub struct Core {
     vm: Vm,
+    directory: Arc<Directory>,
     epoch: u64,
     state: VmState,
     /// Where it runs, may run, or ran last.
@@ -139,8 +142,8 @@ pub struct Core {
 
 impl Core {
     /// A VM that waits for [`Event::Remembered`]. `epoch` is this controller's.
-    pub fn new(vm: Vm, epoch: u64) -> Core {
-        Core { vm, epoch, state: VmState::Unknown, place: None, incarnation: 0, busy: Busy::Remembering }
+    pub fn new(vm: Vm, directory: Arc<Directory>, epoch: u64) -> Core {
+        Core { vm, directory, epoch, state: VmState::Unknown, place: None, incarnation: 0, busy: Busy::Remembering }
     }
 
     /// What is believed of it.
@@ -274,8 +277,11 @@ impl Core {
         left.swap_remove(position);
         match found.map(|vms| runs(self.vm.id, &vms)) {
             Err(error) => {
-                let details =
-                    format!("{} may still run on host {host}, which cannot be asked: not started", self.vm.name);
+                let details = format!(
+                    "{} may still run on {}, which cannot be asked: not started",
+                    self.vm.name,
+                    name(&self.directory, host)
+                );
                 return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details).caused_by(error)))];
             }
             Ok(true) => {
@@ -287,7 +293,7 @@ impl Core {
                         "found running when it was to be started",
                     ));
                 }
-                let details = format!("{} already runs on host {host}", self.vm.name);
+                let details = format!("{} already runs on {}", self.vm.name, name(&self.directory, host));
                 commands.push(Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details))));
                 return commands;
             }
@@ -320,7 +326,11 @@ impl Core {
             Ok(source) => disks[index] = Some(source),
             // Nothing was launched yet: this is no doubt, but a plain failure.
             Err(error) => {
-                let why = format!("volume {} cannot be used on host {target}", self.vm.volumes[index].install_path);
+                let why = format!(
+                    "volume {} cannot be used on {}",
+                    self.vm.volumes[index].install_path,
+                    name(&self.directory, target)
+                );
                 let error = ErrorCode::new(Code::HOST_START_VM, why).caused_by(error);
                 return vec![
                     self.becomes(VmState::Stopped, Some(target), error.to_string()),
@@ -404,6 +414,11 @@ impl Core {
         self.place = host;
         Change { old, new, host, incarnation: self.incarnation, reason: reason.into() }
     }
+}
+
+/// A host's name, for people; its uuid where the inventory does not know it any more.
+fn name(directory: &Directory, host: HostId) -> String {
+    directory.host(host).map_or_else(|_| host.to_string(), |host| host.name.clone())
 }
 
 fn runs(vm: VmId, processes: &[RunningVm]) -> bool {

@@ -65,6 +65,7 @@ pub enum Command {
         /// Only what came after this sequence number
         #[arg(long, default_value_t = 0)]
         after: u64,
+        /// Whom to ask
         #[command(flatten)]
         ask: Ask,
     },
@@ -106,6 +107,7 @@ pub enum VmCommand {
         /// On this host; one is chosen otherwise
         #[arg(long)]
         host: Option<String>,
+        /// Whom to ask
         #[command(flatten)]
         ask: Ask,
     },
@@ -113,6 +115,7 @@ pub enum VmCommand {
     Stop {
         /// Its name or uuid
         name: String,
+        /// Whom to ask
         #[command(flatten)]
         ask: Ask,
     },
