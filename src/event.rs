@@ -104,10 +104,13 @@ struct Streaming {
     missed: Arc<AtomicU64>,
 }
 
+/// The actors that hear one type of event, in the order in which they do.
+type Subscribers = BTreeMap<Address, Arc<dyn AnyMailbox>>;
+
 /// Who hears what. Ordered, so that the same program delivers in the same order on every run.
 #[derive(Default)]
 pub(crate) struct Topics {
-    actors: RwLock<FxHashMap<TypeId, BTreeMap<Address, Arc<dyn AnyMailbox>>>>,
+    actors: RwLock<FxHashMap<TypeId, Subscribers>>,
     streams: RwLock<Vec<Streaming>>,
 }
 

@@ -13,6 +13,7 @@ use hyper_util::{
 };
 use ringfence_messages::{Code, ErrorCode, Result};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 /// Connections at a time. Too low: pollers are kept waiting. Too high: each costs memory and a file descriptor.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -42,10 +43,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Serves until `shutdown` resolves, then gives requests under way [`DRAIN_TIMEOUT`] to end.
+/// Serves until `shutdown` resolves, then closes idle connections and gives requests under way [`DRAIN_TIMEOUT`].
 pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let ending = CancellationToken::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accept = async {
@@ -73,14 +75,24 @@ pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Out
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(MAX_HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
+        let ending = ending.clone();
         connections.spawn(async move {
             let _permit = permit;
-            if let Err(error) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = ending.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
             }
         });
     }
     drop(listener);
+    ending.cancel();
     let drain = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
 }

@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use ringfence_messages::{Code, Health, storage::StorageKind};
 
 use super::core::*;
-use super::*;
 use crate::inventory::{Cluster, Directory, Host, Inventory, PingSettings, Storage};
 use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, StorageId,

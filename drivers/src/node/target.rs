@@ -74,7 +74,7 @@ impl Target {
     fn process(&self) -> Result<Option<Process>> {
         let admin = self.admin();
         let chardev = chardev(text(&admin)?);
-        let ours = |p: &Process| p.argv.iter().any(|arg| *arg == chardev) && p.is_alive();
+        let ours = |p: &Process| p.argv.contains(&chardev) && p.is_alive();
         let pid = std::fs::read_to_string(self.dir.join("target.pid")).ok().and_then(|text| text.trim().parse().ok());
         if let Some(process) = pid.and_then(Process::read).filter(|process| ours(process)) {
             return Ok(Some(process));
