@@ -24,7 +24,7 @@ impl Lane {
 
 /// A request that is answered exactly once: with its [`Message::Reply`], an error or a timeout.
 ///
-/// Declare one with [`message!`](crate::message); implementing the trait by hand is fine too.
+/// Declare one with [`message!`](macro@crate::message); implementing the trait by hand is fine too.
 pub trait Message: Serialize + DeserializeOwned + Debug + Send + 'static {
     /// The stable wire name, unique in the process. By convention the type's name.
     const NAME: &'static str;
