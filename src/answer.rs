@@ -140,6 +140,12 @@ impl<R> fmt::Debug for Promise<R> {
 pub struct Reply<R>(pub(crate) Option<oneshot::Sender<Result<R>>>);
 
 impl<R> Reply<R> {
+    /// The asker waits no more: the deadline is over, or the ask was dropped.
+    #[inline]
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+
     pub(crate) fn send(self, result: Result<R>) {
         match self.0 {
             Some(sender) => {

@@ -6,37 +6,37 @@ use std::{
     task::{Context, Poll},
 };
 
-use pin_project_lite::pin_project;
 use ringfence_messages::{Address, Code, ErrorCode, Result};
 use tokio::{
     sync::oneshot,
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use crate::stats;
 
-pin_project! {
-    /// The reply to a message that was sent already; resolves to it, to an error, or to `SYS.1001` at the deadline.
-    ///
-    /// Dropping it does not take the message back: what was asked for happens, and its reply is dropped.
-    #[must_use = "the message is sent either way, but only awaiting tells what came of it"]
-    pub struct Ask<R> {
-        #[pin]
-        state: State<R>,
-    }
+/// The reply to a message that was sent already; resolves to it, to an error, or to `SYS.1001` at the deadline.
+///
+/// Dropping it does not take the message back: what was asked for happens, and its reply is dropped.
+#[must_use = "the message is sent either way, but only awaiting tells what came of it"]
+pub struct Ask<R>(State<R>);
+
+enum State<R> {
+    Refused(Option<ErrorCode>),
+    Waiting { reply: oneshot::Receiver<Result<R>>, deadline: Instant, timer: Timer, to: Address, name: &'static str },
 }
 
-pin_project! {
-    #[project = StateProj]
-    enum State<R> {
-        Refused { error: Option<ErrorCode> },
-        Waiting { reply: oneshot::Receiver<Result<R>>, #[pin] timer: Sleep, to: Address, name: &'static str },
-    }
+/// The alarm at the deadline. Most replies come before the runtime would next look at its timers, so the alarm is
+/// set only when this one did not: setting and clearing it costs as much as the whole ask.
+enum Timer {
+    New,
+    /// Polled once, and to be polled again by the runtime's next turn whether or not the reply comes.
+    Seen,
+    Set(Pin<Box<Sleep>>),
 }
 
 impl<R> Ask<R> {
     pub(crate) fn refused(error: ErrorCode) -> Ask<R> {
-        Ask { state: State::Refused { error: Some(error) } }
+        Ask(State::Refused(Some(error)))
     }
 
     pub(crate) fn waiting(
@@ -45,7 +45,7 @@ impl<R> Ask<R> {
         to: Address,
         name: &'static str,
     ) -> Ask<R> {
-        Ask { state: State::Waiting { reply, timer: tokio::time::sleep_until(deadline), to, name } }
+        Ask(State::Waiting { reply, deadline, timer: Timer::New, to, name })
     }
 }
 
@@ -53,21 +53,31 @@ impl<R> Future for Ask<R> {
     type Output = Result<R>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<R>> {
-        match self.project().state.project() {
-            StateProj::Refused { error } => Poll::Ready(Err(error.take().expect("polled after it was ready"))),
-            StateProj::Waiting { reply, timer, to, name } => {
-                if let Poll::Ready(answer) = Pin::new(reply).poll(cx) {
-                    return Poll::Ready(answer.unwrap_or_else(|_| {
-                        let details = format!("{to} is gone and never answered {name}");
-                        Err(ErrorCode::new(Code::NODE_UNAVAILABLE, details))
-                    }));
-                }
-                if timer.poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                stats::TIMEOUTS.add();
-                Poll::Ready(Err(ErrorCode::new(Code::TIMEOUT, format!("{to} did not answer {name} by its deadline"))))
-            }
+        let (reply, deadline, timer, to, name) = match &mut self.get_mut().0 {
+            State::Refused(error) => return Poll::Ready(Err(error.take().expect("polled after it was ready"))),
+            State::Waiting { reply, deadline, timer, to, name } => (reply, deadline, timer, to, name),
+        };
+        if let Poll::Ready(answer) = Pin::new(reply).poll(cx) {
+            return Poll::Ready(answer.unwrap_or_else(|_| {
+                let details = format!("{to} is gone and never answered {name}");
+                Err(ErrorCode::new(Code::NODE_UNAVAILABLE, details))
+            }));
         }
+        match timer {
+            Timer::New => {
+                *timer = Timer::Seen;
+                // Wakes this task after the runtime has run the others.
+                let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
+            Timer::Seen => *timer = Timer::Set(Box::pin(sleep_until(*deadline))),
+            Timer::Set(_) => {}
+        }
+        let Timer::Set(alarm) = timer else { unreachable!("set above") };
+        if alarm.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        stats::TIMEOUTS.add();
+        Poll::Ready(Err(ErrorCode::new(Code::TIMEOUT, format!("{to} did not answer {name} by its deadline"))))
     }
 }

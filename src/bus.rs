@@ -14,7 +14,7 @@ use crate::{
     ask::Ask,
     current,
     dead_letter::{DeadLetter, DeadLetters},
-    envelope::Parcel,
+    envelope::{Parcel, traced},
     event::{Subscription, Topics},
     inspect::Snapshot,
     interceptor::{Interceptor, Interceptors, Letter, Verdict},
@@ -129,8 +129,10 @@ impl Bus {
         self.send(to, parcel(message, None, None))
     }
 
-    fn send<M: Message>(&self, to: Address, parcel: Parcel<M>) -> Result<()> {
-        let Some(mut parcel) = intercepted(&self.0.shared, to, parcel)? else { return Ok(()) };
+    fn send<M: Message>(&self, to: Address, mut parcel: Parcel<M>) -> Result<()> {
+        if !passes(&self.0.shared, to, &mut parcel)? {
+            return Ok(());
+        }
         let refusal = match self.0.registry.get(&to) {
             None => ErrorCode::new(Code::NO_ROUTE, format!("no actor lives at {to}")),
             Some(mailbox) => {
@@ -251,13 +253,14 @@ impl Bus {
     }
 }
 
+#[inline]
 fn parcel<M: Message>(
     message: M,
     reply: Option<oneshot::Sender<Result<M::Reply>>>,
     deadline: Option<Instant>,
 ) -> Parcel<M> {
-    let span = tracing::Span::current();
-    Parcel { message, lane: M::LANE, reply, deadline, span: (!span.is_none()).then(|| Box::new(span)) }
+    let span = if traced() { Some(Box::new(tracing::Span::current())) } else { None };
+    Parcel { message, lane: M::LANE, reply, deadline, span }
 }
 
 fn ask<R>(
@@ -280,21 +283,20 @@ fn ask<R>(
     }
 }
 
-/// Shows a message to the interceptors. `None` if one of them answered it.
-fn intercepted<M: Message>(shared: &Shared, to: Address, mut parcel: Parcel<M>) -> Result<Option<Parcel<M>>> {
-    if !shared.interceptors.any() {
-        return Ok(Some(parcel));
+/// Shows a message to the interceptors. False if one of them answered it.
+#[inline]
+fn passes<M: Message>(shared: &Shared, to: Address, parcel: &mut Parcel<M>) -> Result<bool> {
+    if shared.interceptors.any() { shown(shared, to, parcel) } else { Ok(true) }
+}
+
+#[cold]
+fn shown<M: Message>(shared: &Shared, to: Address, parcel: &mut Parcel<M>) -> Result<bool> {
+    let Some(answer) = shared.interceptors.before_send(Letter::new(to, &mut parcel.message)) else { return Ok(true) };
+    let reply = Verdict::downcast::<M>(answer?);
+    if let Some(sender) = parcel.reply.take() {
+        let _ = sender.send(reply);
     }
-    match shared.interceptors.before_send(Letter::new(to, &mut parcel.message)) {
-        None => Ok(Some(parcel)),
-        Some(answer) => {
-            let reply = Verdict::downcast::<M>(answer?);
-            if let Some(sender) = parcel.reply {
-                let _ = sender.send(reply);
-            }
-            Ok(None)
-        }
-    }
+    Ok(false)
 }
 
 /// An actor that is about to be spawned.
@@ -431,13 +433,14 @@ impl<A: Actor> ActorRef<A> {
         self.mailbox.stop();
     }
 
-    fn send<M: Message>(&self, parcel: Parcel<M>) -> Result<()>
+    #[inline]
+    fn send<M: Message>(&self, mut parcel: Parcel<M>) -> Result<()>
     where
         A: Handler<M>,
     {
-        match intercepted(&self.mailbox.shared, self.address(), parcel)? {
-            Some(parcel) => self.mailbox.push(parcel.lane, Box::new(parcel)),
-            None => Ok(()),
+        match passes(&self.mailbox.shared, self.address(), &mut parcel)? {
+            true => self.mailbox.push(parcel.lane, Box::new(parcel)),
+            false => Ok(()),
         }
     }
 }

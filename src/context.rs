@@ -38,7 +38,8 @@ pub struct Ctx<'a, A: Actor> {
     pub(crate) deadline: Option<Instant>,
     bus: &'a Bus,
     tasks: &'a mut Tasks,
-    now: Option<Instant>,
+    /// The actor waited for what it is handling now, not the other way round.
+    pub(crate) fresh: bool,
     pub(crate) stop: bool,
     pub(crate) exclusive: bool,
 }
@@ -81,12 +82,7 @@ impl TaskHandle {
 
 impl<'a, A: Actor> Ctx<'a, A> {
     pub(crate) fn new(mailbox: &'a Arc<Mailbox<A>>, bus: &'a Bus, tasks: &'a mut Tasks) -> Ctx<'a, A> {
-        Ctx { mailbox, deadline: None, bus, tasks, now: None, stop: false, exclusive: false }
-    }
-
-    /// The time, read once per slice of messages: it is compared with deadlines only.
-    pub(crate) fn now(&mut self) -> Instant {
-        *self.now.get_or_insert_with(Instant::now)
+        Ctx { mailbox, deadline: None, bus, tasks, fresh: false, stop: false, exclusive: false }
     }
 
     /// The bus.

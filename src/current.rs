@@ -17,6 +17,7 @@ thread_local! {
 }
 
 /// The deadline of what is being handled on this thread, if it has one.
+#[inline]
 pub(crate) fn deadline() -> Option<Instant> {
     DEADLINE.get()
 }
@@ -32,12 +33,14 @@ pub fn detached<T>(code: impl FnOnce() -> T) -> T {
 pub(crate) struct Scope(Option<Instant>);
 
 impl Scope {
+    #[inline]
     pub(crate) fn enter(deadline: Option<Instant>) -> Scope {
         Scope(DEADLINE.replace(deadline))
     }
 }
 
 impl Drop for Scope {
+    #[inline]
     fn drop(&mut self) {
         DEADLINE.set(self.0);
     }

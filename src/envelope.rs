@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use ringfence_messages::{Address, Code, ErrorCode, Event, Lane, Message, Result};
@@ -65,7 +65,9 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
     fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked> {
         let Parcel { mut message, reply, deadline, span, .. } = *self;
         let (reply, mailbox) = (Reply(reply), ctx.mailbox);
-        if deadline.is_some_and(|deadline| deadline <= ctx.now()) {
+        // One that did not wait in line, and whose asker waits on, needs no look at the clock.
+        let in_time = ctx.fresh && !reply.is_abandoned();
+        if deadline.is_some_and(|deadline| !in_time && deadline <= Instant::now()) {
             stats::EXPIRED.add();
             let details = format!("{} waited in the mailbox of {} until its deadline", M::NAME, mailbox.address);
             reply.send(Err(ErrorCode::new(Code::TIMEOUT, details)));
@@ -79,25 +81,20 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
             }
         }
         let started = mailbox.shared.timing.then(std::time::Instant::now);
-        let span = match &span {
-            Some(parent) => {
-                tracing::debug_span!(parent: parent.as_ref(), "handle", actor = %mailbox.address, message = M::NAME)
-            }
-            None => tracing::debug_span!("handle", actor = %mailbox.address, message = M::NAME),
-        };
+        let span = if traced() { handling(span.as_deref(), mailbox.address, M::NAME) } else { tracing::Span::none() };
         let outcome = {
             let (_scope, _span) = (Scope::enter(deadline), span.enter());
             ctx.deadline = deadline;
             Panicked::caught(|| actor.handle(message, ctx))
         };
         stats::handled::<M>(started.map(|at| at.elapsed()), outcome.is_err());
-        mailbox.handled.fetch_add(1, Relaxed);
+        stats::add_alone(&mailbox.handled, 1);
         match outcome.map(IntoAnswer::into_answer) {
             Ok(Answer::Now(result)) => reply.send(result),
             Ok(Answer::Later(later)) => ctx.run_later(later, reply, M::NAME, span),
             Ok(Answer::Promised(cell)) => bind(&cell, reply),
             Err(panicked) => {
-                mailbox.failed.fetch_add(1, Relaxed);
+                stats::add_alone(&mailbox.failed, 1);
                 reply.send(Err(panicked.error(M::NAME)));
                 return Err(panicked);
             }
@@ -107,6 +104,21 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
 
     fn fail(self: Box<Self>, error: ErrorCode) {
         Reply(self.reply).send(Err(error));
+    }
+}
+
+/// Whether somebody may want the span of a message: one load where nobody does.
+#[inline]
+pub(crate) fn traced() -> bool {
+    tracing::Level::DEBUG <= tracing::level_filters::STATIC_MAX_LEVEL
+        && tracing::Level::DEBUG <= tracing::level_filters::LevelFilter::current()
+}
+
+#[cold]
+fn handling(parent: Option<&tracing::Span>, actor: Address, message: &'static str) -> tracing::Span {
+    match parent {
+        Some(parent) => tracing::debug_span!(parent: parent, "handle", %actor, message),
+        None => tracing::debug_span!("handle", %actor, message),
     }
 }
 
@@ -128,8 +140,8 @@ impl<A: EventHandler<E>, E: Event> Envelope<A> for EventEnvelope<E> {
         let _scope = Scope::enter(None);
         ctx.deadline = None;
         let outcome = Panicked::caught(|| actor.on_event(&self.0, ctx));
-        ctx.mailbox.handled.fetch_add(1, Relaxed);
-        ctx.mailbox.failed.fetch_add(u64::from(outcome.is_err()), Relaxed);
+        stats::add_alone(&ctx.mailbox.handled, 1);
+        stats::add_alone(&ctx.mailbox.failed, u64::from(outcome.is_err()));
         outcome
     }
 

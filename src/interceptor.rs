@@ -103,6 +103,7 @@ impl Interceptors {
     }
 
     /// The one load that a message pays for when nobody intercepts.
+    #[inline]
     pub(crate) fn any(&self) -> bool {
         self.any.load(Relaxed)
     }

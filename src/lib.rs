@@ -31,7 +31,7 @@ pub use event::{AnyEvent, MAX_STREAM_BACKLOG, Subscription};
 pub use inspect::{ActorSnapshot, LaneSnapshot, Snapshot};
 pub use interceptor::{Interceptor, Letter, Verdict};
 pub use mailbox::LaneLimits;
-pub use pump::SLICE;
+pub use pump::{MAX_TURN, SLICE, TURN, UNTIMED};
 pub use stats::{BusStats, MessageStats, export as export_metrics};
 pub use supervise::RestartPolicy;
 pub use topic::{Glob, MAX_GLOB_BYTES};

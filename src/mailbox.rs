@@ -68,7 +68,7 @@ struct Queues<A: Actor> {
     lanes: [VecDeque<Box<dyn Envelope<A>>>; 3],
     /// The pump's, from its first poll on.
     waker: Option<Waker>,
-    /// The pump waits for a wake.
+    /// The pump waits for a wake, or will when it is done with what it took out last.
     idle: bool,
     exit: Option<Exit>,
 }
@@ -135,24 +135,23 @@ impl<A: Actor> Mailbox<A> {
         }
     }
 
-    /// Takes the next thing out. With `only_returns` messages stay where they are.
-    pub(crate) fn pop(&self, waker: &Waker, only_returns: bool) -> Item<A> {
+    /// Takes the next thing out; with `only_returns` messages stay where they are. True if nothing at all is left:
+    /// the pump may go to sleep without another look, whatever comes from now on wakes it.
+    pub(crate) fn pop(&self, waker: &Waker, only_returns: bool) -> (Item<A>, bool) {
         let mut queues = self.queues.lock();
-        if let Some(item) = queues.returns.pop_front() {
-            return Item::Return(item);
-        }
-        if !only_returns {
-            for lane in &mut queues.lanes {
-                if let Some(envelope) = lane.pop_front() {
-                    return Item::Message(envelope);
-                }
+        let item = match queues.returns.pop_front() {
+            Some(item) => Item::Return(item),
+            None if only_returns => Item::Idle,
+            None => queues.lanes.iter_mut().find_map(VecDeque::pop_front).map_or(Item::Idle, Item::Message),
+        };
+        let empty = queues.returns.is_empty() && queues.lanes.iter().all(VecDeque::is_empty);
+        if empty || matches!(item, Item::Idle) {
+            if !queues.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+                queues.waker = Some(waker.clone());
             }
+            queues.idle = true;
         }
-        if !queues.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            queues.waker = Some(waker.clone());
-        }
-        queues.idle = true;
-        Item::Idle
+        (item, empty)
     }
 
     /// Forgets what the tasks of a dead incarnation brought back. Dropped outside the lock: it is foreign code.

@@ -6,7 +6,7 @@
 //!    | stop, or panic too often
 //!    +---> Ended: mailbox closed, watchers told, address free
 //! ```
-//! Invariants: at most [`SLICE`] messages are handled before timers and neighbours get their turn; queued messages
+//! Invariants: timers and neighbours get their turn after [`TURN`] and at most [`UNTIMED`] + [`SLICE`] messages more; queued messages
 //! survive a panic; no task of a dead incarnation reaches its successor; `Ended` happens exactly once.
 //! Rejected: actix's `Supervisor`. It does not survive a panic and restarts without limit (see docs/adr/0001).
 
@@ -15,6 +15,7 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use actix::{ActorContext, ActorFuture, AsyncContext};
@@ -30,9 +31,20 @@ use crate::{
     supervise::{RestartPolicy, Restarts},
 };
 
-/// Messages that are handled before the runtime gets a turn. Too low: the turn costs more than the message.
+/// Messages that are handled between two looks at the clock. Too low: the look costs as much as the message.
 /// Too high: one busy actor delays every timer of its thread by that many messages.
-pub const SLICE: usize = 8;
+pub const SLICE: usize = 6;
+
+/// Messages that are handled before the first look at the clock: an actor that has no more than these, the usual
+/// case, is spared the look.
+pub const UNTIMED: usize = 2;
+
+/// How long messages are handled before the runtime gets a turn, to the next multiple of [`SLICE`]. Too low: the
+/// runtime's turn (a system call) costs more than the messages. Too high: timers and neighbours wait for so long.
+pub const TURN: Duration = Duration::from_millis(1);
+
+/// Messages that are handled before the runtime gets a turn, however quick they are.
+pub const MAX_TURN: usize = 256;
 
 pub(crate) struct Pump<A: Actor> {
     actor: Option<A>,
@@ -44,6 +56,8 @@ pub(crate) struct Pump<A: Actor> {
     restarts: Restarts,
     resting: Option<Pin<Box<Sleep>>>,
     exclusive: bool,
+    /// Nothing was there when it last looked.
+    idle: bool,
     ended: bool,
 }
 
@@ -64,6 +78,7 @@ impl<A: Actor> Pump<A> {
             restarts: Restarts::default(),
             resting: None,
             exclusive: false,
+            idle: false,
             ended: false,
         }
     }
@@ -122,13 +137,18 @@ impl<A: Actor> Pump<A> {
         self.bus.ended(self.mailbox.address, &exit);
     }
 
-    /// Handles up to [`SLICE`] things. `Ok(true)` if there may be more, `Err` if the actor ended.
-    fn slice(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        for _ in 0..SLICE {
+    /// Handles up to `count` things. `Ok(true)` if there may be more, `Err` if the actor ended.
+    fn slice(&mut self, count: usize, cx: &mut Context<'_>) -> Result<bool, ()> {
+        for _ in 0..count {
             let Some(actor) = self.actor.as_mut() else { return Ok(true) };
             let mut ctx = Ctx::new(&self.mailbox, &self.bus, &mut self.tasks);
-            let outcome = match self.mailbox.pop(cx.waker(), self.exclusive) {
-                Item::Idle => return Ok(false),
+            ctx.fresh = std::mem::take(&mut self.idle);
+            let (item, last) = self.mailbox.pop(cx.waker(), self.exclusive);
+            let outcome = match item {
+                Item::Idle => {
+                    self.idle = true;
+                    return Ok(false);
+                }
                 Item::Message(envelope) => envelope.deliver(actor, &mut ctx),
                 Item::Return(Return::Then(then)) => Panicked::caught(|| then(actor, &mut ctx)),
                 Item::Return(Return::Terminated(who, why)) => {
@@ -151,10 +171,31 @@ impl<A: Actor> Pump<A> {
                     self.end(Exit::Stopped);
                     return Err(());
                 }
+                Ok(()) if last => {
+                    self.idle = true;
+                    return Ok(false);
+                }
                 Ok(()) => {}
                 Err(panicked) => {
                     return if self.panicked(panicked) { Ok(true) } else { Err(()) };
                 }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Handles messages until [`TURN`] or [`MAX_TURN`] is over. As [`slice`](Pump::slice).
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
+        if !self.slice(UNTIMED, cx)? {
+            return Ok(false);
+        }
+        let until = Instant::now() + TURN;
+        for _ in 0..MAX_TURN / SLICE {
+            if !self.slice(SLICE, cx)? {
+                return Ok(false);
+            }
+            if self.actor.is_none() || Instant::now() >= until {
+                break;
             }
         }
         Ok(true)
@@ -170,7 +211,7 @@ impl<A: Actor> Pump<A> {
                 return Poll::Ready(());
             }
         }
-        match self.slice(cx) {
+        match self.turn(cx) {
             Err(()) => Poll::Ready(()),
             Ok(false) => Poll::Pending,
             Ok(true) => {
