@@ -14,6 +14,8 @@ pub mod inventory;
 pub mod ports;
 pub mod recovery;
 pub mod storage;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod vm;
 
 pub use host::AGENT_VERSION;

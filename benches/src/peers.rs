@@ -264,7 +264,7 @@ pub mod on_xtra {
         }
         async fn tell(&self, to: &Address<Sum>, number: u64) {
             // Resolves when the message is in the mailbox; the answer is not awaited.
-            let _ = to.send(Add(number)).detach().await.expect("room");
+            drop(to.send(Add(number)).detach().await.expect("room"));
         }
         async fn ask(&self, to: &Address<Sum>, number: u64) -> u64 {
             to.send(Add(number)).await.expect("an answer")

@@ -1,0 +1,298 @@
+//! Ports made of memory: hosts and a journal that a test arranges and looks into.
+//!
+//! They keep the ports' promises (a task repeated is done once, a stale order is refused) but have no faults of
+//! their own beyond what a test arranges. The simulator's world is another thing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, StorageId, VmId,
+    agent::Done,
+    host::{HostFactsCmd, HostFactsReply, HostPingReply},
+    vhost::{
+        CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
+        PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
+    },
+    vm::{ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd},
+    zbs::CheckHostConnectionReply,
+};
+
+use crate::{
+    host::AGENT_VERSION,
+    ports::{Call, HostAgentPort, JournalPort, MAX_READ, MdsPort, NewRecord, Ports, Record},
+};
+
+/// What a test arranges of one host.
+#[derive(Clone, Debug)]
+pub struct FakeHost {
+    /// Its agent answers.
+    pub answers: bool,
+    /// Its vhost target runs; a deploy makes it so.
+    pub target: bool,
+    /// Why a deploy of the target fails, if it does.
+    pub deploy_error: Option<ErrorCode>,
+    /// Why preparing the host fails, if it does.
+    pub prepare_error: Option<ErrorCode>,
+    /// Why nobody can look at the target's health, if so.
+    pub health_error: Option<ErrorCode>,
+    /// Why a VM does not start, if so.
+    pub start_error: Option<ErrorCode>,
+    /// The QEMU processes, by VM.
+    pub vms: BTreeMap<VmId, RunningVm>,
+}
+
+impl Default for FakeHost {
+    /// A host that answers and has nothing on it yet.
+    fn default() -> Self {
+        FakeHost {
+            answers: true,
+            target: false,
+            deploy_error: None,
+            prepare_error: None,
+            health_error: None,
+            start_error: None,
+            vms: BTreeMap::new(),
+        }
+    }
+}
+
+/// Hosts, MDS and journal in memory.
+#[derive(Default)]
+pub struct FakeWorld {
+    hosts: Mutex<HashMap<HostId, FakeHost>>,
+    calls: Mutex<Vec<(HostId, &'static str)>>,
+    /// Pings that were answered or refused.
+    pub pings: AtomicU64,
+    /// Looks at a protocol's health.
+    pub health_checks: AtomicU64,
+    /// The journal.
+    pub journal: Arc<MemoryJournal>,
+}
+
+impl FakeWorld {
+    /// A world of these hosts, as [`FakeHost::default`] says.
+    pub fn new(hosts: impl IntoIterator<Item = HostId>) -> Arc<FakeWorld> {
+        let hosts = hosts.into_iter().map(|id| (id, FakeHost::default())).collect();
+        Arc::new(FakeWorld { hosts: Mutex::new(hosts), ..FakeWorld::default() })
+    }
+
+    /// The ports into this world.
+    pub fn ports(self: &Arc<Self>) -> Ports {
+        Ports { agents: self.clone(), mds: self.clone(), journal: self.journal.clone() }
+    }
+
+    /// Changes a host or looks at it.
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn host<T>(&self, id: HostId, change: impl FnOnce(&mut FakeHost) -> T) -> T {
+        change(self.hosts.lock().get_mut(&id).expect("a host of this world"))
+    }
+
+    /// The calls, pings and health checks left out, since this was asked last.
+    pub fn take_calls(&self) -> Vec<(HostId, &'static str)> {
+        std::mem::take(&mut self.calls.lock())
+    }
+
+    fn reach<T>(&self, id: HostId, call: &'static str, ask: impl FnOnce(&mut FakeHost) -> Result<T>) -> Result<T> {
+        if !call.is_empty() {
+            self.calls.lock().push((id, call));
+        }
+        let mut hosts = self.hosts.lock();
+        let host = hosts.get_mut(&id).ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, "no such host"))?;
+        if !host.answers {
+            return Err(ErrorCode::new(Code::HOST_DISCONNECTED, "cannot reach the agent: no route to host"));
+        }
+        ask(host)
+    }
+}
+
+fn unless(error: &Option<ErrorCode>) -> Result<()> {
+    error.clone().map_or(Ok(()), Err)
+}
+
+#[async_trait]
+impl HostAgentPort for FakeWorld {
+    async fn ping(&self, host: HostId, _: Call) -> Result<HostPingReply> {
+        self.pings.fetch_add(1, Relaxed);
+        let reply = HostPingReply { host_uuid: host, version: AGENT_VERSION.to_owned(), boot_id: "boot".to_owned() };
+        self.reach(host, "", |_| Ok(reply))
+    }
+
+    async fn facts(&self, host: HostId, _: HostFactsCmd, _: Call) -> Result<HostFactsReply> {
+        self.reach(host, "facts", |_| {
+            Ok(HostFactsReply {
+                host_uuid: host,
+                version: AGENT_VERSION.to_owned(),
+                hostname: "fake".to_owned(),
+                accel: "tcg".to_owned(),
+                qemu_version: "7.2.0".to_owned(),
+                memory_mib: 4096,
+                available_mib: 4096,
+                cpus: 4,
+                free_hugepages: 0,
+            })
+        })
+    }
+
+    async fn prepare_vhost_target_env(
+        &self,
+        host: HostId,
+        _: PrepareVhostTargetEnvCmd,
+        _: Call,
+    ) -> Result<PrepareVhostTargetEnvReply> {
+        self.reach(host, "prepare", |host| unless(&host.prepare_error).map(|()| PrepareVhostTargetEnvReply::default()))
+    }
+
+    async fn deploy_vhost(&self, host: HostId, _: DeployVhostCmd, _: Call) -> Result<DeployVhostReply> {
+        self.reach(host, "deploy", |host| {
+            unless(&host.deploy_error)?;
+            let started = !std::mem::replace(&mut host.target, true);
+            Ok(DeployVhostReply { pid: 7, started, exports: 0 })
+        })
+    }
+
+    async fn vhost_health(&self, host: HostId, _: VhostTargetHealthCmd, _: Call) -> Result<VhostTargetHealthReply> {
+        self.health_checks.fetch_add(1, Relaxed);
+        self.reach(host, "", |host| {
+            unless(&host.health_error)?;
+            let reason = (!host.target).then(|| "the target does not run".to_owned());
+            Ok(VhostTargetHealthReply { target_running: host.target, reason })
+        })
+    }
+
+    async fn create_vhost_bdev(&self, host: HostId, cmd: CreateVhostBdevCmd, _: Call) -> Result<CreateVhostBdevReply> {
+        self.reach(host, "export", |_| Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) }))
+    }
+
+    async fn delete_vhost_bdev(&self, host: HostId, _: DeleteVhostBdevCmd, _: Call) -> Result<Done> {
+        self.reach(host, "unexport", |_| Ok(Done {}))
+    }
+
+    async fn start_vm(&self, host: HostId, cmd: StartVmCmd, _: Call) -> Result<StartVmCmdReply> {
+        self.reach(host, "start", |host| {
+            unless(&host.start_error)?;
+            let running = RunningVm { vm_uuid: cmd.vm_uuid, pid: 42, incarnation: Some(cmd.incarnation) };
+            if host.vms.contains_key(&cmd.vm_uuid) {
+                return Err(ErrorCode::new(Code::CHANGE_STATE, "it runs already"));
+            }
+            host.vms.insert(cmd.vm_uuid, running);
+            Ok(StartVmCmdReply { pid: 42, accel: "tcg".to_owned(), memory: "memfd".to_owned() })
+        })
+    }
+
+    async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, _: Call) -> Result<Done> {
+        self.reach(host, "stop", |host| {
+            host.vms.remove(&cmd.vm_uuid);
+            Ok(Done {})
+        })
+    }
+
+    async fn list_vms(&self, host: HostId, _: ListVmsCmd, _: Call) -> Result<ListVmsReply> {
+        self.reach(host, "list", |host| Ok(ListVmsReply { vms: host.vms.values().cloned().collect() }))
+    }
+}
+
+#[async_trait]
+impl MdsPort for FakeWorld {
+    async fn deploy_client(&self, _: StorageId, host: HostId, _: Call) -> Result<Done> {
+        self.reach(host, "deploy client", |_| Ok(Done {}))
+    }
+
+    async fn update_host_dependency(&self, _: StorageId, host: HostId, _: Call) -> Result<Done> {
+        self.reach(host, "update dependency", |_| Ok(Done {}))
+    }
+
+    async fn deploy_vhost(&self, _: StorageId, host: HostId, _: Call) -> Result<Done> {
+        self.reach(host, "deploy", |host| {
+            unless(&host.deploy_error)?;
+            host.target = true;
+            Ok(Done {})
+        })
+    }
+
+    async fn check_host_connection(&self, _: StorageId, host: HostId, _: Call) -> Result<CheckHostConnectionReply> {
+        self.health_checks.fetch_add(1, Relaxed);
+        self.reach(host, "", |_| Ok(CheckHostConnectionReply { connected: true, reason: None }))
+    }
+
+    async fn create_vhost_bdev(
+        &self,
+        _: StorageId,
+        host: HostId,
+        _: &str,
+        _: &str,
+        bdev_name: &str,
+        _: Call,
+    ) -> Result<CreateVhostBdevReply> {
+        self.reach(host, "export", |_| Ok(CreateVhostBdevReply { socket_path: format!("/run/{bdev_name}.sock") }))
+    }
+}
+
+/// A journal that forgets when it is dropped.
+#[derive(Default)]
+pub struct MemoryJournal {
+    records: Mutex<Vec<Record>>,
+    broken: Mutex<Option<ErrorCode>>,
+}
+
+impl MemoryJournal {
+    /// From now on nothing can be written, with this error; `None` mends it.
+    pub fn set_broken(&self, error: Option<ErrorCode>) {
+        *self.broken.lock() = error;
+    }
+
+    /// The records so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.records.lock().clone()
+    }
+
+    /// The records of one topic so far, each as the event that it tells of.
+    ///
+    /// # Panics
+    /// If one is not such an event.
+    pub fn events<E: ringfence_messages::Event>(&self) -> Vec<E> {
+        let records = self.records.lock();
+        let of = records.iter().filter(|record| record.topic == E::TOPIC);
+        of.map(|record| serde_json::from_value(record.payload.clone()).expect("the topic's own event")).collect()
+    }
+}
+
+#[async_trait]
+impl JournalPort for MemoryJournal {
+    async fn append(&self, new: Vec<NewRecord>) -> Result<Vec<Record>> {
+        unless(&self.broken.lock())?;
+        let mut records = self.records.lock();
+        let mut appended = Vec::with_capacity(new.len());
+        for NewRecord { topic, subject, payload } in new {
+            let seq = records.len() as u64 + 1;
+            let record = Record { seq, time: String::new(), topic, subject, payload, hash: String::new() };
+            records.push(record.clone());
+            appended.push(record);
+        }
+        Ok(appended)
+    }
+
+    async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
+        let records = self.records.lock();
+        Ok(records.iter().skip(after as usize).take(limit.min(MAX_READ)).cloned().collect())
+    }
+
+    async fn latest(&self, topic: &str) -> Result<Vec<Record>> {
+        let mut latest = BTreeMap::new();
+        for record in self.records.lock().iter().filter(|record| record.topic == topic) {
+            latest.insert(record.subject.clone(), record.clone());
+        }
+        let mut latest: Vec<Record> = latest.into_values().collect();
+        latest.sort_by_key(|record| record.seq);
+        Ok(latest)
+    }
+}

@@ -1,0 +1,149 @@
+//! One ping cycle of 100,000 hosts with two protocols each: through the supervisor's core alone, and through all the
+//! actors over ports made of memory. Time, and bytes per host.
+#![allow(missing_docs, clippy::print_stdout)]
+
+use std::{
+    alloc::System,
+    collections::HashMap,
+    hint::black_box,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use criterion::Criterion;
+use ringfence::Bus;
+use ringfence_actors::{
+    assembly::Assembly,
+    inventory::{Cluster, Directory, Host, Inventory, PingSettings, Settings, Storage},
+    recovery::core::{Command, Core, Event},
+    testkit::FakeWorld,
+};
+use ringfence_messages::{
+    ClusterId, Health, HostId, Protocol, StorageId,
+    host::PingHostReply,
+    storage::{ProtocolHealth, StorageKind},
+};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const HOSTS: usize = 100_000;
+const PROTOCOLS: [Protocol; 2] = [Protocol::Vhost, Protocol::Cbd];
+const INTERVAL: Duration = Duration::from_secs(60);
+
+fn inventory() -> Inventory {
+    let cluster = ClusterId::from_name("c1");
+    let host = |n: usize| Host {
+        id: HostId::from_name(&format!("host-{n}")),
+        name: format!("host-{n}"),
+        cluster,
+        management_ip: format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255),
+        storage_ips: Vec::new(),
+    };
+    Inventory {
+        clusters: vec![Cluster { id: cluster, name: "c1".to_owned() }],
+        hosts: (0..HOSTS).map(host).collect(),
+        storages: vec![Storage {
+            id: StorageId::from_name("zbs-1"),
+            name: "zbs-1".to_owned(),
+            kind: StorageKind::Zbs,
+            clusters: vec![cluster],
+            protocols: PROTOCOLS.to_vec(),
+            volume_dir: None,
+            ceph: None,
+        }],
+        vms: Vec::new(),
+    }
+}
+
+/// Answers every command of the core at once, until none is left: every host was pinged and both its protocols
+/// were looked at.
+fn cycle(core: &mut Core, now: Duration, health: Health) -> usize {
+    let mut commands = core.on(Event::Tick, now);
+    let mut handled = 0;
+    while let Some(command) = commands.pop() {
+        handled += 1;
+        let event = match command {
+            Command::Ping { host, generation } => {
+                let reply = PingHostReply { connected: true, reason: None, boot_id: String::new() };
+                Event::PingDone { host, generation, reply }
+            }
+            Command::CheckHealth { host, generation, storage } => {
+                let reason = (health != Health::Ok).then(|| "the target does not run".to_owned());
+                let report = |protocol| ProtocolHealth { protocol, health, reason: reason.clone() };
+                Event::HealthDone { host, generation, storage, result: Ok(PROTOCOLS.map(report).to_vec()) }
+            }
+            Command::Deploy { host, storage, protocol, .. } => Event::DeployDone { host, storage, protocol },
+            Command::Tell(fact) => {
+                black_box(fact);
+                continue;
+            }
+        };
+        commands.extend(core.on(event, now));
+    }
+    handled
+}
+
+fn main() {
+    let mut criterion = Criterion::default().sample_size(10).without_plots().configure_from_args();
+    let settings = PingSettings { interval: INTERVAL, ..PingSettings::default() };
+    let directory = Arc::new(Directory::new(inventory()));
+
+    let region = Region::new(ALLOCATOR);
+    let mut core = Core::new(settings, directory.clone(), &HashMap::new(), Duration::ZERO);
+    let mut now = INTERVAL;
+    // The worst for memory: every protocol down, each with its reason.
+    assert!(cycle(&mut core, now, Health::Failed) >= HOSTS * 4, "some host was not pinged");
+    let bytes = held(&region);
+    let keys = HOSTS * PROTOCOLS.len();
+    println!("core: {} bytes per (host, protocol), all of them down (goal: at most 1024)", bytes / keys);
+
+    for (name, health) in [("all well", Health::Ok), ("all down", Health::Failed)] {
+        criterion.bench_function(&format!("core cycle of {HOSTS} hosts x 2, {name}"), |b| {
+            b.iter(|| {
+                now += INTERVAL;
+                cycle(&mut core, now, health)
+            });
+        });
+    }
+    drop(core);
+    actors();
+}
+
+/// Pings without a pause: the interval is over as soon as it began.
+fn actors() {
+    const CYCLES: u64 = 3;
+    actix::System::new().block_on(async {
+        let inventory = inventory();
+        let world = FakeWorld::new(inventory.hosts.iter().map(|host| host.id));
+        for host in &inventory.hosts {
+            world.host(host.id, |host| host.target = true);
+        }
+        let ping = PingSettings { interval: Duration::from_millis(1), parallelism: 1000, ..PingSettings::default() };
+        let region = Region::new(ALLOCATOR);
+        let bus = Bus::new();
+        let settings = Settings { ping, ..Settings::default() };
+        let began = Instant::now();
+        let assembly = Assembly::start(bus.clone(), inventory, settings, world.ports()).await.expect("it starts");
+        println!("actors: {} started in {:?}", bus.len(), began.elapsed());
+        let mut last = Instant::now();
+        for cycle in 1..=CYCLES {
+            let pings = cycle * HOSTS as u64;
+            while world.pings.load(Relaxed) < pings || world.health_checks.load(Relaxed) < 2 * pings {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let took = last.elapsed();
+            last = Instant::now();
+            println!("actors: cycle {cycle} of {HOSTS} hosts x 2 in {took:?}, {:?} per host", took / HOSTS as u32);
+        }
+        println!("actors: {} bytes per host, everything included", held(&region) / HOSTS);
+        drop(assembly);
+        bus.stop_all();
+    });
+}
+
+fn held(region: &Region<'_, System>) -> usize {
+    let change = region.change();
+    (change.bytes_allocated as isize + change.bytes_reallocated - change.bytes_deallocated as isize).max(0) as usize
+}
