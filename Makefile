@@ -39,6 +39,4 @@ unit:            ## every test, closing with its counts
 	cargo nextest run --locked --workspace
 
 bench:           ## the bus beside its peers in one run, and a recovery cycle of 100,000 hosts
-	cargo bench --locked --bench bus
-	cargo bench --locked --bench recovery_core
-	cargo bench --locked --bench recovery_actors
+	cargo bench --locked --package ringfence-benches

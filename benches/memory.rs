@@ -37,9 +37,8 @@ fn measure<P: Peer>() {
             actors.push(actor);
         }
         let change = region.change();
-        let held =
-            (change.bytes_allocated as i128 + change.bytes_reallocated as i128) - change.bytes_deallocated as i128;
-        println!("{:<12} {:>6}", P::NAME, held / ACTORS as i128);
+        let held = change.bytes_allocated.saturating_sub(change.bytes_deallocated) as u128;
+        println!("{:<12} {:>6}", P::NAME, held / ACTORS);
         actors.into_iter().for_each(|actor| peer.stop(actor));
     });
 }

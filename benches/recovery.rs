@@ -145,5 +145,5 @@ fn actors() {
 
 fn held(region: &Region<'_, System>) -> usize {
     let change = region.change();
-    (change.bytes_allocated as isize + change.bytes_reallocated - change.bytes_deallocated as isize).max(0) as usize
+    change.bytes_allocated.saturating_sub(change.bytes_deallocated)
 }
