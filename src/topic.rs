@@ -5,7 +5,7 @@ use ringfence_messages::{Code, ErrorCode, Result};
 /// The longest glob. Longer ones are a mistake.
 pub const MAX_GLOB_BYTES: usize = 256;
 
-/// A pattern over topics such as `storage.*` or `{who}.status-changed`.
+/// A pattern over topics such as `door.*` or `{who}.status-changed`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob(Vec<Part>);
 

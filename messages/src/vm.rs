@@ -94,7 +94,7 @@ fn name(part: &str, what: &str, whole: &str) -> Result<String, ParseInstallPathE
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if part.is_empty() || part.len() > MAX_NAME_BYTES || part.starts_with(['.', '-']) || !part.chars().all(fits) {
         return Err(ParseInstallPathError(format!(
-            "{part:?} in {whole:?} is not a {what}: 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, not starting with . or -"
+            "{part:?} in {whole:?} cannot be the name of its {what}: 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, not starting with . or -"
         )));
     }
     Ok(part.to_owned())

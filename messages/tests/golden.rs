@@ -1,0 +1,180 @@
+//! The wire forms of every message, reply and event, frozen per version.
+//!
+//! A change of a snapshot is a change of the wire: raise the version of the message and say how users are affected.
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+
+use ringfence_messages::{
+    Event, Message, audit::*, codec, fence::*, host::*, recovery::*, storage::*, vhost::*, vm::*, zbs::*,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+const HOST: &str = r#"{"uuid": "11111111-1111-1111-1111-111111111111", "name": "host-a", "cluster": "c1",
+    "managementIp": "10.77.0.11", "state": "Enabled", "status": "Connected", "reason": null}"#;
+const VM: &str = r#"{"uuid": "33333333-3333-3333-3333-333333333333", "name": "vm1", "cluster": "c1", "ha": "NeverStop",
+    "state": "Running", "hostUuid": "11111111-1111-1111-1111-111111111111", "host": "host-a",
+    "lastHostUuid": null, "incarnation": 2, "volumes": [{"primaryStorageUuid": "22222222-2222-2222-2222-222222222222",
+    "installPath": "vhost://vm1", "root": true}]}"#;
+const REF: &str = r#"{"id": 1, "hostUuid": "11111111-1111-1111-1111-111111111111", "host": "host-a",
+    "primaryStorageUuid": "22222222-2222-2222-2222-222222222222", "storage": "vhost-1", "protocol": "Vhost",
+    "status": "Disconnected", "reason": "the target does not run", "redeploys": 3, "skipPings": 7}"#;
+const STORAGE_HOST: &str = r#"{"hostUuid": "11111111-1111-1111-1111-111111111111", "host": "host-a",
+    "primaryStorageUuid": "22222222-2222-2222-2222-222222222222", "storage": "vhost-1", "status": "Disconnected",
+    "reason": "the target does not run", "checkError": {"code": "SYS.1001", "description": "timed out", "details": "d",
+    "cause": null, "opaque": {"k": "v"}}}"#;
+const STEP: &str = r#"{"name": "deploy-vhost-target", "error": null, "note": "started"}"#;
+
+/// Replaces `H`, `S`, `V`, `C` and the names above by what they stand for, so that the samples stay readable.
+fn expand(sample: &str) -> String {
+    let id = |digit: &str| {
+        format!(
+            "\"{0}{0}{0}{0}{0}{0}{0}{0}-{0}{0}{0}{0}-{0}{0}{0}{0}-{0}{0}{0}{0}-{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}\"",
+            digit
+        )
+    };
+    let pairs = [
+        ("@host", HOST.to_owned()),
+        ("@vm", VM.to_owned()),
+        ("@ref", REF.to_owned()),
+        ("@storageHost", STORAGE_HOST.to_owned()),
+        ("@step", STEP.to_owned()),
+        ("@H", id("1")),
+        ("@S", id("2")),
+        ("@V", id("3")),
+        ("@C", id("4")),
+    ];
+    pairs.iter().fold(sample.to_owned(), |text, (name, value)| text.replace(name, value))
+}
+
+struct Golden {
+    seen: BTreeSet<String>,
+    text: String,
+}
+
+impl Golden {
+    /// JSON and back is the same; the wire and back is the same; cut short anywhere it is an error.
+    fn check<T: Serialize + DeserializeOwned>(&mut self, what: &str, sample: &str) -> T {
+        let json: Value = serde_json::from_str(&expand(sample)).unwrap_or_else(|e| panic!("{what}: {e}: {sample}"));
+        let value: T = serde_json::from_value(json.clone()).unwrap_or_else(|e| panic!("{what} from JSON: {e}"));
+        assert_eq!(serde_json::to_value(&value).unwrap(), json, "{what} has other names in JSON than the sample");
+        let bytes = codec::to_bytes(&value).unwrap();
+        let back: T = codec::from_bytes(&bytes).unwrap_or_else(|e| panic!("{what} from the wire: {e}"));
+        assert_eq!(serde_json::to_value(&back).unwrap(), json, "{what} changes on the wire");
+        for len in 0..bytes.len() {
+            assert!(codec::from_bytes::<T>(&bytes[..len]).is_err(), "{what} cut to {len} bytes is taken for whole");
+        }
+        let more: Vec<u8> = bytes.iter().copied().chain([0]).collect();
+        assert!(codec::from_bytes::<T>(&more).is_err(), "{what} with a byte too many is taken for whole");
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.text.push_str(&format!("{what}\n  {hex}\n"));
+        value
+    }
+
+    fn message<M: Message>(&mut self, sample: &str, reply: &str) {
+        let what = format!("{} v{} {:?}", M::NAME, M::VERSION, M::LANE);
+        let message: M = self.check(&what, sample);
+        self.check::<M::Reply>(&format!("{} v{} reply", M::NAME, M::VERSION), reply);
+        let enveloped = codec::encode(&message).unwrap();
+        let envelope = codec::open(&enveloped).unwrap();
+        assert_eq!((envelope.name.as_str(), envelope.version), (M::NAME, M::VERSION));
+        codec::decode::<M>(&enveloped).unwrap();
+        self.seen.insert(M::NAME.to_owned());
+    }
+
+    fn event<E: Event>(&mut self, name: &str, sample: &str, subject: &str) {
+        let event: E = self.check(&format!("{} v{} {name}", E::TOPIC, E::VERSION), sample);
+        assert_eq!(event.subject(), subject, "{name}");
+        self.seen.insert(name.to_owned());
+    }
+}
+
+macro_rules! golden {
+    ($golden:ident; $($type:ident $sample:literal => $reply:literal;)* ; $($event:ident $json:literal about $subject:literal;)*) => {
+        $($golden.message::<$type>($sample, $reply);)*
+        $($golden.event::<$event>(stringify!($event), $json, $subject);)*
+    };
+}
+
+#[test]
+fn every_message_keeps_its_wire_form() {
+    let mut golden = Golden { seen: BTreeSet::new(), text: String::new() };
+    golden! { golden;
+        RecordMsg r#"{"topic": "t", "subject": "s", "payload": "{}", "durability": "Intent"}"# => r#"{"seq": 7}"#;
+        SiblingFenceVmOnHostMsg r#"{"failedHostUuid": @H, "vmUuid": @V, "clusterUuid": @C, "haTargetHostUuid": @S}"# =>
+            r#"{"alive": true, "killed": false, "sshReachable": true, "qemuFound": false, "executorHostUuid": @H, "executorRole": "sibling", "reason": "r"}"#;
+        SiblingFenceVmCmd r#"{"vmUuid": @V, "failedHostIp": "10.77.0.11", "failedHostSshPort": 22, "failedHostUuid": @H}"# =>
+            r#"{"alive": false, "killed": true, "sshReachable": true, "qemuFound": true, "executorHostUuid": null, "executorRole": null, "reason": ""}"#;
+        HaStartVmInstanceMsg r#"{"vmInstanceUuid": @V, "judgerClassName": "j", "softAvoidHostUuids": [@H], "haReason": "r"}"# => r#"{"hostUuid": @H}"#;
+        HostPingCmd r#"{"hostUuid": @H}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b"}"#;
+        HostFactsCmd r#"{}"# => r#"{"hostUuid": @H, "version": "0.1.0", "hostname": "h", "accel": "kvm", "qemuVersion": "7.2.22",
+            "memoryMib": 1024, "availableMib": 512, "cpus": 2, "freeHugepages": 16}"#;
+        PingHostMsg r#"{"timeoutMs": 2000}"# => r#"{"connected": false, "reason": "no answer", "bootId": ""}"#;
+        ChangeHostStateMsg r#"{"hostUuid": @H, "action": "Maintain"}"# => r#"@host"#;
+        QueryServingHostsMsg r#"{"clusterUuid": @C}"# => r#"{"hostUuids": [@H]}"#;
+        QueryHostsMsg r#"{}"# => r#"{"hosts": [@host], "refs": [@ref], "storages": [@storageHost]}"#;
+        CheckHostHealthMsg r#"{"hostUuid": @H}"# => r#"{"protocols": [{"protocol": "Vhost", "health": "Failed", "reason": "r"},
+            {"protocol": "CBD", "health": "Ok", "reason": null}, {"protocol": "NVMEoF", "health": "Warn", "reason": "r"},
+            {"protocol": "iSCSI", "health": "Unknown", "reason": "r"}, {"protocol": "NBD", "health": "Ok", "reason": null},
+            {"protocol": "RBD", "health": "Ok", "reason": null}]}"#;
+        DeployClientMsg r#"{"hostUuid": @H, "protocol": "Vhost", "attempt": 3, "skippedPings": 4}"# => r#"{"steps": [@step]}"#;
+        ActivateVolumeMsg r#"{"hostUuid": @H, "installPath": {"Vhost": {"name": "vm1"}}, "bdevName": "vm1-0"}"# =>
+            r#"{"vhostUser": {"socketPath": "/run/vm1-0.sock"}}"#;
+        PrepareVhostTargetEnvCmd r#"{"hugepages": 1024}"# => r#"{"freeHugepages": 1024, "hugepageMount": "/dev/hugepages", "notes": ["n"]}"#;
+        DeployVhostCmd r#"{"primaryStorageUuid": @S, "storage": "vhost-1", "volumeDir": null}"# => r#"{"pid": 7, "started": true, "exports": 2}"#;
+        VhostTargetHealthCmd r#"{"primaryStorageUuid": @S, "containerName": null, "controlSock": "/s"}"# => r#"{"targetRunning": false, "reason": "r"}"#;
+        CreateVhostBdevCmd r#"{"primaryStorageUuid": @S, "logicalPool": "p", "volume": "v", "bdevName": "b", "volumeDir": "/d"}"# =>
+            r#"{"socketPath": "/run/b.sock"}"#;
+        DeleteVhostBdevCmd r#"{"primaryStorageUuid": @S, "bdevName": "b"}"# => r#"{}"#;
+        StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "memoryMib": 16, "qemuArgs": ["-nodefaults"],
+            "disks": [{"source": {"vhostUser": {"socketPath": "/s"}}, "root": true}, {"source": {"file": {"path": "/f"}}, "root": false},
+            {"source": {"rbd": {"pool": "p", "image": "i", "conf": "/c", "user": "u"}}, "root": false}]}"# =>
+            r#"{"pid": 7, "accel": "kvm", "memory": "memfd"}"#;
+        StopVmCmd r#"{"vmUuid": @V}"# => r#"{}"#;
+        ListVmsCmd r#"{}"# => r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null}]}"#;
+        StartVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
+        StopVmMsg r#"{}"# => r#"@vm"#;
+        QueryVmMsg r#"{}"# => r#"@vm"#;
+        DeployClientCmd r#"{"clientIp": "10.77.0.11", "sshPort": 22, "sshUsername": "root"}"# => r#"{}"#;
+        UpdateHostDependencyCmd r#"{"clientIp": "10.77.0.11"}"# => r#"{}"#;
+        VhostHostCmd r#"{"hostIp": "10.77.0.11", "sshPort": 22, "sshUsername": "root"}"# => r#"{}"#;
+        CreateVhostBdevOnHostCmd r#"{"hostIp": "10.77.0.11", "sshPort": 22, "sshUsername": "root", "logicalPool": "p", "volume": "v",
+            "bdevName": "b"}"# => r#"{"socketPath": "/var/zbsvhost/sockets/b"}"#;
+        CheckHostConnectionCmd r#"{"clientIp": "10.77.0.11"}"# => r#"{"connected": true, "reason": null}"#;
+        MdsFactsCmd r#"{}"# => r#"{"version": "1"}"#;
+        ;
+        SiblingFenceAudited r#"{"vmUuid": @V, "failedHostUuid": @H, "clusterUuid": @C, "haTargetHostUuid": @S,
+            "outcome": "success-killed", "reason": "r"}"# about "33333333-3333-3333-3333-333333333333";
+        EventRecorded r#"{"seq": 7, "time": "2026-01-01T00:00:00.000Z", "topic": "t", "subject": "s", "payload": "{}", "hash": "h"}"# about "7";
+        ControllerStarted r#"{"epoch": 2, "version": "0.1.0"}"# about "controller";
+        HostStatusChanged r#"{"hostUuid": @H, "oldStatus": "Connecting", "newStatus": "Disconnected", "reason": "r", "inventory": @host}"# about "host-a";
+        HostStateChanged r#"{"hostUuid": @H, "host": "host-a", "oldState": "Enabled", "newState": "Maintenance"}"# about "host-a";
+        StorageHostStatusChanged r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "oldStatus": null,
+            "newStatus": "Connected", "reason": null}"# about "vhost-1@host-a";
+        ProtocolStatusChanged r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "protocol": "Vhost",
+            "oldStatus": "Connected", "newStatus": "Disconnected", "reason": "r"}"# about "vhost-1@host-a/Vhost";
+        ProtocolRedeploy r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "protocol": "Vhost",
+            "phase": "intent", "attempt": 1, "skippedPings": 0, "steps": [@step]}"# about "vhost-1@host-a/Vhost";
+        BestEffortStepFailed r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "step": @step}"# about "vhost-1@host-a";
+        VmStateChanged r#"{"vmUuid": @V, "vm": "vm1", "oldState": "Stopped", "newState": "Starting", "hostUuid": @H, "host": "host-a",
+            "incarnation": 2, "reason": "r"}"# about "vm1";
+    }
+    insta::assert_snapshot!(golden.text);
+    assert_eq!(golden.seen, declared(), "a message is declared but has no sample here, or the other way round");
+}
+
+/// The names in every `message!`, `event!` and `agent_command!` line of the sources.
+fn declared() -> BTreeSet<String> {
+    let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
+    let mut names = BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(source.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let name = ["message!(", "event!(", "agent_command!("].iter().find_map(|start| line.strip_prefix(start));
+            names.extend(name.and_then(|rest| rest.split(',').next()).map(str::to_owned));
+        }
+    }
+    assert!(names.len() > 30, "the sources were not found");
+    names
+}

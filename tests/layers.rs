@@ -1,0 +1,121 @@
+//! The rooms and their doors: who may depend on whom, what no room may say, and how large a file may grow.
+#![allow(missing_docs)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Each room and the rooms that it may use (design: dependencies point one way).
+const DOORS: [(&str, &[&str]); 6] = [
+    ("messages", &[]),
+    (".", &["ringfence-messages"]),
+    ("actors", &["ringfence", "ringfence-messages"]),
+    ("drivers", &["ringfence-actors", "ringfence-messages"]),
+    ("cli", &["ringfence", "ringfence-actors", "ringfence-drivers", "ringfence-messages"]),
+    ("benches", &["ringfence", "ringfence-actors", "ringfence-messages"]),
+];
+
+/// The names under `[dependencies]` of a room's manifest; dev-dependencies are free.
+fn dependencies(room: &str) -> BTreeSet<String> {
+    let manifest = fs::read_to_string(Path::new(ROOT).join(room).join("Cargo.toml")).unwrap();
+    let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let names = lines.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split(['.', ' ', '=']).next());
+    let names: BTreeSet<String> = names.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    assert!(!names.is_empty(), "{room}: no dependencies were found; did the manifest's form change?");
+    names
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    for (room, doors) in DOORS {
+        let ours = dependencies(room).into_iter().filter(|name| name.starts_with("ringfence")).collect::<BTreeSet<_>>();
+        let allowed = doors.iter().map(|door| (*door).to_owned()).collect::<BTreeSet<_>>();
+        assert!(ours.is_subset(&allowed), "{room} uses {:?}", ours.difference(&allowed));
+    }
+    let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
+    let members: BTreeSet<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert_eq!(members, DOORS.iter().map(|(room, _)| *room).collect(), "a room without a rule, or a rule without one");
+}
+
+#[test]
+fn messages_need_no_runtime() {
+    let expected = ["bincode", "serde", "uuid"].map(str::to_owned).into_iter().collect();
+    assert_eq!(dependencies("messages"), expected);
+}
+
+/// The bus is for embedding: it must not know what Ringfence is for.
+#[test]
+fn the_bus_knows_no_vm_host_or_disk() {
+    const WORDS: [&str; 12] =
+        ["vm", "vms", "host", "hosts", "storage", "disk", "volume", "ceph", "qemu", "vhost", "fence", "hypervisor"];
+    let mut said = BTreeMap::new();
+    for path in sources(&Path::new(ROOT).join("src")) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (n, line) in text.lines().enumerate() {
+            let words = line.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_lowercase);
+            if let Some(word) = words.into_iter().find(|word| WORDS.contains(&word.as_str())) {
+                said.insert(format!("{}:{}", path.display(), n + 1), word);
+            }
+        }
+    }
+    assert!(said.is_empty(), "domain words in the bus: {said:#?}");
+}
+
+/// Decisions run without a runtime: in tests, in the simulator, in a model checker.
+#[test]
+fn cores_are_plain() {
+    let mut cores = 0;
+    for path in sources(&Path::new(ROOT).join("actors/src")) {
+        let is_core = path
+            .file_name()
+            .is_some_and(|name| ["core.rs", "backoff.rs", "schedule.rs", "flow.rs"].iter().any(|n| name == *n));
+        if !is_core {
+            continue;
+        }
+        cores += 1;
+        let text = fs::read_to_string(&path).unwrap();
+        for banned in
+            ["tokio", "actix", "async ", ".await", "Instant::now", "SystemTime::now", "HashSet<", "thread_rng"]
+        {
+            assert!(
+                !text.contains(banned),
+                "{} says {banned:?}: a core has no runtime, clock or chance",
+                path.display()
+            );
+        }
+    }
+    assert!(cores >= 6, "only {cores} cores were found");
+}
+
+/// One noun per file.
+#[test]
+fn files_are_of_one_sitting() {
+    const MAX_LINES: usize = 600;
+    let rooms = ["src", "messages/src", "actors/src", "drivers/src", "cli/src", "tests", "benches", "examples"];
+    for path in rooms.iter().flat_map(|room| sources(&Path::new(ROOT).join(room))) {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(
+            lines <= MAX_LINES,
+            "{} has {lines} lines, more than {MAX_LINES}: which two nouns does it hold?",
+            path.display()
+        );
+    }
+}
