@@ -11,6 +11,7 @@
 //! Invariants: I1: a VM is launched only after every host on which it may run was asked and has no QEMU of it; a
 //! host that cannot be asked refuses the start. I2: an outcome that is not known is looked up, never guessed.
 //! I4: nothing is launched or stopped before the intent is durable. One operation at a time; a second is refused.
+//! An operation ends only when every answer that it asked for has come, so that none is taken for a later one's.
 //! Rejected: remembering "stopped" without asking. What the journal says is where to look, not what to believe.
 
 use ringfence_messages::{
@@ -103,17 +104,18 @@ enum Busy {
     Remembering,
     /// A start waits for the list of hosts.
     FindingHosts(Option<HostId>),
-    /// A start waits for these hosts to say that the VM is not there.
+    /// A start waits for these hosts to say whether the VM is there; those that answered found this.
     Searching {
         target: HostId,
         left: Vec<HostId>,
+        found: Vec<(HostId, Result<bool>)>,
     },
     /// A start waits for its intent.
     Intending(HostId),
     /// A start waits for these many volumes.
     Exporting {
         target: HostId,
-        disks: Vec<Option<DiskSource>>,
+        disks: Vec<Option<Result<DiskSource>>>,
     },
     /// A start waits for QEMU.
     Launching(HostId),
@@ -185,8 +187,16 @@ impl Core {
                 self.reconcile(host)
             }
             (Event::HostsFound(found), Busy::FindingHosts(asked)) => self.choose(asked, found),
-            (Event::Searched(host, found), Busy::Searching { target, left }) => {
-                self.searched(host, found, target, left)
+            (Event::Searched(host, answer), Busy::Searching { target, mut left, mut found }) => {
+                if let Some(position) = left.iter().position(|h| *h == host) {
+                    left.swap_remove(position);
+                    found.push((host, answer.map(|vms| runs(self.vm.id, &vms))));
+                }
+                if left.is_empty() {
+                    return self.searched(target, found);
+                }
+                self.busy = Busy::Searching { target, left, found };
+                Vec::new()
             }
             (Event::Recorded(result), Busy::Intending(target)) => match result {
                 Ok(()) => self.export(target),
@@ -259,49 +269,32 @@ impl Core {
         let mut left = vec![target];
         left.extend(self.place.filter(|place| *place != target));
         let commands = left.iter().map(|host| Command::Search(*host)).collect();
-        self.busy = Busy::Searching { target, left };
+        self.busy = Busy::Searching { target, left, found: Vec::new() };
         commands
     }
 
-    fn searched(
-        &mut self,
-        host: HostId,
-        found: Result<Vec<RunningVm>>,
-        target: HostId,
-        mut left: Vec<HostId>,
-    ) -> Vec<Command> {
-        let Some(position) = left.iter().position(|h| *h == host) else {
-            self.busy = Busy::Searching { target, left };
-            return Vec::new();
-        };
-        left.swap_remove(position);
-        match found.map(|vms| runs(self.vm.id, &vms)) {
-            Err(error) => {
-                let details = format!(
-                    "{} may still run on {}, which cannot be asked: not started",
-                    self.vm.name,
-                    name(&self.directory, host)
-                );
-                return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details).caused_by(error)))];
+    /// Every host on which it may run has answered, or could not be asked.
+    fn searched(&mut self, target: HostId, found: Vec<(HostId, Result<bool>)>) -> Vec<Command> {
+        // Where it is known to run counts before where else it is seen: agents of one machine see each other's.
+        let elsewhere = |host: &HostId| Some(*host) != self.place;
+        let mut there: Vec<HostId> = found.iter().filter(|(_, is)| *is == Ok(true)).map(|(host, _)| *host).collect();
+        there.sort_by_key(elsewhere);
+        if let Some(host) = there.first().copied() {
+            let details = format!("{} already runs on {}", self.vm.name, name(&self.directory, host));
+            let mut commands = Vec::new();
+            if self.state != VmState::Running || self.place != Some(host) {
+                commands.push(self.becomes(VmState::Running, Some(host), "found running when it was to be started"));
             }
-            Ok(true) => {
-                let mut commands = Vec::new();
-                if self.state != VmState::Running || self.place != Some(host) {
-                    commands.push(self.becomes(
-                        VmState::Running,
-                        Some(host),
-                        "found running when it was to be started",
-                    ));
-                }
-                let details = format!("{} already runs on {}", self.vm.name, name(&self.directory, host));
-                commands.push(Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details))));
-                return commands;
-            }
-            Ok(false) => {}
+            commands.push(Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details))));
+            return commands;
         }
-        if !left.is_empty() {
-            self.busy = Busy::Searching { target, left };
-            return Vec::new();
+        if let Some((host, Err(error))) = found.into_iter().find(|(_, is)| is.is_err()) {
+            let details = format!(
+                "{} may still run on {}, which cannot be asked: not started",
+                self.vm.name,
+                name(&self.directory, host)
+            );
+            return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details).caused_by(error)))];
         }
         self.incarnation += 1;
         let change = self.change(VmState::Starting, Some(target), "asked to start");
@@ -320,36 +313,34 @@ impl Core {
         index: usize,
         result: Result<DiskSource>,
         target: HostId,
-        mut disks: Vec<Option<DiskSource>>,
+        mut disks: Vec<Option<Result<DiskSource>>>,
     ) -> Vec<Command> {
-        match result {
-            Ok(source) => disks[index] = Some(source),
-            // Nothing was launched yet: this is no doubt, but a plain failure.
-            Err(error) => {
-                let why = format!(
-                    "volume {} cannot be used on {}",
-                    self.vm.volumes[index].install_path,
-                    name(&self.directory, target)
-                );
-                let error = ErrorCode::new(Code::HOST_START_VM, why).caused_by(error);
-                return vec![
-                    self.becomes(VmState::Stopped, Some(target), error.to_string()),
-                    Command::Reply(Err(error)),
-                ];
-            }
-        }
+        disks[index] = Some(result);
         if disks.iter().any(Option::is_none) {
             self.busy = Busy::Exporting { target, disks };
             return Vec::new();
         }
-        let disks = disks.into_iter().flatten().zip(&self.vm.volumes);
+        let mut specs = Vec::with_capacity(disks.len());
+        for (result, volume) in disks.into_iter().flatten().zip(&self.vm.volumes) {
+            match result {
+                Ok(source) => specs.push(DiskSpec { source, root: volume.root }),
+                // Nothing was launched yet: this is no doubt, but a plain failure.
+                Err(error) => {
+                    let at = name(&self.directory, target);
+                    let why = format!("volume {} cannot be used on {at}", volume.install_path);
+                    let error = ErrorCode::new(Code::HOST_START_VM, why).caused_by(error);
+                    let failed = self.becomes(VmState::Stopped, Some(target), error.to_string());
+                    return vec![failed, Command::Reply(Err(error))];
+                }
+            }
+        }
         let cmd = StartVmCmd {
             vm_uuid: self.vm.id,
             name: self.vm.name.clone(),
             incarnation: self.incarnation,
             epoch: self.epoch,
             memory_mib: self.vm.memory_mib,
-            disks: disks.map(|(source, volume)| DiskSpec { source, root: volume.root }).collect(),
+            disks: specs,
             qemu_args: self.vm.qemu_args.clone(),
         };
         self.busy = Busy::Launching(target);

@@ -2,5 +2,7 @@
 
 mod actor;
 pub mod core;
+#[cfg(test)]
+mod core_tests;
 
 pub use actor::{VM_TIMEOUT, VmActor};

@@ -53,8 +53,16 @@ pub struct Plan {
     pub hugepages: u64,
     /// The vhost target's program; `None` for the usual one.
     pub target_binary: Option<PathBuf>,
-    /// Lines for the controller's file, before its tables.
+    /// Lines of `[ping]` in the controller's file.
     pub ping: String,
+    /// More lines for `[controller]`.
+    pub controller: String,
+    /// More lines for every `[[host]]`.
+    pub host: String,
+    /// More tables at the end of the controller's file.
+    pub tables: String,
+    /// More tables at the end of every agent's file.
+    pub agent: String,
 }
 
 impl Default for Plan {
@@ -64,6 +72,10 @@ impl Default for Plan {
             hugepages: 16,
             target_binary: None,
             ping: "interval = \"1s\"\ntimeout = \"2s\"\nmax_failure = 3\nsleep_after_failure = \"200ms\"\n".to_owned(),
+            controller: String::new(),
+            host: String::new(),
+            tables: String::new(),
+            agent: String::new(),
         }
     }
 }
@@ -278,27 +290,30 @@ impl Cluster {
             Some(binary) => format!("[vhost]\nbinary = {:?}\n", binary.display().to_string()),
             None => String::new(),
         };
-        self.write(host, &format!("host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\n{vhost}"))
+        self.write(
+            host,
+            &format!("host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\n{vhost}{}", self.plan.agent),
+        )
     }
 
     fn write_controller(&self, agents: &[(String, SocketAddr)], listen: &str) -> Result<()> {
-        let (ping, hugepages) = (&self.plan.ping, self.plan.hugepages);
+        let Plan { ping, hugepages, controller, host: more, tables, .. } = &self.plan;
         let serial = format!("file:{}/{{vm}}.serial", self.path.display());
         let volumes = self.path.join("volumes").display().to_string();
         let mut text = format!(
-            "[controller]\nlisten = {listen:?}\nstate_dir = \"state\"\n[ping]\n{ping}\
+            "[controller]\nlisten = {listen:?}\nstate_dir = \"state\"\n{controller}[ping]\n{ping}\
              [recovery]\nhugepages = {hugepages}\n[[cluster]]\nname = \"c1\"\n"
         );
         for (host, address) in agents {
             text.push_str(&format!(
-                "[[host]]\nname = {host:?}\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://{address}\"\n"
+                "[[host]]\nname = {host:?}\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://{address}\"\n{more}"
             ));
         }
         text.push_str(&format!(
             "[[storage]]\nname = {STORAGE:?}\nkind = \"vhost\"\nclusters = [\"c1\"]\ndir = {volumes:?}\n\
              [[vm]]\nname = {VM:?}\ncluster = \"c1\"\nmemory_mib = 16\n\
              qemu_args = [\"-fw_cfg\", \"name=opt/tb,string={{host}}\", \"-serial\", {serial:?}]\n\
-             [[vm.volume]]\nstorage = {STORAGE:?}\ninstall_path = \"vhost://{VM}\"\nroot = true\n"
+             [[vm.volume]]\nstorage = {STORAGE:?}\ninstall_path = \"vhost://{VM}\"\nroot = true\n{tables}"
         ));
         self.write("controller", &text)
     }
