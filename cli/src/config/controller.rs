@@ -12,193 +12,18 @@ use ringfence_actors::inventory::{
 };
 use ringfence_drivers::node::qemu;
 use ringfence_messages::{
-    ClusterId, HostId, Protocol, StorageId, VmId,
-    storage::StorageKind,
-    vhost::DEFAULT_HUGEPAGES,
-    vm::{HaMode, InstallPath},
+    ClusterId, HostId, Protocol, StorageId, VmId, storage::StorageKind, vhost::DEFAULT_HUGEPAGES, vm::InstallPath,
 };
-use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use super::{Checker, Problems, text};
+use super::{
+    Checker, Problems,
+    raw::{FencePolicy, Raw, RawHost, RawPing, RawRecovery, RawStorage, RawVm, Text},
+    text,
+};
 
 /// The longest name of a VM: its exports' names are made of it and must fit a socket's path.
 const MAX_VM_NAME: usize = 48;
-
-type Text = Spanned<String>;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    controller: RawController,
-    #[serde(default)]
-    ping: RawPing,
-    #[serde(default)]
-    recovery: RawRecovery,
-    #[serde(default)]
-    fence: FencePolicy,
-    #[serde(default)]
-    cluster: Vec<Spanned<RawCluster>>,
-    #[serde(default)]
-    host: Vec<Spanned<RawHost>>,
-    #[serde(default)]
-    storage: Vec<Spanned<RawStorage>>,
-    #[serde(default)]
-    vm: Vec<Spanned<RawVm>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawController {
-    listen: Option<Text>,
-    state_dir: PathBuf,
-    agent_token_file: Option<PathBuf>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPing {
-    interval: Option<Text>,
-    timeout: Option<Text>,
-    max_failure: Option<Spanned<u32>>,
-    sleep_after_failure: Option<Text>,
-    parallelism: Option<Spanned<usize>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRecovery {
-    hugepages: Option<Spanned<u64>>,
-}
-
-/// Whether a doubtful case of fencing goes the safe way or ZStack's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Profile {
-    /// Nothing starts without proof.
-    #[default]
-    Safe,
-    /// As the original change requests did.
-    Zstack,
-}
-
-/// How fencing decides. Read and checked now; used by the fence, which a later version brings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FencePolicy {
-    /// Sets the three below at once.
-    #[serde(default)]
-    pub profile: Profile,
-    /// All watchers are the failed host's.
-    pub on_watchers: Option<OnWatchers>,
-    /// The failed host cannot be reached by SSH.
-    pub on_ssh_unreachable: Option<OnSshUnreachable>,
-    /// Nobody can fence.
-    pub on_no_fencer: Option<OnNoFencer>,
-}
-
-/// All watchers are the failed host's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnWatchers {
-    /// Fence it.
-    Fence,
-    /// Refuse the start.
-    Block,
-}
-
-/// The failed host cannot be reached by SSH.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnSshUnreachable {
-    /// Have the storage refuse it.
-    StorageFence,
-    /// Start all the same.
-    Allow,
-    /// Refuse the start.
-    Block,
-}
-
-/// Nobody can fence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnNoFencer {
-    /// Refuse the start.
-    Block,
-    /// Start all the same.
-    Allow,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawCluster {
-    name: Text,
-    uuid: Option<Text>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHost {
-    name: Text,
-    uuid: Option<Text>,
-    cluster: Text,
-    management_ip: Text,
-    #[serde(default)]
-    storage_ips: Vec<Text>,
-    agent: Text,
-    ssh_user: Option<String>,
-    ssh_port: Option<u16>,
-    ssh_password_file: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawStorage {
-    name: Text,
-    uuid: Option<Text>,
-    kind: StorageKind,
-    clusters: Vec<Text>,
-    protocols: Option<Vec<Spanned<Protocol>>>,
-    dir: Option<Text>,
-    #[serde(default)]
-    mds: Vec<Text>,
-    pool: Option<String>,
-    conf: Option<PathBuf>,
-    user: Option<String>,
-    host_conf: Option<Text>,
-    host_user: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawVm {
-    name: Text,
-    uuid: Option<Text>,
-    cluster: Text,
-    #[serde(default)]
-    ha: HaMode,
-    memory_mib: Spanned<u64>,
-    #[serde(default)]
-    qemu_args: Vec<String>,
-    #[serde(default)]
-    volume: Vec<Spanned<RawVolume>>,
-    libvirt: Option<RawLibvirt>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLibvirt {
-    xml: Text,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawVolume {
-    storage: Text,
-    install_path: Text,
-    #[serde(default)]
-    root: bool,
-}
 
 /// How a host's agent is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -325,7 +150,11 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
     for table in &raw.storage {
         storage(c, table.get_ref(), table.span(), &clusters, &mut storages, &mut mds, &mut inventory);
     }
-    vms(c, &raw.vm, &clusters, &storages, &mut inventory);
+    let pools = raw.storage.iter().filter_map(|table| {
+        let of = table.get_ref();
+        Some((storages.ids.iter().find(|(name, _)| name == of.name.get_ref())?.1, of.pool.clone()?))
+    });
+    vms(c, &raw.vm, &clusters, &storages, &pools.collect(), &mut inventory);
     if host_tables == 0 {
         c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
     }
@@ -436,6 +265,9 @@ fn storage(
 ) {
     let id = names.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, StorageId::from_name);
     let of_clusters: Vec<ClusterId> = of.clusters.iter().filter_map(|name| clusters.find(c, name)).collect();
+    if of.clusters.is_empty() {
+        c.wrong(at.clone(), "no cluster uses this storage", "name its clusters: clusters = [\"NAME\"]");
+    }
     let (allowed, by_default): (&[Protocol], &[Protocol]) = match of.kind {
         StorageKind::Vhost => (&[Protocol::Vhost], &[Protocol::Vhost]),
         StorageKind::Zbs => (&[Protocol::Cbd, Protocol::Vhost], &[Protocol::Cbd, Protocol::Vhost]),
@@ -500,9 +332,11 @@ fn vms(
     tables: &[Spanned<RawVm>],
     clusters: &Names<ClusterId>,
     storages: &Names<StorageId>,
+    pools: &HashMap<StorageId, String>,
     inventory: &mut Inventory,
 ) {
     let mut names = Names::<VmId>::of("VM");
+    let mut taken = HashMap::<(StorageId, InstallPath), String>::new();
     for table in tables {
         let of = table.get_ref();
         let id = names.add(c, &of.name, of.uuid.as_ref(), MAX_VM_NAME, parse_id, VmId::from_name);
@@ -518,6 +352,9 @@ fn vms(
                 "remove [vm.libvirt]: the agent then starts plain QEMU",
             );
         }
+        for arg in of.qemu_args.iter().filter(|arg| qemu::reserved(arg.get_ref())) {
+            c.wrong(arg.span(), format!("{} is set by the agent itself", arg.get_ref()), "remove it and its value");
+        }
         let mut volumes = Vec::new();
         for table in &of.volume {
             let volume = table.get_ref();
@@ -531,6 +368,13 @@ fn vms(
                     let help = format!("write {}, or name another storage", form(kind.kind));
                     c.wrong(volume.install_path.span(), message, help);
                 }
+                if let (InstallPath::Ceph { pool, .. }, Some(of_storage)) = (&install_path, pools.get(&storage))
+                    && pool != of_storage
+                {
+                    let message =
+                        format!("{install_path} does not lie in {:?}, the pool of {:?}", of_storage, kind.name);
+                    c.wrong(volume.install_path.span(), message, format!("write ceph://{of_storage}/IMAGE"));
+                }
                 if let Some(cluster) = cluster
                     && !kind.clusters.contains(&cluster)
                 {
@@ -538,6 +382,10 @@ fn vms(
                         format!("storage {:?} is not attached to cluster {:?}", kind.name, of.cluster.get_ref());
                     c.wrong(volume.storage.span(), message, "add the cluster to the storage's clusters");
                 }
+            }
+            if let Some(other) = taken.insert((storage, install_path.clone()), of.name.get_ref().clone()) {
+                let message = format!("{install_path} is a volume of {other} already");
+                c.wrong(volume.install_path.span(), message, "a disk has one writer: name another volume");
             }
             volumes.push(Volume { storage, install_path, root: volume.root });
         }
@@ -565,7 +413,7 @@ fn vms(
             cluster,
             ha: of.ha,
             memory_mib: *of.memory_mib.get_ref(),
-            qemu_args: of.qemu_args.clone(),
+            qemu_args: of.qemu_args.iter().map(|arg| arg.get_ref().clone()).collect(),
             volumes,
         });
     }

@@ -6,6 +6,7 @@
 
 mod agent;
 mod controller;
+mod raw;
 mod text;
 
 use std::{fmt, ops::Range, path::Path};
@@ -13,7 +14,8 @@ use std::{fmt, ops::Range, path::Path};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceSpan};
 
 pub use agent::AgentConfig;
-pub use controller::{AgentAccess, ControllerConfig, FencePolicy, MdsAccess, Profile};
+pub use controller::{AgentAccess, ControllerConfig, MdsAccess};
+pub use raw::{FencePolicy, OnNoFencer, OnSshUnreachable, OnWatchers, Profile};
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -48,7 +50,7 @@ impl Problems {
             text.push('\n');
         }
         let theme = if fancy { GraphicalTheme::unicode() } else { GraphicalTheme::none() };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_context_lines(0);
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_context_lines(1);
         for problem in &self.problems {
             // Writing to a String does not fail.
             let _ = handler.render_report(&mut text, problem);

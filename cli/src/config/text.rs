@@ -111,7 +111,7 @@ pub(super) fn install_path(text: &str) -> Read<InstallPath> {
 
 /// The nearest of some words to one that is not among them, if it is near.
 pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = words.into_iter().map(|known| (distance(word, known), known)).min()?;
+    let near = words.into_iter().map(|known| (strsim::levenshtein(word, known), known)).min()?;
     (near.0 <= 1 + word.len() / 3).then_some(near.1)
 }
 
@@ -130,21 +130,6 @@ pub(super) fn suggest<'a>(word: &str, words: impl IntoIterator<Item = &'a str> +
     }
 }
 
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 /// The TOML reader's message, and how to mend what it found.
 pub(super) fn explain(message: &str) -> (String, String) {
     let message = message.trim().replace('\n', ", ");
@@ -156,9 +141,14 @@ pub(super) fn explain(message: &str) -> (String, String) {
             (quoted.first().copied().unwrap_or(""), quoted.iter().skip(1).copied().collect::<Vec<_>>());
         suggest(wrong, known)
     } else if let Some(key) = message.strip_prefix("missing field `").and_then(|m| m.split('`').next()) {
-        format!("add {key} = ... to this table")
+        match key {
+            "controller" => "add a [controller] table with state_dir = \"PATH\"".to_owned(),
+            key => format!("add {key} = ... to this table"),
+        }
     } else if message.starts_with("invalid type") {
         "write the kind of value that is expected: \"text\" in quotes, numbers and true/false without".to_owned()
+    } else if message.starts_with("invalid value") {
+        "write a value within the range that is expected: u32 is a whole number from 0".to_owned()
     } else if message.starts_with("duplicate key") {
         "keep one of the two".to_owned()
     } else if message.contains("unclosed") || message.contains("expected") || message.contains("missing") {
@@ -197,6 +187,5 @@ mod tests {
     fn suggestions_are_near_or_not_made() {
         assert_eq!(nearest("intervall", ["interval", "timeout"]), Some("interval"));
         assert_eq!(nearest("colour", ["interval", "timeout"]), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -76,6 +76,15 @@ pub struct VmFiles<'a> {
     pub log: &'a Path,
 }
 
+/// Options that the agent sets itself, or that would hide the VM from it. QEMU takes them with one dash or two.
+const RESERVED: [&str; 5] = ["uuid", "daemonize", "pidfile", "incoming", "qmp"];
+
+/// Whether an argument is not the user's to give.
+pub fn reserved(arg: &str) -> bool {
+    let option = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'));
+    option.is_some_and(|option| RESERVED.contains(&option))
+}
+
 /// Refuses what QEMU should not even be asked for.
 ///
 /// # Errors
@@ -97,9 +106,7 @@ pub fn check(cmd: &StartVmCmd) -> Result<()> {
     if cmd.qemu_args.len() > MAX_EXTRA_ARGS || cmd.qemu_args.iter().any(|arg| arg.len() > 4096 || arg.contains('\0')) {
         return odd(format!("qemu_args: at most {MAX_EXTRA_ARGS} of at most 4096 bytes, without zero bytes"));
     }
-    if let Some(arg) =
-        cmd.qemu_args.iter().find(|arg| matches!(arg.as_str(), "-uuid" | "--uuid" | "-daemonize" | "-pidfile"))
-    {
+    if let Some(arg) = cmd.qemu_args.iter().find(|arg| reserved(arg)) {
         return odd(format!("qemu_args holds {arg}, which the agent sets itself"));
     }
     for disk in &cmd.disks {
