@@ -1,0 +1,277 @@
+//! The actors together, over ports made of memory and in virtual time.
+#![allow(missing_docs)]
+
+use std::{sync::Arc, time::Duration};
+
+use ringfence::testkit::{self, World};
+use ringfence_actors::{
+    assembly::Assembly,
+    inventory::{Cluster, Host, Inventory, PingSettings, Settings, Storage},
+    testkit::FakeWorld,
+};
+use ringfence_messages::{
+    ClusterId, Code, ErrorCode, Event, HostId, Protocol, ProtocolStatus, StorageId,
+    audit::ControllerStarted,
+    host::{ChangeHostStateMsg, HostAction, HostState, HostStatus, HostStatusChanged, HostsReply, QueryHostsMsg},
+    recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
+    storage::{DeployClientMsg, ProtocolStatusChanged, StorageHostStatusChanged, StorageKind},
+};
+
+const INTERVAL: Duration = Duration::from_secs(60);
+
+fn host(name: &str) -> HostId {
+    HostId::from_name(name)
+}
+
+fn inventory(kind: StorageKind, protocols: &[Protocol]) -> Inventory {
+    let cluster = ClusterId::from_name("c1");
+    let of = |name: &str| Host {
+        id: host(name),
+        name: name.to_owned(),
+        cluster,
+        management_ip: "10.0.0.1".to_owned(),
+        storage_ips: Vec::new(),
+    };
+    Inventory {
+        clusters: vec![Cluster { id: cluster, name: "c1".to_owned() }],
+        hosts: vec![of("a"), of("b")],
+        storages: vec![Storage {
+            id: StorageId::from_name("s"),
+            name: "s".to_owned(),
+            kind,
+            clusters: vec![cluster],
+            protocols: protocols.to_vec(),
+            volume_dir: None,
+            ceph: None,
+        }],
+        vms: Vec::new(),
+    }
+}
+
+struct Scene {
+    world: World,
+    fake: Arc<FakeWorld>,
+    assembly: Assembly,
+}
+
+impl Scene {
+    async fn start_on(world: World, fake: Arc<FakeWorld>, inventory: Inventory) -> Scene {
+        let ping = PingSettings { interval: INTERVAL, ..PingSettings::default() };
+        let settings = Settings { ping, ..Settings::default() };
+        let assembly = Assembly::start(world.bus().clone(), inventory, settings, fake.ports()).await.unwrap();
+        Scene { world, fake, assembly }
+    }
+
+    async fn start(world: World, kind: StorageKind, protocols: &[Protocol]) -> Scene {
+        Scene::start_on(world, FakeWorld::new([host("a"), host("b")]), inventory(kind, protocols)).await
+    }
+
+    async fn vhost(world: World) -> Scene {
+        Scene::start(world, StorageKind::Vhost, &[Protocol::Vhost]).await
+    }
+
+    /// Past this many pings of every host, and what they led to.
+    async fn pings(&self, count: u32) {
+        tokio::time::sleep(INTERVAL * count).await;
+    }
+
+    async fn hosts(&self) -> HostsReply {
+        self.world.bus().ask(self.assembly.recovery(), QueryHostsMsg {}).await.unwrap()
+    }
+
+    async fn order(&self, name: &str, action: HostAction) -> Result<(), ErrorCode> {
+        let order = ChangeHostStateMsg { host_uuid: host(name), action };
+        self.world.bus().ask(self.assembly.recovery(), order).await.map(|_| ())
+    }
+
+    fn events<E: Event>(&self) -> Vec<E> {
+        self.fake.journal.events()
+    }
+
+    fn redeploys(&self, name: &str) -> Vec<(RedeployPhase, u32, u32)> {
+        let of = self.events::<ProtocolRedeploy>().into_iter().filter(|redeploy| redeploy.host == name);
+        of.map(|redeploy| (redeploy.phase, redeploy.attempt, redeploy.skipped_pings)).collect()
+    }
+}
+
+fn broken() -> ErrorCode {
+    ErrorCode::new(Code::OPERATION, "no such file")
+}
+
+#[test]
+fn a_target_that_is_down_is_redeployed_after_the_host_was_prepared() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.pings(3).await;
+        let calls = scene.fake.take_calls();
+        for name in ["a", "b"] {
+            let of_host: Vec<_> = calls.iter().filter(|(id, _)| *id == host(name)).map(|(_, call)| *call).collect();
+            assert_eq!(of_host, ["prepare", "deploy"], "{name}");
+            assert_eq!(scene.redeploys(name), [(RedeployPhase::Intent, 1, 0), (RedeployPhase::Done, 1, 0)]);
+        }
+        let hosts = scene.hosts().await;
+        assert!(hosts.refs.iter().all(|r| r.status == Some(ProtocolStatus::Connected) && r.reason.is_none()));
+        assert!(hosts.hosts.iter().all(|host| host.status == HostStatus::Connected && host.reason.is_none()));
+        let changes: Vec<_> =
+            scene.events::<ProtocolStatusChanged>().into_iter().map(|e| (e.host, e.old_status, e.new_status)).collect();
+        let (up, down) = (ProtocolStatus::Connected, ProtocolStatus::Disconnected);
+        let of = |name: &str| [(name.to_owned(), None, down), (name.to_owned(), Some(down), up)];
+        let mut sorted = changes.clone();
+        sorted.sort_by(|x, y| x.0.cmp(&y.0));
+        assert_eq!(sorted, [of("a"), of("b")].concat(), "on change only");
+    });
+}
+
+#[test]
+fn redeploys_of_a_hopeless_target_back_off_and_start_over_after_it_recovered() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.fake.host(host("a"), |host| host.deploy_error = Some(broken()));
+        scene.pings(200).await;
+        let skipped = |phase: RedeployPhase, scene: &Scene| -> Vec<u32> {
+            scene.redeploys("a").into_iter().filter(|(p, ..)| *p == phase).map(|(_, _, skipped)| skipped).collect()
+        };
+        assert_eq!(skipped(RedeployPhase::Intent, &scene), [0, 2, 4, 8, 16, 32, 64, 64]);
+        assert_eq!(skipped(RedeployPhase::Failed, &scene), [0, 2, 4, 8, 16, 32, 64, 64]);
+        // Someone mends it by hand: the outage is over, and with it the backoff.
+        scene.fake.host(host("a"), |host| host.target = true);
+        scene.pings(2).await;
+        scene.fake.host(host("a"), |host| (host.target, host.deploy_error) = (false, None));
+        scene.pings(2).await;
+        assert_eq!(scene.redeploys("a").last(), Some(&(RedeployPhase::Done, 1, 0)));
+        assert_eq!(scene.redeploys("b").len(), 2, "the neighbour was redeployed once, at the beginning");
+    });
+}
+
+#[test]
+fn what_fails_to_prepare_is_warned_of_recorded_and_does_not_stop_the_deploy() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.fake.host(host("a"), |host| host.prepare_error = Some(broken()));
+        scene.pings(2).await;
+        let [warning] = &scene.events::<BestEffortStepFailed>()[..] else { panic!("one warning is expected") };
+        assert_eq!((warning.host.as_str(), warning.step.name.as_str()), ("a", "prepare-vhost-target-env"));
+        assert_eq!(warning.step.error, Some(broken()));
+        assert_eq!(scene.redeploys("a"), [(RedeployPhase::Intent, 1, 0), (RedeployPhase::Done, 1, 0)]);
+        assert!(scene.fake.host(host("a"), |host| host.target));
+    });
+}
+
+#[test]
+fn a_health_check_that_cannot_look_leaves_the_statuses_and_is_shown() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.pings(3).await;
+        let (redeploys, changes) = (scene.redeploys("a").len(), scene.events::<ProtocolStatusChanged>().len());
+        scene.fake.host(host("a"), |host| (host.target, host.health_error) = (false, Some(broken())));
+        scene.pings(5).await;
+        assert_eq!((scene.redeploys("a").len(), scene.events::<ProtocolStatusChanged>().len()), (redeploys, changes));
+        let reply = scene.hosts().await;
+        let of_a = reply.storages.iter().find(|storage| storage.host == "a").unwrap();
+        assert_eq!((of_a.status, of_a.check_error.clone()), (Some(ProtocolStatus::Connected), Some(broken())));
+    });
+}
+
+/// Any protocol Connected makes the storage Connected on the host.
+#[test]
+fn one_protocol_of_two_keeps_the_storage_connected_while_the_other_is_mended() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, StorageKind::Zbs, &[Protocol::Cbd, Protocol::Vhost]).await;
+        scene.fake.host(host("a"), |host| host.deploy_error = Some(broken()));
+        scene.pings(3).await;
+        let of_a = |event: &StorageHostStatusChanged| event.host == "a";
+        let told: Vec<_> = scene.events::<StorageHostStatusChanged>().into_iter().filter(of_a).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!((told[0].new_status, told[0].reason.clone()), (ProtocolStatus::Connected, None));
+        let reply = scene.hosts().await;
+        let of_a: Vec<_> = reply.refs.iter().filter(|r| r.host == "a").map(|r| (r.protocol, r.status)).collect();
+        let (up, down) = (Some(ProtocolStatus::Connected), Some(ProtocolStatus::Disconnected));
+        assert_eq!(of_a, [(Protocol::Cbd, up), (Protocol::Vhost, down)]);
+        let calls: Vec<_> =
+            scene.fake.take_calls().into_iter().filter(|(id, _)| *id == host("a")).map(|c| c.1).collect();
+        assert_eq!(calls[..4], ["deploy client", "update dependency", "prepare", "deploy"], "the whole flow, in order");
+    });
+}
+
+#[test]
+fn nothing_is_pinged_or_healed_in_maintenance_and_a_restart_remembers_it() {
+    let fake = FakeWorld::new([host("a"), host("b")]);
+    let again = fake.clone();
+    testkit::run(|world| async move {
+        let scene = Scene::start_on(world, fake, inventory(StorageKind::Vhost, &[Protocol::Vhost])).await;
+        scene.pings(2).await;
+        scene.order("a", HostAction::Maintain).await.unwrap();
+        scene.fake.host(host("a"), |host| host.target = false);
+        let redeploys = scene.redeploys("a").len();
+        scene.pings(20).await;
+        assert_eq!(scene.redeploys("a").len(), redeploys, "healed in maintenance");
+        let error = scene.order("a", HostAction::Ping).await.unwrap_err();
+        assert!(error.is(&Code::CHANGE_STATE) && error.details.contains("activate"), "{error}");
+    });
+    // Another controller on the same journal.
+    testkit::run(|world| async move {
+        let scene = Scene::start_on(world, again, inventory(StorageKind::Vhost, &[Protocol::Vhost])).await;
+        assert_eq!(scene.assembly.epoch, 2);
+        assert_eq!(scene.events::<ControllerStarted>().iter().map(|e| e.epoch).collect::<Vec<_>>(), [1, 2]);
+        scene.pings(3).await;
+        assert_eq!(scene.hosts().await.hosts[0].state, HostState::Maintenance);
+        assert!(!scene.fake.host(host("a"), |host| host.target), "healed in maintenance after a restart");
+        scene.order("a", HostAction::Activate).await.unwrap();
+        scene.pings(2).await;
+        assert!(scene.fake.host(host("a"), |host| host.target));
+    });
+}
+
+#[test]
+fn without_a_journal_nothing_is_deployed_and_when_it_is_back_the_facts_are_all_there() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.pings(2).await;
+        scene.fake.take_calls();
+        scene.fake.journal.set_broken(Some(ErrorCode::new(Code::IO, "disk full")));
+        scene.fake.host(host("a"), |host| host.target = false);
+        scene.pings(10).await;
+        assert!(scene.fake.take_calls().is_empty(), "deployed without a durable intent");
+        let changes = scene.events::<ProtocolStatusChanged>().len();
+        scene.fake.journal.set_broken(None);
+        scene.pings(20).await;
+        let later: Vec<_> = scene.events::<ProtocolStatusChanged>().split_off(changes);
+        let statuses: Vec<_> = later.iter().map(|event| event.new_status).collect();
+        assert_eq!(statuses, [ProtocolStatus::Disconnected, ProtocolStatus::Connected], "kept while it was away");
+        assert!(scene.fake.host(host("a"), |host| host.target));
+    });
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_disconnected_with_the_reason_and_not_healed() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.pings(2).await;
+        scene.fake.take_calls();
+        scene.fake.host(host("a"), |host| (host.answers, host.target) = (false, false));
+        scene.pings(10).await;
+        assert!(scene.fake.take_calls().is_empty(), "a host that is away was redeployed to");
+        let told: Vec<_> =
+            scene.events::<HostStatusChanged>().into_iter().filter(|e| e.inventory.name == "a").collect();
+        let statuses: Vec<_> = told.iter().map(|event| event.new_status).collect();
+        assert_eq!(statuses, [HostStatus::Connected, HostStatus::Disconnected]);
+        assert!(told[1].reason.as_deref().is_some_and(|reason| reason.contains("no route to host")), "{:?}", told[1]);
+        scene.fake.host(host("a"), |host| host.answers = true);
+        scene.pings(2).await;
+        assert!(scene.fake.host(host("a"), |host| host.target), "back, it is healed");
+    });
+}
+
+/// The way of one message, seen from the bus: a tap finds every deploy that the supervisor orders.
+#[test]
+fn the_supervisor_orders_deploys_by_message() {
+    testkit::run(|world| async move {
+        let tap = world.tap::<DeployClientMsg>();
+        let scene = Scene::vhost(world).await;
+        scene.pings(2).await;
+        let orders: Vec<_> =
+            tap.take().into_iter().map(|(to, order)| (to.id, order.host_uuid, order.attempt)).collect();
+        let storage = StorageId::from_name("s").0;
+        assert_eq!(orders, [(storage, host("a"), 1), (storage, host("b"), 1)]);
+    });
+}
