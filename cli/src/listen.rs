@@ -5,7 +5,8 @@
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, body::Body, http::StatusCode};
+use futures_util::StreamExt;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -95,6 +96,69 @@ pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Out
     ending.cancel();
     let drain = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
+}
+
+/// How long a body may take to arrive. Too high: clients that send a byte now and then hold connections.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a body that is too long that are read and thrown away, so that its sender hears why: an answer before
+/// the end of the request is lost with the connection. Too high: a hostile sender keeps the network busy.
+pub const MAX_DISCARD: usize = 64 << 20;
+
+/// Why a request's body cannot be had.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// It has more bytes than the limit.
+    TooLong(usize),
+    /// It was not there after [`BODY_TIMEOUT`].
+    TooSlow,
+    /// The connection broke; why.
+    CutShort(String),
+}
+
+impl BodyError {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            BodyError::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::CutShort(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl std::fmt::Display for BodyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BodyError::TooLong(limit) => write!(f, "the body has more than {limit} bytes"),
+            BodyError::TooSlow => write!(f, "the body was not there after {BODY_TIMEOUT:?}"),
+            BodyError::CutShort(why) => write!(f, "the body is cut short: {why}"),
+        }
+    }
+}
+
+/// Reads a request's body of at most `limit` bytes.
+///
+/// # Errors
+/// If it is too long, too slow or cut short.
+pub async fn read_body(body: Body, limit: usize) -> Result<Vec<u8>, BodyError> {
+    let read = async {
+        let (mut bytes, mut discarded) = (Vec::new(), 0);
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|e| BodyError::CutShort(e.to_string()))?;
+            if discarded == 0 && bytes.len() + chunk.len() <= limit {
+                bytes.extend_from_slice(&chunk);
+                continue;
+            }
+            discarded += chunk.len();
+            if discarded > MAX_DISCARD {
+                break;
+            }
+        }
+        if discarded == 0 { Ok(bytes) } else { Err(BodyError::TooLong(limit)) }
+    };
+    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(BodyError::TooSlow))
 }
 
 /// Resolves when the process is asked to end: SIGTERM or SIGINT.

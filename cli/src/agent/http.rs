@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     response::Response,
@@ -19,9 +19,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{service::Service, tasks::Tasks};
-
-/// How long a body may take to arrive. Too high: clients that send a byte now and then hold connections.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::listen::{BodyError, read_body};
 
 /// How long the work of a caller who names no deadline may take, and the longest that one may name.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(600);
@@ -98,7 +96,11 @@ impl Guarded {
             Some(text) => Uuid::parse_str(text).map_err(|_| bad_header(TASK_HEADER))?,
             None => Uuid::new_v4(),
         };
-        let body = read(body).await?;
+        let body = read_body(body, MAX_BODY_BYTES).await;
+        let body = body.map_err(|why| {
+            let code = if why == BodyError::TooSlow { Code::TIMEOUT } else { Code::INVALID_ARGUMENT };
+            Answer::refused(why.status(), code, why.to_string())
+        })?;
         let service = self.service.clone();
         let work = async move {
             match tokio::time::timeout(deadline, service.dispatch(&path, &body)).await {
@@ -120,29 +122,6 @@ impl Guarded {
             Some(token) if Sha256::digest(token)[..] == digest[..] => Ok(()),
             Some(_) => Err(unauthorized("the token is not this agent's")),
             None => Err(unauthorized("this agent wants a token: Authorization: Bearer TOKEN")),
-        }
-    }
-}
-
-async fn read(body: Body) -> Result<axum::body::Bytes, Answer> {
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let too_long = std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("length limit"));
-            Err(if too_long {
-                let why = format!("the body has more than {MAX_BODY_BYTES} bytes");
-                Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Code::INVALID_ARGUMENT, why)
-            } else {
-                Answer::refused(
-                    StatusCode::BAD_REQUEST,
-                    Code::INVALID_ARGUMENT,
-                    format!("the body is cut short: {error}"),
-                )
-            })
-        }
-        Err(_) => {
-            let why = format!("the body was not there after {BODY_TIMEOUT:?}");
-            Err(Answer::refused(StatusCode::REQUEST_TIMEOUT, Code::TIMEOUT, why))
         }
     }
 }

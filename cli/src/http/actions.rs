@@ -1,10 +1,8 @@
 //! Orders: start and stop VMs, take hosts out of service and back.
 
-use std::time::Duration;
-
 use axum::{
     Json,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -13,12 +11,10 @@ use ringfence_messages::{Code, host::HostAction};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Answer, App, errors::Failure};
+use crate::listen::read_body;
 
 /// The largest body of an order, 64 KiB. They are a few dozen bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `{}`: an order without particulars. Keys in it are mistakes.
 #[derive(Debug, Deserialize)]
@@ -79,15 +75,6 @@ pub(super) async fn host(State(backend): App, Path(id): Path<String>, body: Body
 
 async fn read<T: DeserializeOwned>(body: Body) -> Answer<T> {
     let bad = |status, why: String| Failure::with(status, Code::INVALID_ARGUMENT, why);
-    let bytes = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
-        Err(_) => {
-            return Err(bad(StatusCode::REQUEST_TIMEOUT, format!("the body was not there after {BODY_TIMEOUT:?}")));
-        }
-        Ok(Err(_)) => {
-            let why = format!("the body is cut short or has more than {MAX_BODY_BYTES} bytes");
-            return Err(bad(StatusCode::PAYLOAD_TOO_LARGE, why));
-        }
-        Ok(Ok(bytes)) => bytes,
-    };
+    let bytes = read_body(body, MAX_BODY_BYTES).await.map_err(|why| bad(why.status(), why.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|e| bad(StatusCode::BAD_REQUEST, format!("the body is not an order: {e}")))
 }

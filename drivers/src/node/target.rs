@@ -135,7 +135,8 @@ impl Target {
             .stdin(std::process::Stdio::null())
             .stdout(output)
             .stderr(errors)
-            .current_dir("/");
+            .current_dir("/")
+            .kill_on_drop(true);
         let started = tokio::time::timeout(START_TIMEOUT, command.status()).await;
         let status = match started {
             Err(_) => return Err(failed(format!("it was not ready within {START_TIMEOUT:?}"))),

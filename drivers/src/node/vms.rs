@@ -174,6 +174,8 @@ impl Vms {
         let errors = output.try_clone().map_err(|e| io_error("write", &files.output, &e))?;
         let mut command = Command::new(&self.qemu.binary);
         command.args(&arguments).stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
+        // A start that was given up must not come up later.
+        command.kill_on_drop(true);
         let failed =
             |why: String| ErrorCode::new(Code::HOST_START_VM, format!("VM {}: QEMU does not start: {why}", cmd.name));
         match tokio::time::timeout(START_TIMEOUT, command.status()).await {
@@ -306,6 +308,7 @@ async fn version(binary: &str) -> Result<Version> {
     let output = output
         .map_err(|_| missing(format!("no answer within {START_TIMEOUT:?}")))?
         .map_err(|e| missing(e.to_string()))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    Version::parse(&said).ok_or_else(|| missing(format!("it does not say its version: {:.80}", said)))
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().next().unwrap_or_default();
+    Version::parse(line).ok_or_else(|| missing(format!("it does not say its version but {line:.80?}")))
 }
