@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::join_all;
 use ringfence_cli::agent::{self, AgentSettings};
-use ringfence_drivers::node::{proc::Process, vms::QemuSettings};
+use ringfence_drivers::node::{proc::Process, target::Runner, vms::QemuSettings};
 use ringfence_messages::{HostId, StorageId, VmId};
 use serde_json::{Value, json};
 use tokio::{
@@ -44,8 +44,8 @@ fn settings(state: &Path) -> AgentSettings {
             accel: Some("tcg".to_owned()),
             memory: Some("memfd".to_owned()),
         },
-        target_binary: "qemu-storage-daemon".to_owned(),
-        docker: false,
+        target: Runner::Process("qemu-storage-daemon".to_owned()),
+        docker: None,
         token_file: None,
     }
 }
@@ -224,8 +224,8 @@ async fn a_task_is_done_once_a_deadline_ends_it_and_pings_are_answered_meanwhile
     let seconds = (100_000 + std::process::id()).to_string(); // tells it from any other `sleep`
     std::fs::write(&slow, format!("#!/bin/sh\nexec sleep {seconds}\n")).unwrap();
     std::fs::set_permissions(&slow, PermissionsExt::from_mode(0o755)).unwrap();
-    let target_binary = slow.display().to_string();
-    let agent = Agent::start(AgentSettings { target_binary, ..settings(&dir.path().join("slow-state")) }).await;
+    let target = Runner::Process(slow.display().to_string());
+    let agent = Agent::start(AgentSettings { target, ..settings(&dir.path().join("slow-state")) }).await;
     let began = Instant::now();
     let request = agent.request("/zbs/primarystorage/vhost/deploy").header("deadline-ms", "700").json(&deploy);
     let deploying = tokio::spawn(answer(request));

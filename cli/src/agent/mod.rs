@@ -10,7 +10,10 @@ mod tasks;
 
 use std::{future::Future, net::SocketAddr, os::unix::fs::MetadataExt, path::PathBuf};
 
-use ringfence_drivers::{node::vms::QemuSettings, state_dir::StateDir};
+use ringfence_drivers::{
+    node::{docker::Engine, target::Runner, vms::QemuSettings},
+    state_dir::StateDir,
+};
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
 use secrecy::SecretString;
 
@@ -30,10 +33,10 @@ pub struct AgentSettings {
     pub insecure: bool,
     /// How QEMU is run.
     pub qemu: QemuSettings,
-    /// The program that a vhost target is: `qemu-storage-daemon`.
-    pub target_binary: String,
-    /// Vhost targets run in containers, so that preparing the host includes docker.
-    pub docker: bool,
+    /// How the vhost targets are run that this agent deploys.
+    pub target: Runner,
+    /// The engine of the host, if vhost targets run in containers: preparing the host includes it then.
+    pub docker: Option<Engine>,
     /// A file with the token that every caller must show; mode 0600.
     pub token_file: Option<PathBuf>,
 }

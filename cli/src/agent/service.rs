@@ -1,15 +1,16 @@
 //! What each path of the agent does.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 use ringfence_actors::AGENT_VERSION;
 use ringfence_drivers::{
-    node::{docker, hugepages::Hugepages, target::Target, vms::Vms},
+    node::{
+        docker::{DEFAULT_SOCKET, Engine},
+        hugepages::Hugepages,
+        target::{Runner, Target},
+        vms::Vms,
+    },
     state_dir::StateDir,
 };
 use ringfence_messages::{
@@ -36,8 +37,8 @@ pub(super) struct Service {
     boot_id: String,
     state: StateDir,
     vms: Vms,
-    target_binary: String,
-    docker: bool,
+    runner: Runner,
+    docker: Option<Engine>,
     targets: Mutex<HashMap<StorageId, Arc<Target>>>,
 }
 
@@ -80,8 +81,8 @@ impl Service {
             host: settings.host,
             boot_id: Uuid::new_v4().to_string(),
             vms,
-            target_binary: settings.target_binary.clone(),
-            docker: settings.docker,
+            runner: settings.target.clone(),
+            docker: settings.docker.clone(),
             targets: Mutex::default(),
             state,
         })
@@ -114,9 +115,9 @@ impl Service {
     /// Both halves are tried; the first error is the answer.
     async fn prepare_env(&self, cmd: PrepareVhostTargetEnvCmd) -> Result<PrepareVhostTargetEnvReply> {
         let mut notes = Vec::new();
-        let docker = match self.docker {
-            true => docker::engine().await.map(|_| notes.push("docker answers".to_owned())),
-            false => {
+        let docker = match &self.docker {
+            Some(engine) => engine.ensure().await.map(|note| notes.push(note)),
+            None => {
                 notes.push("docker is not needed: targets run as processes".to_owned());
                 Ok(())
             }
@@ -135,20 +136,23 @@ impl Service {
     }
 
     async fn deploy(&self, cmd: DeployVhostCmd) -> Result<DeployVhostReply> {
-        self.target(cmd.primary_storage_uuid)?.deploy().await
+        let volumes = cmd.volume_dir.as_deref().map(Path::new);
+        self.target(cmd.primary_storage_uuid)?.deploy(volumes).await
     }
 
     async fn health(&self, cmd: VhostTargetHealthCmd) -> Result<VhostTargetHealthReply> {
         let result = match (&cmd.container_name, &cmd.control_sock) {
-            (Some(container), Some(socket)) => zbs_health(container, Path::new(socket)).await,
+            (Some(container), Some(socket)) => {
+                let engine = self.docker.clone().unwrap_or_else(|| Engine::at(DEFAULT_SOCKET));
+                zbs_health(&engine, container, Path::new(socket)).await
+            }
             _ => self.target(cmd.primary_storage_uuid)?.health().await,
         };
         Ok(VhostTargetHealthReply { target_running: result.is_ok(), reason: result.err() })
     }
 
     async fn create_bdev(&self, cmd: CreateVhostBdevCmd) -> Result<CreateVhostBdevReply> {
-        let default_dir = self.volumes(cmd.primary_storage_uuid);
-        let socket = self.target(cmd.primary_storage_uuid)?.create_bdev(&cmd, &default_dir).await?;
+        let socket = self.target(cmd.primary_storage_uuid)?.create_bdev(&cmd).await?;
         Ok(CreateVhostBdevReply { socket_path: socket.display().to_string() })
     }
 
@@ -173,14 +177,9 @@ impl Service {
         if let Some(target) = targets.get(&storage) {
             return Ok(target.clone());
         }
-        let target = Arc::new(Target::new(&self.target_binary, self.state.path(), storage)?);
+        let target = Arc::new(Target::new(self.runner.clone(), self.state.path(), storage)?);
         targets.insert(storage, target.clone());
         Ok(target)
-    }
-
-    /// Where a storage's volumes lie if its config names no directory.
-    fn volumes(&self, storage: StorageId) -> PathBuf {
-        self.state.path().join("volumes").join(ringfence_drivers::node::target::short(storage))
     }
 }
 
@@ -195,8 +194,8 @@ fn reply(reply: impl serde::Serialize) -> Result<Value> {
 }
 
 /// Domain: the container exists and runs, and its control socket accepts within 1 s; any probe error is "no".
-async fn zbs_health(container: &str, socket: &Path) -> Result<(), String> {
-    if !docker::is_running(container).await.map_err(|e| e.details)? {
+async fn zbs_health(engine: &Engine, container: &str, socket: &Path) -> Result<(), String> {
+    if !engine.is_running(container).await.map_err(|e| e.details)? {
         return Err(format!("container {container} does not run"));
     }
     let connect = tokio::net::UnixStream::connect(socket);

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringfence_drivers::node::vms::QemuSettings;
+use ringfence_drivers::node::{
+    docker::{DEFAULT_SOCKET, Engine},
+    target::Runner,
+    vms::QemuSettings,
+};
 use ringfence_messages::HostId;
 use serde::Deserialize;
 use serde_spanned::Spanned;
@@ -26,6 +30,8 @@ struct Raw {
     qemu: RawQemu,
     #[serde(default)]
     vhost: RawVhost,
+    #[serde(default)]
+    docker: RawDocker,
     #[serde(default, rename = "ssh")]
     _ssh: RawSsh,
     #[serde(default)]
@@ -65,7 +71,23 @@ enum Memory {
 struct RawVhost {
     #[serde(default)]
     target: Target,
-    binary: Option<String>,
+    runner: Option<Spanned<RunnerKind>>,
+    binary: Option<Spanned<String>>,
+    image: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RunnerKind {
+    #[default]
+    Process,
+    Docker,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDocker {
+    socket: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -136,6 +158,13 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
             None
         }
     };
+    let socket = match &raw.docker.socket {
+        Some(socket) => checker.ok(socket.span(), text::absolute(socket.get_ref())),
+        None => Some(DEFAULT_SOCKET.to_owned()),
+    };
+    let engine = Engine::at(socket.unwrap_or_default());
+    let target = runner(&mut checker, &raw.vhost, &engine);
+    let docker = matches!(target, Runner::Docker(..)) || matches!(raw.vhost.target, Target::Zbsadm);
     let named = |name: &str, value: bool| value.then(|| name.to_owned());
     let settings = listen.zip(host).map(|(listen, host)| AgentSettings {
         host,
@@ -149,9 +178,28 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
             memory: named("hugepages", matches!(raw.qemu.memory, Memory::Hugepages))
                 .or(named("memfd", matches!(raw.qemu.memory, Memory::Memfd))),
         },
-        target_binary: raw.vhost.binary.clone().unwrap_or_else(|| "qemu-storage-daemon".to_owned()),
-        docker: matches!(raw.vhost.target, Target::Zbsadm),
+        target,
+        docker: docker.then_some(engine),
         token_file: raw.auth.token_file.as_ref().map(|file| base.join(file)),
     });
     checker.finish(settings.map(|settings| AgentConfig { settings }))
+}
+
+fn runner(c: &mut Checker, raw: &RawVhost, engine: &Engine) -> Runner {
+    let in_docker = raw.runner.as_ref().filter(|runner| matches!(runner.get_ref(), RunnerKind::Docker));
+    let Some(runner) = in_docker else {
+        if let Some(image) = &raw.image {
+            c.wrong(image.span(), "only a target in a container has an image", "add runner = \"docker\", or remove it");
+        }
+        let program = raw.binary.as_ref().map_or("qemu-storage-daemon", |binary| binary.get_ref());
+        return Runner::Process(program.to_owned());
+    };
+    if raw.image.is_none() {
+        let help = "add image = \"NAME:TAG\", an image on this host whose entry point is qemu-storage-daemon";
+        c.wrong(runner.span(), "a target in a container needs an image", help);
+    }
+    if let Some(binary) = &raw.binary {
+        c.wrong(binary.span(), "the program of a container is its image's", "remove it, or remove runner = \"docker\"");
+    }
+    Runner::Docker(engine.clone(), raw.image.as_ref().map_or(String::new(), |image| image.get_ref().clone()))
 }

@@ -1,4 +1,4 @@
-//! A vhost target: one `qemu-storage-daemon` per storage, exporting volumes as vhost-user-blk sockets.
+//! A vhost target: one `qemu-storage-daemon` per storage, as a process or in a container, exporting volumes as vhost-user-blk sockets.
 //!
 //! ```text
 //! STATE_DIR/vhost/1a2b3c4d/           one folder per storage, named by the beginning of its uuid
@@ -23,7 +23,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{process::Command, sync::Mutex, time::Instant};
 
-use super::{io_error, plain_name, proc::Process, qmp::Qmp, socket_path, text};
+use super::{
+    docker::{Container, Engine},
+    io_error, plain_name,
+    proc::Process,
+    qmp::Qmp,
+    socket_path, text,
+};
 use crate::state_dir::replace_file;
 
 /// How long the control socket may take to answer (domain: 1 s). Too low: a busy target is shot. Too high: a hung
@@ -46,24 +52,38 @@ struct Export {
     volume: PathBuf,
 }
 
+/// How targets are run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// As a process of the host: this program.
+    Process(String),
+    /// In a container of this image, whose entry point is the program. Its processes are the host's processes too, so
+    /// that a target is found and killed in the same way.
+    Docker(Engine, String),
+}
+
 /// The vhost target of one storage on this host.
 pub struct Target {
-    binary: String,
+    runner: Runner,
+    storage: StorageId,
+    /// Where volumes lie that name no directory.
+    default_volumes: PathBuf,
     dir: PathBuf,
     /// One thing at a time: two deploys would start two daemons.
     busy: Mutex<()>,
 }
 
 impl Target {
-    /// The target of a storage, in an agent's state directory. `binary` is the storage daemon's program.
+    /// The target of a storage, in an agent's state directory.
     ///
     /// # Errors
     /// `SYS.1016` if its folder cannot be made; `SYS.1007` if the state directory's path is too long for sockets.
-    pub fn new(binary: &str, state_dir: &Path, storage: StorageId) -> Result<Target> {
+    pub fn new(runner: Runner, state_dir: &Path, storage: StorageId) -> Result<Target> {
         let dir = state_dir.join("vhost").join(short(storage));
+        let default_volumes = state_dir.join("volumes").join(short(storage));
         socket_path(&dir, "admin.sock")?;
         std::fs::create_dir_all(&dir).map_err(|e| io_error("make", &dir, &e))?;
-        Ok(Target { binary: binary.to_owned(), dir, busy: Mutex::new(()) })
+        Ok(Target { runner, storage, default_volumes, dir, busy: Mutex::new(()) })
     }
 
     fn admin(&self) -> PathBuf {
@@ -104,11 +124,12 @@ impl Target {
         asked.map(|_| process).map_err(|e| e.details)
     }
 
-    /// Makes it run and export everything that it should. On a healthy target this changes nothing.
+    /// Makes it run and export everything that it should. On a healthy target this changes nothing. `volume_dir` is
+    /// where its volumes lie, if not in the agent's own directory.
     ///
     /// # Errors
     /// `SYS.1006` if what is left of an old daemon cannot be killed, or the new one does not start: its own words.
-    pub async fn deploy(&self) -> Result<DeployVhostReply> {
+    pub async fn deploy(&self, volume_dir: Option<&Path>) -> Result<DeployVhostReply> {
         let _guard = self.busy.lock().await;
         let exports = self.exports()?;
         if let Ok(process) = self.healthy().await {
@@ -118,17 +139,44 @@ impl Target {
         while let Some(process) = self.process()? {
             process.kill(KILL_TIMEOUT).await?;
         }
-        let process = self.start().await?;
+        let process = self.start(volume_dir, &exports).await?;
         self.export_missing(&exports).await?;
         Ok(DeployVhostReply { pid: process.pid, started: true, exports: exports.len() as u32 })
     }
 
-    async fn start(&self) -> Result<Process> {
+    async fn start(&self, volume_dir: Option<&Path>, exports: &[Export]) -> Result<Process> {
+        let said = match &self.runner {
+            Runner::Process(program) => {
+                self.start_process(program).await?;
+                None
+            }
+            Runner::Docker(engine, image) => {
+                self.start_container(engine, image, volume_dir, exports).await?;
+                Some(engine)
+            }
+        };
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            match self.healthy().await {
+                Ok(process) => return Ok(process),
+                Err(why) if Instant::now() >= deadline => {
+                    let said = match said {
+                        None => tail(&self.dir.join("target.log")),
+                        Some(engine) => engine.tail(&self.container()).await,
+                    };
+                    return Err(ErrorCode::new(Code::OPERATION, format!("the target does not start: {why}; {said}")));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    async fn start_process(&self, program: &str) -> Result<()> {
         let (admin, pidfile, log) = (self.admin(), self.dir.join("target.pid"), self.dir.join("target.log"));
-        let failed = |why: String| ErrorCode::new(Code::OPERATION, format!("{} does not start: {why}", self.binary));
+        let failed = |why: String| ErrorCode::new(Code::OPERATION, format!("{program} does not start: {why}"));
         let output = std::fs::File::create(&log).map_err(|e| io_error("write", &log, &e))?;
         let errors = output.try_clone().map_err(|e| io_error("write", &log, &e))?;
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(program);
         command
             .args(["--daemonize", "--pidfile", text(&pidfile)?])
             .args(["--chardev", &chardev(text(&admin)?), "--monitor", "chardev=admin"])
@@ -137,36 +185,49 @@ impl Target {
             .stderr(errors)
             .current_dir("/")
             .kill_on_drop(true);
-        let started = tokio::time::timeout(START_TIMEOUT, command.status()).await;
-        let status = match started {
+        let status = match tokio::time::timeout(START_TIMEOUT, command.status()).await {
             Err(_) => return Err(failed(format!("it was not ready within {START_TIMEOUT:?}"))),
             Ok(Err(error)) => {
                 return Err(failed(format!("{error}: install qemu-utils, or name the program in [vhost] binary")));
             }
             Ok(Ok(status)) => status,
         };
-        if !status.success() {
-            return Err(failed(format!("{status}: {}", tail(&log))));
-        }
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            match self.healthy().await {
-                Ok(process) => return Ok(process),
-                Err(why) if Instant::now() >= deadline => return Err(failed(format!("{why}; {}", tail(&log)))),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
+        if status.success() { Ok(()) } else { Err(failed(format!("{status}: {}", tail(&log)))) }
+    }
+
+    async fn start_container(
+        &self,
+        engine: &Engine,
+        image: &str,
+        volume_dir: Option<&Path>,
+        exports: &[Export],
+    ) -> Result<()> {
+        let volumes = volume_dir.unwrap_or(&self.default_volumes);
+        std::fs::create_dir_all(volumes).map_err(|e| io_error("make", volumes, &e))?;
+        let of_exports = exports.iter().filter_map(|export| export.volume.parent());
+        let mut directories: Vec<PathBuf> =
+            [self.dir.as_path(), volumes].into_iter().chain(of_exports).map(Path::to_owned).collect();
+        directories.sort();
+        directories.dedup();
+        let admin = self.admin();
+        let arguments =
+            ["--chardev", &chardev(text(&admin)?), "--monitor", "chardev=admin"].map(str::to_owned).to_vec();
+        engine.run(Container { name: self.container(), image: image.to_owned(), arguments, directories }).await
+    }
+
+    fn container(&self) -> String {
+        format!("ringfence-vhost-{}", short(self.storage))
     }
 
     /// Exports a volume and returns its socket. Repeated, it changes nothing.
     ///
     /// # Errors
     /// `SYS.1007` for bad names, `SYS.1003` if the volume is not there, `SYS.1006` if the target does not run.
-    pub async fn create_bdev(&self, cmd: &CreateVhostBdevCmd, default_dir: &Path) -> Result<PathBuf> {
+    pub async fn create_bdev(&self, cmd: &CreateVhostBdevCmd) -> Result<PathBuf> {
         plain_name(&cmd.bdev_name)?;
         plain_name(&cmd.volume)?;
         let socket = socket_path(&self.dir, &format!("{}.sock", cmd.bdev_name))?;
-        let dir = cmd.volume_dir.as_deref().map_or(default_dir, Path::new);
+        let dir = cmd.volume_dir.as_deref().map_or(self.default_volumes.as_path(), Path::new);
         let volume = dir.join(format!("{}.raw", cmd.volume));
         if !volume.is_file() {
             let details = format!("volume {} is not on this host: expected it at {}", cmd.volume, volume.display());
