@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 
-.PHONY: help demo test check-format lint docs unit doctest deny bench clean
+.PHONY: help demo test check-format lint docs unit doctest examples deny bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -15,7 +15,7 @@ demo:            ## the whole story on this machine: a VM, its storage killed, h
 
 test:            ## everything that CI runs
 	scripts/setup.sh test
-	$(MAKE) --no-print-directory check-format lint docs deny doctest
+	$(MAKE) --no-print-directory check-format lint docs deny doctest examples
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
 	$(MAKE) --no-print-directory unit
@@ -34,6 +34,9 @@ deny:            ## bans, licenses, sources
 
 doctest:         ## the code in the docs
 	cargo test --locked --workspace --doc
+
+examples:        ## the programs that embed the bus
+	for example in request_reply events supervised_panic; do cargo run --quiet --locked --example $$example; done
 
 unit:            ## every test, closing with its counts
 	cargo nextest run --locked --workspace
