@@ -27,7 +27,7 @@ lint:            ## clippy, warnings are errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 docs:            ## rustdoc, warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --all-features --no-deps --document-private-items
 
 deny:            ## bans, licenses, sources
 	cargo deny --locked --offline check bans licenses sources
