@@ -30,6 +30,7 @@ docs:            ## rustdoc, warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --all-features --no-deps --document-private-items
 
 deny:            ## bans, licenses, sources
+	cargo fetch --locked --quiet
 	cargo deny --locked --offline check bans licenses sources
 
 doctest:         ## the code in the docs
