@@ -47,21 +47,18 @@ fn stride(n: u64) -> u128 {
     u128::from(n.wrapping_mul(61_803) % CROWD as u64)
 }
 
-fn tell<P: Peer>(group: &mut BenchmarkGroup<'_, WallTime>, system: &System) {
+/// Measures what `work` does with one actor, per its count.
+fn with_one<P: Peer>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    system: &System,
+    work: impl AsyncFn(&P, &P::Ref, u64) + Copy,
+) {
     group.bench_function(P::NAME, |b| {
         b.to_async(system).iter_custom(|count| async move {
             let peer = P::default();
             let to = peer.spawn(1).await;
             let began = Instant::now();
-            let mut left = count;
-            while left > 0 {
-                let batch = left.min(BATCH);
-                for n in 0..batch {
-                    peer.tell(&to, n).await;
-                }
-                peer.ask(&to, 0).await;
-                left -= batch;
-            }
+            work(&peer, &to, count).await;
             let took = began.elapsed();
             peer.stop(to);
             took
@@ -69,39 +66,38 @@ fn tell<P: Peer>(group: &mut BenchmarkGroup<'_, WallTime>, system: &System) {
     });
 }
 
-fn ask<P: Peer>(group: &mut BenchmarkGroup<'_, WallTime>, system: &System) {
-    group.bench_function(P::NAME, |b| {
-        b.to_async(system).iter_custom(|count| async move {
-            let peer = P::default();
-            let to = peer.spawn(1).await;
-            let began = Instant::now();
-            for n in 0..count {
-                peer.ask(&to, n).await;
+/// One iteration is one message, handled.
+fn tell<P: Peer>(group: &mut BenchmarkGroup<'_, WallTime>, system: &System) {
+    with_one::<P>(group, system, async |peer, to, count| {
+        let mut left = count;
+        while left > 0 {
+            let batch = left.min(BATCH);
+            for n in 0..batch {
+                peer.tell(to, n).await;
             }
-            let took = began.elapsed();
-            peer.stop(to);
-            took
-        });
+            peer.ask(to, 0).await;
+            left -= batch;
+        }
+    });
+}
+
+fn ask<P: Peer>(group: &mut BenchmarkGroup<'_, WallTime>, system: &System) {
+    with_one::<P>(group, system, async |peer, to, count| {
+        for n in 0..count {
+            peer.ask(to, n).await;
+        }
     });
 }
 
 /// One iteration is one ask.
 fn ask_in_flight<P: Peer>(group: &mut BenchmarkGroup<'_, WallTime>, system: &System) {
-    group.bench_function(P::NAME, |b| {
-        b.to_async(system).iter_custom(|count| async move {
-            let peer = P::default();
-            let to = peer.spawn(1).await;
-            let began = Instant::now();
-            let mut left = count;
-            while left > 0 {
-                let batch = left.min(IN_FLIGHT);
-                join_all((0..batch).map(|n| peer.ask(&to, n))).await;
-                left -= batch;
-            }
-            let took = began.elapsed();
-            peer.stop(to);
-            took
-        });
+    with_one::<P>(group, system, async |peer, to, count| {
+        let mut left = count;
+        while left > 0 {
+            let batch = left.min(IN_FLIGHT);
+            join_all((0..batch).map(|n| peer.ask(to, n))).await;
+            left -= batch;
+        }
     });
 }
 

@@ -14,12 +14,12 @@ use criterion::Criterion;
 use ringfence::Bus;
 use ringfence_actors::{
     assembly::Assembly,
-    inventory::{Cluster, Directory, Host, Inventory, PingSettings, Settings, Storage},
+    inventory::{Directory, Inventory, PingSettings, Settings},
     recovery::core::{Command, Core, Event},
-    testkit::FakeWorld,
+    testkit::{FakeWorld, cluster_of, storage_of},
 };
 use ringfence_messages::{
-    ClusterId, Health, HostId, Protocol, StorageId,
+    Health, Protocol,
     host::PingHostReply,
     storage::{ProtocolHealth, StorageKind},
 };
@@ -33,28 +33,9 @@ const PROTOCOLS: [Protocol; 2] = [Protocol::Vhost, Protocol::Cbd];
 const INTERVAL: Duration = Duration::from_secs(60);
 
 fn inventory() -> Inventory {
-    let cluster = ClusterId::from_name("c1");
-    let host = |n: usize| Host {
-        id: HostId::from_name(&format!("host-{n}")),
-        name: format!("host-{n}"),
-        cluster,
-        management_ip: format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255),
-        storage_ips: Vec::new(),
-    };
-    Inventory {
-        clusters: vec![Cluster { id: cluster, name: "c1".to_owned() }],
-        hosts: (0..HOSTS).map(host).collect(),
-        storages: vec![Storage {
-            id: StorageId::from_name("zbs-1"),
-            name: "zbs-1".to_owned(),
-            kind: StorageKind::Zbs,
-            clusters: vec![cluster],
-            protocols: PROTOCOLS.to_vec(),
-            volume_dir: None,
-            ceph: None,
-        }],
-        vms: Vec::new(),
-    }
+    let names: Vec<String> = (0..HOSTS).map(|n| format!("host-{n}")).collect();
+    let storage = storage_of("zbs-1", StorageKind::Zbs, &PROTOCOLS);
+    Inventory { storages: vec![storage], ..cluster_of(names.iter().map(String::as_str)) }
 }
 
 /// Answers every command of the core at once, until none is left: every host was pinged and both its protocols

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 use ringfence::testkit::{self, World};
 use ringfence_actors::{
     assembly::Assembly,
-    inventory::{Cluster, Host, Inventory, PingSettings, Settings, Storage},
-    testkit::FakeWorld,
+    inventory::{Inventory, PingSettings, Settings},
+    testkit::{FakeWorld, cluster_of, storage_of},
 };
 use ringfence_messages::{
-    ClusterId, Code, ErrorCode, Event, HostId, Protocol, ProtocolStatus, StorageId,
+    Code, ErrorCode, Event, HostId, Protocol, ProtocolStatus, StorageId,
     audit::ControllerStarted,
     host::{ChangeHostStateMsg, HostAction, HostState, HostStatus, HostStatusChanged, HostsReply, QueryHostsMsg},
     recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
@@ -24,28 +24,7 @@ fn host(name: &str) -> HostId {
 }
 
 fn inventory(kind: StorageKind, protocols: &[Protocol]) -> Inventory {
-    let cluster = ClusterId::from_name("c1");
-    let of = |name: &str| Host {
-        id: host(name),
-        name: name.to_owned(),
-        cluster,
-        management_ip: "10.0.0.1".to_owned(),
-        storage_ips: Vec::new(),
-    };
-    Inventory {
-        clusters: vec![Cluster { id: cluster, name: "c1".to_owned() }],
-        hosts: vec![of("a"), of("b")],
-        storages: vec![Storage {
-            id: StorageId::from_name("s"),
-            name: "s".to_owned(),
-            kind,
-            clusters: vec![cluster],
-            protocols: protocols.to_vec(),
-            volume_dir: None,
-            ceph: None,
-        }],
-        vms: Vec::new(),
-    }
+    Inventory { storages: vec![storage_of("s", kind, protocols)], ..cluster_of(["a", "b"]) }
 }
 
 struct Scene {

@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 use ringfence::Bus;
 use ringfence_actors::{
     assembly::Assembly,
-    inventory::{Cluster, Host, Inventory, PingSettings, Settings, Storage},
+    inventory::{Inventory, PingSettings, Settings},
     ports::{Call, MdsPort, Ports},
-    testkit::FakeWorld,
+    testkit::{FakeWorld, cluster_of, storage_of},
 };
 use ringfence_drivers::zbs::{HostAccess, MAX_BAD_CYCLES, ZbsClient};
 use ringfence_messages::{
-    ClusterId, Code, HostId, Protocol, StorageId,
+    Code, HostId, Protocol, StorageId,
     recovery::{ProtocolRedeploy, RedeployPhase},
     storage::StorageKind,
 };
@@ -244,27 +244,8 @@ fn a_zbs_storage_is_healed_through_its_mds() {
         let (mds, url) = Mds::serve().await;
         let world = FakeWorld::new([host()]);
         let ports = Ports { mds: Arc::new(client(&[&url])), ..world.ports() };
-        let cluster = ClusterId::from_name("c1");
-        let inventory = Inventory {
-            clusters: vec![Cluster { id: cluster, name: "c1".to_owned() }],
-            hosts: vec![Host {
-                id: host(),
-                name: "host-a".to_owned(),
-                cluster,
-                management_ip: "10.0.0.11".to_owned(),
-                storage_ips: Vec::new(),
-            }],
-            storages: vec![Storage {
-                id: storage(),
-                name: "zbs-1".to_owned(),
-                kind: StorageKind::Zbs,
-                clusters: vec![cluster],
-                protocols: vec![Protocol::Cbd, Protocol::Vhost],
-                volume_dir: None,
-                ceph: None,
-            }],
-            vms: Vec::new(),
-        };
+        let storage = storage_of("zbs-1", StorageKind::Zbs, &[Protocol::Cbd, Protocol::Vhost]);
+        let inventory = Inventory { storages: vec![storage], ..cluster_of(["host-a"]) };
         let ping = PingSettings { interval: Duration::from_millis(50), ..PingSettings::default() };
         let bus = Bus::new();
         let settings = Settings { ping, ..Settings::default() };

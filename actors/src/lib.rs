@@ -14,7 +14,7 @@ pub mod inventory;
 pub mod ports;
 pub mod recovery;
 pub mod storage;
-#[cfg(feature = "testkit")]
+#[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod vm;
 

@@ -14,9 +14,10 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use ringfence_messages::{
-    Code, ErrorCode, HostId, Result, StorageId, VmId,
+    ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
+    storage::StorageKind,
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
@@ -27,8 +28,36 @@ use ringfence_messages::{
 
 use crate::{
     host::AGENT_VERSION,
+    inventory::{Cluster, Host, Inventory, Storage},
     ports::{Call, HostAgentPort, JournalPort, MAX_READ, MdsPort, NewRecord, Ports, Record},
 };
+
+/// The cluster `c1` with these hosts, without storages or VMs.
+pub fn cluster_of<'a>(hosts: impl IntoIterator<Item = &'a str>) -> Inventory {
+    let cluster = Cluster { id: ClusterId::from_name("c1"), name: "c1".to_owned() };
+    let host = |name: &str| Host {
+        id: HostId::from_name(name),
+        name: name.to_owned(),
+        cluster: cluster.id,
+        management_ip: "10.0.0.1".to_owned(),
+        storage_ips: Vec::new(),
+    };
+    let hosts = hosts.into_iter().map(host).collect();
+    Inventory { clusters: vec![cluster], hosts, ..Inventory::default() }
+}
+
+/// The storage of this name and kind, with these protocols, for the cluster `c1`.
+pub fn storage_of(name: &str, kind: StorageKind, protocols: &[Protocol]) -> Storage {
+    Storage {
+        id: StorageId::from_name(name),
+        name: name.to_owned(),
+        kind,
+        clusters: vec![ClusterId::from_name("c1")],
+        protocols: protocols.to_vec(),
+        volume_dir: None,
+        ceph: None,
+    }
+}
 
 /// What a test arranges of one host.
 #[derive(Clone, Debug)]

@@ -10,7 +10,10 @@ use ringfence_messages::{
 };
 
 use super::core::*;
-use crate::inventory::{Cluster, Directory, Host, Inventory, Vm, Volume};
+use crate::{
+    inventory::{Directory, Inventory, Vm, Volume},
+    testkit::cluster_of,
+};
 
 fn host(name: &str) -> HostId {
     HostId::from_name(name)
@@ -21,14 +24,6 @@ fn id() -> VmId {
 }
 
 fn core() -> Core {
-    let cluster = ClusterId::from_name("c1");
-    let of = |name: &str| Host {
-        id: host(name),
-        name: name.to_owned(),
-        cluster,
-        management_ip: "10.0.0.1".to_owned(),
-        storage_ips: Vec::new(),
-    };
     let volume = |name: &str, root| Volume {
         storage: StorageId::from_name("s"),
         install_path: format!("vhost://{name}").parse().unwrap(),
@@ -37,18 +32,13 @@ fn core() -> Core {
     let vm = Vm {
         id: id(),
         name: "vm1".to_owned(),
-        cluster,
+        cluster: ClusterId::from_name("c1"),
         ha: HaMode::None,
         memory_mib: 16,
         qemu_args: Vec::new(),
         volumes: vec![volume("root", true), volume("data", false)],
     };
-    let inventory = Inventory {
-        clusters: vec![Cluster { id: cluster, name: "c1".to_owned() }],
-        hosts: vec![of("a"), of("b")],
-        vms: vec![vm.clone()],
-        ..Inventory::default()
-    };
+    let inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b"]) };
     Core::new(vm, Arc::new(Directory::new(inventory)), 7)
 }
 
