@@ -13,6 +13,7 @@
 use std::{
     fs::{self, File},
     net::SocketAddr,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -329,12 +330,13 @@ impl Cluster {
         let mut child = Command::new(&self.program)
             .args([command, "--config"])
             .arg(file("toml"))
+            .process_group(0) // Ctrl-C is for the owner, who takes it down in order
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(io("write a log"))?)
             .stderr(log)
             .spawn()
             .map_err(io("run this program"))?;
-        fs::write(file("pid"), child.id().to_string()).map_err(io("write a pid file"))?;
+        fs::write(file("pid"), format!("{}\n", child.id())).map_err(io("write a pid file"))?;
         let deadline = Instant::now() + CHILD_TIMEOUT;
         let address = loop {
             let said = fs::read_to_string(file("log")).unwrap_or_default();
