@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 
-.PHONY: help demo test check-format lint docs unit doctest examples deny bench clean
+.PHONY: help demo lab lab-down test check-format lint docs unit doctest examples deny bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -12,6 +12,14 @@ help:            ## what there is to make
 demo:            ## the whole story on this machine: a VM, its storage killed, healed. DEMO_FLAGS=--keep leaves it up
 	scripts/setup.sh demo
 	cargo run --release --locked --bin ringfence -- demo $(DEMO_FLAGS)
+
+lab:             ## real Ceph, three hosts, agents, a controller and three VMs to play with; needs root
+	scripts/setup.sh lab
+	cargo build --release --locked --bin ringfence
+	lab/up.sh
+
+lab-down:        ## the lab away
+	lab/all-down.sh
 
 test:            ## everything that CI runs
 	scripts/setup.sh test

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# setup.sh demo|test: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
-# something is missing. `demo` is what running needs; `test` adds what checking needs.
+# setup.sh demo|lab|test: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
+# something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs.
 set -euo pipefail
-WHAT=${1:?usage: setup.sh demo|test}
+WHAT=${1:?usage: setup.sh demo|lab|test}
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -30,12 +30,21 @@ if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemo
 fi
 [[ $WHAT == demo ]] && exit 0
 
+need ceph-mon ceph-mon ceph-common
+need ceph-osd ceph-osd
+dpkg -s qemu-block-extra >/dev/null 2>&1 || need qemu-block-extra-is-no-command qemu-block-extra     # QEMU's rbd driver
+need sshd openssh-server
+need nft nftables
+need uuidgen uuid-runtime
+need unshare util-linux
+need ip iproute2
+need pgrep procps
+[[ $WHAT == lab ]] && exit 0
+
 need rustfmt rustfmt-web
 cargo clippy --version >/dev/null 2>&1 || need cargo-clippy rust-web-clippy
 need as binutils
 need dockerd docker.io
-need unshare util-linux
-need ip iproute2
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --locked cargo-nextest; }
 cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --locked cargo-deny; }

@@ -29,6 +29,7 @@ use ringfence_messages::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::guest;
 use crate::commands::Client;
@@ -92,6 +93,9 @@ pub struct Cluster {
     path: PathBuf,
     program: PathBuf,
     plan: Plan,
+    /// Its own: one derived from the name would be every other cluster's too, and agents on one machine see all of
+    /// its processes.
+    vm: Uuid,
     nodes: Vec<Node>,
     client: Client,
     server: String,
@@ -112,6 +116,7 @@ impl Cluster {
             path,
             program: program.to_owned(),
             plan,
+            vm: Uuid::new_v4(),
             nodes: Vec::new(),
             client: Client::new("http://127.0.0.1:0")?,
             server: String::new(),
@@ -301,6 +306,7 @@ impl Cluster {
         let Plan { ping, hugepages, controller, host: more, tables, .. } = &self.plan;
         let serial = format!("file:{}/{{vm}}.serial", self.path.display());
         let volumes = self.path.join("volumes").display().to_string();
+        let vm = self.vm;
         let mut text = format!(
             "[controller]\nlisten = {listen:?}\nstate_dir = \"state\"\n{controller}[ping]\n{ping}\
              [recovery]\nhugepages = {hugepages}\n[[cluster]]\nname = \"c1\"\n"
@@ -312,7 +318,7 @@ impl Cluster {
         }
         text.push_str(&format!(
             "[[storage]]\nname = {STORAGE:?}\nkind = \"vhost\"\nclusters = [\"c1\"]\ndir = {volumes:?}\n\
-             [[vm]]\nname = {VM:?}\ncluster = \"c1\"\nmemory_mib = 16\n\
+             [[vm]]\nname = {VM:?}\nuuid = \"{vm}\"\ncluster = \"c1\"\nmemory_mib = 16\n\
              qemu_args = [\"-fw_cfg\", \"name=opt/tb,string={{host}}\", \"-serial\", {serial:?}]\n\
              [[vm.volume]]\nstorage = {STORAGE:?}\ninstall_path = \"vhost://{VM}\"\nroot = true\n{tables}"
         ));

@@ -1,0 +1,169 @@
+//! On the lab: real Ceph, three hosts with process tables, networks and disks of their own. A lab of this test's own;
+//! another one may be up beside it.
+#![allow(missing_docs)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Dropped, it is taken down, also when the test panics. One that was left by a crash is taken down first.
+struct Lab {
+    dir: PathBuf,
+    id: &'static str,
+}
+
+impl Lab {
+    fn up(id: &'static str) -> Lab {
+        let lab = Lab { dir: std::env::temp_dir().join(format!("ringfence-lab-{id}")), id };
+        lab.run("all-down.sh", &[]);
+        lab.ok("up.sh", &[]);
+        lab
+    }
+
+    fn run(&self, script: &str, arguments: &[&str]) -> Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab").join(script);
+        let mut command = Command::new("bash");
+        command.arg(script).args(arguments).env("TB", &self.dir).env("TB_ID", self.id);
+        command.env("RINGFENCE", env!("CARGO_BIN_EXE_ringfence")).output().unwrap()
+    }
+
+    fn ok(&self, script: &str, arguments: &[&str]) -> String {
+        let output = self.run(script, arguments);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{script} {arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn ringfence(&self, arguments: &[&str]) -> Output {
+        let (net, program) = (format!("{}-net", self.id), self.dir.join("controller/ringfence"));
+        Command::new("ip").args(["netns", "exec", &net]).arg(program).args(arguments).output().unwrap()
+    }
+
+    fn order(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.ringfence(arguments);
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).unwrap()),
+            false => Err(String::from_utf8(output.stderr).unwrap()),
+        }
+    }
+
+    fn list(&self, what: &str) -> Vec<Value> {
+        serde_json::from_slice(&self.ringfence(&[what, "--json"]).stdout).unwrap_or_default()
+    }
+
+    /// What is shown of one thing: `("vms", "vm1", "state")`.
+    fn shown(&self, what: &str, name: &str, field: &str) -> String {
+        let all = self.list(what);
+        let of = all.iter().find(|one| one["name"] == name);
+        of.and_then(|one| one[field].as_str()).unwrap_or("-").to_owned()
+    }
+
+    fn until(&self, what: &str, mut is: impl FnMut(&Lab) -> bool) {
+        let deadline = Instant::now() + WITHIN;
+        while !is(self) {
+            let last = String::from_utf8(self.ringfence(&["status"]).stdout).unwrap();
+            assert!(Instant::now() < deadline, "waited {WITHIN:?} in vain until {what}; {last}");
+        }
+    }
+
+    /// What the guest has told on its serial line on a host.
+    fn serial(&self, host: &str, vm: &str) -> String {
+        let output = self.run("host-exec.sh", &[host, "cat", &format!("/run/{vm}.serial")]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The counter on the VM's disk and who wrote it.
+    fn disk(&self, vm: &str) -> (u64, String) {
+        let said = self.ok("vm-journal.sh", &[vm, "1"]);
+        let mut words = said.lines().next().unwrap().split(' ').skip(1);
+        (words.next().unwrap().parse().unwrap(), words.next().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until the guest writes here, and nobody else has.
+    fn writes(&self, host: &str, vm: &str) {
+        let before = self.serial(host, vm).matches('.').count();
+        self.until(&format!("{vm} writes on {host}"), |lab| lab.serial(host, vm).matches('.').count() > before + 5);
+        let serial = self.serial(host, vm);
+        assert!(!serial.contains('S'), "split brain of {vm} on {host}: {serial}");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let output = self.run("all-down.sh", &[]);
+        if !output.status.success() {
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn vms_on_ceph_start_move_and_are_never_started_where_the_old_one_may_still_run() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "skipped on CI: the lab needs root");
+        eprintln!("skipped: the lab needs root");
+        return;
+    }
+    let lab = Lab::up("rt");
+    for (vm, host) in [("vm1", "host-a"), ("vm2", "host-b"), ("vm3", "host-c")] {
+        lab.writes(host, vm);
+        assert_eq!(lab.disk(vm).1, host);
+    }
+
+    // Stopped and started elsewhere, it counts on.
+    lab.order(&["vm", "stop", "vm1"]).unwrap();
+    let (stopped_at, _) = lab.disk("vm1");
+    lab.order(&["vm", "start", "vm1", "--host", "host-b"]).unwrap();
+    lab.writes("host-b", "vm1");
+    let (counted, by) = lab.disk("vm1");
+    assert!(counted > stopped_at && by == "host-b", "{counted} by {by} after {stopped_at}");
+
+    // The plug is pulled: nobody can say whether vm3 still runs there, so it is started nowhere.
+    lab.ok("host-down.sh", &["host-c"]);
+    lab.until("host-c is Disconnected", |lab| lab.shown("hosts", "host-c", "status") == "Disconnected");
+    lab.until("vm3 is Unknown", |lab| lab.shown("vms", "vm3", "state") == "Unknown");
+    let refused = lab.order(&["vm", "start", "vm3", "--host", "host-a"]).unwrap_err();
+    assert!(refused.contains("may still run on host-c"), "{refused}");
+    lab.ok("host-up.sh", &["host-c"]);
+    lab.ok("agent-up.sh", &["host-c"]);
+    lab.until("vm3 is known to be Stopped", |lab| lab.shown("vms", "vm3", "state") == "Stopped");
+    lab.order(&["vm", "start", "vm3", "--host", "host-a"]).unwrap();
+    lab.writes("host-a", "vm3");
+
+    // Only the management network is cut: the guests write on, and are not started anywhere else.
+    lab.ok("host-cut.sh", &["host-b", "mgmt"]);
+    lab.until("vm2 is Unknown", |lab| lab.shown("vms", "vm2", "state") == "Unknown");
+    for target in ["host-a", "host-c"] {
+        let refused = lab.order(&["vm", "start", "vm2", "--host", target]).unwrap_err();
+        assert!(refused.contains("may still run on host-b"), "{refused}");
+    }
+    lab.writes("host-b", "vm2");
+    lab.ok("host-heal.sh", &["host-b"]);
+    lab.until("vm2 is Running", |lab| lab.shown("vms", "vm2", "state") == "Running");
+    assert_eq!(lab.shown("vms", "vm2", "host"), "host-b");
+
+    // A vhost target of one host is killed; only that host's is healed.
+    let pid = |lab: &Lab, host: &str| {
+        lab.ok("host-exec.sh", &[host, "sh", "-c", "cat /var/lib/ringfence-agent/vhost/*/target.pid"])
+    };
+    lab.until("the storage is Connected", |lab| {
+        let storages = lab.list("storages");
+        let hosts =
+            storages.iter().find(|storage| storage["name"] == "vhost-1").unwrap()["hosts"].as_array().unwrap().clone();
+        hosts.len() == 3 && hosts.iter().all(|host| host["status"] == "Connected")
+    });
+    let (killed, other) = (pid(&lab, "host-a"), pid(&lab, "host-b"));
+    lab.ok("host-exec.sh", &["host-a", "kill", "-9", killed.trim()]);
+    lab.until("the target on host-a is another one", |lab| {
+        let output =
+            lab.run("host-exec.sh", &["host-a", "sh", "-c", "cat /var/lib/ringfence-agent/vhost/*/target.pid"]);
+        output.status.success() && !output.stdout.is_empty() && output.stdout != killed.as_bytes()
+    });
+    assert_eq!(pid(&lab, "host-b"), other);
+}

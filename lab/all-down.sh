@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# all-down.sh: stop the controller, every host and Ceph of this lab, and delete its state.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+stop_pid "$TB/controller/pid"
+for d in "$TB"/hosts/*/; do
+  [[ -d $d ]] || continue
+  H=$(basename "$d"); "$SCRIPTS/host-freeze.sh" "$H" thaw; "$SCRIPTS/host-down.sh" "$H" --wipe
+done
+"$SCRIPTS/ceph-down.sh"
+[[ -e /run/netns/$TB_NET ]] && ip netns del "$TB_NET"
+rm -rf "$TB"

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# up.sh: the whole lab: Ceph, three hosts with agents, a controller, three VMs (one on each host).
+#   RINGFENCE=PATH   the program (default: target/release/ringfence of this checkout)
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+RINGFENCE=${RINGFENCE:-$SCRIPTS/../target/release/ringfence}
+[[ -x $RINGFENCE ]] || die "no program at $RINGFENCE: cargo build --release"
+((EUID == 0)) || die "namespaces, bridges and mounts need root"
+C=$TB/controller
+alive "$C/pid" && die "the lab in $TB is up already: make lab-down"
+"$SCRIPTS/ceph-up.sh"
+mkdir -p "$C"
+(umask 077; head -c 24 /dev/urandom | base64 > "$C/token")
+
+{ cat <<CONF
+[controller]
+state_dir = "state"
+agent_token_file = "token"
+[ping]
+interval = "1s"
+timeout = "2s"
+max_failure = 3
+sleep_after_failure = "200ms"
+[recovery]
+hugepages = 8
+[[cluster]]
+name = "c1"
+[[storage]]
+name = "ceph-1"
+kind = "ceph"
+clusters = ["c1"]
+pool = "rbd"
+conf = "$CEPH_CONF"
+user = "admin"
+[[storage]]
+name = "vhost-1"
+kind = "vhost"
+clusters = ["c1"]
+dir = "/srv/volumes"
+CONF
+for h in "${HOSTS[@]}"; do
+  cat <<CONF
+[[host]]
+name = "$h"
+cluster = "c1"
+management_ip = "$(host_ip "$h")"
+storage_ips = ["$(host_ip "$h")"]
+agent = "http://$(host_ip "$h"):7070"
+CONF
+done
+for n in 1 2 3; do
+  cat <<CONF
+[[vm]]
+name = "vm$n"
+cluster = "c1"
+memory_mib = 16
+qemu_args = ["-fw_cfg", "name=opt/tb,string={host}", "-serial", "file:/run/{vm}.serial"]
+[[vm.volume]]
+storage = "ceph-1"
+install_path = "ceph://rbd/vm$n"
+root = true
+CONF
+done; } > "$C/controller.toml"
+
+for h in "${HOSTS[@]}"; do
+  "$SCRIPTS/host-up.sh" "$h"
+  "$SCRIPTS/agent-up.sh" "$h"
+done
+for n in 1 2 3; do "$SCRIPTS/image-make.sh" "vm$n"; done
+
+install -m 755 "$RINGFENCE" "$C/ringfence"
+in_net setsid "$C/ringfence" serve --config "$C/controller.toml" </dev/null >"$C/log" 2>&1 &
+echo $! > "$C/pid"
+ask() { in_net "$C/ringfence" "$@"; }
+connected() { (( $(ask hosts | grep -c ' Connected ') == ${#HOSTS[@]} )); }
+wait_for 30 connected || die "the hosts do not connect: $(ask hosts 2>&1; tail -3 "$C/log")"
+for n in 1 2 3; do ask vm start "vm$n" --host "${HOSTS[n - 1]}"; done
+cat <<PLAY
+
+The lab is up. Play with it:
+  rf() { ip netns exec $TB_NET $C/ringfence "\$@"; }
+  rf status;  rf events --follow
+  lab/vm-journal.sh vm1 5                  who wrote last on vm1's disk
+  lab/host-exec.sh host-a bash             a console on a host
+  lab/host-cut.sh host-a ceph|mgmt|all     cut it off;  lab/host-heal.sh host-a
+  lab/host-freeze.sh host-a [thaw]         hang it;     lab/host-down.sh host-a: pull the plug
+  lab/host-up.sh host-a && lab/agent-up.sh host-a       power it on again
+Take it down: make lab-down
+PLAY
