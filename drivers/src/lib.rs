@@ -1,11 +1,13 @@
 //! The real ends of Ringfence's ports.
 //!
-//! On the controller: [`agent_client`] speaks to host agents, [`zbs`] to MDS agents, [`journal`] is SQLite.
+//! On the controller: [`agent_client`] speaks to host agents, [`zbs`] to MDS agents, [`ceph`] to Ceph
+//! clusters, [`journal`] is SQLite.
 //! On a host: [`node`] prepares it, runs vhost targets and QEMU.
 //! Invariants: every call is bounded in time and size; what a peer says is checked before it is believed; secrets
 //! are `secrecy` types and are shown to a peer only at the last hop.
 
 pub mod agent_client;
+pub mod ceph;
 pub mod journal;
 pub mod node;
 pub mod state_dir;

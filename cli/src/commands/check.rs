@@ -2,6 +2,7 @@
 
 use std::{io::IsTerminal, path::Path};
 
+use super::live;
 use crate::{
     config::{self, Config, ControllerConfig, Problems},
     output::{print, table},
@@ -10,7 +11,7 @@ use crate::{
 /// Columns of a diagnostic where there is no terminal to ask.
 const WIDTH: usize = 120;
 
-pub(super) fn run(path: &Path) -> u8 {
+pub(super) async fn run(path: &Path, ask: bool) -> u8 {
     match config::load(path) {
         Err(problems) => {
             report(&problems);
@@ -33,7 +34,7 @@ pub(super) fn run(path: &Path) -> u8 {
         Ok(Config::Controller(controller)) => {
             print(format!("{}: a controller's file, fine", path.display()));
             explain(&controller);
-            0
+            if ask { live::run(&controller).await } else { 0 }
         }
     }
 }

@@ -4,6 +4,7 @@ mod ask;
 pub mod check;
 mod client;
 mod follow;
+mod live;
 
 use std::path::PathBuf;
 
@@ -46,6 +47,10 @@ pub enum Command {
         /// The file
         #[arg(long)]
         config: PathBuf,
+        /// Ask agents and clusters too: what would fail tonight? Changes nothing but one blocklist entry of a
+        /// documentation address, which is taken away again
+        #[arg(long)]
+        live: bool,
     },
     /// Show hosts, storages and VMs at a glance
     Status(Ask),
@@ -144,7 +149,7 @@ pub struct HostArgs {
 /// Runs a command that asks a controller or checks a file; the exit code.
 pub async fn run(command: Command) -> u8 {
     let result = match command {
-        Command::Check { config } => return check::run(&config),
+        Command::Check { config, live } => return check::run(&config, live).await,
         Command::Status(ask) => ask::status(&ask).await,
         Command::Hosts(ask) => ask::hosts(&ask).await,
         Command::Storages(ask) => ask::storages(&ask).await,

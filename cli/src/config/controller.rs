@@ -10,7 +10,7 @@ use std::{
 use ringfence_actors::inventory::{
     CephHostAccess, Cluster, Host, Inventory, PingSettings, Settings, Storage, Vm, Volume,
 };
-use ringfence_drivers::node::qemu;
+use ringfence_drivers::{ceph::Ceph, node::qemu};
 use ringfence_messages::{
     ClusterId, HostId, Protocol, StorageId, VmId, storage::StorageKind, vhost::DEFAULT_HUGEPAGES, vm::InstallPath,
 };
@@ -41,6 +41,15 @@ pub struct AgentAccess {
 /// The MDS agents of a ZBS storage, by URL.
 pub type MdsAccess = Vec<String>;
 
+/// The controller's own access to a Ceph storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CephAccess {
+    /// The cluster and the user.
+    pub cluster: Ceph,
+    /// The pool of the volumes.
+    pub pool: String,
+}
+
 /// A controller's file, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
@@ -60,6 +69,8 @@ pub struct ControllerConfig {
     pub agents: HashMap<HostId, AgentAccess>,
     /// How the ZBS storages are reached.
     pub mds: HashMap<StorageId, MdsAccess>,
+    /// How the Ceph storages are reached.
+    pub ceph: HashMap<StorageId, CephAccess>,
 }
 
 /// Things of one kind by name, and where they stand.
@@ -150,11 +161,8 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
     for table in &raw.storage {
         storage(c, table.get_ref(), table.span(), &clusters, &mut storages, &mut mds, &mut inventory);
     }
-    let pools = raw.storage.iter().filter_map(|table| {
-        let of = table.get_ref();
-        Some((storages.ids.iter().find(|(name, _)| name == of.name.get_ref())?.1, of.pool.clone()?))
-    });
-    vms(c, &raw.vm, &clusters, &storages, &pools.collect(), &mut inventory);
+    let ceph = ceph_access(&raw.storage, &storages, base);
+    vms(c, &raw.vm, &clusters, &storages, &ceph, &mut inventory);
     if host_tables == 0 {
         c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
     }
@@ -167,6 +175,7 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
         inventory,
         agents,
         mds,
+        ceph,
     });
     checker.finish(config)
 }
@@ -332,7 +341,7 @@ fn vms(
     tables: &[Spanned<RawVm>],
     clusters: &Names<ClusterId>,
     storages: &Names<StorageId>,
-    pools: &HashMap<StorageId, String>,
+    ceph: &HashMap<StorageId, CephAccess>,
     inventory: &mut Inventory,
 ) {
     let mut names = Names::<VmId>::of("VM");
@@ -368,7 +377,8 @@ fn vms(
                     let help = format!("write {}, or name another storage", form(kind.kind));
                     c.wrong(volume.install_path.span(), message, help);
                 }
-                if let (InstallPath::Ceph { pool, .. }, Some(of_storage)) = (&install_path, pools.get(&storage))
+                if let (InstallPath::Ceph { pool, .. }, Some(CephAccess { pool: of_storage, .. })) =
+                    (&install_path, ceph.get(&storage))
                     && pool != of_storage
                 {
                     let message =
@@ -417,6 +427,19 @@ fn vms(
             volumes,
         });
     }
+}
+
+fn ceph_access(
+    tables: &[Spanned<RawStorage>],
+    names: &Names<StorageId>,
+    base: &Path,
+) -> HashMap<StorageId, CephAccess> {
+    let access = |of: &RawStorage| {
+        let (_, id) = names.ids.iter().find(|(name, _)| name == of.name.get_ref())?;
+        let cluster = Ceph { conf: base.join(of.conf.as_ref()?), user: of.user.clone()? };
+        Some((*id, CephAccess { cluster, pool: of.pool.clone()? }))
+    };
+    tables.iter().filter_map(|table| access(table.get_ref())).collect()
 }
 
 fn fits(kind: StorageKind, path: &InstallPath) -> bool {

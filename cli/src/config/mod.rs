@@ -14,7 +14,7 @@ use std::{fmt, ops::Range, path::Path};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceSpan};
 
 pub use agent::AgentConfig;
-pub use controller::{AgentAccess, ControllerConfig, MdsAccess};
+pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
 pub use raw::{FencePolicy, OnNoFencer, OnSshUnreachable, OnWatchers, Profile};
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
