@@ -30,8 +30,8 @@ name = "ceph-1"
 kind = "ceph"
 clusters = ["c1"]
 pool = "rbd"
-conf = "$CEPH_CONF"
-user = "admin"
+conf = "$TB/ceph/ringfence.conf"
+user = "ringfence"
 [[storage]]
 name = "vhost-1"
 kind = "vhost"

@@ -191,8 +191,8 @@ fn check_live_says_what_would_fail_tonight() {
     assert_eq!(code, Some(0), "{said}");
     for line in [
         "ok    agent of host-b: version",
-        "ok    ceph-1, client.admin may block clients: 192.0.2.1",
-        "ok    ceph-1, client.admin may let them in again: 192.0.2.1",
+        "ok    ceph-1, client.ringfence may block clients: 192.0.2.1",
+        "ok    ceph-1, client.ringfence may let them in again: 192.0.2.1",
         "ok    vm1, ceph://rbd/vm1: watched by 10.77.0.11:0/",
         "9 looked at, all well",
     ] {
@@ -209,8 +209,9 @@ fn check_live_says_what_would_fail_tonight() {
     let compute_conf = lab.dir.join("controller/compute.conf");
     std::fs::write(&compute_conf, lines.join("\n") + "\n").unwrap();
     let text = std::fs::read_to_string(&config).unwrap();
-    let of_lab = lab.dir.join("ceph/ceph.conf").display().to_string();
-    let text = text.replace("user = \"admin\"", "user = \"compute\"").replace(&of_lab, compute_conf.to_str().unwrap());
+    let of_lab = lab.dir.join("ceph/ringfence.conf").display().to_string();
+    let text =
+        text.replace("user = \"ringfence\"", "user = \"compute\"").replace(&of_lab, compute_conf.to_str().unwrap());
     let broken = lab.dir.join("controller/broken.toml");
     std::fs::write(&broken, text.replace("ceph://rbd/vm3", "ceph://rbd/vm-3")).unwrap();
     lab.ok("host-down.sh", &["host-c"]);
