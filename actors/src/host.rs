@@ -9,6 +9,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later};
 use ringfence_messages::{
     HostId, Message, Result,
+    fence::SiblingFenceVmCmd,
     host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply},
     vhost::{CreateVhostBdevCmd, DeleteVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
     vm::{ListVmsCmd, StartVmCmd, StopVmCmd},
@@ -58,7 +59,8 @@ impl Actor for HostActor {
             .message::<DeleteVhostBdevCmd>()
             .message::<StartVmCmd>()
             .message::<StopVmCmd>()
-            .message::<ListVmsCmd>();
+            .message::<ListVmsCmd>()
+            .message::<SiblingFenceVmCmd>();
     }
 }
 
@@ -113,6 +115,7 @@ posts! {
     StopVmCmd => stop_vm;
     HostFactsCmd => facts;
     ListVmsCmd => list_vms;
+    SiblingFenceVmCmd => sibling_fence;
 }
 
 #[cfg(test)]

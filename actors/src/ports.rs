@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use ringfence_messages::{
     HostId, Result, StorageId,
     agent::Done,
+    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
@@ -73,6 +74,13 @@ pub trait HostAgentPort: Send + Sync {
     async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, call: Call) -> Result<Done>;
     /// The QEMU processes there.
     async fn list_vms(&self, host: HostId, cmd: ListVmsCmd, call: Call) -> Result<ListVmsReply>;
+    /// Has this host make sure, over SSH, that a VM does not run on a failed sibling of it.
+    async fn sibling_fence(
+        &self,
+        host: HostId,
+        cmd: SiblingFenceVmCmd,
+        call: Call,
+    ) -> Result<SiblingFenceVmOnHostReply>;
 }
 
 /// The MDS agents of all ZBS storages. Fails over between the MDS agents of a storage by itself; knows the

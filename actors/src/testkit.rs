@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
+    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
     storage::StorageKind,
     vhost::{
@@ -227,6 +228,21 @@ impl HostAgentPort for FakeWorld {
 
     async fn list_vms(&self, host: HostId, _: ListVmsCmd, _: Call) -> Result<ListVmsReply> {
         self.reach(host, "list", |host| Ok(ListVmsReply { vms: host.vms.values().cloned().collect() }))
+    }
+
+    /// The failed host is reached if it answers; what runs there is killed.
+    async fn sibling_fence(&self, host: HostId, cmd: SiblingFenceVmCmd, _: Call) -> Result<SiblingFenceVmOnHostReply> {
+        self.reach(host, "sibling fence", |_| Ok(()))?;
+        let reached = self.reach(cmd.failed_host_uuid, "", |failed| Ok(failed.vms.remove(&cmd.vm_uuid).is_some()));
+        let (ssh_reachable, found) = (reached.is_ok(), reached.unwrap_or(false));
+        Ok(SiblingFenceVmOnHostReply {
+            alive: !ssh_reachable,
+            killed: found,
+            ssh_reachable,
+            qemu_found: found,
+            executor_host_uuid: Some(host),
+            ..SiblingFenceVmOnHostReply::default()
+        })
     }
 }
 

@@ -46,6 +46,7 @@ fn settings(state: &Path) -> AgentSettings {
         },
         target: Runner::Process("qemu-storage-daemon".to_owned()),
         docker: None,
+        ssh: None,
         token_file: None,
     }
 }

@@ -3,11 +3,20 @@
 #![allow(missing_docs)]
 
 use std::{
+    collections::HashMap,
+    future::Future,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
 };
 
+use ringfence_actors::ports::{Call, HostAgentPort};
+use ringfence_drivers::agent_client::AgentClient;
+use ringfence_messages::{
+    ErrorCode, HostId, VmId,
+    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
+};
 use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -92,6 +101,19 @@ impl Lab {
         let serial = self.serial(host, vm);
         assert!(!serial.contains('S'), "split brain of {vm} on {host}: {serial}");
     }
+}
+
+/// Runs this where the lab's network is: on a thread of its own that has moved there.
+fn inside<T: Send>(lab: &Lab, work: impl Future<Output = T> + Send) -> T {
+    let net = std::fs::File::open(format!("/run/netns/{}-net", lab.id)).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let network = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(net.as_fd(), Some(network)).unwrap();
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+        });
+        thread.join().unwrap()
+    })
 }
 
 impl Drop for Lab {
@@ -237,4 +259,105 @@ fn check_live_says_what_would_fail_tonight() {
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     assert!(code == Some(1) && said.contains("FAIL  ceph-1: "), "{said}");
     assert!(began.elapsed() < Duration::from_secs(60), "it took {:?}", began.elapsed());
+}
+
+/// host-a is asked to make sure that vm3 does not run on host-c.
+fn fence(lab: &Lab) -> Result<SiblingFenceVmOnHostReply, ErrorCode> {
+    let token = std::fs::read_to_string(lab.dir.join("controller/token")).unwrap().trim().to_owned();
+    let sibling = HostId::from_name("host-a");
+    let cmd = SiblingFenceVmCmd {
+        vm_uuid: VmId::from_name("vm3"),
+        failed_host_ip: "10.77.0.13".to_owned(),
+        failed_host_ssh_port: 22,
+        failed_host_uuid: HostId::from_name("host-c"),
+    };
+    inside(lab, async {
+        let urls = HashMap::from([(sibling, "http://10.77.0.11:7070".to_owned())]);
+        let client = AgentClient::new(urls, Some(token.into())).unwrap();
+        client.sibling_fence(sibling, cmd, Call::within(Duration::from_secs(45))).await
+    })
+}
+
+#[test]
+fn a_sibling_kills_over_ssh_and_calls_nothing_dead_that_it_did_not_see_dead() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::up("rs");
+    let start = || {
+        lab.until("vm3 is known to be Stopped", |lab| {
+            lab.order(&["host", "ping", "host-c"]).is_ok() && lab.order(&["vm", "stop", "vm3"]).is_ok()
+        });
+        lab.order(&["vm", "start", "vm3", "--host", "host-c"]).unwrap();
+    };
+    let processes = || {
+        let output = lab.run(
+            "host-exec.sh",
+            &["host-c", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[q]emu-system'"],
+        );
+        String::from_utf8_lossy(&output.stdout).trim() != "0"
+    };
+    // On its way through the shell there, the uuid is in that shell's own arguments too: no bystander is killed.
+    assert!(processes());
+    let reply = fence(&lab).unwrap();
+    assert_eq!(
+        (reply.alive, reply.killed, reply.ssh_reachable, reply.qemu_found),
+        (false, true, true, true),
+        "{reply:?}"
+    );
+    assert_eq!(reply.executor_host_uuid, Some(HostId::from_name("host-a")));
+    assert!(!processes(), "it is gone");
+    let reply = fence(&lab).unwrap();
+    assert_eq!(
+        (reply.alive, reply.killed, reply.ssh_reachable, reply.qemu_found),
+        (false, false, true, false),
+        "{reply:?}"
+    );
+
+    // Where the program is not installed, the script does it.
+    start();
+    lab.ok("host-exec.sh", &["host-c", "mv", "/usr/local/bin/ringfence", "/root/ringfence"]);
+    let reply = fence(&lab).unwrap();
+    assert_eq!((reply.alive, reply.killed, reply.qemu_found, reply.reason.as_str()), (false, true, true, "by script"));
+    assert!(!processes());
+    assert!(!fence(&lab).unwrap().qemu_found);
+    lab.ok("host-exec.sh", &["host-c", "mv", "/root/ringfence", "/usr/local/bin/ringfence"]);
+
+    // Nobody can say: each with its reason, and never dead.
+    start();
+    let reason = |lab: &Lab| fence(lab).unwrap_err().opaque["reason"].clone();
+    let known_hosts = lab.dir.join("share/known_hosts");
+    let keys = std::fs::read_to_string(&known_hosts).unwrap();
+    let of_c = |line: &&str| line.starts_with("host-c,");
+    let stranger = keys.lines().find(|line| line.starts_with("host-b,")).unwrap().split(' ').next_back().unwrap();
+    let changed: Vec<_> = keys
+        .lines()
+        .map(|line| if of_c(&line) { format!("host-c,10.77.0.13 ssh-ed25519 {stranger}") } else { line.to_owned() })
+        .collect();
+    std::fs::write(&known_hosts, changed.join("\n") + "\n").unwrap();
+    assert_eq!(reason(&lab), "host-key-mismatch");
+    let without: Vec<_> = keys.lines().filter(|line| !of_c(line)).collect();
+    std::fs::write(&known_hosts, without.join("\n") + "\n").unwrap();
+    assert_eq!(reason(&lab), "host-key-mismatch", "an unknown key is not learned");
+    std::fs::write(&known_hosts, &keys).unwrap();
+    lab.ok("host-exec.sh", &["host-c", "mv", "/root/.ssh/authorized_keys", "/root/.ssh/away"]);
+    assert_eq!(reason(&lab), "auth-failed");
+    lab.ok("host-exec.sh", &["host-c", "mv", "/root/.ssh/away", "/root/.ssh/authorized_keys"]);
+    lab.ok("host-exec.sh", &["host-c", "sh", "-c", "mv /usr/local/bin/ringfence /root/; printf '#!/bin/sh\\nexit 255' > /usr/local/bin/ringfence; chmod 755 /usr/local/bin/ringfence"]);
+    assert_eq!(reason(&lab), "bad-exit");
+    lab.ok("host-exec.sh", &["host-c", "sh", "-c", "printf '#!/bin/sh\\necho {}' > /usr/local/bin/ringfence"]);
+    assert_eq!(reason(&lab), "unparsable");
+    lab.ok("host-exec.sh", &["host-c", "mv", "/root/ringfence", "/usr/local/bin/ringfence"]);
+
+    // Nothing answers there: reported as that, and alive for all that is known.
+    lab.ok("host-freeze.sh", &["host-c"]);
+    let reply = fence(&lab).unwrap();
+    assert_eq!((reply.alive, reply.ssh_reachable, reply.killed), (true, false, false), "frozen: {reply:?}");
+    lab.ok("host-freeze.sh", &["host-c", "thaw"]);
+    lab.ok("host-cut.sh", &["host-c", "ssh"]);
+    let reply = fence(&lab).unwrap();
+    assert_eq!((reply.alive, reply.ssh_reachable, reply.killed), (true, false, false), "cut off: {reply:?}");
+    lab.ok("host-heal.sh", &["host-c"]);
+    assert!(processes(), "after all of this it runs on");
+    assert!(fence(&lab).unwrap().killed);
 }

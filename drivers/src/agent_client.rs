@@ -11,6 +11,7 @@ use ringfence_actors::ports::{Call, HostAgentPort};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     agent::{AgentAnswer, AgentCommand, DEADLINE_HEADER, Done, MAX_BODY_BYTES, TASK_HEADER},
+    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
@@ -195,6 +196,15 @@ impl HostAgentPort for AgentClient {
     }
 
     async fn list_vms(&self, host: HostId, cmd: ListVmsCmd, call: Call) -> Result<ListVmsReply> {
+        self.call(host, cmd, call).await
+    }
+
+    async fn sibling_fence(
+        &self,
+        host: HostId,
+        cmd: SiblingFenceVmCmd,
+        call: Call,
+    ) -> Result<SiblingFenceVmOnHostReply> {
         self.call(host, cmd, call).await
     }
 }

@@ -11,7 +11,7 @@ mod tasks;
 use std::{future::Future, net::SocketAddr, os::unix::fs::MetadataExt, path::PathBuf};
 
 use ringfence_drivers::{
-    node::{docker::Engine, target::Runner, vms::QemuSettings},
+    node::{docker::Engine, ssh::SshSettings, target::Runner, vms::QemuSettings},
     state_dir::StateDir,
 };
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
@@ -37,6 +37,8 @@ pub struct AgentSettings {
     pub target: Runner,
     /// The engine of the host, if vhost targets run in containers: preparing the host includes it then.
     pub docker: Option<Engine>,
+    /// How it reaches a failed sibling; `None`: it cannot.
+    pub ssh: Option<SshSettings>,
     /// A file with the token that every caller must show; mode 0600.
     pub token_file: Option<PathBuf>,
 }

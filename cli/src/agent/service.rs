@@ -8,6 +8,8 @@ use ringfence_drivers::{
     node::{
         docker::{DEFAULT_SOCKET, Engine},
         hugepages::Hugepages,
+        sibling,
+        ssh::SshSettings,
         target::{Runner, Target},
         vms::Vms,
     },
@@ -16,6 +18,7 @@ use ringfence_drivers::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
     agent::{AgentCommand, Done},
+    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
@@ -39,6 +42,7 @@ pub(super) struct Service {
     vms: Vms,
     runner: Runner,
     docker: Option<Engine>,
+    ssh: Option<SshSettings>,
     targets: Mutex<HashMap<StorageId, Arc<Target>>>,
 }
 
@@ -72,6 +76,7 @@ impl Service {
         StartVmCmd => start_vm;
         StopVmCmd => stop_vm;
         ListVmsCmd => list_vms;
+        SiblingFenceVmCmd => sibling_fence;
     }
 
     /// Looks at what this host has.
@@ -83,6 +88,7 @@ impl Service {
             vms,
             runner: settings.target.clone(),
             docker: settings.docker.clone(),
+            ssh: settings.ssh.clone(),
             targets: Mutex::default(),
             state,
         })
@@ -170,6 +176,19 @@ impl Service {
 
     async fn list_vms(&self, _: ListVmsCmd) -> Result<ListVmsReply> {
         Ok(ListVmsReply { vms: self.vms.list().await? })
+    }
+
+    async fn sibling_fence(&self, cmd: SiblingFenceVmCmd) -> Result<SiblingFenceVmOnHostReply> {
+        if cmd.failed_host_uuid == self.host {
+            let details = "a host is no sibling of its own: it would kill its own VM";
+            return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+        }
+        let Some(ssh) = &self.ssh else {
+            let details = "this agent's file has no [ssh]: it cannot reach a failed sibling";
+            return Err(ErrorCode::new(Code::OPERATION, details));
+        };
+        let reply = sibling::fence(ssh, &cmd).await?;
+        Ok(SiblingFenceVmOnHostReply { executor_host_uuid: Some(self.host), ..reply })
     }
 
     fn target(&self, storage: StorageId) -> Result<Arc<Target>> {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::Client;
+use ringfence_drivers::node::sibling;
 
 /// Keeps every virtual machine running on at most one host.
 #[derive(Debug, Parser)]
@@ -82,6 +83,12 @@ pub enum Command {
     Host(HostCommand),
     /// Show the actors inside the controller
     Inspect(Ask),
+    /// Kill every QEMU of a VM on this host; says in one line of JSON what was found. A sibling runs it over SSH
+    #[command(hide = true)]
+    KillVm {
+        /// The VM
+        uuid: ringfence_messages::VmId,
+    },
 }
 
 /// Whom to ask, and how to show the answer.
@@ -168,6 +175,9 @@ pub async fn run(command: Command) -> u8 {
         Command::Host(HostCommand::Maintain(host)) => ask::host_action(&host, "maintain").await,
         Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
         Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
+        Command::KillVm { uuid } => sibling::kill(uuid).await.map(|killed| {
+            crate::output::print(serde_json::to_string(&killed).unwrap_or_default());
+        }),
         Command::Demo { .. } | Command::Serve { .. } | Command::Agent { .. } => unreachable!("run by main"),
     };
     match result {

@@ -7,6 +7,7 @@ use std::{
 
 use ringfence_drivers::node::{
     docker::{DEFAULT_SOCKET, Engine},
+    ssh::SshSettings,
     target::Runner,
     vms::QemuSettings,
 };
@@ -32,8 +33,7 @@ struct Raw {
     vhost: RawVhost,
     #[serde(default)]
     docker: RawDocker,
-    #[serde(default, rename = "ssh")]
-    _ssh: RawSsh,
+    ssh: Option<RawSsh>,
     #[serde(default)]
     auth: RawAuth,
 }
@@ -98,16 +98,13 @@ enum Target {
     Zbsadm,
 }
 
-/// How this agent reaches a failed sibling. Read by the fence, which a later version brings; checked now.
-#[derive(Default, Deserialize)]
+/// How this agent reaches a failed sibling.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSsh {
-    #[serde(rename = "user")]
-    _user: Option<String>,
-    #[serde(rename = "key_file")]
-    _key_file: Option<PathBuf>,
-    #[serde(rename = "known_hosts_file")]
-    _known_hosts_file: Option<PathBuf>,
+    user: Option<Spanned<String>>,
+    key_file: PathBuf,
+    known_hosts_file: PathBuf,
 }
 
 #[derive(Default, Deserialize)]
@@ -165,6 +162,16 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
     let engine = Engine::at(socket.unwrap_or_default());
     let target = runner(&mut checker, &raw.vhost, &engine);
     let docker = matches!(target, Runner::Docker(..)) || matches!(raw.vhost.target, Target::Zbsadm);
+    let ssh = raw.ssh.as_ref().map(|ssh| {
+        if let Some(user) = &ssh.user {
+            checker.ok(user.span(), text::name(user.get_ref(), 32));
+        }
+        SshSettings {
+            user: ssh.user.as_ref().map_or("root", |user| user.get_ref()).to_owned(),
+            key_file: base.join(&ssh.key_file),
+            known_hosts_file: base.join(&ssh.known_hosts_file),
+        }
+    });
     let named = |name: &str, value: bool| value.then(|| name.to_owned());
     let settings = listen.zip(host).map(|(listen, host)| AgentSettings {
         host,
@@ -180,6 +187,7 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
         },
         target,
         docker: docker.then_some(engine),
+        ssh,
         token_file: raw.auth.token_file.as_ref().map(|file| base.join(file)),
     });
     checker.finish(settings.map(|settings| AgentConfig { settings }))

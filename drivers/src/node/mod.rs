@@ -8,6 +8,8 @@ pub mod hugepages;
 pub mod proc;
 pub mod qemu;
 pub mod qmp;
+pub mod sibling;
+pub mod ssh;
 pub mod target;
 pub mod vms;
 

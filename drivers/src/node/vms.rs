@@ -290,7 +290,7 @@ fn processes() -> Result<Vec<Process>> {
 }
 
 /// The QEMU processes of a VM that can write to its disks.
-fn running(vm: VmId) -> Result<Vec<Process>> {
+pub(crate) fn running(vm: VmId) -> Result<Vec<Process>> {
     let uuid = vm.to_string();
     let mut found = processes()?;
     found.retain(|process| process.has_option("-uuid", &uuid) && !process.argv.iter().any(|arg| arg == "-incoming"));

@@ -1,0 +1,189 @@
+//! Runs one program on another host over SSH.
+//!
+//! Invariants: the host's key must be the one in `known_hosts` (an unknown or changed one is refused, never learned);
+//! what comes back is bounded in time and size; everything that can go wrong has its own reason, and none of them
+//! means that anything on that host is dead (I2). Rejected: the `ssh` program (its exit 255 says "something").
+
+use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ringfence_messages::fence::UnknownReason;
+use russh::{
+    ChannelMsg, Disconnect, Preferred,
+    client::{self, Handle},
+    keys::{
+        PrivateKeyWithHashAlg, PublicKeyOrCertificate, known_hosts::known_host_keys_path, load_secret_key,
+        ssh_key::PublicKey,
+    },
+};
+
+/// How long a connection may take until the other side is authenticated (domain: SSH probe 8 s). To a frozen host a
+/// connection opens and nothing follows.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Bytes of output at most; more is not the program that was meant.
+pub const MAX_OUTPUT_BYTES: usize = 64 << 10;
+
+/// With which key and which known hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshSettings {
+    /// The user there.
+    pub user: String,
+    /// The private key; without a passphrase.
+    pub key_file: PathBuf,
+    /// The only host keys that are believed.
+    pub known_hosts_file: PathBuf,
+}
+
+/// Why it is not known what a program on another host did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// For the tables of decisions.
+    pub reason: UnknownReason,
+    /// For people.
+    pub details: String,
+}
+
+impl Trouble {
+    fn new(reason: UnknownReason, details: impl Into<String>) -> Trouble {
+        Trouble { reason, details: details.into() }
+    }
+
+    /// Whether nothing at all answered there. A host that answers and lets nobody in is another matter.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.reason, UnknownReason::Timeout | UnknownReason::Refused)
+    }
+}
+
+/// Believes the host keys that it was given, and no other.
+struct Strict {
+    known: Vec<PublicKey>,
+    /// What was offered instead.
+    mismatch: Arc<parking_lot::Mutex<Option<String>>>,
+}
+
+impl client::Handler for Strict {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, offered: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        let PublicKeyOrCertificate::PublicKey { key, .. } = offered else {
+            *self.mismatch.lock() = Some("a certificate instead of a key".to_owned());
+            return Ok(false);
+        };
+        let known = self.known.iter().any(|known| known.key_data() == key.key_data());
+        if !known {
+            *self.mismatch.lock() = Some(key.fingerprint(Default::default()).to_string());
+        }
+        Ok(known)
+    }
+}
+
+/// Runs `command` with this standard input; its standard output if it exited with 0.
+///
+/// `command` goes through the login shell there: it must be a constant, or made of values that cannot hold anything
+/// that a shell would read.
+///
+/// # Errors
+/// Why it is not known what happened.
+pub async fn run(
+    settings: &SshSettings,
+    ip: IpAddr,
+    port: u16,
+    command: &str,
+    input: &[u8],
+    within: Duration,
+) -> Result<String, Trouble> {
+    let session = match tokio::time::timeout(CONNECT_TIMEOUT, connect(settings, ip, port)).await {
+        Ok(connected) => connected?,
+        Err(_) => {
+            let details = format!("{ip} port {port} did not speak SSH within {CONNECT_TIMEOUT:?}");
+            return Err(Trouble::new(UnknownReason::Timeout, details));
+        }
+    };
+    let exchange = execute(&session, command, input);
+    let done = tokio::time::timeout(within, exchange).await.unwrap_or_else(|_| {
+        Err(Trouble::new(UnknownReason::Timeout, format!("the program on {ip} did not end within {within:?}")))
+    });
+    // Politely, but nothing depends on it.
+    let bye = session.disconnect(Disconnect::ByApplication, "", "");
+    let _ = tokio::time::timeout(Duration::from_secs(1), bye).await;
+    done
+}
+
+async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, Trouble> {
+    let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
+    let auth = |why: String| Trouble::new(UnknownReason::AuthFailed, why);
+    let file = &settings.known_hosts_file;
+    let known = known_host_keys_path(&ip.to_string(), port, file)
+        .map_err(|e| host_key(format!("known hosts {}: {e}", file.display())))?;
+    let known: Vec<PublicKey> = known.into_iter().map(|(_, key)| key).collect();
+    if known.is_empty() {
+        return Err(host_key(format!("{} has no key of {ip} port {port}: add it with ssh-keyscan", file.display())));
+    }
+    let key = load_secret_key(&settings.key_file, None)
+        .map_err(|e| auth(format!("key {}: {e}", settings.key_file.display())))?;
+    let mismatch = Arc::default();
+    // Only the kinds of keys that are known: a host that has several offers one of these.
+    let kinds: Vec<_> = known.iter().map(PublicKey::algorithm).collect();
+    let config = client::Config {
+        preferred: Preferred { key: Cow::Owned(kinds), ..Preferred::default() },
+        nodelay: true,
+        ..client::Config::default()
+    };
+    let strict = Strict { known, mismatch: Arc::clone(&mismatch) };
+    let connected = client::connect(Arc::new(config), (ip, port), strict).await;
+    if let Some(offered) = mismatch.lock().take() {
+        return Err(host_key(format!("{ip} offers {offered}, which {} does not have for it", file.display())));
+    }
+    let mut session = connected.map_err(|error| match &error {
+        russh::Error::IO(io) => {
+            let reason = match io.kind() {
+                std::io::ErrorKind::TimedOut => UnknownReason::Timeout,
+                // No route, refused, reset: nobody answers there.
+                _ => UnknownReason::Refused,
+            };
+            Trouble::new(reason, format!("{ip} port {port}: {io}"))
+        }
+        _ => Trouble::new(UnknownReason::BadExit, format!("{ip} port {port}: {error}")),
+    })?;
+    let hash = session.best_supported_rsa_hash().await.ok().flatten().flatten();
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
+    match session.authenticate_publickey(&settings.user, key).await {
+        Ok(answer) if answer.success() => Ok(session),
+        Ok(_) => Err(auth(format!("{ip} does not let {} in with {}", settings.user, settings.key_file.display()))),
+        Err(error) => Err(auth(format!("{ip}: {error}"))),
+    }
+}
+
+async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Result<String, Trouble> {
+    let broken = |error: russh::Error| Trouble::new(UnknownReason::Truncated, error.to_string());
+    let mut channel = session.channel_open_session().await.map_err(broken)?;
+    channel.exec(true, command).await.map_err(broken)?;
+    channel.data(input).await.map_err(broken)?;
+    channel.eof().await.map_err(broken)?;
+    let (mut output, mut errors, mut exit) = (Vec::new(), Vec::new(), None);
+    while let Some(message) = channel.wait().await {
+        match message {
+            ChannelMsg::Data { data } => output.extend_from_slice(&data),
+            ChannelMsg::ExtendedData { data, .. } => errors.extend_from_slice(&data),
+            ChannelMsg::ExitStatus { exit_status } => exit = Some(exit_status),
+            _ => {}
+        }
+        if output.len() + errors.len() > MAX_OUTPUT_BYTES {
+            return Err(Trouble::new(
+                UnknownReason::Unparsable,
+                format!("more than {MAX_OUTPUT_BYTES} bytes came back"),
+            ));
+        }
+    }
+    let text =
+        |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|e| Trouble::new(UnknownReason::Unparsable, e.to_string()));
+    match exit {
+        Some(0) => text(output),
+        Some(code) => {
+            let said = String::from_utf8_lossy(&errors);
+            let details = format!("the program exited with {code}: {:.300}", said.trim());
+            Err(Trouble::new(UnknownReason::BadExit, details))
+        }
+        None => Err(Trouble::new(UnknownReason::Truncated, "the connection ended before the program did")),
+    }
+}
