@@ -61,7 +61,8 @@ impl Agent {
             agent::run(settings, |address| ready.send(address).unwrap(), ended).await.unwrap();
         });
         let address = address.await.expect("it serves");
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        // The agent closes idle connections; what is on its way on one just then is lost.
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         Agent { address, end: Some(end), running: Some(running), http, state }
     }
 

@@ -26,6 +26,10 @@ use serde::Serialize;
 /// place for so long.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a connection is kept for the next call. Must be shorter than the time after which agents close idle
+/// connections (10 s): a call on a connection that is being closed fails.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Characters of an odd answer that an error repeats.
 const SAMPLE_CHARS: usize = 200;
 
@@ -38,6 +42,7 @@ impl Poster {
     pub(crate) fn new() -> Result<Poster> {
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .redirect(redirect::Policy::none())
             .no_proxy()
             .build()

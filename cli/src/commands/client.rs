@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::{Method, Response};
+use ringfence_drivers::agent_client::IDLE_TIMEOUT;
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -35,7 +36,11 @@ impl Client {
     /// # Errors
     /// `SYS.1000` if the HTTP client cannot be made.
     pub fn new(base: &str) -> Result<Client> {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .no_proxy()
+            .build();
         let http = http.map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
         Ok(Client { base: base.trim_end_matches('/').to_owned(), http })
     }
