@@ -136,10 +136,14 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
     }
     let mut session = connected.map_err(|error| match &error {
         russh::Error::IO(io) => {
+            use std::io::ErrorKind;
             let reason = match io.kind() {
-                std::io::ErrorKind::TimedOut => UnknownReason::Timeout,
-                // No route, refused, reset: nobody answers there.
-                _ => UnknownReason::Refused,
+                ErrorKind::TimedOut => UnknownReason::Timeout,
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                    UnknownReason::Refused
+                }
+                // Somebody took the connection and broke it: not the same as nobody being there.
+                _ => UnknownReason::Truncated,
             };
             Trouble::new(reason, format!("{ip} port {port}: {io}"))
         }
@@ -185,5 +189,47 @@ async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Resul
             Err(Trouble::new(UnknownReason::BadExit, details))
         }
         None => Err(Trouble::new(UnknownReason::Truncated, "the connection ended before the program did")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    /// Against something that listens on a port of this machine and is no SSH server; `say` is what it says.
+    async fn against(say: Option<&'static [u8]>) -> Trouble {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dir = tempfile::tempdir().unwrap();
+        let (key, known) = (dir.path().join("key"), dir.path().join("known"));
+        let made =
+            std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).output();
+        assert!(made.unwrap().status.success());
+        let public = std::fs::read_to_string(dir.path().join("key.pub")).unwrap();
+        std::fs::write(&known, format!("[127.0.0.1]:{port} {public}")).unwrap();
+        match say {
+            None => drop(listener),
+            Some(bytes) => drop(tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.write_all(bytes).await;
+            })),
+        }
+        let settings = SshSettings { user: "root".to_owned(), key_file: key, known_hosts_file: known };
+        run(&settings, "127.0.0.1".parse().unwrap(), port, "true", b"", Duration::from_secs(5)).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_told_from_somebody_who_hangs_up_or_talks_nonsense() {
+        let nobody = against(None).await;
+        assert!(nobody.is_unreachable() && nobody.reason == UnknownReason::Refused, "{nobody:?}");
+        for say in [&b""[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"] {
+            let trouble = against(Some(say)).await;
+            assert!(
+                !trouble.is_unreachable(),
+                "{say:?}: a host that answers was taken for one that does not: {trouble:?}"
+            );
+        }
     }
 }
