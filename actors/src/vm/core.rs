@@ -8,8 +8,8 @@
 //!     |                                                                                         | Disconnected
 //!     +---- searched: not there ---- Unknown <--------------------------------------------------+
 //! ```
-//! Invariants: I1: a VM is launched only after every host on which it may run was asked and has no QEMU of it; a
-//! host that cannot be asked refuses the start. I2: an outcome that is not known is looked up, never guessed.
+//! Invariants: I1: a VM is launched only after every serving host of its cluster was asked and has no QEMU of it; if
+//! its target or the host where it ran last cannot be asked, the start is refused. I2: an outcome that is not known is looked up, never guessed.
 //! I4: nothing is launched or stopped before the intent is durable. One operation at a time; a second is refused.
 //! An operation ends only when every answer that it asked for has come, so that none is taken for a later one's.
 //! Rejected: remembering "stopped" without asking. What the journal says is where to look, not what to believe.
@@ -266,8 +266,10 @@ impl Core {
             };
             return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_DISCONNECTED, details)))];
         };
+        // Something else may have started it on any host of the cluster.
         let mut left = vec![target];
         left.extend(self.place.filter(|place| *place != target));
+        left.extend(serving.iter().filter(|host| **host != target && Some(**host) != self.place));
         let commands = left.iter().map(|host| Command::Search(*host)).collect();
         self.busy = Busy::Searching { target, left, found: Vec::new() };
         commands
@@ -288,7 +290,9 @@ impl Core {
             commands.push(Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details))));
             return commands;
         }
-        if let Some((host, Err(error))) = found.into_iter().find(|(_, is)| is.is_err()) {
+        // Where nothing says that it ever ran, silence refuses nothing.
+        let counts = |host: HostId| host == target || Some(host) == self.place;
+        if let Some((host, Err(error))) = found.into_iter().find(|(host, is)| is.is_err() && counts(*host)) {
             let details = format!(
                 "{} may still run on {}, which cannot be asked: not started",
                 self.vm.name,

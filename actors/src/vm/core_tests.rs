@@ -158,6 +158,25 @@ fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
 }
 
 #[test]
+fn a_third_host_is_asked_too_but_its_silence_refuses_nothing() {
+    for (answer, refused) in [(Ok(here()), true), (Ok(elsewhere()), false), (Err(broken()), false)] {
+        let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
+        core.on(Event::Start(Some(host("b"))));
+        let searches = core.on(Event::HostsFound(Ok(vec![host("a"), host("b"), host("c")])));
+        assert_eq!(searches, ["b", "a", "c"].map(|name| Command::Search(host(name))));
+        core.on(Event::Searched(host("a"), Ok(Vec::new())));
+        core.on(Event::Searched(host("b"), Ok(Vec::new())));
+        let commands = core.on(Event::Searched(host("c"), answer));
+        if refused {
+            assert!(refusal(&commands).details.contains("already runs on"));
+            assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("c"))));
+        } else {
+            assert!(matches!(&commands[..], [Command::Intend(_)]), "{commands:?}");
+        }
+    }
+}
+
+#[test]
 fn without_a_durable_intent_nothing_is_done() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
     core.on(Event::Start(None));
