@@ -72,7 +72,7 @@ fn main() {
     let directory = Arc::new(Directory::new(inventory()));
 
     let region = Region::new(ALLOCATOR);
-    let mut core = Core::new(settings, directory.clone(), &HashMap::new(), Duration::ZERO);
+    let mut core = Core::new(settings, directory.clone(), &HashMap::new(), &HashMap::new(), Duration::ZERO);
     let mut now = INTERVAL;
     // The worst for memory: every protocol down, each with its reason.
     assert!(cycle(&mut core, now, Health::Failed) >= HOSTS * 4, "some host was not pinged");

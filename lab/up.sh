@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # up.sh: the whole lab: Ceph, three hosts with agents, a controller, three VMs (one on each host).
 #   RINGFENCE=PATH   the program (default: target/release/ringfence of this checkout)
+#   TB_HA=None       VMs that are not brought back (default: NeverStop)
+#   TB_VMS=N         so many VMs, dealt out to the hosts; TB_ON=host-a: all on that one
+#   TB_CONFIG=TEXT   more lines for the controller's file, before its tables of hosts
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 RINGFENCE=${RINGFENCE:-$SCRIPTS/../target/release/ringfence}
 [[ -x $RINGFENCE ]] || die "no program at $RINGFENCE: cargo build --release"
 ((EUID == 0)) || die "namespaces, bridges and mounts need root"
-C=$TB/controller
+C=$TB/controller VMS=${TB_VMS:-3}
 alive "$C/pid" && die "the lab in $TB is up already: make lab-down"
 "$SCRIPTS/ceph-up.sh"
 mkdir -p "$C"
@@ -23,6 +26,7 @@ max_failure = 3
 sleep_after_failure = "200ms"
 [recovery]
 hugepages = 8
+${TB_CONFIG:-}
 [[cluster]]
 name = "c1"
 [[storage]]
@@ -48,11 +52,12 @@ storage_ips = ["$(host_ip "$h")"]
 agent = "http://$(host_ip "$h"):7070"
 CONF
 done
-for n in 1 2 3; do
+for ((n = 1; n <= VMS; n++)); do
   cat <<CONF
 [[vm]]
 name = "vm$n"
 cluster = "c1"
+ha = "${TB_HA:-NeverStop}"
 memory_mib = 16
 qemu_args = ["-fw_cfg", "name=opt/tb,string={host}", "-serial", "file:/run/{vm}.serial"]
 [[vm.volume]]
@@ -66,7 +71,7 @@ for h in "${HOSTS[@]}"; do
   "$SCRIPTS/host-up.sh" "$h"
   "$SCRIPTS/agent-up.sh" "$h"
 done
-for n in 1 2 3; do "$SCRIPTS/image-make.sh" "vm$n"; done
+for ((n = 1; n <= VMS; n++)); do "$SCRIPTS/image-make.sh" "vm$n"; done
 
 install -m 755 "$RINGFENCE" "$C/ringfence"
 in_net setsid "$C/ringfence" serve --config "$C/controller.toml" </dev/null >"$C/log" 2>&1 &
@@ -74,7 +79,7 @@ echo $! > "$C/pid"
 ask() { in_net "$C/ringfence" "$@"; }
 connected() { (( $(ask hosts | grep -c ' Connected ') == ${#HOSTS[@]} )); }
 wait_for 30 connected || die "the hosts do not connect: $(ask hosts 2>&1; tail -3 "$C/log")"
-for n in 1 2 3; do ask vm start "vm$n" --host "${HOSTS[n - 1]}"; done
+for ((n = 1; n <= VMS; n++)); do ask vm start "vm$n" --host "${TB_ON:-${HOSTS[(n - 1) % ${#HOSTS[@]}]}}" >/dev/null; done
 cat <<PLAY
 
 The lab is up. Play with it:

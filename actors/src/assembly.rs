@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use ringfence::{Actor, Address, Bus, Code, ErrorCode, Event, Result};
-use ringfence_messages::audit::ControllerStarted;
+use ringfence::{Actor, Address, Bus, Event, Result};
+use ringfence_messages::{audit::ControllerStarted, storage::StorageKind};
 
 use crate::{
     audit::{AuditActor, Recorder},
+    fence::{FENCER, SiblingFencer, ceph::CephActor},
+    ha::HaActor,
     host::{AGENT_VERSION, HostActor},
     inventory::{Directory, Inventory, Settings},
     ports::Ports,
@@ -42,7 +44,8 @@ impl Assembly {
         let journal = ports.journal.clone();
         bus.spawn(uuid::Uuid::nil(), move || AuditActor::new(journal.clone()))?;
         let recorder = Recorder::new(bus.clone());
-        let epoch = next_epoch(&ports).await?;
+        // Not below what the journal has seen: the state directory may have been restored without the epoch.
+        let epoch = ports.leadership.acquire(last_epoch(&ports).await?).await?;
         recorder.intent(&ControllerStarted { epoch, version: AGENT_VERSION.to_owned() }).await?;
 
         for host in &directory.hosts {
@@ -52,13 +55,32 @@ impl Assembly {
         for storage in &directory.storages {
             let (of, directory, mds, on) = (storage.clone(), directory.clone(), ports.mds.clone(), bus.clone());
             let hugepages = settings.hugepages;
+            if of.kind == StorageKind::Ceph {
+                let (of, directory, recorder) = (of.clone(), directory.clone(), recorder.clone());
+                let (ceph, journal) = (ports.ceph.clone(), ports.journal.clone());
+                bus.spawn(storage.id, move || {
+                    CephActor::new(of.clone(), directory.clone(), ceph.clone(), journal.clone(), recorder.clone())
+                })?;
+            }
             bus.spawn(storage.id, move || {
                 StorageActor::new(of.clone(), directory.clone(), hugepages, mds.clone(), on.clone())
             })?;
         }
+        if settings.sibling_fencer {
+            let (of, on, cross_cluster) = (directory.clone(), bus.clone(), settings.cross_cluster_siblings);
+            bus.spawn(FENCER.id, move || SiblingFencer::new(of.clone(), on.clone(), cross_cluster))?;
+        }
+        // Before the VMs, whose first changes it must hear.
+        let (of, on, told, journal) = (directory.clone(), bus.clone(), recorder.clone(), ports.journal.clone());
+        bus.spawn(uuid::Uuid::nil(), move || {
+            let (of, on, told) = (of.clone(), on.clone(), told.clone());
+            HaActor::new(settings.ha, settings.ping.interval, of, journal.clone(), told, on)
+        })?;
         for vm in &directory.vms {
-            let (of, directory, journal, on) = (vm.clone(), directory.clone(), ports.journal.clone(), bus.clone());
-            bus.spawn(vm.id, move || VmActor::new(of.clone(), epoch, directory.clone(), journal.clone(), on.clone()))?;
+            let (of, directory, ports, on) = (vm.clone(), directory.clone(), ports.clone(), bus.clone());
+            bus.spawn(vm.id, move || {
+                VmActor::new(of.clone(), epoch, settings.fence, directory.clone(), ports.clone(), on.clone())
+            })?;
         }
         // Last: everyone it will speak to is there.
         let (of, journal) = (directory.clone(), ports.journal.clone());
@@ -74,11 +96,7 @@ impl Assembly {
     }
 }
 
-async fn next_epoch(ports: &Ports) -> Result<u64> {
-    let Some(record) = ports.journal.latest(ControllerStarted::TOPIC).await?.pop() else { return Ok(1) };
-    let last: ControllerStarted = serde_json::from_value(record.payload).map_err(|e| {
-        let details = format!("record {} of the journal is not a {}: {e}", record.seq, ControllerStarted::TOPIC);
-        ErrorCode::new(Code::IO, details)
-    })?;
-    Ok(last.epoch + 1)
+async fn last_epoch(ports: &Ports) -> Result<u64> {
+    let Some(record) = ports.journal.latest(ControllerStarted::TOPIC).await?.pop() else { return Ok(0) };
+    Ok(record.event::<ControllerStarted>()?.epoch)
 }

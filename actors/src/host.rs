@@ -8,14 +8,32 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later};
 use ringfence_messages::{
-    HostId, Message, Result,
+    Code, ErrorCode, HostId, Message, Result,
     fence::SiblingFenceVmCmd,
+    ha::ScanHostCmd,
     host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply},
+    message,
     vhost::{CreateVhostBdevCmd, DeleteVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
-    vm::{ListVmsCmd, StartVmCmd, StopVmCmd},
+    vm::{ListVmsCmd, StartVmCmd, StartVmCmdReply, StopVmCmd},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    fence::StartPermit,
+    invariant,
+    ports::{Call, HostAgentPort},
 };
 
-use crate::ports::{Call, HostAgentPort};
+/// Starts a VM's QEMU on the host: the order, and the right to it (I1).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LaunchVmMsg {
+    /// The right. It makes this message one that stays in its process.
+    pub permit: StartPermit,
+    /// The order.
+    pub cmd: StartVmCmd,
+}
+message!(LaunchVmMsg, 1 => StartVmCmdReply);
 
 /// One host's actor.
 pub struct HostActor {
@@ -57,10 +75,11 @@ impl Actor for HostActor {
             .message::<VhostTargetHealthCmd>()
             .message::<CreateVhostBdevCmd>()
             .message::<DeleteVhostBdevCmd>()
-            .message::<StartVmCmd>()
+            .message::<LaunchVmMsg>()
             .message::<StopVmCmd>()
             .message::<ListVmsCmd>()
-            .message::<SiblingFenceVmCmd>();
+            .message::<SiblingFenceVmCmd>()
+            .message::<ScanHostCmd>();
     }
 }
 
@@ -111,11 +130,28 @@ posts! {
     VhostTargetHealthCmd => vhost_health;
     CreateVhostBdevCmd => create_vhost_bdev;
     DeleteVhostBdevCmd => delete_vhost_bdev;
-    StartVmCmd => start_vm;
     StopVmCmd => stop_vm;
     HostFactsCmd => facts;
     ListVmsCmd => list_vms;
     SiblingFenceVmCmd => sibling_fence;
+    ScanHostCmd => scan_host;
+}
+
+impl Handler<LaunchVmMsg> for HostActor {
+    type Answer = Later<StartVmCmdReply>;
+
+    fn handle(&mut self, LaunchVmMsg { permit, cmd }: LaunchVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let covers = invariant!("I1", permit.covers(self.id, &cmd), "{permit:?} is not for {cmd:?}");
+        self.post::<LaunchVmMsg, _>(ctx, move |agents, host, mut call| async move {
+            // The agent must not act on it after it expired: what is left of it bounds the call.
+            let left = permit.left(Instant::now().into_std()).filter(|_| covers).ok_or_else(|| {
+                let details = format!("the permit to start {} is not good any more: try again", cmd.name);
+                ErrorCode::new(Code::CHANGE_STATE, details)
+            })?;
+            call.timeout = call.timeout.min(left);
+            agents.start_vm(host, &permit, cmd, call).await
+        })
+    }
 }
 
 #[cfg(test)]

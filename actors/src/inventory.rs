@@ -3,7 +3,7 @@
 //! Invariant: an [`Inventory`] is checked where it is read (names unique, references resolved), so that no
 //! actor has to handle a dangling id.
 
-use std::{collections::HashMap, fmt::Display, ops::Deref, time::Duration};
+use std::{collections::HashMap, fmt::Display, net::IpAddr, ops::Deref, time::Duration};
 
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
@@ -11,6 +11,8 @@ use ringfence_messages::{
     vhost::DEFAULT_HUGEPAGES,
     vm::{HaMode, InstallPath},
 };
+
+use crate::fence::Policy;
 
 /// Everything that is looked after. Lists keep the order of the config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,8 +47,13 @@ pub struct Host {
     pub cluster: ClusterId,
     /// Literal address of its management interface.
     pub management_ip: String,
-    /// Literal addresses from which it reaches storage; what a storage fence blocks.
-    pub storage_ips: Vec<String>,
+    /// Its agent's port there.
+    pub agent_port: u16,
+    /// Its SSH port there.
+    pub ssh_port: u16,
+    /// Addresses from which it reaches storage; what a storage fence blocks. All of them: a host that writes from
+    /// another one goes on.
+    pub storage_ips: Vec<IpAddr>,
 }
 
 /// A primary storage.
@@ -139,18 +146,50 @@ impl Default for PingSettings {
     }
 }
 
+/// How VMs are brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HaSettings {
+    /// VMs that are fenced and started at once (I8); at least 1. Too low: a host's VMs come back one by one. Too high:
+    /// targets and the storage see a burst.
+    pub parallelism: usize,
+    /// Percent of a cluster's hosts that may be away at once before nothing is fenced any more; one may always. Too
+    /// low: a rack's failure needs a human. Too high: a fault of the controller's own network fences half of a cluster.
+    pub storm_brake_percent: u32,
+}
+
+impl Default for HaSettings {
+    fn default() -> Self {
+        HaSettings { parallelism: 10, storm_brake_percent: 30 }
+    }
+}
+
 /// The settings of all actors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How hosts are pinged.
     pub ping: PingSettings,
+    /// How doubtful cases of fencing are decided.
+    pub fence: Policy,
+    /// Whether siblings of other clusters may fence where none of the own can.
+    pub cross_cluster_siblings: bool,
+    /// Whether the shipped fencer is registered.
+    pub sibling_fencer: bool,
+    /// How VMs are brought back.
+    pub ha: HaSettings,
     /// Hugepages of 2 MiB that a host is prepared with before a vhost target is deployed.
     pub hugepages: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { ping: PingSettings::default(), hugepages: DEFAULT_HUGEPAGES }
+        Settings {
+            ping: PingSettings::default(),
+            fence: Policy::default(),
+            cross_cluster_siblings: false,
+            sibling_fencer: true,
+            ha: HaSettings::default(),
+            hugepages: DEFAULT_HUGEPAGES,
+        }
     }
 }
 
@@ -204,6 +243,13 @@ impl Deref for Directory {
 
     fn deref(&self) -> &Inventory {
         &self.inventory
+    }
+}
+
+impl Directory {
+    /// A host's name, for people; its uuid where the inventory does not know it any more.
+    pub fn host_name(&self, id: HostId) -> String {
+        self.host(id).map_or_else(|_| id.to_string(), |host| host.name.clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who exchanges Ringfence's messages: the supervisor of recovery, hosts, storages, VMs and the audit.
+//! Who exchanges Ringfence's messages: the supervisor of recovery, HA and fencing, hosts, storages, VMs and the audit.
 //!
 //! Purpose: every decision of the product, and the [`assembly`] that starts all of it over one [`ports::Ports`]
 //! value, so that daemon, tests and simulator run the same code.
@@ -8,6 +8,8 @@
 
 pub mod assembly;
 pub mod audit;
+pub mod fence;
+pub mod ha;
 pub mod host;
 mod invariant;
 pub mod inventory;

@@ -4,13 +4,15 @@
 //! that say so, never a made-up answer; a call repeated with the same [`Call::task`] does nothing twice.
 //! Rejected: one `post(path, json)` method. It would move the protocol's types into every implementation.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ringfence_messages::{
-    HostId, Result, StorageId,
+    Code, ErrorCode, Event, HostId, Result, StorageId,
     agent::Done,
+    ceph::Watcher,
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
+    ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
@@ -22,6 +24,8 @@ use ringfence_messages::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
+
+use crate::fence::StartPermit;
 
 /// How one call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +72,14 @@ pub trait HostAgentPort: Send + Sync {
     ) -> Result<CreateVhostBdevReply>;
     /// Ends an export.
     async fn delete_vhost_bdev(&self, host: HostId, cmd: DeleteVhostBdevCmd, call: Call) -> Result<Done>;
-    /// Starts a VM.
-    async fn start_vm(&self, host: HostId, cmd: StartVmCmd, call: Call) -> Result<StartVmCmdReply>;
+    /// Starts a VM. Whoever has a permit that covers the order may (I1).
+    async fn start_vm(
+        &self,
+        host: HostId,
+        permit: &StartPermit,
+        cmd: StartVmCmd,
+        call: Call,
+    ) -> Result<StartVmCmdReply>;
     /// Stops a VM; success means verified gone.
     async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, call: Call) -> Result<Done>;
     /// The QEMU processes there.
@@ -81,6 +91,45 @@ pub trait HostAgentPort: Send + Sync {
         cmd: SiblingFenceVmCmd,
         call: Call,
     ) -> Result<SiblingFenceVmOnHostReply>;
+    /// Has this host look whether anything answers on another one.
+    async fn scan_host(&self, host: HostId, cmd: ScanHostCmd, call: Call) -> Result<ScanHostCmdReply>;
+}
+
+/// The Ceph clusters of all Ceph storages. Every call is bounded by itself; an error means "not known".
+#[async_trait]
+pub trait CephPort: Send + Sync {
+    /// Who has an image open.
+    async fn watchers(&self, storage: StorageId, pool: &str, image: &str) -> Result<Vec<Watcher>>;
+    /// Which daemons the cluster has, and which addresses it refuses.
+    async fn map(&self, storage: StorageId) -> Result<CephMap>;
+    /// Has the cluster refuse every client from an address for so long; the epoch of the OSD map in which that is
+    /// read back.
+    async fn block(&self, storage: StorageId, ip: IpAddr, lasting: Duration) -> Result<u64>;
+    /// Lets an address in again; the epoch in which that is read back.
+    async fn unblock(&self, storage: StorageId, ip: IpAddr) -> Result<u64>;
+}
+
+/// What a fence needs to know of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CephMap {
+    /// The OSD map's epoch.
+    pub epoch: u64,
+    /// Addresses of which every client is refused.
+    pub blocked: BTreeSet<IpAddr>,
+    /// The addresses of its daemons, such as `("osd.0", 10.77.0.2)`.
+    pub daemons: Vec<(String, IpAddr)>,
+}
+
+/// Who is in office. One controller at a time has the highest epoch; agents refuse orders of a lower one.
+#[async_trait]
+pub trait LeadershipPort: Send + Sync {
+    /// Takes office: an epoch above every earlier one and above `above`, durable when it returns.
+    ///
+    /// # Errors
+    /// Somebody else is in office, or it cannot be made durable: nothing may then be ordered.
+    async fn acquire(&self, above: u64) -> Result<u64>;
+    /// Whether this controller is still in office. Asked before every permit.
+    fn leads(&self) -> bool;
 }
 
 /// The MDS agents of all ZBS storages. Fails over between the MDS agents of a storage by itself; knows the
@@ -141,6 +190,18 @@ pub struct Record {
     pub hash: String,
 }
 
+impl Record {
+    /// The event that it tells of.
+    ///
+    /// # Errors
+    /// `SYS.1016` if it is not such an event: another version wrote it, or it is damaged.
+    pub fn event<E: Event>(&self) -> Result<E> {
+        E::deserialize(&self.payload).map_err(|e| {
+            ErrorCode::new(Code::IO, format!("record {} of the journal is not a {}: {e}", self.seq, E::TOPIC))
+        })
+    }
+}
+
 /// The most records that one [`JournalPort::read`] gives. Too low: many round trips. Too high: one reader
 /// holds that much memory.
 pub const MAX_READ: usize = 1000;
@@ -175,6 +236,10 @@ pub struct Ports {
     pub agents: Arc<dyn HostAgentPort>,
     /// The ZBS MDS agents.
     pub mds: Arc<dyn MdsPort>,
+    /// The Ceph clusters.
+    pub ceph: Arc<dyn CephPort>,
+    /// Who is in office.
+    pub leadership: Arc<dyn LeadershipPort>,
     /// The journal.
     pub journal: Arc<dyn JournalPort>,
 }

@@ -5,10 +5,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -16,7 +18,9 @@ use parking_lot::Mutex;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
+    ceph::Watcher,
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
+    ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
     storage::StorageKind,
     vhost::{
@@ -28,22 +32,32 @@ use ringfence_messages::{
 };
 
 use crate::{
+    fence::StartPermit,
     host::AGENT_VERSION,
     inventory::{Cluster, Host, Inventory, Storage},
-    ports::{Call, HostAgentPort, JournalPort, MAX_READ, MdsPort, NewRecord, Ports, Record},
+    ports::{
+        Call, CephMap, CephPort, HostAgentPort, JournalPort, LeadershipPort, MAX_READ, MdsPort, NewRecord, Ports,
+        Record,
+    },
 };
 
-/// The cluster `c1` with these hosts, without storages or VMs.
+/// The cluster `c1` with these hosts at 10.0.0.1, 10.0.0.2 and so on, without storages or VMs.
 pub fn cluster_of<'a>(hosts: impl IntoIterator<Item = &'a str>) -> Inventory {
     let cluster = Cluster { id: ClusterId::from_name("c1"), name: "c1".to_owned() };
     let host = |name: &str| Host {
         id: HostId::from_name(name),
         name: name.to_owned(),
         cluster: cluster.id,
-        management_ip: "10.0.0.1".to_owned(),
+        management_ip: String::new(),
+        agent_port: 7070,
+        ssh_port: 22,
         storage_ips: Vec::new(),
     };
-    let hosts = hosts.into_iter().map(host).collect();
+    let mut hosts: Vec<Host> = hosts.into_iter().map(host).collect();
+    for (i, host) in hosts.iter_mut().enumerate() {
+        let ip = Ipv4Addr::from(0x0a00_0001 + i as u32);
+        (host.management_ip, host.storage_ips) = (ip.to_string(), vec![ip.into()]);
+    }
     Inventory { clusters: vec![cluster], hosts, ..Inventory::default() }
 }
 
@@ -65,6 +79,10 @@ pub fn storage_of(name: &str, kind: StorageKind, protocols: &[Protocol]) -> Stor
 pub struct FakeHost {
     /// Its agent answers.
     pub answers: bool,
+    /// Its SSH answers siblings.
+    pub ssh: bool,
+    /// Memory that it says is available, in MiB.
+    pub available_mib: u64,
     /// Its vhost target runs; a deploy makes it so.
     pub target: bool,
     /// Why a deploy of the target fails, if it does.
@@ -84,6 +102,8 @@ impl Default for FakeHost {
     fn default() -> Self {
         FakeHost {
             answers: true,
+            ssh: true,
+            available_mib: 4096,
             target: false,
             deploy_error: None,
             prepare_error: None,
@@ -99,6 +119,9 @@ impl Default for FakeHost {
 pub struct FakeWorld {
     hosts: Mutex<HashMap<HostId, FakeHost>>,
     calls: Mutex<Vec<(HostId, &'static str)>>,
+    /// The Ceph cluster, one for all Ceph storages.
+    pub ceph: Mutex<FakeCeph>,
+    epoch: AtomicU64,
     /// Pings that were answered or refused.
     pub pings: AtomicU64,
     /// Looks at a protocol's health.
@@ -116,7 +139,13 @@ impl FakeWorld {
 
     /// The ports into this world.
     pub fn ports(self: &Arc<Self>) -> Ports {
-        Ports { agents: self.clone(), mds: self.clone(), journal: self.journal.clone() }
+        Ports {
+            agents: self.clone(),
+            mds: self.clone(),
+            ceph: self.clone(),
+            leadership: self.clone(),
+            journal: self.journal.clone(),
+        }
     }
 
     /// Changes a host or looks at it.
@@ -158,7 +187,7 @@ impl HostAgentPort for FakeWorld {
     }
 
     async fn facts(&self, host: HostId, _: HostFactsCmd, _: Call) -> Result<HostFactsReply> {
-        self.reach(host, "facts", |_| {
+        self.reach(host, "facts", |host_facts| {
             Ok(HostFactsReply {
                 host_uuid: host,
                 version: AGENT_VERSION.to_owned(),
@@ -166,7 +195,7 @@ impl HostAgentPort for FakeWorld {
                 accel: "tcg".to_owned(),
                 qemu_version: "7.2.0".to_owned(),
                 memory_mib: 4096,
-                available_mib: 4096,
+                available_mib: host_facts.available_mib,
                 cpus: 4,
                 free_hugepages: 0,
             })
@@ -207,10 +236,12 @@ impl HostAgentPort for FakeWorld {
         self.reach(host, "unexport", |_| Ok(Done {}))
     }
 
-    async fn start_vm(&self, host: HostId, cmd: StartVmCmd, _: Call) -> Result<StartVmCmdReply> {
+    async fn start_vm(&self, host: HostId, permit: &StartPermit, cmd: StartVmCmd, _: Call) -> Result<StartVmCmdReply> {
+        assert!(permit.covers(host, &cmd), "started without a permit for it");
         self.reach(host, "start", |host| {
             unless(&host.start_error)?;
-            let running = RunningVm { vm_uuid: cmd.vm_uuid, pid: 42, incarnation: Some(cmd.incarnation) };
+            let running =
+                RunningVm { vm_uuid: cmd.vm_uuid, pid: 42, incarnation: Some(cmd.incarnation), other_agent: false };
             if host.vms.contains_key(&cmd.vm_uuid) {
                 return Err(ErrorCode::new(Code::CHANGE_STATE, "it runs already"));
             }
@@ -227,14 +258,14 @@ impl HostAgentPort for FakeWorld {
     }
 
     async fn list_vms(&self, host: HostId, _: ListVmsCmd, _: Call) -> Result<ListVmsReply> {
-        self.reach(host, "list", |host| Ok(ListVmsReply { vms: host.vms.values().cloned().collect() }))
+        self.reach(host, "", |host| Ok(ListVmsReply { vms: host.vms.values().cloned().collect() }))
     }
 
-    /// The failed host is reached if it answers; what runs there is killed.
+    /// The failed host is reached if its SSH answers; what runs there is killed.
     async fn sibling_fence(&self, host: HostId, cmd: SiblingFenceVmCmd, _: Call) -> Result<SiblingFenceVmOnHostReply> {
         self.reach(host, "sibling fence", |_| Ok(()))?;
-        let reached = self.reach(cmd.failed_host_uuid, "", |failed| Ok(failed.vms.remove(&cmd.vm_uuid).is_some()));
-        let (ssh_reachable, found) = (reached.is_ok(), reached.unwrap_or(false));
+        let (ssh_reachable, found) = self
+            .host(cmd.failed_host_uuid, |failed| (failed.ssh, failed.ssh && failed.vms.remove(&cmd.vm_uuid).is_some()));
         Ok(SiblingFenceVmOnHostReply {
             alive: !ssh_reachable,
             killed: found,
@@ -243,6 +274,69 @@ impl HostAgentPort for FakeWorld {
             executor_host_uuid: Some(host),
             ..SiblingFenceVmOnHostReply::default()
         })
+    }
+
+    async fn scan_host(&self, host: HostId, cmd: ScanHostCmd, _: Call) -> Result<ScanHostCmdReply> {
+        self.reach(host, "", |_| Ok(()))?;
+        let (ssh, agent) = self.host(cmd.host_uuid, |other| (other.ssh, other.answers));
+        Ok(ScanHostCmdReply { ssh, agent, reason: "looked".to_owned() })
+    }
+}
+
+/// What a test arranges of the Ceph cluster.
+#[derive(Clone, Debug, Default)]
+pub struct FakeCeph {
+    /// Who watches which image.
+    pub watchers: BTreeMap<String, Vec<IpAddr>>,
+    /// Which addresses are refused.
+    pub map: CephMap,
+    /// Why it does not answer, if so.
+    pub error: Option<ErrorCode>,
+}
+
+#[async_trait]
+impl CephPort for FakeWorld {
+    async fn watchers(&self, _: StorageId, _: &str, image: &str) -> Result<Vec<Watcher>> {
+        let ceph = self.ceph.lock();
+        unless(&ceph.error)?;
+        let ips = ceph.watchers.get(image).cloned().unwrap_or_default();
+        Ok(ips.into_iter().map(|ip| Watcher { address: format!("{ip}:0/1"), ip }).collect())
+    }
+
+    async fn map(&self, _: StorageId) -> Result<CephMap> {
+        let ceph = self.ceph.lock();
+        unless(&ceph.error).map(|()| ceph.map.clone())
+    }
+
+    /// Whoever is refused loses its watch.
+    async fn block(&self, _: StorageId, ip: IpAddr, _: Duration) -> Result<u64> {
+        let mut ceph = self.ceph.lock();
+        unless(&ceph.error)?;
+        ceph.watchers.values_mut().for_each(|watchers| watchers.retain(|watcher| *watcher != ip));
+        ceph.map.blocked.insert(ip);
+        ceph.map.epoch += 1;
+        Ok(ceph.map.epoch)
+    }
+
+    async fn unblock(&self, _: StorageId, ip: IpAddr) -> Result<u64> {
+        let mut ceph = self.ceph.lock();
+        unless(&ceph.error)?;
+        ceph.map.blocked.remove(&ip);
+        ceph.map.epoch += 1;
+        Ok(ceph.map.epoch)
+    }
+}
+
+#[async_trait]
+impl LeadershipPort for FakeWorld {
+    async fn acquire(&self, above: u64) -> Result<u64> {
+        let epoch = self.epoch.load(Relaxed).max(above) + 1;
+        self.epoch.store(epoch, Relaxed);
+        Ok(epoch)
+    }
+
+    fn leads(&self) -> bool {
+        true
     }
 }
 
@@ -307,7 +401,7 @@ impl MemoryJournal {
     pub fn events<E: ringfence_messages::Event>(&self) -> Vec<E> {
         let records = self.records.lock();
         let of = records.iter().filter(|record| record.topic == E::TOPIC);
-        of.map(|record| serde_json::from_value(record.payload.clone()).expect("the topic's own event")).collect()
+        of.map(|record| record.event().expect("the topic's own event")).collect()
     }
 }
 

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod commands;
 pub mod config;
 pub mod demo;
+mod explain;
 pub mod http;
 pub mod listen;
 pub mod output;

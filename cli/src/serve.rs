@@ -11,18 +11,23 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use ringfence::{Actor, Address, Bus};
 use ringfence_actors::{
     assembly::Assembly,
+    ha::HaActor,
     ports::{Ports, Record},
     vm::VmActor,
 };
 use ringfence_drivers::{
     agent_client::AgentClient,
+    ceph::Clusters,
     journal::Journal,
+    leadership::Embedded,
     state_dir::StateDir,
     zbs::{HostAccess, ZbsClient},
 };
 use ringfence_messages::{
-    Code, ErrorCode, HostId, Result, VmId,
+    Code, ErrorCode, Event as _, HostId, Result, VmId,
     audit::EventRecorded,
+    fence::SiblingFenceAudited,
+    ha::{ConfirmHostFencedMsg, HaStartPlan, HaStartVmInstanceMsg, PlanHaStartMsg, QueryHaMsg},
     host::{ChangeHostStateMsg, HostAction, HostInventory, HostsReply, QueryHostsMsg},
     storage::{HostProtocolRef, StorageInventory},
     vm::{QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory},
@@ -32,6 +37,7 @@ use serde_json::Value;
 use crate::{
     agent::read_token,
     config::ControllerConfig,
+    explain,
     http::{
         self,
         backend::{Backend, missing},
@@ -59,7 +65,14 @@ pub async fn run(
     let journal = Journal::open(state.path())?;
     let records = journal.verify()?;
     tracing::info!(records, "the journal's chain is whole");
-    let ports = Ports { agents: Arc::new(agents(&config)?), mds: Arc::new(mds(&config)?), journal: Arc::new(journal) };
+    let clusters = config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())).collect();
+    let ports = Ports {
+        agents: Arc::new(agents(&config)?),
+        mds: Arc::new(mds(&config)?),
+        ceph: Arc::new(Clusters(clusters)),
+        leadership: Arc::new(Embedded::new(state)),
+        journal: Arc::new(journal),
+    };
     let metrics = PrometheusBuilder::new().build_recorder();
     let handle = metrics.handle();
     // A second one in this process (a test) keeps the first.
@@ -205,6 +218,46 @@ impl Backend for Controller {
 
     async fn stop_vm(&self, vm: VmId) -> Result<VmInventory> {
         self.assembly.bus.ask_within(Self::vm(vm), StopVmMsg {}, VM_DEADLINE).await
+    }
+
+    async fn ha_start_vm(&self, vm: VmId, host: Option<HostId>) -> Result<VmInventory> {
+        let order = HaStartVmInstanceMsg {
+            vm_instance_uuid: vm,
+            judger_class_name: "Operator".to_owned(),
+            soft_avoid_host_uuids: Vec::new(),
+            host_uuid: host,
+            ha_reason: "an operator asked for it".to_owned(),
+        };
+        self.assembly.bus.ask_within(Address::singleton(HaActor::KIND), order, VM_DEADLINE).await?;
+        self.vm(vm).await
+    }
+
+    async fn plan_ha_start(&self, vm: VmId, host: Option<HostId>) -> Result<HaStartPlan> {
+        self.assembly.bus.ask(Self::vm(vm), PlanHaStartMsg { host_uuid: host }).await
+    }
+
+    async fn confirm_fenced(&self, host: HostId, by: String) -> Result<HostInventory> {
+        let confirm = ConfirmHostFencedMsg { host_uuid: host, by };
+        self.assembly.bus.ask(Address::singleton(HaActor::KIND), confirm).await?;
+        let host = self.known().await?.hosts.into_iter().find(|known| known.uuid == host);
+        host.ok_or_else(|| missing("host", "this"))
+    }
+
+    async fn explain(&self, name: &str) -> Result<Vec<String>> {
+        let ha = self.assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await?;
+        let hosts = self.known().await?.hosts;
+        let Ok(id) = self.vm_id(name) else {
+            let id = self.host_id(name).map_err(|_| missing("VM or host", name))?;
+            let vms: Vec<_> = self.vms().await?.into_iter().filter(|vm| vm.last_host_uuid == Some(id)).collect();
+            let host = hosts.iter().find(|host| host.uuid == id).ok_or_else(|| missing("host", name))?;
+            return Ok(explain::host(host, &ha, &vms));
+        };
+        let vm = self.vm(id).await?;
+        let fence = self.assembly.ports.journal.latest_of(SiblingFenceAudited::TOPIC, &id.to_string()).await?;
+        let fence = fence.map(|record| Ok((record.time.clone(), record.event()?))).transpose()?;
+        let host = hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid);
+        let braked = self.assembly.directory.vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));
+        Ok(explain::vm(&vm, host, &ha, fence.as_ref(), braked))
     }
 
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory> {

@@ -221,7 +221,7 @@ fn check_live_says_what_would_fail_tonight() {
         assert!(said.contains(line), "{line:?} is missing in {said}");
     }
     let (_, again) = check(&config);
-    assert!(again.contains(", 0 clients blocked"), "the trial entry was left behind: {again}");
+    assert!(again.contains(", 0 hosts blocked"), "the trial entry was left behind: {again}");
 
     // What breaks fences in practice: a compute node's key, a typo in an image's name, an agent that is not there.
     let ceph_conf = std::fs::read_to_string(lab.dir.join("ceph/ceph.conf")).unwrap();

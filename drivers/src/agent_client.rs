@@ -7,11 +7,15 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use reqwest::{Client, StatusCode, redirect};
-use ringfence_actors::ports::{Call, HostAgentPort};
+use ringfence_actors::{
+    fence::StartPermit,
+    ports::{Call, HostAgentPort},
+};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     agent::{AgentAnswer, AgentCommand, DEADLINE_HEADER, Done, MAX_BODY_BYTES, TASK_HEADER},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
+    ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
@@ -192,7 +196,16 @@ impl HostAgentPort for AgentClient {
         self.call(host, cmd, call).await
     }
 
-    async fn start_vm(&self, host: HostId, cmd: StartVmCmd, call: Call) -> Result<StartVmCmdReply> {
+    async fn start_vm(
+        &self,
+        host: HostId,
+        permit: &StartPermit,
+        cmd: StartVmCmd,
+        call: Call,
+    ) -> Result<StartVmCmdReply> {
+        if !permit.covers(host, &cmd) {
+            return Err(ErrorCode::new(Code::INTERNAL, format!("the permit is not for this start of {}", cmd.name)));
+        }
         self.call(host, cmd, call).await
     }
 
@@ -210,6 +223,10 @@ impl HostAgentPort for AgentClient {
         cmd: SiblingFenceVmCmd,
         call: Call,
     ) -> Result<SiblingFenceVmOnHostReply> {
+        self.call(host, cmd, call).await
+    }
+
+    async fn scan_host(&self, host: HostId, cmd: ScanHostCmd, call: Call) -> Result<ScanHostCmdReply> {
         self.call(host, cmd, call).await
     }
 }

@@ -8,7 +8,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::Stdio, time::Duration};
 
-use ringfence_messages::{Code, ErrorCode, Result, fence::UnknownReason};
+use async_trait::async_trait;
+use ringfence_actors::ports::{CephMap, CephPort};
+use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fence::UnknownReason};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::process::Command;
 
@@ -22,22 +24,14 @@ const CONNECT_SECONDS: &str = "3";
 /// Bytes of an answer at most. The OSD map of 10,000 OSDs has about 20 MB as JSON.
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// A client that has an image open.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Watcher {
-    /// `IP:PORT/NONCE`, as Ceph says it.
-    pub address: String,
-    /// The client's number; a restarted client has another.
-    pub client: u64,
-    /// The watch's own number.
-    pub cookie: u64,
-}
-
-impl Watcher {
-    /// The address without port and nonce; `None` if Ceph says it in a way that is not known here.
-    pub fn ip(&self) -> Option<IpAddr> {
-        ip_of(&self.address)
-    }
+/// A client that has an image open, as Ceph says it.
+#[derive(Deserialize)]
+struct RawWatcher {
+    address: String,
+    #[serde(rename = "client")]
+    _client: u64,
+    #[serde(rename = "cookie")]
+    _cookie: u64,
 }
 
 /// `10.77.0.11:0/2757791864` or `[fd00::1]:0/1`: the address in front of the port.
@@ -51,15 +45,6 @@ fn ip_of(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// What the cluster's OSD map says of clients that are refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    /// The map's epoch.
-    pub epoch: u64,
-    /// Address or range, and until when, both as Ceph says them.
-    pub entries: BTreeMap<String, String>,
-}
-
 /// One cluster, with one user's rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceph {
@@ -71,7 +56,7 @@ pub struct Ceph {
 
 #[derive(Deserialize)]
 struct Status {
-    watchers: Vec<Watcher>,
+    watchers: Vec<RawWatcher>,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +66,36 @@ struct OsdMap {
     /// Absent before Ceph knew ranges (16.2.11).
     #[serde(default)]
     range_blocklist: BTreeMap<String, String>,
+    osds: Vec<RawOsd>,
+}
+
+#[derive(Deserialize)]
+struct RawOsd {
+    osd: u64,
+    public_addrs: RawAddresses,
+    cluster_addrs: RawAddresses,
+}
+
+#[derive(Deserialize)]
+struct MonMap {
+    mons: Vec<RawMon>,
+}
+
+#[derive(Deserialize)]
+struct RawMon {
+    name: String,
+    public_addrs: RawAddresses,
+}
+
+#[derive(Deserialize)]
+struct RawAddresses {
+    addrvec: Vec<RawAddress>,
+}
+
+/// `IP:PORT`.
+#[derive(Deserialize)]
+struct RawAddress {
+    addr: String,
 }
 
 impl Ceph {
@@ -95,42 +110,41 @@ impl Ceph {
             Some("2") => ErrorCode::new(Code::NOT_FOUND, format!("there is no image {spec} on this cluster")),
             _ => e,
         })?;
-        let status: Status = understood("rbd status", &answer)?;
-        match status.watchers.iter().find(|watcher| watcher.ip().is_none()) {
-            Some(odd) => Err(odd_answer("rbd status", &format!("{:?} is not the address of a watcher", odd.address))),
-            None => Ok(status.watchers),
-        }
+        watchers_of(&answer)
     }
 
-    /// Which clients the cluster refuses.
+    /// Which addresses the cluster refuses, and where its daemons are.
     ///
     /// # Errors
     /// Why it is not known.
-    pub async fn blocked(&self) -> Result<Blocked> {
-        let answer = self.ceph(&["osd", "dump", "--format", "json"]).await?;
-        let map: OsdMap = understood("ceph osd dump", &answer)?;
-        let ranges = map.range_blocklist.into_iter().map(|(range, until)| match range.strip_prefix("cidr:") {
-            Some(bare) => (bare.to_owned(), until),
-            None => (range, until),
-        });
-        let entries = map.blocklist.into_iter().chain(ranges).collect();
-        Ok(Blocked { epoch: map.epoch, entries })
+    pub async fn map(&self) -> Result<CephMap> {
+        let (osds, mons) = tokio::join!(
+            self.ceph(&["osd", "dump", "--format", "json"]),
+            self.ceph(&["mon", "dump", "--format", "json"])
+        );
+        let mut map = osd_map(&osds?)?;
+        map.daemons.extend(mon_map(&mons?)?);
+        Ok(map)
     }
 
-    /// Has the cluster refuse every client from an address, whatever its port and nonce, for so long; returns what is
-    /// read back, in which the entry is.
+    /// Which addresses the cluster refuses.
+    async fn refused(&self) -> Result<CephMap> {
+        osd_map(&self.ceph(&["osd", "dump", "--format", "json"]).await?)
+    }
+
+    /// Has the cluster refuse every client from an address, whatever its port and nonce, for so long; returns the
+    /// epoch of the map in which it was read back.
     ///
     /// # Errors
     /// Why it is not known to be refused: the cluster may have taken the order all the same.
-    pub async fn block(&self, ip: IpAddr, lasting: Duration) -> Result<Blocked> {
+    pub async fn block(&self, ip: IpAddr, lasting: Duration) -> Result<u64> {
         let (range, seconds) = (range(ip), lasting.as_secs().max(1).to_string());
         self.ceph(&["osd", "blocklist", "range", "add", &range, &seconds]).await?;
-        let blocked = self.blocked().await?;
-        if blocked.covers(ip) {
-            return Ok(blocked);
+        let map = self.refused().await?;
+        if map.blocked.contains(&ip) {
+            return Ok(map.epoch);
         }
-        let details =
-            format!("{range} was added to the blocklist, but the OSD map of epoch {} lacks it", blocked.epoch);
+        let details = format!("{range} was added to the blocklist, but the OSD map of epoch {} lacks it", map.epoch);
         Err(ErrorCode::new(Code::OPERATION, details))
     }
 
@@ -138,14 +152,14 @@ impl Ceph {
     ///
     /// # Errors
     /// Why it is not known to be let in. The key `profile rbd` may block but not let in again.
-    pub async fn unblock(&self, ip: IpAddr) -> Result<Blocked> {
+    pub async fn unblock(&self, ip: IpAddr) -> Result<u64> {
         self.ceph(&["osd", "blocklist", "range", "rm", &range(ip)]).await?;
-        let blocked = self.blocked().await?;
-        if blocked.covers(ip) {
-            let details = format!("{ip} was taken off the blocklist, but epoch {} still has it", blocked.epoch);
+        let map = self.refused().await?;
+        if map.blocked.contains(&ip) {
+            let details = format!("{ip} was taken off the blocklist, but epoch {} still has it", map.epoch);
             return Err(ErrorCode::new(Code::OPERATION, details));
         }
-        Ok(blocked)
+        Ok(map.epoch)
     }
 
     async fn ceph(&self, arguments: &[&str]) -> Result<Vec<u8>> {
@@ -209,13 +223,79 @@ pub fn unknown(error: &ErrorCode) -> UnknownReason {
     }
 }
 
-impl Blocked {
-    /// Whether every client from this address is refused.
-    pub fn covers(&self, ip: IpAddr) -> bool {
-        // Ceph writes a range as `cidr:IP:0/BITS`.
-        let bits = if ip.is_ipv4() { 32 } else { 128 };
-        let own = if ip.is_ipv4() { format!("{ip}:0/{bits}") } else { format!("[{ip}]:0/{bits}") };
-        self.entries.contains_key(&own)
+fn watchers_of(answer: &[u8]) -> Result<Vec<Watcher>> {
+    let status: Status = understood("rbd status", answer)?;
+    let watcher = |RawWatcher { address, .. }| match ip_of(&address) {
+        Some(ip) => Ok(Watcher { address, ip }),
+        None => Err(odd_answer("rbd status", &format!("{address:?} is not the address of a watcher"))),
+    };
+    status.watchers.into_iter().map(watcher).collect()
+}
+
+fn osd_map(answer: &[u8]) -> Result<CephMap> {
+    let map: OsdMap = understood("ceph osd dump", answer)?;
+    let mut daemons = Vec::new();
+    for osd in map.osds {
+        let name = format!("osd.{}", osd.osd);
+        for RawAddress { addr } in osd.public_addrs.addrvec.into_iter().chain(osd.cluster_addrs.addrvec) {
+            daemons.push((name.clone(), daemon_ip("ceph osd dump", &addr)?));
+        }
+    }
+    let entries = map.blocklist.keys().chain(map.range_blocklist.keys());
+    Ok(CephMap { epoch: map.epoch, blocked: entries.filter_map(|entry| whole_address(entry)).collect(), daemons })
+}
+
+fn mon_map(answer: &[u8]) -> Result<Vec<(String, IpAddr)>> {
+    let map: MonMap = understood("ceph mon dump", answer)?;
+    let mut daemons = Vec::new();
+    for mon in map.mons {
+        for RawAddress { addr } in mon.public_addrs.addrvec {
+            daemons.push((format!("mon.{}", mon.name), daemon_ip("ceph mon dump", &addr)?));
+        }
+    }
+    Ok(daemons)
+}
+
+fn daemon_ip(what: &str, addr: &str) -> Result<IpAddr> {
+    // Without a nonce here.
+    ip_of(&format!("{addr}/0")).ok_or_else(|| odd_answer(what, &format!("{addr:?} is not the address of a daemon")))
+}
+
+/// The address of which every client is refused by this entry. Ceph writes a range as `cidr:IP:0/BITS`; a single client
+/// is `IP:0/NONCE`, and a wider range may end earlier than ours: neither counts.
+fn whole_address(entry: &str) -> Option<IpAddr> {
+    let ip = ip_of(entry.strip_prefix("cidr:")?)?;
+    let bits = if ip.is_ipv4() { ":0/32" } else { ":0/128" };
+    entry.ends_with(bits).then_some(ip)
+}
+
+/// The Ceph clusters of a controller's storages.
+pub struct Clusters(pub BTreeMap<StorageId, Ceph>);
+
+impl Clusters {
+    fn of(&self, storage: StorageId) -> Result<&Ceph> {
+        self.0.get(&storage).ok_or_else(|| {
+            ErrorCode::new(Code::NOT_FOUND, format!("storage {storage} has no Ceph cluster of the controller's own"))
+        })
+    }
+}
+
+#[async_trait]
+impl CephPort for Clusters {
+    async fn watchers(&self, storage: StorageId, pool: &str, image: &str) -> Result<Vec<Watcher>> {
+        self.of(storage)?.watchers(pool, image).await
+    }
+
+    async fn map(&self, storage: StorageId) -> Result<CephMap> {
+        self.of(storage)?.map().await
+    }
+
+    async fn block(&self, storage: StorageId, ip: IpAddr, lasting: Duration) -> Result<u64> {
+        self.of(storage)?.block(ip, lasting).await
+    }
+
+    async fn unblock(&self, storage: StorageId, ip: IpAddr) -> Result<u64> {
+        self.of(storage)?.unblock(ip).await
     }
 }
 
@@ -241,14 +321,14 @@ mod tests {
     use super::*;
 
     fn status(json: &str) -> Result<Vec<Watcher>> {
-        understood::<Status>("rbd status", json.as_bytes()).map(|status| status.watchers)
+        watchers_of(json.as_bytes())
     }
 
     #[test]
     fn watchers_are_read_as_real_ceph_says_them() {
         let real = r#"{"watchers":[{"address":"10.77.0.11:0/2757791864","client":4121,"cookie":139678376267200}]}"#;
         let [watcher] = &status(real).unwrap()[..] else { panic!("one watcher") };
-        assert_eq!(watcher.ip(), Some("10.77.0.11".parse().unwrap()));
+        assert_eq!(watcher.ip, "10.77.0.11".parse::<IpAddr>().unwrap());
         assert_eq!(status(r#"{"watchers":[]}"#).unwrap(), []);
     }
 
@@ -291,14 +371,36 @@ mod tests {
 
     #[test]
     fn only_the_whole_address_counts_as_blocked() {
-        let of = |entry: &str| Blocked { epoch: 1, entries: [(entry.to_owned(), "2026".to_owned())].into() };
-        let ip: IpAddr = "10.77.0.1".parse().unwrap();
-        assert!(of("10.77.0.1:0/32").covers(ip));
-        // A single client of it, another address that begins alike, a range around it that may end earlier.
-        for entry in ["10.77.0.1:0/77", "10.77.0.11:0/32", "10.77.0.0:0/24"] {
-            assert!(!of(entry).covers(ip), "{entry}");
+        for (entry, ip) in [
+            ("cidr:10.77.0.1:0/32", Some("10.77.0.1")),
+            ("cidr:[fd00::1]:0/128", Some("fd00::1")),
+            // One client of it whose nonce looks like bits, and ranges around it that may end earlier.
+            ("10.77.0.1:0/32", None),
+            ("10.77.0.1:0/77", None),
+            ("cidr:10.77.0.0:0/24", None),
+            ("cidr:[fd00::]:0/64", None),
+        ] {
+            assert_eq!(whole_address(entry), ip.map(|ip| ip.parse().unwrap()), "{entry}");
         }
-        assert!(of("[fd00::1]:0/128").covers("fd00::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn daemons_are_read_as_real_ceph_says_them() {
+        let osds = r#"{"epoch": 12, "blocklist": {"10.77.0.13:0/7": "2026"}, "range_blocklist": {"cidr:10.77.0.12:0/32": "2026"},
+            "osds": [{"osd": 0, "public_addrs": {"addrvec": [{"type": "v2", "addr": "10.77.0.2:6800", "nonce": 7}]},
+                      "cluster_addrs": {"addrvec": [{"type": "v2", "addr": "[fd00::2]:6802", "nonce": 7}]}}]}"#;
+        let map = osd_map(osds.as_bytes()).unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(map.daemons, [("osd.0".to_owned(), ip("10.77.0.2")), ("osd.0".to_owned(), ip("fd00::2"))]);
+        assert_eq!((map.epoch, map.blocked), (12, [ip("10.77.0.12")].into()));
+        let mons = r#"{"mons": [{"name": "a", "public_addrs": {"addrvec": [{"addr": "10.77.0.2:3300"}]}}]}"#;
+        assert_eq!(mon_map(mons.as_bytes()).unwrap(), [("mon.a".to_owned(), ip("10.77.0.2"))]);
+        // One daemon that is not understood: then it is not known whom a block would hit.
+        for odd in
+            [r#"{"mons": [{"name": "a", "public_addrs": {"addrvec": [{"addr": "x"}]}}]}"#, "{}", r#"{"mons": [{}]}"#]
+        {
+            assert!(mon_map(odd.as_bytes()).is_err(), "{odd}");
+        }
     }
 
     proptest! {

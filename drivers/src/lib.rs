@@ -1,7 +1,7 @@
 //! The real ends of Ringfence's ports.
 //!
 //! On the controller: [`agent_client`] speaks to host agents, [`zbs`] to MDS agents, [`ceph`] to Ceph
-//! clusters, [`journal`] is SQLite.
+//! clusters, [`journal`] is SQLite, [`leadership`] a lock and a counter.
 //! On a host: [`node`] prepares it, runs vhost targets and QEMU.
 //! Invariants: every call is bounded in time and size; what a peer says is checked before it is believed; secrets
 //! are `secrecy` types and are shown to a peer only at the last hop.
@@ -9,6 +9,7 @@
 pub mod agent_client;
 pub mod ceph;
 pub mod journal;
+pub mod leadership;
 pub mod node;
 pub mod state_dir;
 pub mod zbs;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{ClusterId, HostId, Lane, VmId, agent_command, event, message};
 
@@ -117,29 +118,6 @@ fn ssh_port() -> u16 {
     22
 }
 
-/// Asks for a VM to be started again after its host failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HaStartVmInstanceMsg {
-    /// The VM.
-    pub vm_instance_uuid: VmId,
-    /// Who decides whether it is still needed.
-    pub judger_class_name: String,
-    /// Hosts to avoid where others will do.
-    pub soft_avoid_host_uuids: Vec<HostId>,
-    /// Why, in plain words.
-    pub ha_reason: String,
-}
-message!(HaStartVmInstanceMsg, 1 => HaStartVmInstanceReply);
-
-/// Where the VM runs now; `None` if it was not needed any more.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HaStartVmInstanceReply {
-    /// The host.
-    pub host_uuid: Option<HostId>,
-}
-
 /// The outcome of a fence attempt, as audited. No name says success where the start was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -160,6 +138,8 @@ pub enum FenceOutcome {
     Failed,
     /// No fencer is registered.
     SkippedNoFencer,
+    /// A human attested that the failed host is off.
+    SuccessHumanConfirmed,
 }
 
 impl FenceOutcome {
@@ -174,6 +154,7 @@ impl FenceOutcome {
             FenceOutcome::FailedStillAlive => "failed-still-alive",
             FenceOutcome::Failed => "failed",
             FenceOutcome::SkippedNoFencer => "skipped-no-fencer",
+            FenceOutcome::SuccessHumanConfirmed => "success-human-confirmed",
         }
     }
 }
@@ -184,21 +165,58 @@ impl fmt::Display for FenceOutcome {
     }
 }
 
-/// A fence attempt ended (I7): exactly one per attempt.
+/// How high on the ladder of fences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceLevel {
+    /// A sibling kills the VM over SSH.
+    Sibling,
+    /// The storage refuses the failed host.
+    Storage,
+}
+
+/// A fence is about to be tried: durable before anything is killed or blocked (I4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SiblingFenceAudited {
+pub struct FenceIntended {
+    /// Names the attempt; its audit carries it too.
+    pub attempt: Uuid,
     /// The VM.
     pub vm_uuid: VmId,
     /// Where it ran.
     pub failed_host_uuid: HostId,
     /// The cluster.
     pub cluster_uuid: ClusterId,
+    /// Where it is to be started.
+    pub ha_target_host_uuid: HostId,
+    /// What is about to be tried.
+    pub level: FenceLevel,
+}
+event!(FenceIntended, "fence.intent", 1, |e| e.vm_uuid.to_string());
+
+/// A fence attempt ended (I7): exactly one per attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiblingFenceAudited {
+    /// Names the attempt.
+    pub attempt: Uuid,
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Its name.
+    pub vm: String,
+    /// Where it ran.
+    pub failed_host_uuid: HostId,
+    /// That host's name.
+    pub failed_host: String,
+    /// The cluster.
+    pub cluster_uuid: ClusterId,
     /// Where it was to be started.
     pub ha_target_host_uuid: HostId,
     /// How it ended.
     pub outcome: FenceOutcome,
-    /// Why, in plain words.
+    /// Who went to the failed host; `None` if nobody did.
+    pub executor_host_uuid: Option<HostId>,
+    /// Why, in plain words: the evidence, level by level.
     pub reason: String,
 }
 event!(SiblingFenceAudited, "ceph.ha.sibling-fence", 1, |e| e.vm_uuid.to_string());

@@ -193,6 +193,12 @@ message!(QueryServingHostsMsg, 1, Lane::Control => ServingHostsReply);
 pub struct ServingHostsReply {
     /// Their ids.
     pub host_uuids: Vec<HostId>,
+    /// Hosts whose last ping was answered, whether or not they take work.
+    pub answering_host_uuids: Vec<HostId>,
+    /// Enabled hosts that do not answer, be it for one ping, and are not in quarantine.
+    pub doubtful_host_uuids: Vec<HostId>,
+    /// How many hosts of the cluster are Enabled.
+    pub enabled: u32,
 }
 
 /// Asks the recovery supervisor for what it knows of hosts and of their protocols.

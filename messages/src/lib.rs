@@ -12,9 +12,11 @@
 mod address;
 pub mod agent;
 pub mod audit;
+pub mod ceph;
 pub mod codec;
 mod error;
 pub mod fence;
+pub mod ha;
 pub mod host;
 mod id;
 mod message;

@@ -259,6 +259,8 @@ pub struct RunningVm {
     pub pid: u32,
     /// Which start it is, where the agent started it; `None` for one started by something else.
     pub incarnation: Option<u64>,
+    /// Another agent of this machine started it (agents that share a machine see each other's processes).
+    pub other_agent: bool,
 }
 
 /// Starts a VM: on the host given, or on a connected one of its cluster.
@@ -275,6 +277,15 @@ message!(StartVmMsg, 1 => VmInventory);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopVmMsg {}
 message!(StopVmMsg, 1 => VmInventory);
+
+/// Has a VM actor look whether the VM runs where it is believed to, or on this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LookForVmMsg {
+    /// Where something saw it; `None` for where it is believed to run.
+    pub host_uuid: Option<HostId>,
+}
+message!(LookForVmMsg, 1 => Done);
 
 /// Asks a VM actor what it knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -303,6 +314,8 @@ pub struct VmInventory {
     pub last_host_uuid: Option<HostId>,
     /// How often it was started.
     pub incarnation: u64,
+    /// Whether it is to run: the last order was a start, not a stop.
+    pub wanted: bool,
     /// Its volumes.
     pub volumes: Vec<VolumeInventory>,
 }
@@ -337,6 +350,8 @@ pub struct VmStateChanged {
     pub host: Option<String>,
     /// Which start it is.
     pub incarnation: u64,
+    /// Whether it is to run: the last order was a start, not a stop.
+    pub wanted: bool,
     /// Why, in plain words.
     pub reason: String,
 }

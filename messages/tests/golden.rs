@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use ringfence_messages::{
-    Event, Message, audit::*, codec, fence::*, host::*, recovery::*, storage::*, vhost::*, vm::*, zbs::*,
+    Event, Message, audit::*, ceph::*, codec, fence::*, ha::*, host::*, recovery::*, storage::*, vhost::*, vm::*,
+    zbs::*,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -15,7 +16,7 @@ const HOST: &str = r#"{"uuid": "11111111-1111-1111-1111-111111111111", "name": "
     "managementIp": "10.77.0.11", "state": "Enabled", "status": "Connected", "reason": null}"#;
 const VM: &str = r#"{"uuid": "33333333-3333-3333-3333-333333333333", "name": "vm1", "cluster": "c1", "ha": "NeverStop",
     "state": "Running", "hostUuid": "11111111-1111-1111-1111-111111111111", "host": "host-a",
-    "lastHostUuid": null, "incarnation": 2, "volumes": [{"primaryStorageUuid": "22222222-2222-2222-2222-222222222222",
+    "lastHostUuid": null, "incarnation": 2, "wanted": true, "volumes": [{"primaryStorageUuid": "22222222-2222-2222-2222-222222222222",
     "installPath": "vhost://vm1", "root": true}]}"#;
 const REF: &str = r#"{"id": 1, "hostUuid": "11111111-1111-1111-1111-111111111111", "host": "host-a",
     "primaryStorageUuid": "22222222-2222-2222-2222-222222222222", "storage": "vhost-1", "protocol": "Vhost",
@@ -44,6 +45,7 @@ fn expand(sample: &str) -> String {
         ("@S", id("2")),
         ("@V", id("3")),
         ("@C", id("4")),
+        ("@A", id("5")),
     ];
     pairs.iter().fold(sample.to_owned(), |text, (name, value)| text.replace(name, value))
 }
@@ -106,13 +108,30 @@ fn every_message_keeps_its_wire_form() {
             r#"{"alive": true, "killed": false, "sshReachable": true, "qemuFound": false, "executorHostUuid": @H, "executorRole": "sibling", "reason": "r"}"#;
         SiblingFenceVmCmd r#"{"vmUuid": @V, "failedHostIp": "10.77.0.11", "failedHostSshPort": 22, "failedHostUuid": @H}"# =>
             r#"{"alive": false, "killed": true, "sshReachable": true, "qemuFound": true, "executorHostUuid": null, "executorRole": null, "reason": ""}"#;
-        HaStartVmInstanceMsg r#"{"vmInstanceUuid": @V, "judgerClassName": "j", "softAvoidHostUuids": [@H], "haReason": "r"}"# => r#"{"hostUuid": @H}"#;
+        HaStartVmInstanceMsg r#"{"vmInstanceUuid": @V, "judgerClassName": "j", "softAvoidHostUuids": [@H], "hostUuid": null, "haReason": "r"}"# => r#"{"hostUuid": @H}"#;
         HostPingCmd r#"{"hostUuid": @H}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b"}"#;
         HostFactsCmd r#"{}"# => r#"{"hostUuid": @H, "version": "0.1.0", "hostname": "h", "accel": "kvm", "qemuVersion": "7.2.22",
             "memoryMib": 1024, "availableMib": 512, "cpus": 2, "freeHugepages": 16}"#;
         PingHostMsg r#"{"timeoutMs": 2000}"# => r#"{"connected": false, "reason": "no answer", "bootId": ""}"#;
         ChangeHostStateMsg r#"{"hostUuid": @H, "action": "Maintain"}"# => r#"@host"#;
-        QueryServingHostsMsg r#"{"clusterUuid": @C}"# => r#"{"hostUuids": [@H]}"#;
+        QueryServingHostsMsg r#"{"clusterUuid": @C}"# =>
+            r#"{"hostUuids": [@H], "answeringHostUuids": [@H, @S], "doubtfulHostUuids": [@S], "enabled": 3}"#;
+        PlanHaStartMsg r#"{"hostUuid": null}"# => r#"{"vm": "vm1", "feasible": true, "evidence": ["e"], "steps": ["s"]}"#;
+        ScanHostMsg r#"{"hostUuid": @H}"# => r#"{"seenBy": [@S], "unseenBy": [], "reason": "r"}"#;
+        ScanHostCmd r#"{"hostUuid": @H, "hostIp": "10.77.0.11", "sshPort": 22, "agentPort": 7070}"# =>
+            r#"{"ssh": true, "agent": false, "reason": "r"}"#;
+        FindTargetsMsg r#"{"clusterUuid": @C, "memoryMib": 16, "softAvoidHostUuids": [@H]}"# =>
+            r#"{"hostUuids": [@H], "fullHostUuids": [], "answeringHostUuids": [@H]}"#;
+        QuarantineHostMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
+        ConfirmHostFencedMsg r#"{"hostUuid": @H, "by": "root"}"# => r#"{}"#;
+        SetQuarantineMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
+        QueryHaMsg r#"{}"# => r#"{"hosts": [{"hostUuid": @H, "standing": "s"}], "vms": [{"vmUuid": @V, "why": "w"}], "braked": [@C]}"#;
+        QueryWatchersMsg r#"{"installPath": {"Ceph": {"pool": "rbd", "image": "vm1"}}}"# =>
+            r#"{"watchers": [{"address": "10.77.0.11:0/7", "ip": "10.77.0.11"}]}"#;
+        FenceHostOnStorageMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{"osdEpoch": 41, "addresses": ["fd00::1"]}"#;
+        LiftStorageFenceMsg r#"{"hostUuid": @H}"# => r#"{}"#;
+        QueryStorageFencesMsg r#"{}"# => r#"{"hostUuids": [@H]}"#;
+        LookForVmMsg r#"{"hostUuid": null}"# => r#"{}"#;
         QueryHostsMsg r#"{}"# => r#"{"hosts": [@host], "refs": [@ref], "storages": [@storageHost]}"#;
         CheckHostHealthMsg r#"{"hostUuid": @H}"# => r#"{"protocols": [{"protocol": "Vhost", "health": "Failed", "reason": "r"},
             {"protocol": "CBD", "health": "Ok", "reason": null}, {"protocol": "NVMEoF", "health": "Warn", "reason": "r"},
@@ -132,7 +151,7 @@ fn every_message_keeps_its_wire_form() {
             {"source": {"rbd": {"pool": "p", "image": "i", "conf": "/c", "user": "u"}}, "root": false}]}"# =>
             r#"{"pid": 7, "accel": "kvm", "memory": "memfd"}"#;
         StopVmCmd r#"{"vmUuid": @V}"# => r#"{}"#;
-        ListVmsCmd r#"{}"# => r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null}]}"#;
+        ListVmsCmd r#"{}"# => r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false}]}"#;
         StartVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
         StopVmMsg r#"{}"# => r#"@vm"#;
         QueryVmMsg r#"{}"# => r#"@vm"#;
@@ -144,8 +163,8 @@ fn every_message_keeps_its_wire_form() {
         CheckHostConnectionCmd r#"{"clientIp": "10.77.0.11"}"# => r#"{"connected": true, "reason": null}"#;
         MdsFactsCmd r#"{}"# => r#"{"version": "1"}"#;
         ;
-        SiblingFenceAudited r#"{"vmUuid": @V, "failedHostUuid": @H, "clusterUuid": @C, "haTargetHostUuid": @S,
-            "outcome": "success-killed", "reason": "r"}"# about "33333333-3333-3333-3333-333333333333";
+        SiblingFenceAudited r#"{"attempt": @A, "vmUuid": @V, "vm": "vm1", "failedHostUuid": @H, "failedHost": "host-a", "clusterUuid": @C,
+            "haTargetHostUuid": @S, "outcome": "success-killed", "executorHostUuid": null, "reason": "r"}"# about "33333333-3333-3333-3333-333333333333";
         EventRecorded r#"{"seq": 7, "time": "2026-01-01T00:00:00.000Z", "topic": "t", "subject": "s", "payload": "{}", "hash": "h"}"# about "7";
         ControllerStarted r#"{"epoch": 2, "version": "0.1.0"}"# about "controller";
         HostStatusChanged r#"{"hostUuid": @H, "oldStatus": "Connecting", "newStatus": "Disconnected", "reason": "r", "inventory": @host}"# about "host-a";
@@ -158,7 +177,18 @@ fn every_message_keeps_its_wire_form() {
             "phase": "intent", "attempt": 1, "skippedPings": 0, "steps": [@step]}"# about "vhost-1@host-a/Vhost";
         BestEffortStepFailed r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "step": @step}"# about "vhost-1@host-a";
         VmStateChanged r#"{"vmUuid": @V, "vm": "vm1", "oldState": "Stopped", "newState": "Starting", "hostUuid": @H, "host": "host-a",
-            "incarnation": 2, "reason": "r"}"# about "vm1";
+            "incarnation": 2, "wanted": true, "reason": "r"}"# about "vm1";
+        FenceIntended r#"{"attempt": @A, "vmUuid": @V, "failedHostUuid": @H, "clusterUuid": @C, "haTargetHostUuid": @S, "level": "storage"}"#
+            about "33333333-3333-3333-3333-333333333333";
+        StorageFenceChanged r#"{"primaryStorageUuid": @S, "storage": "ceph-1", "hostUuid": @H, "host": "host-a", "phase": "lift-intended",
+            "addresses": ["10.77.0.11"], "osdEpoch": 41, "lastingSeconds": 3600, "reason": "r"}"# about "host-a@ceph-1";
+        HostSuspected r#"{"hostUuid": @H, "host": "host-a"}"# about "host-a";
+        HostFailed r#"{"hostUuid": @H, "host": "host-a", "unseenBy": ["host-b"], "reason": "r"}"# about "host-a";
+        HostQuarantineChanged r#"{"hostUuid": @H, "host": "host-a", "quarantined": true, "reason": "r"}"# about "host-a";
+        HostConfirmedFenced r#"{"hostUuid": @H, "host": "host-a", "confirmed": true, "by": "root"}"# about "host-a";
+        StormBrakeChanged r#"{"clusterUuid": @C, "cluster": "c1", "engaged": true, "hosts": ["host-a"], "reason": "r"}"# about "c1";
+        VmHaStarted r#"{"vmUuid": @V, "vm": "vm1", "fromHost": "host-a", "hostUuid": @H, "host": "host-b", "reason": "r"}"# about "vm1";
+        VmHaBlocked r#"{"vmUuid": @V, "vm": "vm1", "reason": "r"}"# about "vm1";
     }
     insta::assert_snapshot!(golden.text);
     assert_eq!(golden.seen, declared(), "a message is declared but has no sample here, or the other way round");

@@ -5,6 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, Promised, Result, TaskHandle};
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId,
+    agent::Done,
+    ha::{HostQuarantineChanged, SetQuarantineMsg},
     host::{
         ChangeHostStateMsg, HostAction, HostInventory, HostState, HostStateChanged, HostsReply, PingHostMsg,
         PingHostReply, QueryHostsMsg, QueryServingHostsMsg, ServingHostsReply,
@@ -54,11 +56,10 @@ impl RecoveryActor {
     /// Without knowing which hosts are in maintenance nothing may be pinged or healed.
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
         let journal = self.journal.clone();
-        let states = async move { journal.latest(HostStateChanged::TOPIC).await.and_then(states) };
-        ctx.spawn_detached(states, |recovery, states, ctx| match states {
-            Ok(states) => {
+        ctx.spawn_detached(memory(journal), |recovery, memory, ctx| match memory {
+            Ok((states, quarantined)) => {
                 let now = recovery.born.elapsed();
-                let core = Core::new(recovery.settings, recovery.directory.clone(), &states, now);
+                let core = Core::new(recovery.settings, recovery.directory.clone(), &states, &quarantined, now);
                 recovery.core = Some(core);
                 recovery.on(Event::Tick, ctx);
             }
@@ -130,6 +131,7 @@ impl RecoveryActor {
             Command::Tell(fact) => {
                 let recorder = &self.recorder;
                 match fact {
+                    Fact::Suspected(event) => drop(ctx.bus().publish(event)),
                     Fact::HostStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     // Recorded before it came into force; see ChangeHostStateMsg.
                     Fact::HostState(event) => drop(ctx.bus().publish(event)),
@@ -141,15 +143,22 @@ impl RecoveryActor {
     }
 }
 
-fn states(records: Vec<crate::ports::Record>) -> Result<HashMap<HostId, HostState>> {
-    let event = |record: crate::ports::Record| {
-        let event: HostStateChanged = serde_json::from_value(record.payload).map_err(|e| {
-            let details = format!("record {} of the journal is not a {}: {e}", record.seq, HostStateChanged::TOPIC);
-            ErrorCode::new(Code::IO, details)
-        })?;
-        Ok((event.host_uuid, event.new_state))
-    };
-    records.into_iter().map(event).collect()
+/// What operators want of hosts, and which hosts are quarantined, and why.
+type Memory = (HashMap<HostId, HostState>, HashMap<HostId, String>);
+
+async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
+    let (mut states, mut quarantined) = (HashMap::new(), HashMap::new());
+    for record in journal.latest(HostStateChanged::TOPIC).await? {
+        let event: HostStateChanged = record.event()?;
+        states.insert(event.host_uuid, event.new_state);
+    }
+    for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
+        let event: HostQuarantineChanged = record.event()?;
+        if event.quarantined {
+            quarantined.insert(event.host_uuid, event.reason);
+        }
+    }
+    Ok((states, quarantined))
 }
 
 fn not_ready() -> ErrorCode {
@@ -160,7 +169,11 @@ impl Actor for RecoveryActor {
     const KIND: Kind = Kind::new("recovery");
 
     fn accepts(accepts: &mut Accepts<Self>) {
-        accepts.message::<QueryHostsMsg>().message::<QueryServingHostsMsg>().message::<ChangeHostStateMsg>();
+        accepts
+            .message::<QueryHostsMsg>()
+            .message::<QueryServingHostsMsg>()
+            .message::<ChangeHostStateMsg>()
+            .message::<SetQuarantineMsg>();
     }
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -181,7 +194,17 @@ impl Handler<QueryServingHostsMsg> for RecoveryActor {
 
     fn handle(&mut self, message: QueryServingHostsMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let core = self.core.as_ref().ok_or_else(not_ready)?;
-        Ok(ServingHostsReply { host_uuids: core.serving(message.cluster_uuid) })
+        Ok(core.serving(message.cluster_uuid))
+    }
+}
+
+impl Handler<SetQuarantineMsg> for RecoveryActor {
+    type Answer = Result<Done>;
+
+    fn handle(&mut self, message: SetQuarantineMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        self.core.as_ref().ok_or_else(not_ready)?;
+        self.on(Event::SetQuarantine { host: message.host_uuid, reason: message.reason }, ctx);
+        Ok(Done {})
     }
 }
 

@@ -7,10 +7,11 @@
 //!     |     one try failed v | ping ok
 //!     |                 Connected (suspect: nothing is deployed)
 //!     +-- max_failure tries failed --> Disconnected
-//! Maintenance stops all of it; activation starts over at Connecting.
+//! Maintenance stops all of it; activation starts over at Connecting. In quarantine an answered ping leads to
+//! Connecting, and no further.
 //! ```
 //! Invariants: I3: nobody else changes any of this. I5: a redeploy is ordered only for a host that is Enabled,
-//! Connected and not suspect. I8: pings in flight and backoff are bounded. At most one check per (host, storage)
+//! Connected, not suspect and not in quarantine. I8: pings in flight and backoff are bounded. At most one check per (host, storage)
 //! and one redeploy per (host, storage, protocol) are in flight. Facts are told only when something changed; a
 //! health check that itself failed changes no status.
 //! Rejected: one actor per host with its own timer. 100,000 timers burst together, and no one place knows how
@@ -20,7 +21,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, Result, StorageId,
-    host::{HostInventory, HostState, HostStateChanged, HostStatus, HostStatusChanged, HostsReply, PingHostReply},
+    ha::HostSuspected,
+    host::{
+        HostInventory, HostState, HostStateChanged, HostStatus, HostStatusChanged, HostsReply, PingHostReply,
+        ServingHostsReply,
+    },
     storage::{
         HostProtocolRef, ProtocolHealth, ProtocolStatusChanged, StorageHostRef, StorageHostStatusChanged, aggregate,
     },
@@ -73,6 +78,13 @@ pub enum Event {
         /// What is wanted.
         state: HostState,
     },
+    /// A host is quarantined for this reason, or not any more.
+    SetQuarantine {
+        /// The host.
+        host: HostId,
+        /// Why; `None` ends it.
+        reason: Option<String>,
+    },
     /// An operator wants a host pinged now.
     PingNow {
         /// The host.
@@ -119,6 +131,8 @@ pub enum Command {
 /// What changed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
+    /// A try of a host's ping failed after ones that did not.
+    Suspected(HostSuspected),
     /// A host's status.
     HostStatus(HostStatusChanged),
     /// What is wanted of a host.
@@ -137,6 +151,10 @@ struct Host {
     reason: Option<String>,
     /// Tries that failed in a row. Not zero means suspect.
     failures: u32,
+    /// The last ping was answered.
+    answers: bool,
+    /// Why it is kept out of service until it is reconciled; see [`crate::ha`].
+    quarantine: Option<Box<str>>,
     /// Raised when what is in flight no longer counts.
     generation: u32,
     links: Box<[Link]>,
@@ -175,11 +193,12 @@ pub struct Core {
 
 impl Core {
     /// Takes charge of all hosts of the inventory. `states` is what operators wanted before; hosts that are not
-    /// in it are Enabled. First pings are spread over one interval, in the order of the inventory.
+    /// in it are Enabled; `quarantined` says which are kept out, and why. First pings are spread over one interval, in the order of the inventory.
     pub fn new(
         settings: PingSettings,
         directory: Arc<Directory>,
         states: &HashMap<HostId, HostState>,
+        quarantined: &HashMap<HostId, String>,
         now: Duration,
     ) -> Core {
         let mut core = Core {
@@ -200,6 +219,8 @@ impl Core {
                 status: HostStatus::Connecting,
                 reason: None,
                 failures: 0,
+                answers: false,
+                quarantine: quarantined.get(&host.id).map(|why| why.as_str().into()),
                 generation: 0,
                 links: links.map(|(i, s)| Link::new(i as u32, &s.protocols)).collect(),
             });
@@ -236,6 +257,12 @@ impl Core {
                     self.set_state(i, state, now, &mut commands);
                 }
             }
+            Event::SetQuarantine { host, reason } => {
+                if let Some(i) = self.index.get(&host).copied() {
+                    self.hosts[i as usize].quarantine = reason.map(Into::into);
+                    self.schedule.hurry(i);
+                }
+            }
             Event::PingNow { host } => {
                 if let Some(i) = self.index.get(&host).copied() {
                     self.schedule.hurry(i);
@@ -270,14 +297,24 @@ impl Core {
 
     fn ping_done(&mut self, i: u32, reply: PingHostReply, now: Duration, commands: &mut Vec<Command>) {
         let host = &mut self.hosts[i as usize];
+        host.answers = reply.connected;
         if reply.connected {
             host.failures = 0;
             self.schedule.ended(i, now, None);
+            if let Some(why) = host.quarantine.clone() {
+                self.set_status(i, HostStatus::Connecting, Some(format!("quarantined: {why}")), commands);
+                return;
+            }
             self.set_status(i, HostStatus::Connected, None, commands);
             self.check_health(i, commands);
             return;
         }
         host.failures = host.failures.saturating_add(1);
+        if host.failures == 1 {
+            let of = &self.directory.hosts[i as usize];
+            let fact = HostSuspected { host_uuid: of.id, host: of.name.clone() };
+            commands.push(Command::Tell(Fact::Suspected(fact)));
+        }
         let given_up = host.failures >= self.settings.max_failure.max(1);
         self.schedule.ended(i, now, (!given_up).then_some(self.settings.sleep_after_failure));
         if given_up {
@@ -381,7 +418,7 @@ impl Core {
             return;
         }
         host.generation = host.generation.wrapping_add(1);
-        host.failures = 0;
+        (host.failures, host.answers) = (0, false);
         for link in &mut host.links {
             link.checking = false;
         }
@@ -430,16 +467,23 @@ impl Core {
         self.index.get(&id).map(|i| self.host_inventory(*i))
     }
 
-    /// The hosts of a cluster that can take work: Enabled, Connected and not suspect.
-    pub fn serving(&self, cluster: ClusterId) -> Vec<HostId> {
+    /// How the hosts of a cluster stand. Those that can take work are Enabled, Connected, not suspect and not in
+    /// quarantine.
+    pub fn serving(&self, cluster: ClusterId) -> ServingHostsReply {
+        let mut reply = ServingHostsReply::default();
         let all = self.hosts.iter().zip(&self.directory.hosts);
-        let serving = all.filter(|(host, of)| {
-            of.cluster == cluster
-                && host.state == HostState::Enabled
-                && host.status == HostStatus::Connected
-                && host.failures == 0
-        });
-        serving.map(|(_, of)| of.id).collect()
+        for (host, of) in all.filter(|(host, of)| of.cluster == cluster && host.state == HostState::Enabled) {
+            reply.enabled += 1;
+            if host.answers {
+                reply.answering_host_uuids.push(of.id);
+            }
+            match (host.failures, &host.quarantine, host.status) {
+                (0, None, HostStatus::Connected) => reply.host_uuids.push(of.id),
+                (1.., None, _) => reply.doubtful_host_uuids.push(of.id),
+                _ => {}
+            }
+        }
+        reply
     }
 
     /// Everything that is known, in the order of the inventory.

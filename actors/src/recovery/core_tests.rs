@@ -32,6 +32,8 @@ fn directory(hosts: usize, storages: usize) -> Arc<Directory> {
         name: format!("h{n}"),
         cluster,
         management_ip: "127.0.0.1".into(),
+        agent_port: 7070,
+        ssh_port: 22,
         storage_ips: vec![],
     };
     let with = |n: usize| Storage {
@@ -56,7 +58,7 @@ fn settings() -> PingSettings {
 }
 
 fn core(hosts: usize, storages: usize) -> Core {
-    Core::new(settings(), directory(hosts, storages), &HashMap::new(), Duration::ZERO)
+    Core::new(settings(), directory(hosts, storages), &HashMap::new(), &HashMap::new(), Duration::ZERO)
 }
 
 fn pong(connected: bool) -> PingHostReply {
@@ -94,6 +96,7 @@ fn orders(commands: &[Command]) -> Vec<String> {
 fn facts(commands: &[Command]) -> Vec<String> {
     let short = |command: &Command| match command {
         Command::Tell(Fact::HostStatus(e)) => Some(format!("{:?}->{:?} {:?}", e.old_status, e.new_status, e.reason)),
+        Command::Tell(Fact::Suspected(_)) => Some("suspected".to_owned()),
         Command::Tell(Fact::HostState(e)) => Some(format!("{:?}->{:?}", e.old_state, e.new_state)),
         Command::Tell(Fact::ProtocolStatus(e)) => {
             Some(format!("{} {:?}->{} {:?}", e.protocol, e.old_status.map(|s| s.to_string()), e.new_status, e.reason))
@@ -132,10 +135,9 @@ fn a_host_is_given_up_after_max_failure_tries_and_comes_back_with_one() {
     assert_eq!(facts(&core.on(pinged(0, true), Duration::ZERO)), ["Connecting->Connected None"]);
     let mut now = 10 * S;
     assert_eq!(orders(&core.on(Event::Tick, now)), ["ping"]);
-    for _ in 0..2 {
-        let commands = core.on(pinged(0, false), now);
-        assert!(commands.is_empty(), "{commands:?}");
-        assert!(core.serving(ClusterId::from_name("c")).is_empty(), "a suspect host takes no work");
+    for suspected in [&["suspected"][..], &[]] {
+        assert_eq!(facts(&core.on(pinged(0, false), now)), suspected, "told once");
+        assert!(core.serving(ClusterId::from_name("c")).host_uuids.is_empty(), "a suspect host takes no work");
         now += S;
         assert_eq!(core.next_wakeup(), Some(now), "the next try");
         assert_eq!(orders(&core.on(Event::Tick, now)), ["ping"]);
@@ -147,13 +149,13 @@ fn a_host_is_given_up_after_max_failure_tries_and_comes_back_with_one() {
     assert!(facts(&core.on(pinged(0, false), 20 * S)).is_empty(), "told once");
     core.on(Event::Tick, 30 * S);
     assert_eq!(facts(&core.on(pinged(0, true), 30 * S)), ["Disconnected->Connected None"]);
-    assert_eq!(core.serving(ClusterId::from_name("c")), [host(0)]);
+    assert_eq!(core.serving(ClusterId::from_name("c")).host_uuids, [host(0)]);
 }
 
 #[test]
 fn first_pings_are_spread_over_the_interval_and_bounded() {
     let settings = PingSettings { parallelism: 2, ..settings() };
-    let mut core = Core::new(settings, directory(5, 0), &HashMap::new(), Duration::ZERO);
+    let mut core = Core::new(settings, directory(5, 0), &HashMap::new(), &HashMap::new(), Duration::ZERO);
     assert_eq!(orders(&core.on(Event::Tick, Duration::ZERO)).len(), 1);
     assert_eq!(core.next_wakeup(), Some(2 * S));
     assert_eq!(orders(&core.on(Event::Tick, 9 * S)).len(), 1, "two are in flight");
@@ -269,8 +271,33 @@ fn maintenance_stops_everything_and_activation_starts_over() {
 #[test]
 fn a_host_that_was_in_maintenance_stays_there_over_a_restart() {
     let states = HashMap::from([(host(0), HostState::Maintenance)]);
-    let mut core = Core::new(settings(), directory(1, 1), &states, Duration::ZERO);
+    let mut core = Core::new(settings(), directory(1, 1), &states, &HashMap::new(), Duration::ZERO);
     assert_eq!((core.on(Event::Tick, 100 * S), core.next_wakeup()), (vec![], None));
+}
+
+/// I5, and faults 28 and 31: whoever is in quarantine answers, but neither serves nor is healed.
+#[test]
+fn a_quarantined_host_answers_but_neither_serves_nor_is_healed() {
+    let quarantined = HashMap::from([(host(0), "it failed".to_owned())]);
+    let mut core = Core::new(settings(), directory(1, 1), &HashMap::new(), &quarantined, Duration::ZERO);
+    let cluster = ClusterId::from_name("c");
+    core.on(Event::Tick, Duration::ZERO);
+    assert_eq!(core.on(pinged(0, true), Duration::ZERO), [], "no health check, no change");
+    let standing = core.serving(cluster);
+    assert_eq!((standing.host_uuids, standing.answering_host_uuids), (vec![], vec![host(0)]));
+    assert_eq!(core.host(host(0)).unwrap().reason.as_deref(), Some("quarantined: it failed"));
+
+    let released = core.on(Event::SetQuarantine { host: host(0), reason: None }, S);
+    assert_eq!(orders(&released), ["ping"], "pinged at once");
+    assert_eq!(facts(&core.on(pinged(0, true), S)), ["Connecting->Connected None"]);
+    assert_eq!(core.serving(cluster).host_uuids, [host(0)]);
+
+    // While it does not answer it is doubtful only as long as nobody took it out of service.
+    core.on(Event::Tick, 20 * S);
+    core.on(pinged(0, false), 20 * S);
+    assert_eq!(core.serving(cluster).doubtful_host_uuids, [host(0)]);
+    core.on(Event::SetQuarantine { host: host(0), reason: Some("again".to_owned()) }, 10 * S);
+    assert_eq!((core.serving(cluster).doubtful_host_uuids, core.serving(cluster).enabled), (vec![], 1));
 }
 
 #[test]
@@ -321,7 +348,7 @@ proptest! {
     #[test]
     fn no_interleaving_breaks_the_rules(moves in moves()) {
         let settings = PingSettings { parallelism: 3, ..settings() };
-        let mut core = Core::new(settings, directory(4, 2), &HashMap::new(), Duration::ZERO);
+        let mut core = Core::new(settings, directory(4, 2), &HashMap::new(), &HashMap::new(), Duration::ZERO);
         let mut now = Duration::ZERO;
         let mut in_flight: Vec<Command> = Vec::new();
         let mut generation: HashMap<HostId, u32> = HashMap::new();
@@ -363,6 +390,8 @@ proptest! {
                 match &command {
                     Command::Tell(fact) => {
                         let (key, value) = match fact {
+                            // Told per streak of failures, not per change.
+                            Fact::Suspected(_) => continue,
                             Fact::HostStatus(e) => {
                                 prop_assert_eq!(e.reason.is_none(), e.new_status == HostStatus::Connected);
                                 (format!("h{}", e.host_uuid), format!("{:?}", e.new_status))

@@ -2,54 +2,63 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Promise, Promised};
+use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Later, Promise, Promised};
 use ringfence_messages::{
-    Code, ErrorCode, Event as _, HostId, Result,
-    host::{HostStatusChanged, QueryServingHostsMsg},
+    Code, ErrorCode, Event as _, HostId, Result, VmId,
+    agent::Done,
+    fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
+    ha::{HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
+    host::HostStatusChanged,
     storage::ActivateVolumeMsg,
     vm::{
-        ListVmsCmd, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState, VmStateChanged, VolumeInventory,
+        ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState, VmStateChanged,
+        VolumeInventory,
     },
 };
+use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::core::{Change, Command, Core, Event};
+use super::core::{Change, Command, Core, Event, Memory, Order};
 use crate::{
     audit::Recorder,
-    host::HostActor,
+    fence::Policy,
+    host::{HostActor, LaunchVmMsg},
     inventory::{Directory, Vm},
-    ports::JournalPort,
-    recovery::RecoveryActor,
+    ports::{JournalPort, Ports},
     storage::StorageActor,
 };
 
 /// How long QEMU may take to start on a host, or to stop there. Too low: a loaded host cannot start anything.
 pub const VM_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a host may take to list its processes. Too low: a loaded host looks silent. Too high: a start waits for one
+/// that is about to be found dead.
+pub const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// One VM's actor.
 pub struct VmActor {
-    core: Core,
-    vm: Vm,
-    directory: Arc<Directory>,
-    bus: Bus,
-    recorder: Recorder,
-    journal: Arc<dyn JournalPort>,
+    pub(super) core: Core,
+    pub(super) vm: Vm,
+    pub(super) directory: Arc<Directory>,
+    pub(super) bus: Bus,
+    pub(super) recorder: Recorder,
+    pub(super) ports: Ports,
     /// Who waits for the operation under way: one at a time, as the core says.
-    asker: Option<Promise<VmInventory>>,
+    asker: Option<Asker>,
+}
+
+/// Who waits for an operation.
+enum Asker {
+    Order(Promise<VmInventory>),
+    Ha(Promise<HaStartVmInstanceReply>),
 }
 
 impl VmActor {
     /// The actor of this VM under the controller of this epoch.
-    pub fn new(vm: Vm, epoch: u64, directory: Arc<Directory>, journal: Arc<dyn JournalPort>, bus: Bus) -> VmActor {
+    pub fn new(vm: Vm, epoch: u64, policy: Policy, directory: Arc<Directory>, ports: Ports, bus: Bus) -> VmActor {
         let recorder = Recorder::new(bus.clone());
-        VmActor {
-            core: Core::new(vm.clone(), directory.clone(), epoch),
-            vm,
-            directory,
-            bus,
-            recorder,
-            journal,
-            asker: None,
-        }
+        let core = Core::new(vm.clone(), directory.clone(), epoch, policy);
+        VmActor { core, vm, directory, bus, recorder, ports, asker: None }
     }
 }
 
@@ -57,7 +66,14 @@ impl Actor for VmActor {
     const KIND: Kind = Kind::new("vm");
 
     fn accepts(accepts: &mut Accepts<Self>) {
-        accepts.message::<StartVmMsg>().message::<StopVmMsg>().message::<QueryVmMsg>().event::<HostStatusChanged>();
+        accepts
+            .message::<StartVmMsg>()
+            .message::<StopVmMsg>()
+            .message::<QueryVmMsg>()
+            .message::<HaStartVmInstanceMsg>()
+            .message::<PlanHaStartMsg>()
+            .message::<LookForVmMsg>()
+            .event::<HostStatusChanged>();
     }
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -75,8 +91,43 @@ impl Handler<StartVmMsg> for VmActor {
 
     fn handle(&mut self, message: StartVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<StartVmMsg>();
-        self.request(Event::Start(message.host_uuid), promise, ctx);
+        let order = Order { host: message.host_uuid, reason: "asked to start".to_owned(), ..Order::default() };
+        self.request(Event::Start(order), Asker::Order(promise), ctx);
         answer
+    }
+}
+
+impl Handler<HaStartVmInstanceMsg> for VmActor {
+    type Answer = Promised<HaStartVmInstanceMsg>;
+
+    fn handle(&mut self, message: HaStartVmInstanceMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<HaStartVmInstanceMsg>();
+        let order = Order {
+            host: message.host_uuid,
+            ha: true,
+            soft_avoid: message.soft_avoid_host_uuids,
+            attempt: Uuid::new_v4(),
+            reason: format!("brought back ({}: {})", message.judger_class_name, message.ha_reason),
+        };
+        self.request(Event::Start(order), Asker::Ha(promise), ctx);
+        answer
+    }
+}
+
+impl Handler<LookForVmMsg> for VmActor {
+    type Answer = Result<Done>;
+
+    fn handle(&mut self, message: LookForVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        self.on(Event::LookFor(message.host_uuid), ctx);
+        Ok(Done {})
+    }
+}
+
+impl Handler<PlanHaStartMsg> for VmActor {
+    type Answer = Later<HaStartPlan>;
+
+    fn handle(&mut self, message: PlanHaStartMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        Later::new(self.plan(&self.core, message.host_uuid))
     }
 }
 
@@ -85,7 +136,7 @@ impl Handler<StopVmMsg> for VmActor {
 
     fn handle(&mut self, _: StopVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<StopVmMsg>();
-        self.request(Event::Stop, promise, ctx);
+        self.request(Event::Stop, Asker::Order(promise), ctx);
         answer
     }
 }
@@ -105,20 +156,17 @@ impl EventHandler<HostStatusChanged> for VmActor {
 }
 
 impl VmActor {
-    fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
-        let commands = self.core.on(event);
+    pub(super) fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
+        let commands = self.core.on(event, Instant::now().into_std());
         for command in commands {
             self.carry_out(command, ctx);
         }
     }
 
     /// The core refuses a second operation in the same turn, so the asker of the first is put back.
-    fn request(&mut self, event: Event, promise: Promise<VmInventory>, ctx: &mut Ctx<'_, Self>) {
-        let before = self.asker.replace(promise);
-        let commands = self.core.on(event);
-        for command in commands {
-            self.carry_out(command, ctx);
-        }
+    fn request(&mut self, event: Event, asker: Asker, ctx: &mut Ctx<'_, Self>) {
+        let before = self.asker.replace(asker);
+        self.on(event, ctx);
         if before.is_some() {
             self.asker = before;
         }
@@ -127,15 +175,15 @@ impl VmActor {
     fn carry_out(&mut self, command: Command, ctx: &mut Ctx<'_, Self>) {
         let bus = self.bus.clone();
         match command {
-            Command::FindHosts => {
-                let ask = QueryServingHostsMsg { cluster_uuid: self.vm.cluster };
-                let answer = async move { bus.ask(Address::singleton(RecoveryActor::KIND), ask).await };
-                ctx.spawn(answer, |vm, found, ctx| vm.on(Event::HostsFound(found.map(|r| r.host_uuids)), ctx));
+            Command::FindTargets(soft_avoid) => {
+                let found = self.targets(soft_avoid, self.core.place());
+                ctx.spawn(found, |vm, found, ctx| vm.on(Event::TargetsFound(found), ctx));
             }
             Command::Search(host) => {
-                let answer = async move { bus.ask_within(to(host), ListVmsCmd {}, VM_TIMEOUT).await };
+                let answer = async move { bus.ask_within(to(host), ListVmsCmd {}, SEARCH_TIMEOUT).await };
                 ctx.spawn(answer, move |vm, found, ctx| vm.on(Event::Searched(host, found.map(|r| r.vms)), ctx));
             }
+            Command::Fence(case, command) => self.fence(&case, command, ctx),
             Command::Intend(change) => {
                 let (recorder, event) = (self.recorder.clone(), self.event(change));
                 let answer = async move { recorder.intent(&event).await };
@@ -152,12 +200,18 @@ impl VmActor {
                 let answer = async move { bus.ask_within(storage, ask, VM_TIMEOUT).await };
                 ctx.spawn(answer, move |vm, result, ctx| vm.on(Event::Exported(index, result), ctx));
             }
-            Command::Launch(host, mut cmd) => {
+            Command::Launch(host, permit, mut cmd) => {
                 let host_name = self.host_name(Some(host)).unwrap_or_default();
                 for arg in &mut cmd.qemu_args {
                     *arg = fill_in(arg, &host_name, &self.vm);
                 }
-                let answer = async move { bus.ask_within(to(host), cmd, VM_TIMEOUT).await };
+                let leads = self.ports.leadership.leads();
+                let answer = async move {
+                    if !leads {
+                        return Err(ErrorCode::new(Code::CHANGE_STATE, "this controller is not in office any more"));
+                    }
+                    bus.ask_within(to(host), LaunchVmMsg { permit, cmd }, VM_TIMEOUT).await
+                };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Launched(result), ctx));
             }
             Command::Halt(host) => {
@@ -169,26 +223,31 @@ impl VmActor {
                 let fact = self.recorder.fact(self.event(change));
                 ctx.spawn_detached(fact, |_, _, _| {});
             }
-            Command::Reply(result) => {
-                if let Some(asker) = self.asker.take() {
-                    asker.complete(result.map(|()| self.inventory()));
+            Command::Reply(result) => match self.asker.take() {
+                Some(Asker::Order(asker)) => asker.complete(result.map(|()| self.inventory())),
+                Some(Asker::Ha(asker)) => {
+                    asker.complete(result.map(|()| HaStartVmInstanceReply { host_uuid: self.core.place() }));
                 }
-            }
+                None => {}
+            },
         }
     }
 
     /// Reads the journal until it answers: without its memory a VM may not be touched.
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
-        let (journal, subject) = (self.journal.clone(), self.vm.name.clone());
-        let answer = async move { journal.latest_of(VmStateChanged::TOPIC, &subject).await };
-        ctx.spawn_detached(answer, |vm, latest, ctx| {
-            let memory = latest.and_then(|record| record.map(memory).transpose());
-            match memory {
-                Ok(memory) => vm.on(Event::Remembered(memory), ctx),
-                Err(error) => {
-                    tracing::error!(%error, vm = vm.vm.name, "the journal does not say where this VM ran");
-                    ctx.after(MEMORY_RETRY, |vm, ctx| vm.remember(ctx));
+        let memory = memory(self.ports.journal.clone(), self.vm.name.clone(), self.vm.id);
+        ctx.spawn_detached(memory, |vm, memory, ctx| match memory {
+            Ok((memory, orphan)) => {
+                if let Some(intent) = orphan {
+                    let why = "the controller ended before the attempt did".to_owned();
+                    let audit = vm.audited(&intent, FenceOutcome::Failed, None, why);
+                    ctx.spawn_detached(vm.recorder.fact(audit), |_, _, _| {});
                 }
+                vm.on(Event::Remembered(memory), ctx);
+            }
+            Err(error) => {
+                tracing::error!(%error, vm = vm.vm.name, "the journal does not say where this VM ran");
+                ctx.after(MEMORY_RETRY, |vm, ctx| vm.remember(ctx));
             }
         });
     }
@@ -206,6 +265,7 @@ impl VmActor {
             host_uuid: change.host,
             host: self.host_name(change.host),
             incarnation: change.incarnation,
+            wanted: change.wanted,
             reason: change.reason,
         }
     }
@@ -223,6 +283,7 @@ impl VmActor {
             host: self.host_name(at),
             last_host_uuid: place,
             incarnation: self.core.incarnation(),
+            wanted: self.core.wanted(),
             volumes: self
                 .vm
                 .volumes
@@ -240,7 +301,7 @@ impl VmActor {
 /// Between tries to read the journal at the start.
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
-fn to(host: HostId) -> Address {
+pub(super) fn to(host: HostId) -> Address {
     Address::new(HostActor::KIND, host)
 }
 
@@ -249,12 +310,22 @@ fn fill_in(arg: &str, host: &str, vm: &Vm) -> String {
     arg.replace("{host}", host).replace("{vm}", &vm.name).replace("{uuid}", &vm.id.to_string())
 }
 
-fn memory(record: crate::ports::Record) -> Result<super::core::Memory> {
-    let event: VmStateChanged = serde_json::from_value(record.payload).map_err(|e| {
-        ErrorCode::new(
-            Code::IO,
-            format!("record {} of the journal is not a {}: {e}", record.seq, VmStateChanged::TOPIC),
-        )
-    })?;
-    Ok(super::core::Memory { state: event.new_state, host: event.host_uuid, incarnation: event.incarnation })
+/// What the journal says of a VM, and the fence that a controller began and did not end.
+async fn memory(
+    journal: Arc<dyn JournalPort>,
+    name: String,
+    id: VmId,
+) -> Result<(Option<Memory>, Option<FenceIntended>)> {
+    let latest = journal.latest_of(VmStateChanged::TOPIC, &name).await?;
+    let memory = latest.map(|record| record.event::<VmStateChanged>()).transpose()?.map(|event| Memory {
+        state: event.new_state,
+        host: event.host_uuid,
+        incarnation: event.incarnation,
+        wanted: event.wanted,
+    });
+    let intent = journal.latest_of(FenceIntended::TOPIC, &id.to_string()).await?;
+    let audit = journal.latest_of(SiblingFenceAudited::TOPIC, &id.to_string()).await?;
+    let intent = intent.map(|record| record.event::<FenceIntended>()).transpose()?;
+    let audited = audit.map(|record| record.event::<SiblingFenceAudited>()).transpose()?.map(|audit| audit.attempt);
+    Ok((memory, intent.filter(|intent| Some(intent.attempt) != audited)))
 }

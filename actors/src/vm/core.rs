@@ -1,38 +1,52 @@
 //! Decides how a VM is started, stopped and found again.
 //!
 //! ```text
-//!                 start: hosts known -> places searched -> intent durable -> disks exported -> launched
+//!        start: targets known -> places searched -> fence -> intent durable -> disks exported -> launched
 //!  Stopped ------------------------------------------------------------------------------> Running
 //!     ^                                                                                      |  |
 //!     +------------------ stop: intent durable -> stopped, verified gone --------------------+  | its host
 //!     |                                                                                         | Disconnected
 //!     +---- searched: not there ---- Unknown <--------------------------------------------------+
 //! ```
-//! Invariants: I1: a VM is launched only after every serving host of its cluster was asked and has no QEMU of it; if
-//! its target or the host where it ran last cannot be asked, the start is refused. I2: an outcome that is not known is looked up, never guessed.
+//! Invariants: I1: a VM is launched only with a permit of the fence, and after every serving host of its cluster was
+//! asked and has no QEMU of it. If the host where it ran last cannot be asked, a plain start is refused and an HA start
+//! fences it. I2: an outcome that is not known is looked up, never guessed.
 //! I4: nothing is launched or stopped before the intent is durable. One operation at a time; a second is refused.
 //! An operation ends only when every answer that it asked for has come, so that none is taken for a later one's.
 //! Rejected: remembering "stopped" without asking. What the journal says is where to look, not what to believe.
 
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
+    ha::TargetsReply,
     host::HostStatus,
     vm::{DiskSource, DiskSpec, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
 };
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use crate::inventory::{Directory, Vm};
+use uuid::Uuid;
+
+use crate::{
+    fence::{
+        Policy, StartPermit,
+        attempt::{self, Attempt, Case, Place},
+    },
+    inventory::{Directory, Vm},
+};
 
 /// What happens to a VM.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Someone wants it started, there or anywhere in its cluster.
-    Start(Option<HostId>),
+    /// Someone wants it started.
+    Start(Order),
     /// Someone wants it stopped.
     Stop,
-    /// The hosts of its cluster that can take work, asked for by [`Command::FindHosts`].
-    HostsFound(Result<Vec<HostId>>),
+    /// Where it may be started, and who attested that its last host is off, asked for by [`Command::FindTargets`].
+    TargetsFound(Result<(TargetsReply, Option<String>)>),
+    /// Something about the fence under way.
+    Fence(attempt::Event),
+    /// Somebody may have seen it on this host, or misses it where it is believed to run.
+    LookFor(Option<HostId>),
     /// The QEMU processes of a host, asked for by [`Command::Search`].
     Searched(HostId, Result<Vec<RunningVm>>),
     /// The intent is durable, or cannot be made so.
@@ -49,6 +63,21 @@ pub enum Event {
     HostChanged(HostId, HostStatus),
 }
 
+/// How a VM is to be started.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Order {
+    /// There, or anywhere in its cluster.
+    pub host: Option<HostId>,
+    /// Where it ran last is to be fenced if it cannot be asked.
+    pub ha: bool,
+    /// Hosts to avoid where others will do.
+    pub soft_avoid: Vec<HostId>,
+    /// Names the fence that this may need.
+    pub attempt: Uuid,
+    /// Why, in plain words.
+    pub reason: String,
+}
+
 /// What the journal says of a VM last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -58,21 +87,25 @@ pub struct Memory {
     pub host: Option<HostId>,
     /// Which start.
     pub incarnation: u64,
+    /// Whether it is to run.
+    pub wanted: bool,
 }
 
 /// What is to be done for a VM.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Ask which hosts of its cluster can take work.
-    FindHosts,
+    /// Ask where it may be started.
+    FindTargets(Vec<HostId>),
     /// Ask a host for its QEMU processes.
     Search(HostId),
     /// Make the change durable before anything is done.
     Intend(Change),
     /// Make the volume of this index usable on the host.
     Export(HostId, usize),
+    /// Do this for the fence that is about this.
+    Fence(Arc<Case>, attempt::Command),
     /// Start QEMU on the host.
-    Launch(HostId, StartVmCmd),
+    Launch(HostId, StartPermit, StartVmCmd),
     /// Stop QEMU on the host.
     Halt(HostId),
     /// Record and publish a change that happened.
@@ -92,6 +125,8 @@ pub struct Change {
     pub host: Option<HostId>,
     /// Which start.
     pub incarnation: u64,
+    /// Whether it is to run.
+    pub wanted: bool,
     /// Why, in plain words.
     pub reason: String,
 }
@@ -103,18 +138,23 @@ enum Busy {
     /// The journal was not read yet.
     Remembering,
     /// A start waits for the list of hosts.
-    FindingHosts(Option<HostId>),
+    FindingTargets(Order),
     /// A start waits for these hosts to say whether the VM is there; those that answered found this.
     Searching {
+        order: Order,
         target: HostId,
+        human: Option<String>,
         left: Vec<HostId>,
         found: Vec<(HostId, Result<bool>)>,
     },
+    /// A start waits for the fence.
+    Fencing(Box<Attempt>, String),
     /// A start waits for its intent.
-    Intending(HostId),
+    Intending(HostId, StartPermit),
     /// A start waits for these many volumes.
     Exporting {
         target: HostId,
+        permit: StartPermit,
         disks: Vec<Option<Result<DiskSource>>>,
     },
     /// A start waits for QEMU.
@@ -135,17 +175,25 @@ pub struct Core {
     vm: Vm,
     directory: Arc<Directory>,
     epoch: u64,
+    policy: Policy,
     state: VmState,
     /// Where it runs, may run, or ran last.
     place: Option<HostId>,
     incarnation: u64,
+    wanted: bool,
     busy: Busy,
 }
 
 impl Core {
     /// A VM that waits for [`Event::Remembered`]. `epoch` is this controller's.
-    pub fn new(vm: Vm, directory: Arc<Directory>, epoch: u64) -> Core {
-        Core { vm, directory, epoch, state: VmState::Unknown, place: None, incarnation: 0, busy: Busy::Remembering }
+    pub fn new(vm: Vm, directory: Arc<Directory>, epoch: u64, policy: Policy) -> Core {
+        let (state, busy) = (VmState::Unknown, Busy::Remembering);
+        Core { vm, directory, epoch, policy, state, place: None, incarnation: 0, wanted: false, busy }
+    }
+
+    /// Whether it is to run.
+    pub fn wanted(&self) -> bool {
+        self.wanted
     }
 
     /// What is believed of it.
@@ -164,15 +212,16 @@ impl Core {
     }
 
     /// Handles one event.
-    pub fn on(&mut self, event: Event) -> Vec<Command> {
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Command> {
         if let Event::HostChanged(host, HostStatus::Disconnected) = event {
             return self.lost_sight(host);
         }
         match (event, std::mem::replace(&mut self.busy, Busy::No)) {
             (Event::Remembered(memory), Busy::Remembering) => self.remember(memory),
-            (Event::Start(target), Busy::No) => {
-                self.busy = Busy::FindingHosts(target);
-                vec![Command::FindHosts]
+            (Event::Start(order), Busy::No) => {
+                let command = Command::FindTargets(order.soft_avoid.clone());
+                self.busy = Busy::FindingTargets(order);
+                vec![command]
             }
             (Event::Stop, Busy::No) => self.stop(),
             (Event::Start(_) | Event::Stop, busy) => {
@@ -186,27 +235,38 @@ impl Core {
             (Event::HostChanged(host, HostStatus::Connected), Busy::No) if self.place == Some(host) => {
                 self.reconcile(host)
             }
-            (Event::HostsFound(found), Busy::FindingHosts(asked)) => self.choose(asked, found),
-            (Event::Searched(host, answer), Busy::Searching { target, mut left, mut found }) => {
+            (Event::LookFor(host), Busy::No) => match host.or(self.place.filter(|_| self.state != VmState::Stopped)) {
+                Some(host) => {
+                    self.busy = Busy::Reconciling(host);
+                    vec![Command::Search(host)]
+                }
+                None => Vec::new(),
+            },
+            (Event::TargetsFound(found), Busy::FindingTargets(order)) => self.choose(order, found),
+            (Event::Fence(event), Busy::Fencing(mut attempt, reason)) => {
+                let commands = attempt.on(event, now);
+                self.fence(attempt, commands, reason)
+            }
+            (Event::Searched(host, answer), Busy::Searching { order, target, human, mut left, mut found }) => {
                 if let Some(position) = left.iter().position(|h| *h == host) {
                     left.swap_remove(position);
                     found.push((host, answer.map(|vms| runs(self.vm.id, &vms))));
                 }
                 if left.is_empty() {
-                    return self.searched(target, found);
+                    return self.searched(order, target, human, found, now);
                 }
-                self.busy = Busy::Searching { target, left, found };
+                self.busy = Busy::Searching { order, target, human, left, found };
                 Vec::new()
             }
-            (Event::Recorded(result), Busy::Intending(target)) => match result {
-                Ok(()) => self.export(target),
+            (Event::Recorded(result), Busy::Intending(target, permit)) => match result {
+                Ok(()) => self.export(target, permit),
                 Err(error) => {
                     self.state = VmState::Stopped;
                     vec![Command::Reply(Err(error))]
                 }
             },
-            (Event::Exported(index, result), Busy::Exporting { target, disks }) => {
-                self.exported(index, result, target, disks)
+            (Event::Exported(index, result), Busy::Exporting { target, permit, disks }) => {
+                self.exported(index, result, target, permit, disks)
             }
             (Event::Launched(Ok(reply)), Busy::Launching(target)) => {
                 let how = format!("started with {} on {} memory, pid {}", reply.accel, reply.memory, reply.pid);
@@ -222,7 +282,7 @@ impl Core {
                     vec![Command::Halt(host)]
                 }
                 Err(error) => {
-                    self.state = VmState::Unknown;
+                    (self.state, self.wanted) = (VmState::Unknown, true);
                     self.busy = Busy::Doubting(host, error);
                     vec![Command::Search(host)]
                 }
@@ -247,68 +307,148 @@ impl Core {
         }
     }
 
-    fn choose(&mut self, asked: Option<HostId>, found: Result<Vec<HostId>>) -> Vec<Command> {
-        let serving = match found {
-            Ok(serving) => serving,
+    fn choose(&mut self, order: Order, found: Result<(TargetsReply, Option<String>)>) -> Vec<Command> {
+        let (targets, human) = match found {
+            Ok(found) => found,
             Err(error) => return vec![Command::Reply(Err(error))],
         };
-        let chosen = match asked {
-            Some(host) => serving.iter().find(|h| **h == host),
-            None => serving.iter().find(|h| Some(**h) == self.place).or(serving.first()),
+        let roomy = &targets.host_uuids;
+        let chosen = match order.host {
+            // Who names a host knows how much fits there.
+            Some(host) => roomy.iter().chain(&targets.full_host_uuids).find(|h| **h == host),
+            None => {
+                let at_home = |h: &&HostId| Some(**h) == self.place && !order.soft_avoid.contains(h);
+                roomy.iter().find(at_home).or(roomy.first())
+            }
         };
         let Some(target) = chosen.copied() else {
-            let details = match asked {
-                Some(_) => format!(
-                    "the host asked for cannot take {}: it is not connected, in maintenance, or of another cluster",
-                    self.vm.name
+            let vm = &self.vm.name;
+            let details = match (order.host, targets.full_host_uuids.len()) {
+                (Some(_), _) => format!(
+                    "the host asked for cannot take {vm}: it is not connected, in maintenance or quarantine, or of another cluster"
                 ),
-                None => format!("no host of the cluster of {} is connected and in service", self.vm.name),
+                (None, 0) => format!("no host of the cluster of {vm} is connected and in service"),
+                (None, full) => format!(
+                    "no host has room for {vm}: {full} connected, none with {} MiB of memory free",
+                    self.vm.memory_mib
+                ),
             };
             return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_DISCONNECTED, details)))];
         };
-        // Something else may have started it on any host of the cluster.
+        // Something else may have started it on any host of the cluster. One that does not answer pings is not asked.
         let mut left = vec![target];
-        left.extend(self.place.filter(|place| *place != target));
-        left.extend(serving.iter().filter(|host| **host != target && Some(**host) != self.place));
+        let mut silent = Vec::new();
+        if let Some(place) = self.place.filter(|place| *place != target) {
+            match targets.answering_host_uuids.contains(&place) {
+                true => left.push(place),
+                false => {
+                    let error = ErrorCode::new(Code::HOST_DISCONNECTED, "its agent does not answer pings");
+                    silent.push((place, Err(error)));
+                }
+            }
+        }
+        let others = roomy.iter().chain(&targets.full_host_uuids);
+        left.extend(others.filter(|host| **host != target && Some(**host) != self.place));
         let commands = left.iter().map(|host| Command::Search(*host)).collect();
-        self.busy = Busy::Searching { target, left, found: Vec::new() };
+        self.busy = Busy::Searching { order, target, human, left, found: silent };
         commands
     }
 
     /// Every host on which it may run has answered, or could not be asked.
-    fn searched(&mut self, target: HostId, found: Vec<(HostId, Result<bool>)>) -> Vec<Command> {
+    fn searched(
+        &mut self,
+        order: Order,
+        target: HostId,
+        human: Option<String>,
+        found: Vec<(HostId, Result<bool>)>,
+        now: Instant,
+    ) -> Vec<Command> {
         // Where it is known to run counts before where else it is seen: agents of one machine see each other's.
         let elsewhere = |host: &HostId| Some(*host) != self.place;
         let mut there: Vec<HostId> = found.iter().filter(|(_, is)| *is == Ok(true)).map(|(host, _)| *host).collect();
         there.sort_by_key(elsewhere);
         if let Some(host) = there.first().copied() {
-            let details = format!("{} already runs on {}", self.vm.name, name(&self.directory, host));
             let mut commands = Vec::new();
             if self.state != VmState::Running || self.place != Some(host) {
+                self.wanted = true;
                 commands.push(self.becomes(VmState::Running, Some(host), "found running when it was to be started"));
             }
-            commands.push(Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details))));
+            let details = format!("{} already runs on {}", self.vm.name, self.directory.host_name(host));
+            commands.push(Command::Reply(match order.ha {
+                true => Ok(()),
+                false => Err(ErrorCode::new(Code::CHANGE_STATE, details)),
+            }));
             return commands;
         }
-        // Where nothing says that it ever ran, silence refuses nothing.
-        let counts = |host: HostId| host == target || Some(host) == self.place;
-        if let Some((host, Err(error))) = found.into_iter().find(|(host, is)| is.is_err() && counts(*host)) {
-            let details = format!(
-                "{} may still run on {}, which cannot be asked: not started",
-                self.vm.name,
-                name(&self.directory, host)
-            );
-            return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details).caused_by(error)))];
+        let silence = |host: HostId| found.iter().find(|(h, _)| *h == host).and_then(|(_, is)| is.as_ref().err());
+        let refused = |host: HostId, why: &str, error: &ErrorCode| {
+            let host = self.directory.host_name(host);
+            let details = format!("{} may still run on {host}, which cannot be asked: not started{why}", self.vm.name);
+            vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details).caused_by(error.clone())))]
+        };
+        if let Some(error) = silence(target) {
+            return refused(target, "", error);
         }
-        self.incarnation += 1;
-        let change = self.change(VmState::Starting, Some(target), "asked to start");
-        self.busy = Busy::Intending(target);
-        vec![Command::Intend(change)]
+        let place = match self.place.map(|place| (place, silence(place))) {
+            None => Place::Nowhere,
+            Some((place, None)) => Place::Clear(place),
+            Some((place, Some(_))) if order.ha => Place::Silent(place),
+            Some((place, Some(error))) => {
+                let hint = format!(". `ringfence vm ha-start {}` fences it there first", self.vm.name);
+                return refused(place, &hint, error);
+            }
+        };
+        let last = self.place.and_then(|place| self.directory.host(place).ok());
+        let case = Case {
+            attempt: order.attempt,
+            vm: self.vm.id,
+            cluster: self.vm.cluster,
+            place,
+            addresses: last.map(|host| host.storage_ips.clone()).unwrap_or_default(),
+            target,
+            incarnation: self.incarnation + 1,
+            epoch: self.epoch,
+            volumes: self.vm.volumes.iter().map(|v| (v.storage, v.install_path.clone())).collect(),
+            human,
+            policy: self.policy,
+        };
+        let (attempt, commands) = Attempt::begin(case, now);
+        self.fence(Box::new(attempt), commands, order.reason)
     }
 
-    fn export(&mut self, target: HostId) -> Vec<Command> {
+    /// Passes on what the attempt orders, and goes on when it ended.
+    fn fence(&mut self, attempt: Box<Attempt>, mut commands: Vec<attempt::Command>, reason: String) -> Vec<Command> {
+        let done = match commands.pop() {
+            Some(attempt::Command::Done(done)) => Some(done),
+            other => {
+                commands.extend(other);
+                None
+            }
+        };
+        let case = Arc::new(attempt.case().clone());
+        let mut out: Vec<Command> = commands.into_iter().map(|command| Command::Fence(case.clone(), command)).collect();
+        let target = attempt.case().target;
+        match done {
+            None => self.busy = Busy::Fencing(attempt, reason),
+            Some(Err(error)) => {
+                let error =
+                    ErrorCode::new(Code::HOST_START_VM, format!("{} is not started", self.vm.name)).caused_by(error);
+                out.push(Command::Reply(Err(error)));
+            }
+            Some(Ok(permit)) => {
+                self.incarnation = permit.incarnation();
+                self.wanted = true;
+                let change = self.change(VmState::Starting, Some(target), format!("{reason}; {}", permit.proof()));
+                self.busy = Busy::Intending(target, permit);
+                out.push(Command::Intend(change));
+            }
+        }
+        out
+    }
+
+    fn export(&mut self, target: HostId, permit: StartPermit) -> Vec<Command> {
         let count = self.vm.volumes.len();
-        self.busy = Busy::Exporting { target, disks: vec![None; count] };
+        self.busy = Busy::Exporting { target, permit, disks: vec![None; count] };
         (0..count).map(|index| Command::Export(target, index)).collect()
     }
 
@@ -317,11 +457,12 @@ impl Core {
         index: usize,
         result: Result<DiskSource>,
         target: HostId,
+        permit: StartPermit,
         mut disks: Vec<Option<Result<DiskSource>>>,
     ) -> Vec<Command> {
         disks[index] = Some(result);
         if disks.iter().any(Option::is_none) {
-            self.busy = Busy::Exporting { target, disks };
+            self.busy = Busy::Exporting { target, permit, disks };
             return Vec::new();
         }
         let mut specs = Vec::with_capacity(disks.len());
@@ -330,7 +471,7 @@ impl Core {
                 Ok(source) => specs.push(DiskSpec { source, root: volume.root }),
                 // Nothing was launched yet: this is no doubt, but a plain failure.
                 Err(error) => {
-                    let at = name(&self.directory, target);
+                    let at = self.directory.host_name(target);
                     let why = format!("volume {} cannot be used on {at}", volume.install_path);
                     let error = ErrorCode::new(Code::HOST_START_VM, why).caused_by(error);
                     let failed = self.becomes(VmState::Stopped, Some(target), error.to_string());
@@ -341,20 +482,28 @@ impl Core {
         let cmd = StartVmCmd {
             vm_uuid: self.vm.id,
             name: self.vm.name.clone(),
-            incarnation: self.incarnation,
-            epoch: self.epoch,
+            incarnation: permit.incarnation(),
+            epoch: permit.epoch(),
             memory_mib: self.vm.memory_mib,
             disks: specs,
             qemu_args: self.vm.qemu_args.clone(),
         };
         self.busy = Busy::Launching(target);
-        vec![Command::Launch(target, cmd)]
+        vec![Command::Launch(target, permit, cmd)]
     }
 
     fn stop(&mut self) -> Vec<Command> {
         match (self.state, self.place) {
-            (VmState::Stopped, _) | (_, None) => vec![Command::Reply(Ok(()))],
+            (VmState::Stopped, _) | (_, None) => {
+                let mut commands = Vec::new();
+                if std::mem::replace(&mut self.wanted, false) {
+                    commands.push(self.becomes(VmState::Stopped, self.place, "asked to stop, is not running"));
+                }
+                commands.push(Command::Reply(Ok(())));
+                commands
+            }
             (_, Some(host)) => {
+                self.wanted = false;
                 let change = self.change(VmState::Stopping, Some(host), "asked to stop");
                 self.busy = Busy::IntendingStop(host);
                 vec![Command::Intend(change)]
@@ -371,8 +520,8 @@ impl Core {
 
     /// Anything but Stopped is in doubt until its host was asked.
     fn remember(&mut self, memory: Option<Memory>) -> Vec<Command> {
-        let memory = memory.unwrap_or(Memory { state: VmState::Stopped, host: None, incarnation: 0 });
-        (self.place, self.incarnation) = (memory.host, memory.incarnation);
+        let memory = memory.unwrap_or(Memory { state: VmState::Stopped, host: None, incarnation: 0, wanted: false });
+        (self.place, self.incarnation, self.wanted) = (memory.host, memory.incarnation, memory.wanted);
         match (memory.state, memory.host) {
             (VmState::Stopped, _) | (_, None) => {
                 self.state = VmState::Stopped;
@@ -390,14 +539,23 @@ impl Core {
         vec![Command::Search(host)]
     }
 
-    /// A host said, or could not say, whether the VM runs there.
+    /// A host said, or could not say, whether the VM runs there. Only its own host can say that it does not run.
     fn settle(&mut self, host: HostId, found: Result<Vec<RunningVm>>, why: &str) -> Vec<Command> {
+        let here = self.place == Some(host);
         let (truth, reason) = match found.map(|vms| runs(self.vm.id, &vms)) {
             Ok(true) => (VmState::Running, format!("found running ({why})")),
             Ok(false) => (VmState::Stopped, format!("not there ({why})")),
             Err(error) => (VmState::Unknown, format!("its host cannot be asked: {error} ({why})")),
         };
-        if truth == self.state { Vec::new() } else { vec![self.becomes(truth, Some(host), reason)] }
+        match truth {
+            VmState::Running if !here && self.state == VmState::Running => Vec::new(),
+            VmState::Running if !here => {
+                self.wanted = true;
+                vec![self.becomes(truth, Some(host), format!("{reason}: something else started it"))]
+            }
+            _ if truth == self.state || !here => Vec::new(),
+            _ => vec![self.becomes(truth, Some(host), reason)],
+        }
     }
 
     fn becomes(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Command {
@@ -407,13 +565,8 @@ impl Core {
     fn change(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Change {
         let old = std::mem::replace(&mut self.state, new);
         self.place = host;
-        Change { old, new, host, incarnation: self.incarnation, reason: reason.into() }
+        Change { old, new, host, incarnation: self.incarnation, wanted: self.wanted, reason: reason.into() }
     }
-}
-
-/// A host's name, for people; its uuid where the inventory does not know it any more.
-fn name(directory: &Directory, host: HostId) -> String {
-    directory.host(host).map_or_else(|_| host.to_string(), |host| host.name.clone())
 }
 
 fn runs(vm: VmId, processes: &[RunningVm]) -> bool {

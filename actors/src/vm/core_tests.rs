@@ -1,16 +1,19 @@
 //! Starting, stopping and finding a VM: step by step, and under any order of answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
+    fence::{FenceLevel, SiblingFenceVmOnHostReply},
+    ha::TargetsReply,
     host::HostStatus,
     vm::{DiskSource, HaMode, RunningVm, StartVmCmdReply, VmState},
 };
 
 use super::core::*;
 use crate::{
+    fence::{Policy, attempt},
     inventory::{Directory, Inventory, Vm, Volume},
     testkit::cluster_of,
 };
@@ -21,6 +24,34 @@ fn host(name: &str) -> HostId {
 
 fn id() -> VmId {
     VmId::from_name("vm1")
+}
+
+impl Core {
+    /// Time stands still.
+    fn feed(&mut self, event: Event) -> Vec<Command> {
+        self.on(event, Instant::now())
+    }
+}
+
+fn start(at: Option<&str>) -> Event {
+    Event::Start(Order { host: at.map(host), reason: "asked to start".to_owned(), ..Order::default() })
+}
+
+/// As HA starts it.
+fn ha_start() -> Event {
+    Event::Start(Order { ha: true, reason: "brought back".to_owned(), ..Order::default() })
+}
+
+/// Hosts with room, all of which answer.
+fn found(hosts: &[&str]) -> Event {
+    found_with(hosts, &["a", "b", "c"], &[])
+}
+
+fn found_with(roomy: &[&str], answering: &[&str], full: &[&str]) -> Event {
+    let ids = |names: &[&str]| names.iter().map(|name| host(name)).collect();
+    let targets =
+        TargetsReply { host_uuids: ids(roomy), full_host_uuids: ids(full), answering_host_uuids: ids(answering) };
+    Event::TargetsFound(Ok((targets, None)))
 }
 
 fn core() -> Core {
@@ -38,23 +69,23 @@ fn core() -> Core {
         qemu_args: Vec::new(),
         volumes: vec![volume("root", true), volume("data", false)],
     };
-    let inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b"]) };
-    Core::new(vm, Arc::new(Directory::new(inventory)), 7)
+    let inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b", "c"]) };
+    Core::new(vm, Arc::new(Directory::new(inventory)), 7, Policy::default())
 }
 
 /// As the journal left it.
 fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec<Command>) {
     let mut core = core();
-    let commands = core.on(Event::Remembered(Some(Memory { state, host: at.map(host), incarnation })));
+    let commands = core.feed(Event::Remembered(Some(Memory { state, host: at.map(host), incarnation, wanted: false })));
     (core, commands)
 }
 
 fn here() -> Vec<RunningVm> {
-    vec![RunningVm { vm_uuid: id(), pid: 42, incarnation: Some(1) }]
+    vec![RunningVm { vm_uuid: id(), pid: 42, incarnation: Some(1), other_agent: false }]
 }
 
 fn elsewhere() -> Vec<RunningVm> {
-    vec![RunningVm { vm_uuid: VmId::from_name("other"), pid: 43, incarnation: None }]
+    vec![RunningVm { vm_uuid: VmId::from_name("other"), pid: 43, incarnation: None, other_agent: false }]
 }
 
 fn disk(path: &str) -> DiskSource {
@@ -84,19 +115,20 @@ fn told(commands: &[Command]) -> Vec<(VmState, VmState)> {
 /// A VM that ran on `a` before and is being launched on `b`.
 fn launching() -> Core {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
-    assert_eq!(core.on(Event::Start(Some(host("b")))), [Command::FindHosts]);
-    let searches = core.on(Event::HostsFound(Ok(vec![host("a"), host("b")])));
+    assert_eq!(core.feed(start(Some("b"))), [Command::FindTargets(Vec::new())]);
+    let searches = core.feed(found(&["a", "b"]));
     assert_eq!(searches, [Command::Search(host("b")), Command::Search(host("a"))], "the target and where it ran last");
-    assert!(core.on(Event::Searched(host("b"), Ok(elsewhere()))).is_empty(), "one answer is not enough");
-    let intent = core.on(Event::Searched(host("a"), Ok(Vec::new())));
+    assert!(core.feed(Event::Searched(host("b"), Ok(elsewhere()))).is_empty(), "one answer is not enough");
+    let intent = core.feed(Event::Searched(host("a"), Ok(Vec::new())));
     assert!(
         matches!(&intent[..], [Command::Intend(change)] if change.host == Some(host("b")) && change.incarnation == 5)
     );
-    assert_eq!(core.on(Event::Recorded(Ok(()))), [Command::Export(host("b"), 0), Command::Export(host("b"), 1)]);
-    assert!(core.on(Event::Exported(1, Ok(disk("data")))).is_empty());
-    let launch = core.on(Event::Exported(0, Ok(disk("root"))));
-    let [Command::Launch(at, cmd)] = &launch[..] else { panic!("{launch:?}") };
+    assert_eq!(core.feed(Event::Recorded(Ok(()))), [Command::Export(host("b"), 0), Command::Export(host("b"), 1)]);
+    assert!(core.feed(Event::Exported(1, Ok(disk("data")))).is_empty());
+    let launch = core.feed(Event::Exported(0, Ok(disk("root"))));
+    let [Command::Launch(at, permit, cmd)] = &launch[..] else { panic!("{launch:?}") };
     assert_eq!((*at, cmd.incarnation, cmd.epoch), (host("b"), 5, 7));
+    assert!(permit.covers(*at, cmd));
     let disks: Vec<_> = cmd.disks.iter().map(|disk| (disk.source.clone(), disk.root)).collect();
     assert_eq!(disks, [(disk("root"), true), (disk("data"), false)], "in the order of the config");
     core
@@ -106,7 +138,7 @@ fn launching() -> Core {
 fn a_start_searches_then_records_then_exports_then_launches() {
     let mut core = launching();
     let reply = StartVmCmdReply { pid: 9, accel: "kvm".into(), memory: "memfd".into() };
-    let commands = core.on(Event::Launched(Ok(reply)));
+    let commands = core.feed(Event::Launched(Ok(reply)));
     assert_eq!(told(&commands), [(VmState::Starting, VmState::Running)]);
     assert_eq!(commands.last(), Some(&Command::Reply(Ok(()))));
     assert_eq!((core.state(), core.place(), core.incarnation()), (VmState::Running, Some(host("b")), 5));
@@ -116,15 +148,15 @@ fn a_start_searches_then_records_then_exports_then_launches() {
 fn a_host_that_cannot_be_asked_refuses_the_start_whatever_the_other_says() {
     for silent_first in [true, false] {
         let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
-        core.on(Event::Start(Some(host("b"))));
-        core.on(Event::HostsFound(Ok(vec![host("b")])));
+        core.feed(start(Some("b")));
+        core.feed(found(&["b"]));
         let mut answers = [(host("a"), Err(broken())), (host("b"), Ok(Vec::new()))];
         if !silent_first {
             answers.reverse();
         }
         let [first, second] = answers;
-        assert!(core.on(Event::Searched(first.0, first.1)).is_empty());
-        let commands = core.on(Event::Searched(second.0, second.1));
+        assert!(core.feed(Event::Searched(first.0, first.1)).is_empty());
+        let commands = core.feed(Event::Searched(second.0, second.1));
         let error = refusal(&commands);
         assert!(error.details.contains("may still run on a") && error.cause.is_some(), "{error}");
         assert_eq!((core.state(), core.incarnation()), (VmState::Stopped, 1), "nothing was begun");
@@ -135,13 +167,13 @@ fn a_host_that_cannot_be_asked_refuses_the_start_whatever_the_other_says() {
 fn one_that_runs_is_found_not_started_and_its_known_place_counts_first() {
     let (mut core, commands) = remembering(VmState::Running, Some("a"), 1);
     assert_eq!(commands, [Command::Search(host("a"))], "the journal says where to look, not what to believe");
-    core.on(Event::Searched(host("a"), Ok(here())));
+    core.feed(Event::Searched(host("a"), Ok(here())));
     assert_eq!(core.state(), VmState::Running);
-    core.on(Event::Start(Some(host("b"))));
-    core.on(Event::HostsFound(Ok(vec![host("a"), host("b")])));
+    core.feed(start(Some("b")));
+    core.feed(found(&["a", "b"]));
     // Both agents are of one machine, so both see its process.
-    core.on(Event::Searched(host("b"), Ok(here())));
-    let commands = core.on(Event::Searched(host("a"), Ok(here())));
+    core.feed(Event::Searched(host("b"), Ok(here())));
+    let commands = core.feed(Event::Searched(host("a"), Ok(here())));
     assert!(refusal(&commands).details.contains("already runs on a"));
     assert_eq!((core.place(), commands.len()), (Some(host("a")), 1), "nothing changed");
 }
@@ -149,10 +181,10 @@ fn one_that_runs_is_found_not_started_and_its_known_place_counts_first() {
 #[test]
 fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
-    core.on(Event::Start(Some(host("b"))));
-    core.on(Event::HostsFound(Ok(vec![host("b")])));
-    core.on(Event::Searched(host("a"), Err(broken())));
-    let commands = core.on(Event::Searched(host("b"), Ok(here())));
+    core.feed(start(Some("b")));
+    core.feed(found(&["b"]));
+    core.feed(Event::Searched(host("a"), Err(broken())));
+    let commands = core.feed(Event::Searched(host("b"), Ok(here())));
     assert!(refusal(&commands).details.contains("already runs on b"));
     assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
 }
@@ -161,12 +193,12 @@ fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
 fn a_third_host_is_asked_too_but_its_silence_refuses_nothing() {
     for (answer, refused) in [(Ok(here()), true), (Ok(elsewhere()), false), (Err(broken()), false)] {
         let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
-        core.on(Event::Start(Some(host("b"))));
-        let searches = core.on(Event::HostsFound(Ok(vec![host("a"), host("b"), host("c")])));
+        core.feed(start(Some("b")));
+        let searches = core.feed(found(&["a", "b", "c"]));
         assert_eq!(searches, ["b", "a", "c"].map(|name| Command::Search(host(name))));
-        core.on(Event::Searched(host("a"), Ok(Vec::new())));
-        core.on(Event::Searched(host("b"), Ok(Vec::new())));
-        let commands = core.on(Event::Searched(host("c"), answer));
+        core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+        core.feed(Event::Searched(host("b"), Ok(Vec::new())));
+        let commands = core.feed(Event::Searched(host("c"), answer));
         if refused {
             assert!(refusal(&commands).details.contains("already runs on"));
             assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("c"))));
@@ -176,32 +208,116 @@ fn a_third_host_is_asked_too_but_its_silence_refuses_nothing() {
     }
 }
 
+fn reported(killed: bool) -> Event {
+    let reply = SiblingFenceVmOnHostReply {
+        alive: !killed,
+        killed,
+        ssh_reachable: killed,
+        qemu_found: killed,
+        ..SiblingFenceVmOnHostReply::default()
+    };
+    Event::Fence(attempt::Event::Reported(Ok(reply)))
+}
+
+#[test]
+fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
+    let silent = || {
+        let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+        core.feed(Event::Searched(host("a"), Err(broken())));
+        core
+    };
+    let mut core = silent();
+    core.feed(start(Some("b")));
+    assert_eq!(
+        core.feed(found_with(&["b"], &["b"], &[])),
+        [Command::Search(host("b"))],
+        "a does not answer: not asked"
+    );
+    let commands = core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+    assert!(
+        refusal(&commands).details.contains("may still run on a") && refusal(&commands).details.contains("ha-start")
+    );
+
+    for (killed, starts) in [(true, true), (false, false)] {
+        let mut core = silent();
+        core.feed(ha_start());
+        core.feed(found_with(&["b"], &["b"], &[]));
+        let commands = core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+        let [Command::Fence(case, attempt::Command::Intend(FenceLevel::Sibling))] = &commands[..] else {
+            panic!("{commands:?}")
+        };
+        assert_eq!((case.place, case.target, case.incarnation), (attempt::Place::Silent(host("a")), host("b"), 5));
+        let commands = core.feed(Event::Fence(attempt::Event::Intended(Ok(()))));
+        assert!(matches!(&commands[..], [Command::Fence(_, attempt::Command::AskFencer)]), "{commands:?}");
+        assert!(refusal(&core.feed(Event::Stop)).details.contains("try again"), "one thing at a time");
+        let commands = core.feed(reported(killed));
+        assert!(matches!(&commands[..], [Command::Fence(_, attempt::Command::Audit { .. }), _]), "{commands:?}");
+        assert_eq!(matches!(commands.last(), Some(Command::Intend(_))), starts);
+        if !starts {
+            assert!(refusal(&commands).cause.as_ref().unwrap().details.contains("may still write"));
+            assert_eq!((core.state(), core.place(), core.incarnation()), (VmState::Unknown, Some(host("a")), 4));
+        }
+    }
+}
+
+#[test]
+fn the_best_target_with_room_is_taken_home_is_best_and_a_full_one_only_by_name() {
+    let target = |event: Event, found: Event| {
+        let (mut core, _) = remembering(VmState::Stopped, Some("b"), 1);
+        core.feed(event);
+        let commands = core.feed(found);
+        if let Some(Command::Search(at)) = commands.first() { Ok(*at) } else { Err(refusal(&commands).details.clone()) }
+    };
+    let all = ["a", "b", "c"];
+    assert_eq!(target(start(None), found(&["a", "b"])), Ok(host("b")));
+    assert_eq!(target(start(None), found(&["c", "a"])), Ok(host("c")));
+    assert_eq!(target(start(Some("a")), found_with(&["c"], &all, &["a"])), Ok(host("a")));
+    assert!(target(start(None), found_with(&[], &all, &["a"])).unwrap_err().contains("no host has room"));
+    assert!(target(start(None), found_with(&[], &all, &[])).unwrap_err().contains("no host of the cluster"));
+    let avoiding = Event::Start(Order { ha: true, soft_avoid: vec![host("b")], ..Order::default() });
+    assert_eq!(target(avoiding, found(&["c", "b"])), Ok(host("c")));
+}
+
+#[test]
+fn one_that_is_seen_on_another_host_is_adopted_and_only_its_own_host_can_miss_it() {
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
+    assert_eq!(core.feed(Event::LookFor(Some(host("c")))), [Command::Search(host("c"))]);
+    let commands = core.feed(Event::Searched(host("c"), Ok(here())));
+    assert_eq!((told(&commands), core.wanted()), (vec![(VmState::Stopped, VmState::Running)], true));
+    assert_eq!(core.feed(Event::LookFor(Some(host("b")))), [Command::Search(host("b"))]);
+    assert!(core.feed(Event::Searched(host("b"), Ok(elsewhere()))).is_empty(), "another host has nothing to say of it");
+    assert_eq!(core.feed(Event::LookFor(None)), [Command::Search(host("c"))]);
+    let commands = core.feed(Event::Searched(host("c"), Ok(elsewhere())));
+    assert_eq!(told(&commands), [(VmState::Running, VmState::Stopped)]);
+    assert!(core.wanted(), "it died; nobody stopped it");
+}
+
 #[test]
 fn without_a_durable_intent_nothing_is_done() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
-    core.on(Event::Start(None));
-    core.on(Event::HostsFound(Ok(vec![host("a")])));
-    core.on(Event::Searched(host("a"), Ok(Vec::new())));
-    let commands = core.on(Event::Recorded(Err(ErrorCode::new(Code::IO, "disk full"))));
+    core.feed(start(None));
+    core.feed(found(&["a"]));
+    core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+    let commands = core.feed(Event::Recorded(Err(ErrorCode::new(Code::IO, "disk full"))));
     assert_eq!(commands.len(), 1, "{commands:?}");
     assert!(refusal(&commands).details.contains("disk full"));
     assert_eq!(core.state(), VmState::Stopped);
     // The number was used up: it may be in the journal after all.
-    core.on(Event::Start(None));
-    core.on(Event::HostsFound(Ok(vec![host("a")])));
-    let intent = core.on(Event::Searched(host("a"), Ok(Vec::new())));
+    core.feed(start(None));
+    core.feed(found(&["a"]));
+    let intent = core.feed(Event::Searched(host("a"), Ok(Vec::new())));
     assert!(matches!(&intent[..], [Command::Intend(change)] if change.incarnation == 2), "{intent:?}");
 }
 
 #[test]
 fn a_volume_that_cannot_be_opened_ends_the_start_before_anything_runs() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
-    core.on(Event::Start(None));
-    core.on(Event::HostsFound(Ok(vec![host("a")])));
-    core.on(Event::Searched(host("a"), Ok(Vec::new())));
-    core.on(Event::Recorded(Ok(())));
-    assert!(core.on(Event::Exported(0, Err(broken()))).is_empty(), "the other is waited for");
-    let commands = core.on(Event::Exported(1, Ok(disk("data"))));
+    core.feed(start(None));
+    core.feed(found(&["a"]));
+    core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+    core.feed(Event::Recorded(Ok(())));
+    assert!(core.feed(Event::Exported(0, Err(broken()))).is_empty(), "the other is waited for");
+    let commands = core.feed(Event::Exported(1, Ok(disk("data"))));
     assert_eq!(told(&commands), [(VmState::Starting, VmState::Stopped)]);
     assert!(refusal(&commands).details.contains("volume vhost://root cannot be used on a"));
 }
@@ -212,9 +328,9 @@ fn a_launch_of_unknown_outcome_is_looked_up() {
         [(Ok(here()), VmState::Running), (Ok(Vec::new()), VmState::Stopped), (Err(broken()), VmState::Unknown)]
     {
         let mut core = launching();
-        let commands = core.on(Event::Launched(Err(broken())));
+        let commands = core.feed(Event::Launched(Err(broken())));
         assert_eq!(commands, [Command::Search(host("b"))]);
-        let commands = core.on(Event::Searched(host("b"), found));
+        let commands = core.feed(Event::Searched(host("b"), found));
         assert_eq!((core.state(), core.place()), (truth, Some(host("b"))));
         assert_eq!(refusal(&commands).code, Code::TIMEOUT, "the asker hears why, not a guess");
     }
@@ -223,46 +339,46 @@ fn a_launch_of_unknown_outcome_is_looked_up() {
 #[test]
 fn a_stop_is_recorded_then_done_and_its_doubt_is_looked_up_too() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 1);
-    core.on(Event::Searched(host("a"), Ok(here())));
-    assert!(matches!(&core.on(Event::Stop)[..], [Command::Intend(change)] if change.new == VmState::Stopping));
-    assert_eq!(core.on(Event::Recorded(Ok(()))), [Command::Halt(host("a"))]);
-    assert_eq!(core.on(Event::Halted(Err(broken()))), [Command::Search(host("a"))]);
-    let commands = core.on(Event::Searched(host("a"), Ok(here())));
+    core.feed(Event::Searched(host("a"), Ok(here())));
+    assert!(matches!(&core.feed(Event::Stop)[..], [Command::Intend(change)] if change.new == VmState::Stopping));
+    assert_eq!(core.feed(Event::Recorded(Ok(()))), [Command::Halt(host("a"))]);
+    assert_eq!(core.feed(Event::Halted(Err(broken()))), [Command::Search(host("a"))]);
+    let commands = core.feed(Event::Searched(host("a"), Ok(here())));
     assert_eq!((refusal(&commands).code.clone(), core.state()), (Code::TIMEOUT, VmState::Running));
-    core.on(Event::Stop);
-    core.on(Event::Recorded(Ok(())));
-    let commands = core.on(Event::Halted(Ok(())));
+    core.feed(Event::Stop);
+    core.feed(Event::Recorded(Ok(())));
+    let commands = core.feed(Event::Halted(Ok(())));
     assert_eq!((commands.last(), core.state()), (Some(&Command::Reply(Ok(()))), VmState::Stopped));
-    assert_eq!(core.on(Event::Stop), [Command::Reply(Ok(()))], "stopping what is stopped is done already");
+    assert_eq!(core.feed(Event::Stop), [Command::Reply(Ok(()))], "stopping what is stopped is done already");
 }
 
 #[test]
 fn a_host_that_goes_leaves_its_vm_unknown_and_is_asked_when_it_is_back() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 1);
-    core.on(Event::Searched(host("a"), Ok(here())));
-    assert!(core.on(Event::HostChanged(host("b"), HostStatus::Disconnected)).is_empty(), "another host");
-    let commands = core.on(Event::HostChanged(host("a"), HostStatus::Disconnected));
+    core.feed(Event::Searched(host("a"), Ok(here())));
+    assert!(core.feed(Event::HostChanged(host("b"), HostStatus::Disconnected)).is_empty(), "another host");
+    let commands = core.feed(Event::HostChanged(host("a"), HostStatus::Disconnected));
     assert_eq!(told(&commands), [(VmState::Running, VmState::Unknown)]);
-    assert_eq!(core.on(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
-    let commands = core.on(Event::Searched(host("a"), Ok(Vec::new())));
+    assert_eq!(core.feed(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
+    let commands = core.feed(Event::Searched(host("a"), Ok(Vec::new())));
     assert_eq!(told(&commands), [(VmState::Unknown, VmState::Stopped)]);
 }
 
 #[test]
 fn a_second_operation_is_refused_while_one_is_under_way() {
     let mut core = launching();
-    for event in [Event::Start(None), Event::Stop] {
-        assert!(refusal(&core.on(event)).details.contains("try again"));
+    for event in [start(None), Event::Stop] {
+        assert!(refusal(&core.feed(event)).details.contains("try again"));
     }
     let reply = StartVmCmdReply { pid: 9, accel: "kvm".into(), memory: "memfd".into() };
-    assert_eq!(core.on(Event::Launched(Ok(reply))).last(), Some(&Command::Reply(Ok(()))), "the first goes on");
+    assert_eq!(core.feed(Event::Launched(Ok(reply))).last(), Some(&Command::Reply(Ok(()))), "the first goes on");
 }
 
 #[test]
 fn nothing_is_done_before_the_journal_was_read() {
     let mut core = core();
-    assert!(refusal(&core.on(Event::Start(None))).details.contains("try again"));
-    assert!(core.on(Event::Remembered(None)).is_empty());
+    assert!(refusal(&core.feed(start(None))).details.contains("try again"));
+    assert!(core.feed(Event::Remembered(None)).is_empty());
     assert_eq!((core.state(), core.incarnation()), (VmState::Stopped, 0));
 }
 
@@ -270,8 +386,8 @@ fn nothing_is_done_before_the_journal_was_read() {
 fn answer(command: &Command, choice: u8) -> Option<Event> {
     let ok = !choice.is_multiple_of(4);
     Some(match command {
-        Command::FindHosts if ok => Event::HostsFound(Ok(vec![host("a"), host("b")])),
-        Command::FindHosts => Event::HostsFound(Err(broken())),
+        Command::FindTargets(_) if ok => found_with(&["a", "b"], if choice > 127 { &["a", "b"] } else { &["b"] }, &[]),
+        Command::FindTargets(_) => Event::TargetsFound(Err(broken())),
         Command::Search(at) => Event::Searched(
             *at,
             match choice % 4 {
@@ -286,6 +402,11 @@ fn answer(command: &Command, choice: u8) -> Option<Event> {
             Event::Launched(Ok(StartVmCmdReply { pid: 1, accel: "tcg".into(), memory: "memfd".into() }))
         }
         Command::Launch(..) => Event::Launched(Err(broken())),
+        Command::Fence(_, attempt::Command::Intend(_)) => {
+            Event::Fence(attempt::Event::Intended(if ok { Ok(()) } else { Err(broken()) }))
+        }
+        Command::Fence(_, attempt::Command::AskFencer) => reported(ok),
+        Command::Fence(..) => return None,
         Command::Halt(_) => Event::Halted(if ok { Ok(()) } else { Err(broken()) }),
         Command::Tell(_) | Command::Reply(_) => return None,
     })
@@ -296,31 +417,33 @@ proptest! {
     /// nothing is launched or halted without its intent, and no two launches carry the same incarnation.
     #[test]
     fn every_request_is_answered_once_and_every_launch_was_intended(
-        steps in prop::collection::vec((0u8..12, any::<u8>(), any::<prop::sample::Index>()), 1..120)
+        steps in prop::collection::vec((0u8..13, any::<u8>(), any::<prop::sample::Index>()), 1..120)
     ) {
         let mut core = core();
         let (mut asked, mut answered) = (0, 0);
         let (mut intended, mut launched) = (0, 0);
-        let mut pending = vec![Event::Remembered(Some(Memory { state: VmState::Running, host: Some(host("a")), incarnation: 3 }))];
+        let mut pending = vec![Event::Remembered(Some(Memory { state: VmState::Running, host: Some(host("a")), incarnation: 3, wanted: true }))];
         for (action, choice, which) in steps {
             let event = match action {
-                0 => { asked += 1; Event::Start(None) }
-                1 => { asked += 1; Event::Start(Some(host("b"))) }
+                0 => { asked += 1; start(None) }
+                1 => { asked += 1; start(Some("b")) }
                 2 => { asked += 1; Event::Stop }
+                12 => { asked += 1; ha_start() }
                 3 => Event::HostChanged(host("a"), HostStatus::Disconnected),
                 4 => Event::HostChanged(host("a"), HostStatus::Connected),
                 _ if pending.is_empty() => continue,
                 5 => pending[which.index(pending.len())].clone(),
                 _ => pending.remove(which.index(pending.len())),
             };
-            for command in core.on(event) {
+            for command in core.feed(event) {
                 match &command {
                     Command::Reply(_) => answered += 1,
                     Command::Intend(change) if change.new == VmState::Starting => {
                         prop_assert!(change.incarnation > intended, "an incarnation was used twice");
                         intended = change.incarnation;
                     }
-                    Command::Launch(_, cmd) => {
+                    Command::Launch(at, permit, cmd) => {
+                        prop_assert!(permit.covers(*at, cmd), "launched without a permit for it");
                         prop_assert_eq!(cmd.incarnation, intended, "launched without its intent");
                         prop_assert!(cmd.incarnation > launched, "launched twice");
                         launched = cmd.incarnation;
@@ -333,7 +456,7 @@ proptest! {
         }
         // Everything that is under way comes to its end.
         while !pending.is_empty() {
-            for command in core.on(pending.remove(0)) {
+            for command in core.feed(pending.remove(0)) {
                 answered += usize::from(matches!(command, Command::Reply(_)));
                 pending.extend(answer(&command, 2));
             }

@@ -4,5 +4,6 @@ mod actor;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+mod fencing;
 
-pub use actor::{VM_TIMEOUT, VmActor};
+pub use actor::{SEARCH_TIMEOUT, VM_TIMEOUT, VmActor};

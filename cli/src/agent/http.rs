@@ -16,6 +16,7 @@ use ringfence_messages::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{service::Service, tasks::Tasks};
@@ -92,6 +93,8 @@ impl Guarded {
             header_text(&parts.headers, name)?.map(str::parse::<u64>).transpose().map_err(|_| bad_header(name))
         };
         let deadline = number(DEADLINE_HEADER)?.map_or(MAX_DEADLINE, Duration::from_millis).min(MAX_DEADLINE);
+        // From here: what happens to this machine meanwhile counts.
+        let by = Instant::now() + deadline;
         let task = match header_text(&parts.headers, TASK_HEADER)? {
             Some(text) => Uuid::parse_str(text).map_err(|_| bad_header(TASK_HEADER))?,
             None => Uuid::new_v4(),
@@ -103,7 +106,7 @@ impl Guarded {
         })?;
         let service = self.service.clone();
         let work = async move {
-            match tokio::time::timeout(deadline, service.dispatch(&path, &body)).await {
+            match tokio::time::timeout_at(by, service.dispatch(&path, &body, by)).await {
                 Ok(Err(error)) if error.is(&Code::INVALID_ARGUMENT) => Answer::of(StatusCode::BAD_REQUEST, Err(error)),
                 Ok(result) => Answer::of(StatusCode::OK, result),
                 Err(_) => {

@@ -8,7 +8,7 @@ use ringfence_drivers::{
     node::{
         docker::{DEFAULT_SOCKET, Engine},
         hugepages::Hugepages,
-        sibling,
+        scan, sibling,
         ssh::SshSettings,
         target::{Runner, Target},
         vms::Vms,
@@ -19,14 +19,16 @@ use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
     agent::{AgentCommand, Done},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
+    ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
     },
-    vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
+    vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StopVmCmd},
 };
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::AgentSettings;
@@ -51,12 +53,13 @@ macro_rules! paths {
     ($($command:ty => $method:ident;)*) => {
         /// Whether this is a path of an agent.
         pub(super) fn knows(path: &str) -> bool {
-            [$(<$command>::PATH),*].contains(&path)
+            path == StartVmCmd::PATH || [$(<$command>::PATH),*].contains(&path)
         }
 
         /// Carries out the command of a path.
-        pub(super) async fn dispatch(&self, path: &str, body: &[u8]) -> Result<Value> {
+        pub(super) async fn dispatch(&self, path: &str, body: &[u8], by: Instant) -> Result<Value> {
             match path {
+                StartVmCmd::PATH => reply(self.vms.start(&command(body)?, by).await?),
                 $(<$command>::PATH => reply(self.$method(command::<$command>(body)?).await?),)*
                 _ => Err(ErrorCode::new(Code::NOT_FOUND, "no path of an agent")),
             }
@@ -65,6 +68,7 @@ macro_rules! paths {
 }
 
 impl Service {
+    // Starting a VM has a path too; it alone must know by when.
     paths! {
         HostPingCmd => ping;
         HostFactsCmd => facts;
@@ -73,10 +77,10 @@ impl Service {
         VhostTargetHealthCmd => health;
         CreateVhostBdevCmd => create_bdev;
         DeleteVhostBdevCmd => delete_bdev;
-        StartVmCmd => start_vm;
         StopVmCmd => stop_vm;
         ListVmsCmd => list_vms;
         SiblingFenceVmCmd => sibling_fence;
+        ScanHostCmd => scan_host;
     }
 
     /// Looks at what this host has.
@@ -166,10 +170,6 @@ impl Service {
         self.target(cmd.primary_storage_uuid)?.delete_bdev(&cmd.bdev_name).await.map(|()| Done {})
     }
 
-    async fn start_vm(&self, cmd: StartVmCmd) -> Result<StartVmCmdReply> {
-        self.vms.start(&cmd).await
-    }
-
     async fn stop_vm(&self, cmd: StopVmCmd) -> Result<Done> {
         self.vms.stop(cmd.vm_uuid).await.map(|()| Done {})
     }
@@ -189,6 +189,13 @@ impl Service {
         };
         let reply = sibling::fence(ssh, &cmd).await?;
         Ok(SiblingFenceVmOnHostReply { executor_host_uuid: Some(self.host), ..reply })
+    }
+
+    async fn scan_host(&self, cmd: ScanHostCmd) -> Result<ScanHostCmdReply> {
+        if cmd.host_uuid == self.host {
+            return Err(ErrorCode::new(Code::INVALID_ARGUMENT, "a host is no witness of its own"));
+        }
+        scan::look(&cmd).await
     }
 
     fn target(&self, storage: StorageId) -> Result<Arc<Target>> {

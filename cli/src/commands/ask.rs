@@ -1,8 +1,10 @@
 //! One question or order each, and its answer as a table or as JSON.
 
 use ringfence_actors::ports::{MAX_READ, Record};
+use ringfence_drivers::journal::{GENESIS, follows};
 use ringfence_messages::{
-    Result,
+    Code, ErrorCode, Result,
+    ha::HaStartPlan,
     host::HostInventory,
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
@@ -116,7 +118,7 @@ pub(super) fn event_line(record: &Record) -> String {
     };
     let mut says: Vec<String> =
         [("oldStatus", "newStatus"), ("oldState", "newState")].iter().filter_map(|(a, b)| change(a, b)).collect();
-    for key in ["phase", "attempt", "skippedPings", "epoch", "reason"] {
+    for key in ["phase", "attempt", "skippedPings", "epoch", "level", "outcome", "quarantined", "engaged", "reason"] {
         if let Some(value) = field(key) {
             says.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
         }
@@ -223,6 +225,60 @@ pub(super) async fn host_action(host: &HostArgs, action: &str) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
     let done: HostInventory = client(&host.ask)?.post(&path, &json!({ action: {} })).await?;
     show(&host.ask, &done, |host| format!("{} is {}, {}", host.name, word(&host.state), word(&host.status)));
+    Ok(())
+}
+
+pub(super) async fn plan(ask: &Ask, name: &str, host: Option<&str>) -> Result<()> {
+    let order = json!({ "haStart": { "host": host, "dryRun": true } });
+    let plan: HaStartPlan = client(ask)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
+    show(ask, &plan, |plan| {
+        let list = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
+        format!("{}: nothing is changed\nEvidence\n{}Plan\n{}", plan.vm, list(&plan.evidence), list(&plan.steps))
+    });
+    if plan.feasible {
+        return Ok(());
+    }
+    let last = plan.steps.last().or(plan.evidence.last()).cloned().unwrap_or_default();
+    Err(ErrorCode::new(Code::CHANGE_STATE, format!("an HA start of {} would not be tried now: {last}", plan.vm)))
+}
+
+pub(super) async fn explain(ask: &Ask, name: &str) -> Result<()> {
+    let lines: Vec<String> = client(ask)?.items(&format!("/v1/explain/{}", path_part(name))).await?;
+    show(ask, &lines, |lines| lines.join("\n"));
+    Ok(())
+}
+
+/// Reads the whole journal and follows its chain.
+pub(super) async fn verify(ask: &Ask) -> Result<()> {
+    let client = client(ask)?;
+    let (mut seq, mut hash) = (0, GENESIS.to_owned());
+    loop {
+        let page: Vec<Record> = client.items(&format!("/v1/events?after={seq}&limit={MAX_READ}")).await?;
+        if page.is_empty() {
+            break;
+        }
+        for record in page {
+            if record.seq != seq + 1 || !follows(&hash, &record) {
+                let details = format!(
+                    "record {} does not follow record {seq}: one of them was changed, moved or taken out",
+                    record.seq
+                );
+                return Err(ErrorCode::new(Code::IO, details));
+            }
+            (seq, hash) = (record.seq, record.hash);
+        }
+    }
+    show(ask, &json!({ "records": seq, "hash": hash }), |_| {
+        format!("{seq} records, the chain is whole, it ends in {hash}")
+    });
+    Ok(())
+}
+
+pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
+    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
+    let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "an operator".to_owned());
+    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
+    show(&host.ask, &done, |host| format!("{} is taken for off because {by} says so", host.name));
     Ok(())
 }
 

@@ -95,15 +95,14 @@ async fn agent(client: &AgentClient, host: &Host) -> Finding {
 
 /// Read the map, block, read it back, let in again: what a fence does, on an address that is nobody's.
 async fn rights(name: &str, ceph: &Ceph) -> Vec<Finding> {
-    let read = ceph.blocked().await;
+    let read = ceph.map().await;
     let reads = read.is_ok();
-    let read =
-        read.map(|map| format!("answers, OSD map of epoch {}, {} clients blocked", map.epoch, map.entries.len()));
+    let read = read.map(|map| format!("answers, OSD map of epoch {}, {} hosts blocked", map.epoch, map.blocked.len()));
     let mut findings = vec![(name.to_owned(), read)];
     if reads {
-        let blocked = ceph.block(NOBODY, TRIAL).await.map(|map| format!("{NOBODY} was blocked in epoch {}", map.epoch));
+        let blocked = ceph.block(NOBODY, TRIAL).await.map(|epoch| format!("{NOBODY} was blocked in epoch {epoch}"));
         findings.push((format!("{name}, client.{} may block clients", ceph.user), blocked));
-        let lifted = ceph.unblock(NOBODY).await.map(|map| format!("{NOBODY} was let in again in epoch {}", map.epoch));
+        let lifted = ceph.unblock(NOBODY).await.map(|epoch| format!("{NOBODY} was let in again in epoch {epoch}"));
         findings.push((format!("{name}, client.{} may let them in again", ceph.user), lifted));
     }
     findings

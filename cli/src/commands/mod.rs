@@ -71,11 +71,22 @@ pub enum Command {
         /// Only what came after this sequence number
         #[arg(long, default_value_t = 0)]
         after: u64,
+        /// Check the hash chain from the first record to the last: exit 1 if one was changed, moved or taken out
+        #[arg(long, conflicts_with_all = ["follow", "after"])]
+        verify: bool,
         /// Whom to ask
         #[command(flatten)]
         ask: Ask,
     },
-    /// Start or stop a VM
+    /// Say in plain words what state a VM or host is in, why, and what would change it
+    Explain {
+        /// Name or uuid of the VM or host
+        name: String,
+        /// Whom to ask
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Start or stop a VM, or bring it back
     #[command(subcommand)]
     Vm(VmCommand),
     /// Take a host out of service or back, or ping it
@@ -123,6 +134,20 @@ pub enum VmCommand {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Bring it back: fence it where it ran last, then start it
+    HaStart {
+        /// Its name or uuid
+        name: String,
+        /// On this host; one is chosen otherwise
+        #[arg(long)]
+        host: Option<String>,
+        /// Say what would be done and on which evidence, and change nothing; exit 1 if it could not be tried
+        #[arg(long)]
+        dry_run: bool,
+        /// Whom to ask
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Stop it
     Stop {
         /// Its name or uuid
@@ -142,6 +167,8 @@ pub enum HostCommand {
     Activate(HostArgs),
     /// Ping it now
     Ping(HostArgs),
+    /// Attest that a host that does not answer is off: its VMs cannot write any more
+    ConfirmFenced(HostArgs),
 }
 
 /// Which host.
@@ -163,11 +190,19 @@ pub async fn run(command: Command) -> u8 {
         Command::Vms(ask) => ask::vms(&ask).await,
         Command::Refs(ask) => ask::refs(&ask).await,
         Command::Inspect(ask) => ask::inspect(&ask).await,
-        Command::Events { follow: true, after, ask } => follow::run(&ask, after).await,
-        Command::Events { follow: false, after, ask } => ask::events(&ask, after).await,
+        Command::Events { verify: true, ask, .. } => ask::verify(&ask).await,
+        Command::Events { follow: true, after, ask, .. } => follow::run(&ask, after).await,
+        Command::Events { after, ask, .. } => ask::events(&ask, after).await,
+        Command::Explain { name, ask } => ask::explain(&ask, &name).await,
         Command::Vm(VmCommand::Start { name, host, ask }) => {
             let start = host.map_or(serde_json::json!({}), |host| serde_json::json!({ "host": host }));
             ask::vm_action(&ask, &name, serde_json::json!({ "start": start })).await
+        }
+        Command::Vm(VmCommand::HaStart { name, host, dry_run: true, ask }) => {
+            ask::plan(&ask, &name, host.as_deref()).await
+        }
+        Command::Vm(VmCommand::HaStart { name, host, ask, .. }) => {
+            ask::vm_action(&ask, &name, serde_json::json!({ "haStart": { "host": host } })).await
         }
         Command::Vm(VmCommand::Stop { name, ask }) => {
             ask::vm_action(&ask, &name, serde_json::json!({ "stop": {} })).await
@@ -175,6 +210,7 @@ pub async fn run(command: Command) -> u8 {
         Command::Host(HostCommand::Maintain(host)) => ask::host_action(&host, "maintain").await,
         Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
         Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
+        Command::Host(HostCommand::ConfirmFenced(host)) => ask::confirm_fenced(&host).await,
         Command::KillVm { uuid } => sibling::kill(uuid).await.map(|killed| {
             crate::output::print(serde_json::to_string(&killed).unwrap_or_default());
         }),

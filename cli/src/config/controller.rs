@@ -7,8 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringfence_actors::inventory::{
-    CephHostAccess, Cluster, Host, Inventory, PingSettings, Settings, Storage, Vm, Volume,
+use ringfence_actors::{
+    fence::Policy,
+    inventory::{CephHostAccess, Cluster, HaSettings, Host, Inventory, PingSettings, Settings, Storage, Vm, Volume},
 };
 use ringfence_drivers::{ceph::Ceph, node::qemu};
 use ringfence_messages::{
@@ -18,7 +19,7 @@ use serde_spanned::Spanned;
 
 use super::{
     Checker, Problems,
-    raw::{FencePolicy, Raw, RawHost, RawPing, RawRecovery, RawStorage, RawVm, Text},
+    raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawPing, RawRecovery, RawStorage, RawVm, Text},
     text,
 };
 
@@ -61,8 +62,6 @@ pub struct ControllerConfig {
     pub agent_token_file: Option<PathBuf>,
     /// The actors' settings.
     pub settings: Settings,
-    /// How fencing decides.
-    pub fence: FencePolicy,
     /// What it looks after.
     pub inventory: Inventory,
     /// How the hosts' agents are reached.
@@ -146,7 +145,14 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
             "listen on 127.0.0.1 and reach it through SSH",
         );
     }
-    let settings = Settings { ping: ping(c, &raw.ping), hugepages: hugepages(c, &raw.recovery) };
+    let settings = Settings {
+        ping: ping(c, &raw.ping),
+        fence: policy(&raw.fence),
+        cross_cluster_siblings: raw.fence.cross_cluster_siblings,
+        sibling_fencer: raw.fence.fencer == RawFencer::Sibling,
+        ha: ha(c, &raw.ha),
+        hugepages: hugepages(c, &raw.recovery),
+    };
 
     let mut clusters = Names::<ClusterId>::of("cluster");
     let mut inventory = Inventory::default();
@@ -171,7 +177,6 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
         state_dir: base.join(&raw.controller.state_dir),
         agent_token_file: raw.controller.agent_token_file.as_ref().map(|file| base.join(file)),
         settings,
-        fence: raw.fence.clone(),
         inventory,
         agents,
         mds,
@@ -213,6 +218,35 @@ fn ping(c: &mut Checker, raw: &RawPing) -> PingSettings {
     ping
 }
 
+fn policy(raw: &RawFence) -> Policy {
+    let profile = raw.profile.policy();
+    Policy {
+        on_watchers: raw.on_watchers.unwrap_or(profile.on_watchers),
+        on_ssh_unreachable: raw.on_ssh_unreachable.unwrap_or(profile.on_ssh_unreachable),
+        on_no_fencer: raw.on_no_fencer.unwrap_or(profile.on_no_fencer),
+        ..profile
+    }
+}
+
+fn ha(c: &mut Checker, raw: &RawHa) -> HaSettings {
+    let mut ha = HaSettings::default();
+    if let Some(starts) = &raw.parallel_starts {
+        ha.parallelism = *starts.get_ref();
+        if !(1..=1000).contains(&ha.parallelism) {
+            let message = format!("{} VMs cannot be started at once", ha.parallelism);
+            c.wrong(starts.span(), message, "write 1 to 1000; 10 is a good value");
+        }
+    }
+    if let Some(percent) = &raw.storm_brake_percent {
+        ha.storm_brake_percent = *percent.get_ref();
+        if !(1..=100).contains(&ha.storm_brake_percent) {
+            let message = format!("{} percent of the hosts cannot be", ha.storm_brake_percent);
+            c.wrong(percent.span(), message, "write 1 to 100; 30 is a good value");
+        }
+    }
+    ha
+}
+
 fn hugepages(c: &mut Checker, raw: &RawRecovery) -> u64 {
     let Some(pages) = &raw.hugepages else { return DEFAULT_HUGEPAGES };
     let most = ringfence_drivers::node::hugepages::MAX_PAGES;
@@ -238,9 +272,7 @@ fn hosts(
         let id = names.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, HostId::from_name);
         let cluster = clusters.find(c, &of.cluster);
         let management = c.ok(of.management_ip.span(), text::ip(of.management_ip.get_ref()));
-        for ip in &of.storage_ips {
-            c.ok(ip.span(), text::ip(ip.get_ref()));
-        }
+        let storage_ips = of.storage_ips.iter().filter_map(|ip| c.ok(ip.span(), text::ip(ip.get_ref()))).collect();
         let url = c.ok(of.agent.span(), text::url(of.agent.get_ref()));
         let (Some(cluster), Some(management), Some(url)) = (cluster, management, url) else { continue };
         if let Some((other, _, _)) = taken.iter().find(|(_, _, known)| *known == url) {
@@ -254,10 +286,11 @@ fn hosts(
             ssh_port: of.ssh_port.unwrap_or(22),
             ssh_password_file: of.ssh_password_file.as_ref().map(|file| base.join(file)),
         };
+        let (name, ssh_port) = (of.name.get_ref().clone(), of.ssh_port.unwrap_or(22));
+        let agent_port = text::port(&access.url);
         agents.insert(id, access);
-        let storage_ips = of.storage_ips.iter().map(|ip| ip.get_ref().clone()).collect();
-        let name = of.name.get_ref().clone();
-        inventory.hosts.push(Host { id, name, cluster, management_ip: management.to_string(), storage_ips });
+        let management_ip = management.to_string();
+        inventory.hosts.push(Host { id, name, cluster, management_ip, agent_port, ssh_port, storage_ips });
     }
     (agents, tables.len())
 }

@@ -15,7 +15,6 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, So
 
 pub use agent::AgentConfig;
 pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
-pub use raw::{FencePolicy, OnNoFencer, OnSshUnreachable, OnWatchers, Profile};
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ringfence_actors::fence::policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Profile};
 use ringfence_messages::{Protocol, storage::StorageKind, vm::HaMode};
 use serde::Deserialize;
 use serde_spanned::Spanned;
@@ -17,7 +18,9 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) recovery: RawRecovery,
     #[serde(default)]
-    pub(super) fence: FencePolicy,
+    pub(super) fence: RawFence,
+    #[serde(default)]
+    pub(super) ha: RawHa,
     #[serde(default)]
     pub(super) cluster: Vec<Spanned<RawCluster>>,
     #[serde(default)]
@@ -52,62 +55,36 @@ pub(super) struct RawRecovery {
     pub(super) hugepages: Option<Spanned<u64>>,
 }
 
-/// Whether a doubtful case of fencing goes the safe way or ZStack's.
+/// Who fences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Profile {
-    /// Nothing starts without proof.
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawFencer {
+    /// The one that ships.
     #[default]
-    Safe,
-    /// As the original change requests did.
-    Zstack,
+    Sibling,
+    /// Nobody: the policy decides.
+    None,
 }
 
-/// How fencing decides. Read and checked now; used by the fence, which a later version brings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FencePolicy {
-    /// Sets the three below at once.
+pub(super) struct RawFence {
     #[serde(default)]
-    pub profile: Profile,
-    /// All watchers are the failed host's.
-    pub on_watchers: Option<OnWatchers>,
-    /// The failed host cannot be reached by SSH.
-    pub on_ssh_unreachable: Option<OnSshUnreachable>,
-    /// Nobody can fence.
-    pub on_no_fencer: Option<OnNoFencer>,
+    pub(super) profile: Profile,
+    pub(super) on_watchers: Option<OnWatchers>,
+    pub(super) on_ssh_unreachable: Option<OnSshUnreachable>,
+    pub(super) on_no_fencer: Option<OnNoFencer>,
+    #[serde(default)]
+    pub(super) fencer: RawFencer,
+    #[serde(default)]
+    pub(super) cross_cluster_siblings: bool,
 }
 
-/// All watchers are the failed host's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnWatchers {
-    /// Fence it.
-    Fence,
-    /// Refuse the start.
-    Block,
-}
-
-/// The failed host cannot be reached by SSH.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnSshUnreachable {
-    /// Have the storage refuse it.
-    StorageFence,
-    /// Start all the same.
-    Allow,
-    /// Refuse the start.
-    Block,
-}
-
-/// Nobody can fence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnNoFencer {
-    /// Refuse the start.
-    Block,
-    /// Start all the same.
-    Allow,
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHa {
+    pub(super) parallel_starts: Option<Spanned<usize>>,
+    pub(super) storm_brake_percent: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]

@@ -159,6 +159,11 @@ pub(super) fn explain(message: &str) -> (String, String) {
     (message, help)
 }
 
+/// The port of what [`url`] let through.
+pub(super) fn port(url: &str) -> u16 {
+    url.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,6 +29,8 @@ pub(super) enum VmOrder {
     Start(StartOrder),
     /// Stop it.
     Stop(Empty),
+    /// Bring it back: fence it where it ran last, then start it.
+    HaStart(HaStartOrder),
 }
 
 /// How a VM is to be started.
@@ -38,6 +40,33 @@ pub(super) struct StartOrder {
     /// Name or uuid of a host; one is chosen where it is absent.
     host: Option<String>,
 }
+
+/// How a VM is to be brought back.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct HaStartOrder {
+    /// Name or uuid of a host; one is chosen where it is absent.
+    host: Option<String>,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What a human attests.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Confirmation {
+    /// Who.
+    #[serde(default = "someone")]
+    by: String,
+}
+
+fn someone() -> String {
+    "an operator".to_owned()
+}
+
+/// The longest name of who attests.
+const MAX_BY_CHARS: usize = 100;
 
 /// What may be ordered of a host.
 #[derive(Debug, Deserialize)]
@@ -49,6 +78,8 @@ pub(super) enum HostOrder {
     Activate(Empty),
     /// Ping it now.
     Ping(Empty),
+    /// Attest that it is off.
+    ConfirmFenced(Confirmation),
 }
 
 pub(super) async fn vm(State(backend): App, Path(id): Path<String>, body: Body) -> Answer<Response> {
@@ -59,6 +90,13 @@ pub(super) async fn vm(State(backend): App, Path(id): Path<String>, body: Body) 
             backend.start_vm(vm, host).await?
         }
         VmOrder::Stop(_) => backend.stop_vm(vm).await?,
+        VmOrder::HaStart(order) => {
+            let host = order.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
+            if order.dry_run {
+                return Ok(Json(backend.plan_ha_start(vm, host).await?).into_response());
+            }
+            backend.ha_start_vm(vm, host).await?
+        }
     };
     Ok(Json(done).into_response())
 }
@@ -69,6 +107,13 @@ pub(super) async fn host(State(backend): App, Path(id): Path<String>, body: Body
         HostOrder::Maintain(_) => HostAction::Maintain,
         HostOrder::Activate(_) => HostAction::Activate,
         HostOrder::Ping(_) => HostAction::Ping,
+        HostOrder::ConfirmFenced(Confirmation { by }) => {
+            if by.chars().count() > MAX_BY_CHARS || by.trim().is_empty() || by.chars().any(char::is_control) {
+                let why = format!("\"by\" takes 1 to {MAX_BY_CHARS} characters in one line");
+                return Err(Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why));
+            }
+            return Ok(Json(backend.confirm_fenced(host, by).await?).into_response());
+        }
     };
     Ok(Json(backend.host_action(host, action).await?).into_response())
 }

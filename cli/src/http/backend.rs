@@ -5,6 +5,7 @@ use futures_util::stream::BoxStream;
 use ringfence_actors::ports::Record;
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
+    ha::HaStartPlan,
     host::{HostAction, HostInventory},
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
@@ -38,6 +39,14 @@ pub trait Backend: Send + Sync {
     async fn start_vm(&self, vm: VmId, host: Option<HostId>) -> Result<VmInventory>;
     /// Stops a VM.
     async fn stop_vm(&self, vm: VmId) -> Result<VmInventory>;
+    /// Brings a VM back: fenced where it ran last, then started, on the host given or one that is chosen.
+    async fn ha_start_vm(&self, vm: VmId, host: Option<HostId>) -> Result<VmInventory>;
+    /// What that would do now. Changes nothing.
+    async fn plan_ha_start(&self, vm: VmId, host: Option<HostId>) -> Result<HaStartPlan>;
+    /// A human attests that a host is off.
+    async fn confirm_fenced(&self, host: HostId, by: String) -> Result<HostInventory>;
+    /// In plain words: what state a VM or host is in, why, and what would change it.
+    async fn explain(&self, name: &str) -> Result<Vec<String>>;
     /// Does something to a host.
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory>;
     /// The host of this name or uuid.

@@ -5,8 +5,9 @@
 //! GET  /v1/hosts/{name or uuid} /v1/vms/{name or uuid}
 //! GET  /v1/events?after=SEQ&limit=N                                   {"items": [...]}
 //! GET  /v1/events/stream?after=SEQ                                    SSE; Last-Event-ID resumes
-//! POST /v1/vms/{name or uuid}/actions    {"start": {"host": "..."}} | {"stop": {}}
-//! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"activate": {}} | {"ping": {}}
+//! GET  /v1/explain/{name or uuid of a VM or host}                     {"items": ["...", ...]}
+//! POST /v1/vms/{name or uuid}/actions    {"start": {"host": "..."}} | {"stop": {}} | {"haStart": {"host": "...", "dryRun": true}}
+//! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"activate": {}} | {"ping": {}} | {"confirmFenced": {"by": "..."}}
 //! GET  /v1/inspect /metrics /healthz /
 //! ```
 //! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a
@@ -50,6 +51,7 @@ pub fn router(backend: Arc<dyn Backend>) -> Router {
         .route("/v1/host-protocol-refs", get(refs))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(events::stream))
+        .route("/v1/explain/{id}", get(explain))
         .route("/v1/inspect", get(inspect))
         .fallback(errors::no_such_path)
         .method_not_allowed_fallback(errors::no_such_method)
@@ -65,9 +67,9 @@ async fn index() -> &'static str {
      \n\
      GET  /v1/hosts  /v1/storages  /v1/vms  /v1/host-protocol-refs\n\
      GET  /v1/events?after=SEQ&limit=N   /v1/events/stream\n\
-     POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}\n\
-     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"activate\":{}}  {\"ping\":{}}\n\
-     GET  /v1/inspect  /metrics  /healthz\n"
+     POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  {\"haStart\":{\"dryRun\":true}}\n\
+     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"activate\":{}}  {\"ping\":{}}  {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
+     GET  /v1/explain/NAME  /v1/inspect  /metrics  /healthz\n"
 }
 
 async fn healthz(State(backend): App) -> Answer {
@@ -104,6 +106,10 @@ async fn vm(State(backend): App, Path(id): Path<String>) -> Answer {
 
 async fn refs(State(backend): App) -> Answer {
     Ok(items(backend.refs().await?))
+}
+
+async fn explain(State(backend): App, Path(id): Path<String>) -> Answer {
+    Ok(items(backend.explain(&id).await?))
 }
 
 async fn inspect(State(backend): App) -> Answer {

@@ -215,6 +215,12 @@ struct Stored {
     hash: String,
 }
 
+/// Whether a record follows the one with this hash ([`GENESIS`] before the first), unchanged.
+pub fn follows(previous: &str, record: &Record) -> bool {
+    let fields = [record.time.as_str(), &record.topic, &record.subject, &record.payload.to_string()];
+    chain::hash(previous, record.seq, fields) == record.hash
+}
+
 impl Stored {
     fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
         Ok(Stored {

@@ -8,6 +8,7 @@ pub mod hugepages;
 pub mod proc;
 pub mod qemu;
 pub mod qmp;
+pub mod scan;
 pub mod sibling;
 pub mod ssh;
 pub mod target;

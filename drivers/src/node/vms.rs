@@ -18,7 +18,7 @@ use ringfence_messages::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{process::Command, sync::Mutex};
+use tokio::{process::Command, sync::Mutex, time::Instant};
 
 use super::{
     hugepages::Hugepages,
@@ -118,21 +118,25 @@ impl Vms {
             .into_iter()
             .filter_map(|process| {
                 let vm_uuid: VmId = process.option("-uuid")?.parse().ok()?;
-                let ours = process.option("-pidfile") == self.files(vm_uuid).ok()?.pid.to_str();
+                let (pidfile, own) = (process.option("-pidfile"), self.files(vm_uuid).ok()?.pid);
+                let ours = pidfile == own.to_str();
+                // An agent's pid file ends like ours: `vm/UUID/pid`.
+                let tail = own.strip_prefix(self.dir.parent()?).ok()?;
+                let other_agent = !ours && pidfile.is_some_and(|file| Path::new(file).ends_with(tail));
                 let incarnation = if ours { incarnations.get(&vm_uuid).copied() } else { None };
-                Some(RunningVm { vm_uuid, pid: process.pid, incarnation })
+                Some(RunningVm { vm_uuid, pid: process.pid, incarnation, other_agent })
             })
             .collect();
         vms.sort_by_key(|vm| (vm.vm_uuid, vm.pid));
         Ok(vms)
     }
 
-    /// Starts a VM.
+    /// Starts a VM, not after `by`.
     ///
     /// # Errors
-    /// `SYS.1007` for an odd order, `SYS.1005` for a stale one or if the VM runs, `HOST.1005` if QEMU does not
-    /// start: its own words. After `SYS.1001` it may run; [`list`](Vms::list) tells.
-    pub async fn start(&self, cmd: &StartVmCmd) -> Result<StartVmCmdReply> {
+    /// `SYS.1007` for an odd order, `SYS.1005` for a stale one, one that came too late, or if the VM runs, `HOST.1005`
+    /// if QEMU does not start: its own words. After `SYS.1001` it may run; [`list`](Vms::list) tells.
+    pub async fn start(&self, cmd: &StartVmCmd, by: Instant) -> Result<StartVmCmdReply> {
         qemu::check(cmd)?;
         let mut orders = self.orders.lock().await;
         let stale =
@@ -146,6 +150,10 @@ impl Vms {
         }
         if let Some(process) = running(cmd.vm_uuid)?.first() {
             return stale(format!("it runs as process {}", process.pid));
+        }
+        // A host that was frozen goes on here as if nothing had been; the evidence behind the order is old by then.
+        if Instant::now() >= by {
+            return stale("the order came too late".to_owned());
         }
         let mut next = orders.clone();
         next.epoch = cmd.epoch;

@@ -1,0 +1,377 @@
+//! One Ceph storage: who watches its images, and which hosts it refuses (level 2 of the ladder).
+//!
+//! Invariants: an address that a daemon of the cluster or another host has is never blocked (fault 18). A fence is in
+//! force only when it was read back. Once intended it is kept, renewed before it ends and put back where it was taken
+//! away, until [`LiftStorageFenceMsg`], also over a restart: an entry must not end before the old QEMU is verified gone
+//! (seen on real Ceph: a survivor then writes again and never shows up as a watcher). One order per host at a time.
+//! Rejected: blocking single clients (`IP:0/NONCE`): a client that restarts has another nonce.
+
+use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc, time::Duration};
+
+use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later, Promise, Promised};
+use ringfence_messages::{
+    Code, ErrorCode, Event as _, HostId, Result,
+    agent::Done,
+    ceph::{
+        FenceHostOnStorageMsg, LiftStorageFenceMsg, QueryStorageFencesMsg, QueryWatchersMsg, StorageFenceChanged,
+        StorageFencePhase, StorageFenceReply, StorageFencesReply, WatchersReply,
+    },
+    vm::InstallPath,
+};
+use tokio::time::Instant;
+
+use crate::{
+    audit::Recorder,
+    inventory::{Directory, Storage},
+    ports::{CephMap, CephPort, JournalPort},
+};
+
+/// How long an entry lasts unless it is renewed (domain: Ceph's own default is 1 h). Too low: a controller that is away
+/// for so long lets a survivor write again. Too high: an entry that nobody lifts keeps a host out for as long.
+pub const LASTING: Duration = Duration::from_secs(3600);
+
+/// Between looks whether the entries are still there. Too high: one that somebody removed stays away for as long.
+pub const CHECK_EVERY: Duration = Duration::from_secs(20);
+
+/// For so long after it was read back a fence is not ordered again.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// Between tries to read the journal at the start.
+const MEMORY_RETRY: Duration = Duration::from_secs(1);
+
+/// One Ceph storage's actor.
+pub struct CephActor {
+    flow: Flow,
+    journal: Arc<dyn JournalPort>,
+    /// None until the journal said what was fenced before.
+    fences: Option<BTreeMap<HostId, Fence>>,
+}
+
+/// A host that is refused, or may be.
+#[derive(Debug, Default)]
+struct Fence {
+    /// When it was ordered and read back last; `None`: it is not known to be in force.
+    in_force: Option<(Instant, StorageFenceReply)>,
+    busy: bool,
+    waiting: Vec<Promise<StorageFenceReply>>,
+}
+
+/// What an order needs; it never changes.
+#[derive(Clone)]
+struct Flow {
+    storage: Arc<Storage>,
+    directory: Arc<Directory>,
+    ceph: Arc<dyn CephPort>,
+    recorder: Recorder,
+}
+
+impl CephActor {
+    /// The actor of this storage.
+    pub fn new(
+        storage: Storage,
+        directory: Arc<Directory>,
+        ceph: Arc<dyn CephPort>,
+        journal: Arc<dyn JournalPort>,
+        recorder: Recorder,
+    ) -> CephActor {
+        CephActor { flow: Flow { storage: Arc::new(storage), directory, ceph, recorder }, journal, fences: None }
+    }
+
+    fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
+        let (journal, storage) = (self.journal.clone(), self.flow.storage.id);
+        let fenced = async move {
+            let mut fenced = Vec::new();
+            for record in journal.latest(StorageFenceChanged::TOPIC).await? {
+                let event: StorageFenceChanged = record.event()?;
+                if event.primary_storage_uuid == storage && event.phase != StorageFencePhase::Lifted {
+                    fenced.push(event.host_uuid);
+                }
+            }
+            Ok(fenced)
+        };
+        ctx.spawn_detached(fenced, |this, fenced: Result<Vec<HostId>>, ctx| match fenced {
+            Ok(fenced) => {
+                this.fences = Some(fenced.iter().map(|host| (*host, Fence::default())).collect());
+                for host in fenced {
+                    this.order(host, "the controller started: what it had fenced stays so", ctx);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal does not say which hosts are fenced on this storage");
+                ctx.after(MEMORY_RETRY, |this, ctx| this.remember(ctx));
+            }
+        });
+    }
+
+    /// Orders the fence of a host, unless that is under way.
+    fn order(&mut self, host: HostId, reason: &str, ctx: &mut Ctx<'_, Self>) {
+        let Some(fence) = self.fences.as_mut().map(|fences| fences.entry(host).or_default()) else { return };
+        if std::mem::replace(&mut fence.busy, true) {
+            return;
+        }
+        let renews = fence.in_force.is_some();
+        let (flow, reason) = (self.flow.clone(), reason.to_owned());
+        // Detached: it is for everyone who waits, and is finished though the first one gave up.
+        ctx.spawn_detached(async move { flow.fence(host, reason, renews).await }, move |this, ended, _| {
+            let Some(fence) = this.fences.as_mut().and_then(|fences| fences.get_mut(&host)) else { return };
+            fence.busy = false;
+            let (result, touched) = match ended {
+                Ok(reply) => {
+                    fence.in_force = Some((Instant::now(), reply.clone()));
+                    (Ok(reply), true)
+                }
+                Err(Refused { error, touched }) => {
+                    fence.in_force = None;
+                    (Err(error), touched || renews)
+                }
+            };
+            let waiting = std::mem::take(&mut fence.waiting);
+            if !touched {
+                this.fences.as_mut().map(|fences| fences.remove(&host));
+            }
+            waiting.into_iter().for_each(|promise| promise.complete(result.clone()));
+        });
+    }
+
+    /// Looks whether the cluster still refuses whom it should.
+    fn check(&mut self, ctx: &mut Ctx<'_, Self>) {
+        if self.fences.as_ref().is_none_or(BTreeMap::is_empty) {
+            return;
+        }
+        let flow = self.flow.clone();
+        let map = async move { flow.ceph.map(flow.storage.id).await };
+        ctx.spawn_detached(map, |this, map, ctx| match map {
+            Err(error) => tracing::warn!(%error, storage = this.flow.storage.name, "whether fences hold is not known"),
+            Ok(map) => {
+                let fences = this.fences.iter().flatten().filter(|(_, fence)| !fence.busy);
+                let due: Vec<_> = fences
+                    .filter_map(|(host, fence)| fence.due(&map, Instant::now()).map(|why| (*host, why)))
+                    .collect();
+                for (host, why) in due {
+                    let name = this.flow.directory.host_name(host);
+                    tracing::warn!(host = name, storage = this.flow.storage.name, "fence ordered again: {why}");
+                    metrics::counter!("ringfence_storage_fence_renewals_total", "why" => why).increment(1);
+                    this.order(host, why, ctx);
+                }
+            }
+        });
+    }
+}
+
+impl Fence {
+    /// Why it must be ordered again, if it must.
+    fn due(&self, map: &CephMap, now: Instant) -> Option<&'static str> {
+        match &self.in_force {
+            None => Some("it is not known to be in force"),
+            Some((_, reply)) if reply.addresses.iter().any(|ip| !map.blocked.contains(ip)) => {
+                Some("somebody removed the entry")
+            }
+            Some((at, _)) if now.duration_since(*at) >= LASTING / 2 => Some("half of its time is over"),
+            Some(_) => None,
+        }
+    }
+}
+
+/// A fence that is not known to hold; `touched`: the cluster may have been told.
+struct Refused {
+    error: ErrorCode,
+    touched: bool,
+}
+
+impl Flow {
+    fn event(
+        &self,
+        host: HostId,
+        phase: StorageFencePhase,
+        addresses: &[IpAddr],
+        reason: String,
+    ) -> StorageFenceChanged {
+        StorageFenceChanged {
+            primary_storage_uuid: self.storage.id,
+            storage: self.storage.name.clone(),
+            host_uuid: host,
+            host: self.directory.host_name(host),
+            phase,
+            addresses: addresses.to_vec(),
+            osd_epoch: None,
+            lasting_seconds: None,
+            reason,
+        }
+    }
+
+    async fn fence(&self, host: HostId, reason: String, renews: bool) -> Result<StorageFenceReply, Refused> {
+        let untouched = |error| Refused { error, touched: false };
+        let addresses = self.directory.host(host).map_err(untouched)?.storage_ips.clone();
+        let map = self.ceph.map(self.storage.id).await.map_err(untouched)?;
+        may_block(&self.directory, host, &map).map_err(untouched)?;
+        let intent = self.event(host, StorageFencePhase::Intended, &addresses, reason.clone());
+        self.recorder.intent(&intent).await.map_err(untouched)?;
+        let mut osd_epoch = 0;
+        for ip in &addresses {
+            match self.ceph.block(self.storage.id, *ip, LASTING).await {
+                Ok(epoch) => osd_epoch = epoch,
+                Err(error) => {
+                    let failed = self.event(host, StorageFencePhase::Failed, &addresses, error.to_string());
+                    let _ = self.recorder.fact(failed).await;
+                    return Err(Refused { error, touched: true });
+                }
+            }
+        }
+        let phase = if renews { StorageFencePhase::Renewed } else { StorageFencePhase::Fenced };
+        let mut done = self.event(host, phase, &addresses, reason);
+        (done.osd_epoch, done.lasting_seconds) = (Some(osd_epoch), Some(LASTING.as_secs()));
+        // Told without waiting for the disk: what is in force is in force.
+        drop(self.recorder.fact(done));
+        Ok(StorageFenceReply { osd_epoch, addresses })
+    }
+
+    async fn lift(&self, host: HostId) -> Result<Done> {
+        let addresses = self.directory.host(host)?.storage_ips.clone();
+        let reason = "no QEMU of a VM that moved is left on it".to_owned();
+        let intent = self.event(host, StorageFencePhase::LiftIntended, &addresses, reason.clone());
+        self.recorder.intent(&intent).await?;
+        let mut lifted = self.event(host, StorageFencePhase::Lifted, &addresses, reason);
+        for ip in &addresses {
+            lifted.osd_epoch = Some(self.ceph.unblock(self.storage.id, *ip).await?);
+        }
+        let _ = self.recorder.fact(lifted).await;
+        Ok(Done {})
+    }
+}
+
+/// Whether a host's addresses are its own alone (fault 18).
+fn may_block(directory: &Directory, host: HostId, map: &CephMap) -> Result<()> {
+    let refused = |why: String| Err(ErrorCode::new(Code::OPERATION, format!("storage fence refused: {why}")));
+    let failed = directory.host(host)?;
+    if failed.storage_ips.is_empty() {
+        return refused(format!("{} has no storage_ips in the config: nothing is known to block", failed.name));
+    }
+    for ip in &failed.storage_ips {
+        if let Some((daemon, _)) = map.daemons.iter().find(|(_, at)| at == ip) {
+            return refused(format!("{ip} is the address of {daemon} too: blocking it would hurt the cluster"));
+        }
+        let others = directory.hosts.iter().filter(|other| other.id != host);
+        if let Some(other) =
+            others.into_iter().find(|o| o.storage_ips.contains(ip) || o.management_ip.parse() == Ok(*ip))
+        {
+            return refused(format!("{ip} is an address of {} too: blocking it would cut that one off", other.name));
+        }
+    }
+    Ok(())
+}
+
+impl Actor for CephActor {
+    const KIND: Kind = Kind::new("ceph");
+
+    fn accepts(accepts: &mut Accepts<Self>) {
+        accepts
+            .message::<QueryWatchersMsg>()
+            .message::<FenceHostOnStorageMsg>()
+            .message::<LiftStorageFenceMsg>()
+            .message::<QueryStorageFencesMsg>();
+    }
+
+    fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
+        self.remember(ctx);
+        ctx.every(CHECK_EVERY, |this, ctx| this.check(ctx));
+    }
+
+    fn observe(&self) -> serde_json::Value {
+        let fences = self.fences.iter().flatten();
+        let named = fences.map(|(host, fence)| (self.flow.directory.host_name(*host), fence.in_force.is_some().into()));
+        serde_json::Value::Object(named.collect())
+    }
+}
+
+impl Handler<QueryWatchersMsg> for CephActor {
+    type Answer = Later<WatchersReply>;
+
+    fn handle(&mut self, message: QueryWatchersMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let flow = self.flow.clone();
+        Later::new(async move {
+            let InstallPath::Ceph { pool, image } = message.install_path else {
+                let details = format!("{} does not lie on Ceph", message.install_path);
+                return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+            };
+            let watchers = flow.ceph.watchers(flow.storage.id, &pool, &image).await?;
+            Ok(WatchersReply { watchers })
+        })
+    }
+}
+
+fn not_ready() -> ErrorCode {
+    ErrorCode::new(Code::NOT_READY, "the journal is still being read: try again in a moment")
+}
+
+impl Handler<FenceHostOnStorageMsg> for CephActor {
+    type Answer = Promised<FenceHostOnStorageMsg>;
+
+    fn handle(&mut self, message: FenceHostOnStorageMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<FenceHostOnStorageMsg>();
+        let Some(fences) = &mut self.fences else {
+            promise.complete(Err(not_ready()));
+            return answer;
+        };
+        let fence = fences.entry(message.host_uuid).or_default();
+        match &fence.in_force {
+            Some((at, reply)) if at.elapsed() < FRESH && !fence.busy => promise.complete(Ok(reply.clone())),
+            _ => {
+                fence.waiting.push(promise);
+                self.order(message.host_uuid, &message.reason, ctx);
+            }
+        }
+        answer
+    }
+}
+
+impl Handler<LiftStorageFenceMsg> for CephActor {
+    type Answer = Promised<LiftStorageFenceMsg>;
+
+    fn handle(&mut self, message: LiftStorageFenceMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<LiftStorageFenceMsg>();
+        let host = message.host_uuid;
+        match self.fences.as_mut().map(|fences| fences.get_mut(&host)) {
+            None => promise.complete(Err(not_ready())),
+            Some(None) => promise.complete(Ok(Done {})),
+            Some(Some(fence)) if fence.busy => {
+                let details = "this host is being fenced right now: lift it when that ended";
+                promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, details)));
+            }
+            Some(Some(fence)) => {
+                fence.busy = true;
+                lift(self.flow.clone(), host, promise, ctx);
+            }
+        }
+        answer
+    }
+}
+
+fn lift(flow: Flow, host: HostId, promise: Promise<Done>, ctx: &mut Ctx<'_, CephActor>) {
+    let lifted: std::pin::Pin<Box<dyn Future<Output = Result<Done>>>> = Box::pin(async move { flow.lift(host).await });
+    ctx.spawn_detached(lifted, move |this, result, ctx| {
+        let Some(fences) = &mut this.fences else { return };
+        let waiting = fences.get_mut(&host).map(|fence| {
+            fence.busy = false;
+            std::mem::take(&mut fence.waiting)
+        });
+        let waiting = waiting.unwrap_or_default();
+        if result.is_ok() {
+            fences.remove(&host);
+        }
+        // Somebody wanted it fenced while it was lifted.
+        if !waiting.is_empty() {
+            fences.entry(host).or_default().waiting = waiting;
+            this.order(host, "wanted while it was being lifted", ctx);
+        }
+        promise.complete(result);
+    });
+}
+
+impl Handler<QueryStorageFencesMsg> for CephActor {
+    type Answer = Result<StorageFencesReply>;
+
+    fn handle(&mut self, _: QueryStorageFencesMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let fences = self.fences.as_ref().ok_or_else(not_ready)?;
+        Ok(StorageFencesReply { host_uuids: fences.keys().copied().collect() })
+    }
+}

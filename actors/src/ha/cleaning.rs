@@ -1,0 +1,96 @@
+//! How a host comes back: what is left of VMs that moved is killed, then its storage lets it in again, then it serves.
+//!
+//! Invariants: a storage fence is lifted only after a second look found none of the QEMUs that must not be there: a
+//! survivor would write again the moment it is lifted. Every step may be repeated: a host that was cut off again in the
+//! middle is cleaned anew. A VM that is to run here is left alone, unless a storage refused this host meanwhile: its
+//! disk is gone from under it, and its client would never show up as a watcher again.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ringfence::{Actor, Address, Bus};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, StorageId, VmId,
+    ceph::{LiftStorageFenceMsg, QueryStorageFencesMsg},
+    ha::{HostConfirmedFenced, HostQuarantineChanged, SetQuarantineMsg},
+    storage::StorageKind,
+    vm::{ListVmsCmd, QueryVmMsg, StopVmCmd},
+};
+
+use crate::{
+    audit::Recorder,
+    fence::ceph::CephActor,
+    host::HostActor,
+    inventory::Directory,
+    recovery::RecoveryActor,
+    vm::{SEARCH_TIMEOUT, VM_TIMEOUT, VmActor},
+};
+
+/// What cleaning needs; it never changes.
+#[derive(Clone)]
+pub(super) struct Cleaner {
+    pub(super) directory: Arc<Directory>,
+    pub(super) bus: Bus,
+    pub(super) recorder: Recorder,
+}
+
+impl Cleaner {
+    /// Cleans a host and lets it out of quarantine.
+    ///
+    /// # Errors
+    /// Why it stays in quarantine.
+    pub(super) async fn clean(&self, host: HostId) -> Result<()> {
+        let refusing = self.refusing(host).await?;
+        let left = self.left(host, &refusing).await?;
+        let to = Address::new(HostActor::KIND, host);
+        for vm in &left {
+            self.bus.ask_within(to, StopVmCmd { vm_uuid: *vm }, VM_TIMEOUT).await?;
+        }
+        if let Some(vm) = self.left(host, &refusing).await?.first() {
+            let details = format!("VM {vm} is there again after it was killed: something restarts it");
+            return Err(ErrorCode::new(Code::OPERATION, details));
+        }
+        for storage in refusing {
+            self.bus.ask(Address::new(CephActor::KIND, storage), LiftStorageFenceMsg { host_uuid: host }).await?;
+        }
+        let name = self.directory.host_name(host);
+        let reason = match left.len() {
+            0 => "it answers, and nothing was left on it".to_owned(),
+            n => format!("it answers, and {n} left-over QEMUs were killed"),
+        };
+        let unconfirmed =
+            HostConfirmedFenced { host_uuid: host, host: name.clone(), confirmed: false, by: "it is back".to_owned() };
+        self.recorder.intent(&unconfirmed).await?;
+        let released = HostQuarantineChanged { host_uuid: host, host: name, quarantined: false, reason };
+        // Waits for the disk: a restart that forgets it cleans once more.
+        self.recorder.fact(released).await?;
+        let set = SetQuarantineMsg { host_uuid: host, reason: None };
+        self.bus.ask(Address::singleton(RecoveryActor::KIND), set).await.map(|_| ())
+    }
+
+    /// The storages that refuse this host, or may.
+    async fn refusing(&self, host: HostId) -> Result<BTreeSet<StorageId>> {
+        let mut refusing = BTreeSet::new();
+        for storage in self.directory.storages.iter().filter(|storage| storage.kind == StorageKind::Ceph) {
+            let fences = self.bus.ask(Address::new(CephActor::KIND, storage.id), QueryStorageFencesMsg {}).await?;
+            if fences.host_uuids.contains(&host) {
+                refusing.insert(storage.id);
+            }
+        }
+        Ok(refusing)
+    }
+
+    /// The VMs with a QEMU here that must not be.
+    async fn left(&self, host: HostId, refusing: &BTreeSet<StorageId>) -> Result<Vec<VmId>> {
+        let listed = self.bus.ask_within(Address::new(HostActor::KIND, host), ListVmsCmd {}, SEARCH_TIMEOUT).await?;
+        let mut left = BTreeSet::new();
+        for running in listed.vms {
+            let Some(vm) = self.directory.vms.iter().find(|vm| vm.id == running.vm_uuid) else { continue };
+            let believed = self.bus.ask(Address::new(VmActor::KIND, vm.id), QueryVmMsg {}).await?;
+            let moved = believed.last_host_uuid.is_some_and(|last| last != host);
+            if moved || vm.volumes.iter().any(|volume| refusing.contains(&volume.storage)) {
+                left.insert(vm.id);
+            }
+        }
+        Ok(left.into_iter().collect())
+    }
+}

@@ -1,0 +1,398 @@
+//! Decides which hosts failed and which VMs are brought back.
+//!
+//! Invariants: a host is failed only if it is Disconnected, siblings looked for it and none saw it, or a human attested
+//! it; and only while so few hosts of its cluster are away that it is not rather us (storm brake, I8). A VM is brought
+//! back one flow at a time, so many at once over all hosts. A host is not cleaned while one of its VMs is in a flow, and
+//! no flow of its VMs begins while it is cleaned: a fence must not be lifted under a VM that was just permitted to
+//! start. Everything is derived anew on every tick; nothing waits for an event that may have been missed.
+//! Rejected: a queue of failed hosts. What is not in the queue after a crash is never done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ringfence_messages::{
+    ClusterId, ErrorCode, HostId, Result, VmId,
+    ha::{HaReply, HostFailed, HostHa, ScanHostReply, StormBrakeChanged, VmHa, VmHaBlocked, VmHaStarted},
+    host::HostStatus,
+    vm::{RunningVm, VmState, VmStateChanged},
+};
+
+use crate::inventory::{Directory, HaSettings};
+
+/// Between [`Event::Tick`]s.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// Hosts that are asked for their processes in one tick, at most. Too low: a QEMU that died in a large cluster is seen
+/// late. Too high: a burst every second.
+pub const CENSUS_PER_TICK: usize = 500;
+
+/// For so long a look of siblings counts. Too high: a host that is back is failed.
+pub const SCAN_FRESH: Duration = Duration::from_secs(4);
+
+/// Between looks at a host that is away, at least.
+pub const SCAN_EVERY: Duration = Duration::from_secs(1);
+
+/// For so long a host that failed counts for the storm brake. Too low: a storm that comes host by host is not seen.
+pub const STORM_WINDOW: Duration = Duration::from_secs(60);
+
+/// Longest wait between tries to bring a VM back. Too high: a cause that is gone is noticed late.
+pub const RETRY_CEILING: Duration = Duration::from_secs(30);
+
+/// Looks in a row at which nobody watches a VM's volumes before it counts as lost. One may be a watch that is just
+/// being renewed.
+pub const GONE_LOOKS: u32 = 2;
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// [`TICK`] went by.
+    Tick,
+    /// A try of a host's ping failed.
+    Suspected(HostId),
+    /// A host's status changed.
+    HostChanged(HostId, HostStatus),
+    /// An operator took a host out of service, or put it back.
+    Maintenance(HostId, bool),
+    /// Siblings looked for a host.
+    Scanned(HostId, Result<ScanHostReply>),
+    /// These hosts of a cluster answer pings, asked for by [`Command::AskStanding`].
+    Standing(ClusterId, Vec<HostId>),
+    /// The quarantine of a host is durable and in force, or not.
+    Quarantined(HostId, Result<()>),
+    /// A host in quarantine is clean and was let out, or not.
+    Cleaned(HostId, Result<()>),
+    /// A human attested that a host is off.
+    Confirmed(HostId),
+    /// What is believed of a VM.
+    Vm(VmStateChanged),
+    /// Nobody watches any volume of a VM; or somebody does, or it is not known.
+    Unwatched(VmId, bool),
+    /// An operator wants a VM brought back.
+    Requested(VmId, Option<HostId>),
+    /// What came of [`Command::Start`].
+    Started(VmId, Result<Option<HostId>>),
+    /// The QEMU processes of a host.
+    Listed(HostId, Vec<RunningVm>),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Have siblings look for a host.
+    Scan(HostId),
+    /// Ask which hosts of a cluster answer.
+    AskStanding(ClusterId),
+    /// Take a host out of service, durably.
+    Quarantine(HostId, String),
+    /// Kill what is left on a host, lift its fences, let it out of quarantine.
+    Clean(HostId),
+    /// Look whether anybody watches a VM's volumes.
+    Watch(VmId),
+    /// Have the VM's actor fence and start it.
+    Start {
+        /// The VM.
+        vm: VmId,
+        /// Who decided.
+        judger: &'static str,
+        /// Where, if somebody said.
+        host: Option<HostId>,
+        /// Hosts to avoid.
+        soft_avoid: Vec<HostId>,
+        /// Why.
+        reason: String,
+    },
+    /// Answer the operator who wanted a VM brought back: refused.
+    Refuse(VmId, ErrorCode),
+    /// Ask a host for its QEMU processes.
+    List(HostId),
+    /// Have a VM's actor look for it.
+    LookFor(VmId, Option<HostId>),
+    /// Record and publish.
+    Tell(Fact),
+}
+
+/// What is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A host failed.
+    HostFailed(HostFailed),
+    /// The storm brake.
+    Brake(StormBrakeChanged),
+    /// A VM was brought back.
+    Started(VmHaStarted),
+    /// A VM could not be brought back.
+    Blocked(VmHaBlocked),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    pub(super) status: Option<HostStatus>,
+    pub(super) maintenance: bool,
+    /// A ping failed, and nothing since says that it is well.
+    pub(super) suspect: bool,
+    pub(super) scanning: bool,
+    pub(super) scan: Option<(Duration, ScanHostReply)>,
+    pub(super) failed: Option<Duration>,
+    pub(super) quarantining: bool,
+    pub(super) quarantined: bool,
+    pub(super) confirmed: bool,
+    pub(super) cleaning: bool,
+    pub(super) answers: bool,
+    pub(super) next_clean: Duration,
+    pub(super) clean_error: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub(super) state: VmState,
+    pub(super) host: Option<HostId>,
+    pub(super) incarnation: u64,
+    pub(super) wanted: bool,
+    /// A flow is under way; it began at this incarnation, from this host, for this reason.
+    pub(super) flow: Option<(u64, Option<HostId>, String)>,
+    pub(super) failures: u32,
+    pub(super) next: Duration,
+    pub(super) why: String,
+    pub(super) watching: bool,
+    /// Looks in a row at which nobody watched its volumes.
+    pub(super) gone: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) settings: HaSettings,
+    pub(super) directory: Arc<Directory>,
+    pub(super) hosts: BTreeMap<HostId, Host>,
+    pub(super) vms: BTreeMap<VmId, Vm>,
+    pub(super) braked: BTreeSet<ClusterId>,
+    pub(super) flows: usize,
+    /// Hosts of one tick of the census, and where it stands.
+    pub(super) census: (usize, usize),
+}
+
+impl Core {
+    /// Looks after everything in the directory. `vms` is what the journal says of VMs, `quarantined`, `confirmed` and
+    /// `maintenance` what it says of hosts. Every host
+    /// is asked for its processes once in `census_every`.
+    pub fn new(
+        settings: HaSettings,
+        census_every: Duration,
+        directory: Arc<Directory>,
+        vms: Vec<VmStateChanged>,
+        quarantined: &BTreeSet<HostId>,
+        confirmed: &BTreeSet<HostId>,
+        maintenance: &BTreeSet<HostId>,
+    ) -> Core {
+        let host = |id: HostId| Host {
+            quarantined: quarantined.contains(&id),
+            confirmed: confirmed.contains(&id),
+            maintenance: maintenance.contains(&id),
+            ..Host::default()
+        };
+        let hosts = directory.hosts.iter().map(|of| (of.id, host(of.id))).collect();
+        let ticks = (census_every.as_millis() / TICK.as_millis()).max(1) as usize;
+        let census = (directory.hosts.len().div_ceil(ticks).min(CENSUS_PER_TICK), 0);
+        let (vms_of, braked) = (BTreeMap::new(), BTreeSet::new());
+        let mut core = Core { settings, directory, hosts, vms: vms_of, braked, flows: 0, census };
+        for mut event in vms {
+            // Whoever was running when the controller ended may have ended since.
+            if event.new_state != VmState::Stopped {
+                event.new_state = VmState::Unknown;
+            }
+            core.believe(event);
+        }
+        core
+    }
+
+    /// Handles one event. `now` never goes back.
+    pub fn on(&mut self, event: Event, now: Duration) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match event {
+            Event::Tick => self.tick(now, &mut commands),
+            Event::Suspected(host) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    of.suspect = true;
+                    of.answers = false;
+                    self.scan(host, &mut commands);
+                }
+            }
+            Event::HostChanged(host, status) => self.host_changed(host, status, now, &mut commands),
+            Event::Maintenance(host, on) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    (of.maintenance, of.suspect) = (on, false);
+                }
+            }
+            Event::Scanned(host, result) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    of.scanning = false;
+                    of.scan = result.ok().map(|scan| (now, scan));
+                    let seen =
+                        of.scan.as_ref().is_none_or(|(_, scan)| !scan.seen_by.is_empty() || scan.unseen_by.is_empty());
+                    if of.status == Some(HostStatus::Connected) && seen {
+                        of.suspect = false;
+                    }
+                    self.judge_host(host, now, &mut commands);
+                }
+            }
+            Event::Standing(cluster, answering) => {
+                let of_cluster = self.directory.hosts.iter().filter(|host| host.cluster == cluster);
+                let ids: Vec<HostId> = of_cluster.map(|host| host.id).collect();
+                for id in ids {
+                    if let Some(host) = self.hosts.get_mut(&id) {
+                        host.answers = answering.contains(&id);
+                    }
+                }
+            }
+            Event::Quarantined(host, result) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    of.quarantining = false;
+                    match result {
+                        Ok(()) => of.quarantined = true,
+                        // Not durable: it is judged again.
+                        Err(_) => of.failed = None,
+                    }
+                }
+            }
+            Event::Cleaned(host, result) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    of.cleaning = false;
+                    of.clean_error = result.err().map(|error| error.to_string());
+                    if of.clean_error.is_none() {
+                        (of.quarantined, of.confirmed, of.failed, of.scan) = (false, false, None, None);
+                    }
+                    of.next_clean = now + SCAN_EVERY;
+                }
+            }
+            Event::Confirmed(host) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    of.confirmed = true;
+                    self.judge_host(host, now, &mut commands);
+                }
+            }
+            Event::Vm(change) => self.believe(change),
+            Event::Unwatched(vm, nobody) => {
+                if let Some(vm) = self.vms.get_mut(&vm) {
+                    vm.watching = false;
+                    vm.gone = if nobody { vm.gone + 1 } else { 0 };
+                }
+            }
+            Event::Requested(vm, host) => self.requested(vm, host, &mut commands),
+            Event::Started(vm, result) => self.started(vm, result, now, &mut commands),
+            Event::Listed(host, running) => self.listed(host, &running, &mut commands),
+        }
+        self.brake(now, &mut commands);
+        self.bring_back(now, &mut commands);
+        self.clean(now, &mut commands);
+        commands
+    }
+
+    /// VMs that are believed to run on a host.
+    pub fn vms_on(&self, host: HostId) -> usize {
+        self.vms.values().filter(|vm| vm.host == Some(host) && vm.state != VmState::Stopped).count()
+    }
+
+    /// What is thought of everything that is not in order.
+    pub fn thoughts(&self) -> HaReply {
+        let hosts = self.hosts.iter().filter_map(|(id, host)| {
+            let standing = match host {
+                Host { cleaning: true, .. } => "back: what is left on it is killed, then it is let in again".to_owned(),
+                Host { quarantined: true, clean_error: Some(error), .. } => format!("quarantined: {error}"),
+                Host { quarantined: true, .. } => {
+                    "quarantined: it is let in again when it answers and nothing is left on it".to_owned()
+                }
+                Host { status: Some(HostStatus::Disconnected), scan: Some((_, scan)), .. }
+                    if !scan.seen_by.is_empty() =>
+                {
+                    format!("only the controller does not reach it ({})", scan.reason)
+                }
+                Host { status: Some(HostStatus::Disconnected), scan: Some((_, scan)), .. }
+                    if scan.unseen_by.is_empty() =>
+                {
+                    format!("not taken for failed: no sibling could look ({})", scan.reason)
+                }
+                Host { status: Some(HostStatus::Disconnected), .. } => {
+                    "siblings are asked whether they see it".to_owned()
+                }
+                _ => return None,
+            };
+            Some(HostHa { host_uuid: *id, standing })
+        });
+        let vms = self.vms.iter().filter(|(_, vm)| vm.wanted && vm.state != VmState::Running);
+        let vms = vms.map(|(id, vm)| {
+            let why = match &vm.flow {
+                Some((_, _, reason)) => format!("being brought back: {reason}"),
+                None if !vm.why.is_empty() => vm.why.clone(),
+                None => "waiting for a verdict on its host".to_owned(),
+            };
+            VmHa { vm_uuid: *id, why }
+        });
+        HaReply { hosts: hosts.collect(), vms: vms.collect(), braked: self.braked.iter().copied().collect() }
+    }
+
+    pub(super) fn believe(&mut self, change: VmStateChanged) {
+        let fresh = || Vm {
+            state: VmState::Stopped,
+            host: None,
+            incarnation: 0,
+            wanted: false,
+            flow: None,
+            failures: 0,
+            next: Duration::ZERO,
+            why: String::new(),
+            watching: false,
+            gone: 0,
+        };
+        let vm = self.vms.entry(change.vm_uuid).or_insert_with(fresh);
+        if vm.host != change.host_uuid {
+            vm.gone = 0;
+        }
+        (vm.state, vm.host, vm.wanted) = (change.new_state, change.host_uuid, change.wanted);
+        vm.incarnation = change.incarnation;
+        if vm.state == VmState::Running {
+            (vm.failures, vm.next) = (0, Duration::ZERO);
+            vm.why.clear();
+        }
+    }
+
+    fn tick(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        let away: Vec<HostId> = self
+            .hosts
+            .iter()
+            .filter(|(_, host)| !host.maintenance && host.failed.is_none())
+            .filter(|(_, host)| host.suspect || host.status == Some(HostStatus::Disconnected))
+            .map(|(id, _)| *id)
+            .collect();
+        for host in away {
+            let due = self.hosts[&host].scan.as_ref().is_none_or(|(at, _)| now.saturating_sub(*at) >= SCAN_EVERY);
+            if due {
+                self.scan(host, commands);
+            }
+        }
+        let quarantined = self.directory.hosts.iter().filter(|of| self.hosts[&of.id].quarantined);
+        let clusters: BTreeSet<ClusterId> = quarantined.map(|of| of.cluster).collect();
+        commands.extend(clusters.into_iter().map(Command::AskStanding));
+        for _ in 0..self.census.0 {
+            let of = &self.directory.hosts[self.census.1 % self.directory.hosts.len()];
+            self.census.1 = self.census.1.wrapping_add(1);
+            let host = &self.hosts[&of.id];
+            if host.status == Some(HostStatus::Connected) && !host.suspect && !host.maintenance {
+                commands.push(Command::List(of.id));
+            }
+        }
+        for (id, vm) in &mut self.vms {
+            let Some(host) = vm.host.and_then(|host| self.hosts.get(&host)) else { continue };
+            if vm.state != VmState::Unknown || vm.flow.is_some() {
+                continue;
+            }
+            if host.status == Some(HostStatus::Connected) && !host.suspect {
+                commands.push(Command::LookFor(*id, None));
+            } else if host.seen_by_siblings(now) && !std::mem::replace(&mut vm.watching, true) {
+                commands.push(Command::Watch(*id));
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Which VMs are brought back, and what came of it.
+
+use std::time::Duration;
+
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, VmId,
+    ha::{VmHaBlocked, VmHaStarted},
+    vm::{HaMode, InstallPath, RunningVm, VmState, VmStateChanged},
+};
+
+use super::core::{Command, Core, Fact, GONE_LOOKS, RETRY_CEILING};
+
+impl Core {
+    /// Begins flows for VMs that are wanted and lost, so many at once.
+    pub(super) fn bring_back(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        for (id, vm) in &mut self.vms {
+            if self.flows >= self.settings.parallelism {
+                break;
+            }
+            let Some(of) = self.directory.vms.iter().find(|of| of.id == *id) else { continue };
+            if of.ha != HaMode::NeverStop || !vm.wanted || vm.flow.is_some() || now < vm.next {
+                continue;
+            }
+            let host = vm.host.and_then(|host| self.hosts.get(&host));
+            let name = vm.host.map_or("nowhere".to_owned(), |host| self.directory.host_name(host));
+            let (judger, reason) = match (vm.state, host) {
+                (_, Some(host)) if host.cleaning => continue,
+                (VmState::Stopped, _) => ("QemuDied", format!("it does not run on {name}")),
+                (VmState::Unknown, _) if self.braked.contains(&of.cluster) => continue,
+                (VmState::Unknown, Some(host)) if host.failed.is_some() && host.quarantined => {
+                    ("HostSilent", format!("{name} failed"))
+                }
+                (VmState::Unknown, Some(host))
+                    if vm.gone >= GONE_LOOKS
+                        && host.seen_by_siblings(now)
+                        && of.volumes.iter().all(|v| matches!(v.install_path, InstallPath::Ceph { .. })) =>
+                {
+                    ("WatchersGone", format!("nobody watches its volumes, and the controller does not reach {name}"))
+                }
+                _ => continue,
+            };
+            let mut soft_avoid: Vec<HostId> = Vec::new();
+            soft_avoid.extend(vm.host.filter(|_| judger != "QemuDied" || vm.failures >= 2));
+            vm.flow = Some((vm.incarnation, vm.host, reason.clone()));
+            self.flows += 1;
+            commands.push(Command::Start { vm: *id, judger, host: None, soft_avoid, reason });
+        }
+    }
+
+    /// An operator wants a VM brought back now: the judge is the operator, the fence is not spared.
+    pub(super) fn requested(&mut self, id: VmId, host: Option<HostId>, commands: &mut Vec<Command>) {
+        let refuse = |why: String| vec![Command::Refuse(id, ErrorCode::new(Code::CHANGE_STATE, why))];
+        if !self.vms.contains_key(&id) {
+            let never = VmStateChanged {
+                vm_uuid: id,
+                vm: String::new(),
+                old_state: VmState::Stopped,
+                new_state: VmState::Stopped,
+                host_uuid: None,
+                host: None,
+                incarnation: 0,
+                wanted: false,
+                reason: String::new(),
+            };
+            self.believe(never);
+        }
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        let place = vm.host.and_then(|host| self.hosts.get(&host));
+        if vm.flow.is_some() {
+            commands.extend(refuse("it is being brought back already".to_owned()));
+        } else if place.is_some_and(|place| place.cleaning) {
+            commands.extend(refuse("its host is back and being reconciled: try again in a moment".to_owned()));
+        } else {
+            let reason = "an operator asked for it".to_owned();
+            vm.flow = Some((vm.incarnation, vm.host, reason.clone()));
+            self.flows += 1;
+            commands.push(Command::Start { vm: id, judger: "Operator", host, soft_avoid: Vec::new(), reason });
+        }
+    }
+
+    pub(super) fn started(
+        &mut self,
+        id: VmId,
+        result: Result<Option<HostId>>,
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        let Some((incarnation, from, reason)) = vm.flow.take() else { return };
+        self.flows -= 1;
+        let name = self.directory.vms.iter().find(|of| of.id == id).map(|of| of.name.clone()).unwrap_or_default();
+        match result {
+            Ok(host) => {
+                (vm.failures, vm.next) = (0, Duration::ZERO);
+                vm.why.clear();
+                if let Some(host) = host.filter(|_| vm.incarnation > incarnation) {
+                    commands.push(Command::Tell(Fact::Started(VmHaStarted {
+                        vm_uuid: id,
+                        vm: name,
+                        from_host: from.map(|host| self.directory.host_name(host)),
+                        host_uuid: host,
+                        host: self.directory.host_name(host),
+                        reason,
+                    })));
+                }
+            }
+            Err(error) => {
+                vm.failures = vm.failures.saturating_add(1);
+                vm.next = now + RETRY_CEILING.min(Duration::from_millis(500) * (1 << vm.failures.min(10)));
+                let why = error.to_string();
+                if vm.why != why {
+                    vm.why.clone_from(&why);
+                    commands.push(Command::Tell(Fact::Blocked(VmHaBlocked { vm_uuid: id, vm: name, reason: why })));
+                }
+            }
+        }
+    }
+
+    /// What runs on a host that answers, against what is believed.
+    pub(super) fn listed(&mut self, host: HostId, running: &[RunningVm], commands: &mut Vec<Command>) {
+        for (id, vm) in &self.vms {
+            let there = running.iter().any(|process| process.vm_uuid == *id);
+            let here = running.iter().any(|process| process.vm_uuid == *id && !process.other_agent);
+            let missed = vm.state == VmState::Running && vm.host == Some(host) && !there;
+            let found = here && vm.flow.is_none() && matches!(vm.state, VmState::Stopped | VmState::Unknown);
+            if missed || found {
+                commands.push(Command::LookFor(*id, found.then_some(host)));
+            }
+        }
+        // One that was never started by us.
+        for of in &self.directory.vms {
+            let here = |process: &RunningVm| process.vm_uuid == of.id && !process.other_agent;
+            if !self.vms.contains_key(&of.id) && running.iter().any(here) {
+                commands.push(Command::LookFor(of.id, Some(host)));
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Where a VM is started: on a host with room, spread out, away from where it is not wanted.
+
+use std::cmp::Reverse;
+
+use ringfence_messages::HostId;
+
+/// What is known of a host that takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The host.
+    pub host: HostId,
+    /// Memory that it says is available, in MiB; `None` if it does not say.
+    pub available_mib: Option<u64>,
+    /// Memory of VMs that were just sent there, in MiB: it does not count in `available_mib` yet.
+    pub promised_mib: u64,
+    /// VMs that are believed to run there.
+    pub vms: usize,
+}
+
+/// Hosts with room for `need_mib`, the best first, and those without. One that does not say has none (I2).
+pub fn rank(candidates: &[Candidate], need_mib: u64, soft_avoid: &[HostId]) -> (Vec<HostId>, Vec<HostId>) {
+    let free = |c: &Candidate| c.available_mib.unwrap_or(0).saturating_sub(c.promised_mib);
+    let (mut roomy, full): (Vec<&Candidate>, Vec<&Candidate>) = candidates.iter().partition(|c| free(*c) >= need_mib);
+    // Whole GiB: a host is not better for a few MiB, but for having fewer VMs.
+    roomy.sort_by_key(|c| (soft_avoid.contains(&c.host), Reverse(free(c) / 1024), c.vms));
+    let hosts = |of: Vec<&Candidate>| of.into_iter().map(|c| c.host).collect();
+    (hosts(roomy), hosts(full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_roomiest_first_then_the_emptiest_and_never_one_without_room() {
+        let of = |name: &str, available_mib, promised_mib, vms| Candidate {
+            host: HostId::from_name(name),
+            available_mib,
+            promised_mib,
+            vms,
+        };
+        let hosts = [
+            of("small", Some(4096), 0, 0),
+            of("promised", Some(64 << 10), 63 << 10, 0),
+            of("big", Some(32 << 10), 0, 9),
+            of("silent", None, 0, 0),
+            of("big too", Some((32 << 10) + 5), 0, 3),
+        ];
+        let ids = |names: &[&str]| names.iter().map(|name| HostId::from_name(name)).collect::<Vec<_>>();
+        let (roomy, full) = rank(&hosts, 2048, &[]);
+        assert_eq!((roomy, full), (ids(&["big too", "big", "small"]), ids(&["promised", "silent"])));
+        let (roomy, _) = rank(&hosts, 2048, &ids(&["big too"]));
+        assert_eq!(roomy, ids(&["big", "small", "big too"]), "avoided where others will do");
+    }
+}

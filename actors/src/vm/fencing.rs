@@ -1,0 +1,212 @@
+//! How a VM carries out its fence: what the attempt orders, put to those who can do it.
+
+use ringfence::{Actor, Address, Ctx};
+use ringfence_messages::{
+    Event as _, HostId, Result,
+    ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
+    fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
+    ha::{FindTargetsMsg, HaStartPlan, HostConfirmedFenced, QuarantineHostMsg, TargetsReply},
+    vm::{InstallPath, ListVmsCmd, VmState},
+};
+
+use super::{
+    VmActor,
+    actor::{SEARCH_TIMEOUT, to},
+    core::{Core, Event},
+};
+use crate::{
+    fence::{
+        FENCER,
+        attempt::{self, Case, Place},
+        ceph::CephActor,
+    },
+    ha::HaActor,
+};
+
+/// How long the whole of level 1 may take: three siblings at most.
+const FENCER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(100);
+
+impl VmActor {
+    /// Where it may be started, and who attested that its last host is off.
+    pub(super) fn targets(
+        &self,
+        soft_avoid: Vec<HostId>,
+        place: Option<HostId>,
+    ) -> impl Future<Output = Result<(TargetsReply, Option<String>)>> + use<> {
+        let (bus, journal) = (self.bus.clone(), self.ports.journal.clone());
+        let place = place.map(|place| self.directory.host_name(place));
+        let ask = FindTargetsMsg {
+            cluster_uuid: self.vm.cluster,
+            memory_mib: self.vm.memory_mib,
+            soft_avoid_host_uuids: soft_avoid,
+        };
+        async move {
+            let targets = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
+            let human = match place {
+                Some(place) => journal.latest_of(HostConfirmedFenced::TOPIC, &place).await?,
+                None => None,
+            };
+            let human = human.map(|record| record.event::<HostConfirmedFenced>()).transpose()?;
+            Ok((targets, human.filter(|human| human.confirmed).map(|human| human.by)))
+        }
+    }
+
+    pub(super) fn fence(&mut self, case: &Case, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
+        let Place::Silent(failed) = case.place else { return self.watch(command, ctx) };
+        let (bus, recorder) = (self.bus.clone(), self.recorder.clone());
+        let intent = |level| FenceIntended {
+            attempt: case.attempt,
+            vm_uuid: case.vm,
+            failed_host_uuid: failed,
+            cluster_uuid: case.cluster,
+            ha_target_host_uuid: case.target,
+            level,
+        };
+        match command {
+            attempt::Command::Intend(level) => {
+                let reason = format!("{} is fenced there", self.vm.name);
+                let intent = intent(level);
+                let intended = async move {
+                    let quarantine = QuarantineHostMsg { host_uuid: failed, reason };
+                    bus.ask(Address::singleton(HaActor::KIND), quarantine).await?;
+                    recorder.intent(&intent).await.map(|_| ())
+                };
+                ctx.spawn(intended, |vm, result, ctx| vm.on(Event::Fence(attempt::Event::Intended(result)), ctx));
+            }
+            attempt::Command::AskFencer => {
+                let ask = SiblingFenceVmOnHostMsg {
+                    failed_host_uuid: failed,
+                    vm_uuid: case.vm,
+                    cluster_uuid: case.cluster,
+                    ha_target_host_uuid: case.target,
+                };
+                let report = async move { bus.ask_within(FENCER, ask, FENCER_TIMEOUT).await };
+                ctx.spawn(report, |vm, report, ctx| vm.on(Event::Fence(attempt::Event::Reported(report)), ctx));
+            }
+            attempt::Command::Block(storage) => {
+                let ask = FenceHostOnStorageMsg { host_uuid: failed, reason: format!("for {}", self.vm.name) };
+                let blocked = async move { bus.ask(Address::new(CephActor::KIND, storage), ask).await };
+                ctx.spawn(blocked, move |vm, result, ctx| {
+                    vm.on(Event::Fence(attempt::Event::Blocked(storage, result)), ctx);
+                });
+            }
+            attempt::Command::Audit { outcome, executor, reason } => {
+                let audit = self.audited(&intent(FenceLevel::Sibling), outcome, executor, reason);
+                ctx.spawn_detached(recorder.fact(audit), |_, _, _| {});
+            }
+            watch @ attempt::Command::Watch(_) => self.watch(watch, ctx),
+            attempt::Command::Done(_) => {}
+        }
+    }
+
+    fn watch(&mut self, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
+        let attempt::Command::Watch(index) = command else { return };
+        let Some(volume) = self.vm.volumes.get(index) else { return };
+        let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
+        let (bus, to) = (self.bus.clone(), Address::new(CephActor::KIND, volume.storage));
+        let watched = async move { bus.ask(to, ask).await.map(|reply| reply.watchers) };
+        ctx.spawn(watched, move |vm, watchers, ctx| {
+            vm.on(Event::Fence(attempt::Event::Watched(index, watchers)), ctx);
+        });
+    }
+
+    pub(super) fn audited(
+        &self,
+        intent: &FenceIntended,
+        outcome: FenceOutcome,
+        executor: Option<HostId>,
+        reason: String,
+    ) -> SiblingFenceAudited {
+        metrics::counter!("ringfence_fences_total", "outcome" => outcome.as_str()).increment(1);
+        SiblingFenceAudited {
+            attempt: intent.attempt,
+            vm_uuid: intent.vm_uuid,
+            vm: self.vm.name.clone(),
+            failed_host_uuid: intent.failed_host_uuid,
+            failed_host: self.directory.host_name(intent.failed_host_uuid),
+            cluster_uuid: intent.cluster_uuid,
+            ha_target_host_uuid: intent.ha_target_host_uuid,
+            outcome,
+            executor_host_uuid: executor,
+            reason,
+        }
+    }
+
+    /// What an HA start would do now: everything is asked, nothing is changed.
+    pub(super) fn plan(&self, core: &Core, asked: Option<HostId>) -> impl Future<Output = Result<HaStartPlan>> + use<> {
+        let (state, place) = (core.state(), core.place());
+        let (bus, directory, vm) = (self.bus.clone(), self.directory.clone(), self.vm.clone());
+        let targets = self.targets(Vec::new(), place);
+        async move {
+            let name = |host: HostId| directory.host_name(host);
+            let mut plan = HaStartPlan { vm: vm.name.clone(), feasible: true, ..HaStartPlan::default() };
+            let believed = place.map_or("nowhere".to_owned(), name);
+            plan.evidence.push(format!("the journal: {state:?}, last on {believed}"));
+            let (targets, human) = targets.await?;
+            let silent = place.filter(|place| !targets.answering_host_uuids.contains(place));
+            match place.filter(|_| silent.is_none()) {
+                Some(place) => {
+                    let listed = bus.ask_within(to(place), ListVmsCmd {}, SEARCH_TIMEOUT).await;
+                    let runs = listed.map(|reply| reply.vms.iter().any(|running| running.vm_uuid == vm.id));
+                    plan.evidence.push(match runs {
+                        Ok(true) => format!("agent of {}: it runs there", name(place)),
+                        Ok(false) => format!("agent of {}: it does not run there", name(place)),
+                        Err(error) => format!("agent of {}: {error}", name(place)),
+                    });
+                    if state == VmState::Running {
+                        plan.feasible = false;
+                        plan.steps.push(format!("nothing: it runs on {}", name(place)));
+                        return Ok(plan);
+                    }
+                }
+                None => {
+                    plan.evidence.extend(silent.map(|host| format!("agent of {}: does not answer pings", name(host))))
+                }
+            }
+            let mut storages = Vec::new();
+            for volume in &vm.volumes {
+                if !matches!(volume.install_path, InstallPath::Ceph { .. }) {
+                    plan.evidence.push(format!("{}: not on Ceph, no watchers, no storage fence", volume.install_path));
+                    continue;
+                }
+                storages.push(volume.storage);
+                let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
+                let watchers = bus.ask(Address::new(CephActor::KIND, volume.storage), ask).await;
+                plan.evidence.push(match watchers {
+                    Ok(reply) if reply.watchers.is_empty() => format!("{}: nobody watches it", volume.install_path),
+                    Ok(reply) => {
+                        let all: Vec<_> = reply.watchers.iter().map(|watcher| watcher.address.as_str()).collect();
+                        format!("{}: watched by {}", volume.install_path, all.join(", "))
+                    }
+                    Err(error) => {
+                        plan.feasible = false;
+                        format!("{}: watchers not known: {error}", volume.install_path)
+                    }
+                });
+            }
+            plan.evidence.extend(human.map(|by| format!("{by} attested that {believed} is off")));
+            if let Some(failed) = silent {
+                plan.steps.push(format!("quarantine {}", name(failed)));
+                plan.steps.push(format!(
+                    "a sibling kills {} on {} over SSH, by exact uuid, verified",
+                    vm.name,
+                    name(failed)
+                ));
+                if storages.len() == vm.volumes.len() {
+                    let ips: Vec<_> = directory.host(failed)?.storage_ips.iter().map(ToString::to_string).collect();
+                    plan.steps.push(format!("where it cannot: Ceph refuses {}, read back", ips.join(", ")));
+                }
+                plan.steps.push("watchers are read again".to_owned());
+            }
+            let target = asked.or(targets.host_uuids.first().copied());
+            match target {
+                Some(target) => plan.steps.push(format!("start it on {}", name(target))),
+                None => {
+                    plan.feasible = false;
+                    plan.steps.push("no host is in service and has room for it".to_owned());
+                }
+            }
+            Ok(plan)
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Who is in office, where there is one controller: whoever holds the lock on the state directory.
+//!
+//! Invariants: an epoch is given once, and durable before anybody sees it. The lock is the [`StateDir`]'s: while this
+//! lives, no second controller opens the directory. A clustered controller has another implementation; the actors see
+//! the port alone.
+
+use async_trait::async_trait;
+use ringfence_actors::ports::LeadershipPort;
+use ringfence_messages::{Code, ErrorCode, Result};
+
+use crate::state_dir::{StateDir, replace_file};
+
+/// A controller that is alone with its state directory.
+pub struct Embedded {
+    state: StateDir,
+}
+
+impl Embedded {
+    /// In office while the directory is held.
+    pub fn new(state: StateDir) -> Embedded {
+        Embedded { state }
+    }
+}
+
+#[async_trait]
+impl LeadershipPort for Embedded {
+    async fn acquire(&self, above: u64) -> Result<u64> {
+        let path = self.state.path().join("epoch");
+        let failed = |why: String| {
+            let details = format!(
+                "{}: {why}. It guards against orders of an earlier controller: put a number there that is above every \
+                 epoch of its journal",
+                path.display()
+            );
+            ErrorCode::new(Code::IO, details)
+        };
+        let last = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse::<u64>().map_err(|e| failed(format!("{text:.40?} is no epoch: {e}")))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let epoch = last.max(above) + 1;
+        replace_file(&path, format!("{epoch}\n").as_bytes()).map_err(|e| failed(e.to_string()))?;
+        Ok(epoch)
+    }
+
+    /// The lock is the kernel's, and held until this process ends.
+    fn leads(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_term_has_a_higher_epoch_also_above_what_a_restored_directory_forgot() {
+        let dir = tempfile::tempdir().unwrap();
+        let office = || Embedded::new(StateDir::open(dir.path()).unwrap());
+        assert_eq!(office().acquire(0).await.unwrap(), 1);
+        assert_eq!(office().acquire(0).await.unwrap(), 2);
+        assert_eq!(office().acquire(40).await.unwrap(), 41, "the journal knows of a higher one");
+        assert_eq!(office().acquire(40).await.unwrap(), 42);
+        std::fs::write(dir.path().join("epoch"), "4x").unwrap();
+        let error = office().acquire(40).await.unwrap_err();
+        assert!(error.is(&Code::IO) && error.details.contains("4x"), "{error}");
+    }
+}
