@@ -9,4 +9,5 @@ for d in "$TB"/hosts/*/; do
 done
 "$SCRIPTS/ceph-down.sh"
 [[ -e /run/netns/$TB_NET ]] && ip netns del "$TB_NET"
+umount -l "$TB/controller/state" 2>/dev/null || true
 rm -rf "$TB"

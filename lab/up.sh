@@ -3,6 +3,7 @@
 #   RINGFENCE=PATH   the program (default: target/release/ringfence of this checkout)
 #   TB_HA=None       VMs that are not brought back (default: NeverStop)
 #   TB_VMS=N         so many VMs, dealt out to the hosts; TB_ON=host-a: all on that one
+#   TB_STATE_MB=N    the controller's state on a disk of so many MiB
 #   TB_CONFIG=TEXT   more lines for the controller's file, before its tables of hosts
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
@@ -12,7 +13,8 @@ RINGFENCE=${RINGFENCE:-$SCRIPTS/../target/release/ringfence}
 C=$TB/controller VMS=${TB_VMS:-3}
 alive "$C/pid" && die "the lab in $TB is up already: make lab-down"
 "$SCRIPTS/ceph-up.sh"
-mkdir -p "$C"
+mkdir -p "$C/state"
+[[ -z ${TB_STATE_MB:-} ]] || mount -t tmpfs -o "size=${TB_STATE_MB}m,mode=700" "$TB_ID-state" "$C/state"
 (umask 077; head -c 24 /dev/urandom | base64 > "$C/token")
 
 { cat <<CONF
@@ -74,8 +76,7 @@ done
 for ((n = 1; n <= VMS; n++)); do "$SCRIPTS/image-make.sh" "vm$n"; done
 
 install -m 755 "$RINGFENCE" "$C/ringfence"
-in_net setsid "$C/ringfence" serve --config "$C/controller.toml" </dev/null >"$C/log" 2>&1 &
-echo $! > "$C/pid"
+"$SCRIPTS/controller-up.sh"
 ask() { in_net "$C/ringfence" "$@"; }
 connected() { (( $(ask hosts | grep -c ' Connected ') == ${#HOSTS[@]} )); }
 wait_for 30 connected || die "the hosts do not connect: $(ask hosts 2>&1; tail -3 "$C/log")"

@@ -253,7 +253,7 @@ impl Backend for Controller {
             return Ok(explain::host(host, &ha, &vms));
         };
         let vm = self.vm(id).await?;
-        let fence = self.assembly.ports.journal.latest_of(SiblingFenceAudited::TOPIC, &id.to_string()).await?;
+        let fence = self.assembly.ports.journal.latest_of(SiblingFenceAudited::TOPIC, &vm.name).await?;
         let fence = fence.map(|record| Ok((record.time.clone(), record.event()?))).transpose()?;
         let host = hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid);
         let braked = self.assembly.directory.vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));

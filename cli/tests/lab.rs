@@ -1,146 +1,28 @@
-//! On the lab: real Ceph, three hosts with process tables, networks and disks of their own. A lab of this test's own;
-//! another one may be up beside it.
+//! On the lab: real Ceph, three hosts with process tables, networks and disks of their own.
 #![allow(missing_docs)]
+
+mod common;
 
 use std::{
     collections::HashMap,
-    future::Future,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::{Command, Output},
+    path::Path,
     time::{Duration, Instant},
 };
 
+use common::{Lab, inside, may_run};
 use ringfence_actors::ports::{Call, HostAgentPort};
 use ringfence_drivers::agent_client::AgentClient;
 use ringfence_messages::{
     ErrorCode, HostId, VmId,
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
 };
-use serde_json::Value;
-
-const WITHIN: Duration = Duration::from_secs(60);
-
-/// Dropped, it is taken down, also when the test panics. One that was left by a crash is taken down first.
-struct Lab {
-    dir: PathBuf,
-    id: &'static str,
-}
-
-impl Lab {
-    fn up(id: &'static str) -> Lab {
-        let lab = Lab { dir: std::env::temp_dir().join(format!("ringfence-lab-{id}")), id };
-        lab.run("all-down.sh", &[]);
-        lab.ok("up.sh", &[]);
-        lab
-    }
-
-    fn run(&self, script: &str, arguments: &[&str]) -> Output {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab").join(script);
-        let mut command = Command::new("bash");
-        command.arg(script).args(arguments).env("TB", &self.dir).env("TB_ID", self.id);
-        command.env("RINGFENCE", env!("CARGO_BIN_EXE_ringfence")).output().unwrap()
-    }
-
-    fn ok(&self, script: &str, arguments: &[&str]) -> String {
-        let output = self.run(script, arguments);
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{script} {arguments:?}: {said}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn ringfence(&self, arguments: &[&str]) -> Output {
-        let (net, program) = (format!("{}-net", self.id), self.dir.join("controller/ringfence"));
-        Command::new("ip").args(["netns", "exec", &net]).arg(program).args(arguments).output().unwrap()
-    }
-
-    fn order(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = self.ringfence(arguments);
-        match output.status.success() {
-            true => Ok(String::from_utf8(output.stdout).unwrap()),
-            false => Err(String::from_utf8(output.stderr).unwrap()),
-        }
-    }
-
-    fn list(&self, what: &str) -> Vec<Value> {
-        serde_json::from_slice(&self.ringfence(&[what, "--json"]).stdout).unwrap_or_default()
-    }
-
-    /// What is shown of one thing: `("vms", "vm1", "state")`.
-    fn shown(&self, what: &str, name: &str, field: &str) -> String {
-        let all = self.list(what);
-        let of = all.iter().find(|one| one["name"] == name);
-        of.and_then(|one| one[field].as_str()).unwrap_or("-").to_owned()
-    }
-
-    fn until(&self, what: &str, mut is: impl FnMut(&Lab) -> bool) {
-        let deadline = Instant::now() + WITHIN;
-        while !is(self) {
-            let last = String::from_utf8(self.ringfence(&["status"]).stdout).unwrap();
-            assert!(Instant::now() < deadline, "waited {WITHIN:?} in vain until {what}; {last}");
-        }
-    }
-
-    /// What the guest has told on its serial line on a host.
-    fn serial(&self, host: &str, vm: &str) -> String {
-        let output = self.run("host-exec.sh", &[host, "cat", &format!("/run/{vm}.serial")]);
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// The counter on the VM's disk and who wrote it.
-    fn disk(&self, vm: &str) -> (u64, String) {
-        let said = self.ok("vm-journal.sh", &[vm, "1"]);
-        let mut words = said.lines().next().unwrap().split(' ').skip(1);
-        (words.next().unwrap().parse().unwrap(), words.next().unwrap_or_default().to_owned())
-    }
-
-    /// Waits until the guest writes here, and nobody else has.
-    fn writes(&self, host: &str, vm: &str) {
-        let before = self.serial(host, vm).matches('.').count();
-        self.until(&format!("{vm} writes on {host}"), |lab| lab.serial(host, vm).matches('.').count() > before + 5);
-        let serial = self.serial(host, vm);
-        assert!(!serial.contains('S'), "split brain of {vm} on {host}: {serial}");
-    }
-}
-
-/// Runs this where the lab's network is: on a thread of its own that has moved there.
-fn inside<T: Send>(lab: &Lab, work: impl Future<Output = T> + Send) -> T {
-    let net = std::fs::File::open(format!("/run/netns/{}-net", lab.id)).unwrap();
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            let network = rustix::thread::LinkNameSpaceType::Network;
-            rustix::thread::move_into_link_name_space(net.as_fd(), Some(network)).unwrap();
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-        });
-        thread.join().unwrap()
-    })
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let output = self.run("all-down.sh", &[]);
-        if !output.status.success() {
-            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        }
-    }
-}
-
-/// Whether the lab can be here.
-fn may_run() -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none(), "skipped on CI: the lab needs root");
-    eprintln!("skipped: the lab needs root");
-    false
-}
 
 #[test]
 fn vms_on_ceph_start_move_and_are_never_started_where_the_old_one_may_still_run() {
     if !may_run() {
         return;
     }
-    let lab = Lab::up("rt");
+    let lab = Lab::with("rt", &[("TB_HA", "None")]);
     for (vm, host) in [("vm1", "host-a"), ("vm2", "host-b"), ("vm3", "host-c")] {
         lab.writes(host, vm);
         assert_eq!(lab.disk(vm).1, host);
@@ -203,7 +85,7 @@ fn check_live_says_what_would_fail_tonight() {
     if !may_run() {
         return;
     }
-    let lab = Lab::up("rl");
+    let lab = Lab::with("rl", &[("TB_HA", "None")]);
     let config = lab.dir.join("controller/controller.toml");
     let check = |config: &Path| {
         let output = lab.ringfence(&["check", "--live", "--config", config.to_str().unwrap()]);
@@ -283,7 +165,7 @@ fn a_sibling_kills_over_ssh_and_calls_nothing_dead_that_it_did_not_see_dead() {
     if !may_run() {
         return;
     }
-    let lab = Lab::up("rs");
+    let lab = Lab::with("rs", &[("TB_HA", "None")]);
     let start = || {
         lab.until("vm3 is known to be Stopped", |lab| {
             lab.order(&["host", "ping", "host-c"]).is_ok() && lab.order(&["vm", "stop", "vm3"]).is_ok()

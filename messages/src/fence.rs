@@ -183,6 +183,8 @@ pub struct FenceIntended {
     pub attempt: Uuid,
     /// The VM.
     pub vm_uuid: VmId,
+    /// Its name.
+    pub vm: String,
     /// Where it ran.
     pub failed_host_uuid: HostId,
     /// The cluster.
@@ -192,7 +194,7 @@ pub struct FenceIntended {
     /// What is about to be tried.
     pub level: FenceLevel,
 }
-event!(FenceIntended, "fence.intent", 1, |e| e.vm_uuid.to_string());
+event!(FenceIntended, "fence.intent", 1, |e| e.vm.clone());
 
 /// A fence attempt ended (I7): exactly one per attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,4 +221,4 @@ pub struct SiblingFenceAudited {
     /// Why, in plain words: the evidence, level by level.
     pub reason: String,
 }
-event!(SiblingFenceAudited, "ceph.ha.sibling-fence", 1, |e| e.vm_uuid.to_string());
+event!(SiblingFenceAudited, "ceph.ha.sibling-fence", 1, |e| e.vm.clone());

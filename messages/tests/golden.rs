@@ -164,7 +164,7 @@ fn every_message_keeps_its_wire_form() {
         MdsFactsCmd r#"{}"# => r#"{"version": "1"}"#;
         ;
         SiblingFenceAudited r#"{"attempt": @A, "vmUuid": @V, "vm": "vm1", "failedHostUuid": @H, "failedHost": "host-a", "clusterUuid": @C,
-            "haTargetHostUuid": @S, "outcome": "success-killed", "executorHostUuid": null, "reason": "r"}"# about "33333333-3333-3333-3333-333333333333";
+            "haTargetHostUuid": @S, "outcome": "success-killed", "executorHostUuid": null, "reason": "r"}"# about "vm1";
         EventRecorded r#"{"seq": 7, "time": "2026-01-01T00:00:00.000Z", "topic": "t", "subject": "s", "payload": "{}", "hash": "h"}"# about "7";
         ControllerStarted r#"{"epoch": 2, "version": "0.1.0"}"# about "controller";
         HostStatusChanged r#"{"hostUuid": @H, "oldStatus": "Connecting", "newStatus": "Disconnected", "reason": "r", "inventory": @host}"# about "host-a";
@@ -178,8 +178,8 @@ fn every_message_keeps_its_wire_form() {
         BestEffortStepFailed r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "step": @step}"# about "vhost-1@host-a";
         VmStateChanged r#"{"vmUuid": @V, "vm": "vm1", "oldState": "Stopped", "newState": "Starting", "hostUuid": @H, "host": "host-a",
             "incarnation": 2, "wanted": true, "reason": "r"}"# about "vm1";
-        FenceIntended r#"{"attempt": @A, "vmUuid": @V, "failedHostUuid": @H, "clusterUuid": @C, "haTargetHostUuid": @S, "level": "storage"}"#
-            about "33333333-3333-3333-3333-333333333333";
+        FenceIntended r#"{"attempt": @A, "vmUuid": @V, "vm": "vm1", "failedHostUuid": @H, "clusterUuid": @C, "haTargetHostUuid": @S, "level": "storage"}"#
+            about "vm1";
         StorageFenceChanged r#"{"primaryStorageUuid": @S, "storage": "ceph-1", "hostUuid": @H, "host": "host-a", "phase": "lift-intended",
             "addresses": ["10.77.0.11"], "osdEpoch": 41, "lastingSeconds": 3600, "reason": "r"}"# about "host-a@ceph-1";
         HostSuspected r#"{"hostUuid": @H, "host": "host-a"}"# about "host-a";

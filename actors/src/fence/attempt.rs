@@ -278,7 +278,10 @@ impl Attempt {
                 };
                 format!("sibling: {found} ({})", reply.reason)
             }
-            Err(error) => format!("sibling: {error}"),
+            Err(error) => match error.opaque.get("reason") {
+                Some(reason) => format!("sibling: {reason}: {error}"),
+                None => format!("sibling: {error}"),
+            },
         });
         match tables::reported(&report, &self.case.policy) {
             Next::Start(outcome) => self.watch(Some(outcome), now),

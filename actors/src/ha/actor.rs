@@ -140,9 +140,9 @@ impl HaActor {
                 let quarantined = self.quarantine(host, reason, bus);
                 ctx.spawn_detached(quarantined, move |ha, result, ctx| ha.on(Event::Quarantined(host, result), ctx));
             }
-            Command::Clean(host) => {
+            Command::Clean { host, confirmed } => {
                 let cleaner = self.cleaner.clone();
-                ctx.spawn_detached(async move { cleaner.clean(host).await }, move |ha, result, ctx| {
+                ctx.spawn_detached(async move { cleaner.clean(host, confirmed).await }, move |ha, result, ctx| {
                     if let Err(error) = &result {
                         tracing::warn!(%error, host = ha.directory.host_name(host), "not clean yet");
                     }

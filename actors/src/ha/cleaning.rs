@@ -34,11 +34,11 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    /// Cleans a host and lets it out of quarantine.
+    /// Cleans a host and lets it out of quarantine; `confirmed` if a human's word that it is off must be ended.
     ///
     /// # Errors
     /// Why it stays in quarantine.
-    pub(super) async fn clean(&self, host: HostId) -> Result<()> {
+    pub(super) async fn clean(&self, host: HostId, confirmed: bool) -> Result<()> {
         let refusing = self.refusing(host).await?;
         let left = self.left(host, &refusing).await?;
         let to = Address::new(HostActor::KIND, host);
@@ -57,9 +57,11 @@ impl Cleaner {
             0 => "it answers, and nothing was left on it".to_owned(),
             n => format!("it answers, and {n} left-over QEMUs were killed"),
         };
-        let unconfirmed =
-            HostConfirmedFenced { host_uuid: host, host: name.clone(), confirmed: false, by: "it is back".to_owned() };
-        self.recorder.intent(&unconfirmed).await?;
+        if confirmed {
+            let by = "it is back".to_owned();
+            let over = HostConfirmedFenced { host_uuid: host, host: name.clone(), confirmed: false, by };
+            self.recorder.intent(&over).await?;
+        }
         let released = HostQuarantineChanged { host_uuid: host, host: name, quarantined: false, reason };
         // Waits for the disk: a restart that forgets it cleans once more.
         self.recorder.fact(released).await?;

@@ -88,7 +88,12 @@ pub enum Command {
     /// Take a host out of service, durably.
     Quarantine(HostId, String),
     /// Kill what is left on a host, lift its fences, let it out of quarantine.
-    Clean(HostId),
+    Clean {
+        /// The host.
+        host: HostId,
+        /// A human's word that it is off is over too.
+        confirmed: bool,
+    },
     /// Look whether anybody watches a VM's volumes.
     Watch(VmId),
     /// Have the VM's actor fence and start it.

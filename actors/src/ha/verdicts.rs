@@ -168,7 +168,7 @@ impl Core {
                 && now >= host.next_clean
             {
                 host.cleaning = true;
-                commands.push(Command::Clean(*id));
+                commands.push(Command::Clean { host: *id, confirmed: host.confirmed });
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Later, Promise, Promised};
 use ringfence_messages::{
-    Code, ErrorCode, Event as _, HostId, Result, VmId,
+    Code, ErrorCode, Event as _, HostId, Result,
     agent::Done,
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
     ha::{HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
@@ -235,7 +235,7 @@ impl VmActor {
 
     /// Reads the journal until it answers: without its memory a VM may not be touched.
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
-        let memory = memory(self.ports.journal.clone(), self.vm.name.clone(), self.vm.id);
+        let memory = memory(self.ports.journal.clone(), self.vm.name.clone());
         ctx.spawn_detached(memory, |vm, memory, ctx| match memory {
             Ok((memory, orphan)) => {
                 if let Some(intent) = orphan {
@@ -311,11 +311,7 @@ fn fill_in(arg: &str, host: &str, vm: &Vm) -> String {
 }
 
 /// What the journal says of a VM, and the fence that a controller began and did not end.
-async fn memory(
-    journal: Arc<dyn JournalPort>,
-    name: String,
-    id: VmId,
-) -> Result<(Option<Memory>, Option<FenceIntended>)> {
+async fn memory(journal: Arc<dyn JournalPort>, name: String) -> Result<(Option<Memory>, Option<FenceIntended>)> {
     let latest = journal.latest_of(VmStateChanged::TOPIC, &name).await?;
     let memory = latest.map(|record| record.event::<VmStateChanged>()).transpose()?.map(|event| Memory {
         state: event.new_state,
@@ -323,8 +319,8 @@ async fn memory(
         incarnation: event.incarnation,
         wanted: event.wanted,
     });
-    let intent = journal.latest_of(FenceIntended::TOPIC, &id.to_string()).await?;
-    let audit = journal.latest_of(SiblingFenceAudited::TOPIC, &id.to_string()).await?;
+    let intent = journal.latest_of(FenceIntended::TOPIC, &name).await?;
+    let audit = journal.latest_of(SiblingFenceAudited::TOPIC, &name).await?;
     let intent = intent.map(|record| record.event::<FenceIntended>()).transpose()?;
     let audited = audit.map(|record| record.event::<SiblingFenceAudited>()).transpose()?.map(|audit| audit.attempt);
     Ok((memory, intent.filter(|intent| Some(intent.attempt) != audited)))

@@ -57,6 +57,7 @@ impl VmActor {
         let intent = |level| FenceIntended {
             attempt: case.attempt,
             vm_uuid: case.vm,
+            vm: self.vm.name.clone(),
             failed_host_uuid: failed,
             cluster_uuid: case.cluster,
             ha_target_host_uuid: case.target,
@@ -121,7 +122,7 @@ impl VmActor {
         SiblingFenceAudited {
             attempt: intent.attempt,
             vm_uuid: intent.vm_uuid,
-            vm: self.vm.name.clone(),
+            vm: intent.vm.clone(),
             failed_host_uuid: intent.failed_host_uuid,
             failed_host: self.directory.host_name(intent.failed_host_uuid),
             cluster_uuid: intent.cluster_uuid,

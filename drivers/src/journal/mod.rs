@@ -6,6 +6,8 @@
 //! spellings of one value): the stored text is hashed.
 
 mod chain;
+#[cfg(debug_assertions)]
+pub mod crash;
 
 use std::{
     path::{Path, PathBuf},
@@ -133,8 +135,21 @@ impl JournalPort for Journal {
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>> {
         records.iter().try_for_each(fits)?;
         let (writer, path) = (self.writer.clone(), self.path.clone());
-        let write =
-            tokio::task::spawn_blocking(move || writer.lock().append(records).map_err(|e| explain(&path, "write", &e)));
+        #[cfg(debug_assertions)]
+        let crash_after = {
+            if crash::wanted("before", &records) {
+                crash::crash();
+            }
+            crash::wanted("after", &records)
+        };
+        let write = tokio::task::spawn_blocking(move || {
+            let appended = writer.lock().append(records).map_err(|e| explain(&path, "write", &e));
+            #[cfg(debug_assertions)]
+            if crash_after {
+                crash::crash();
+            }
+            appended
+        });
         write.await.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("the writer of the journal: {e}")))?
     }
 

@@ -25,10 +25,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Reads a process. `None` if there is none, or none with arguments (a kernel thread, a reaped zombie).
+    /// Reads a process. `None` if there is none, or none with arguments (a kernel thread, a zombie without threads).
     pub fn read(pid: u32) -> Option<Process> {
         let start = stat(pid)?.start;
-        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let cmdline = fs::read(format!("{}/cmdline", image(pid))).ok()?;
         let argv: Vec<String> =
             cmdline.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
         // Read again: were both of the same process?
@@ -53,7 +53,7 @@ impl Process {
 
     /// The name of its program: of the file it runs, or of its first argument where that may not be read.
     pub fn program(&self) -> String {
-        let exe = fs::read_link(format!("/proc/{}/exe", self.pid)).ok();
+        let exe = fs::read_link(format!("{}/exe", image(self.pid))).ok();
         let path = exe.as_deref().unwrap_or(Path::new(&self.argv[0]));
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name)
@@ -73,7 +73,7 @@ impl Process {
     pub fn is_alive(&self) -> bool {
         match stat(self.pid) {
             Some(stat) if stat.start == self.start => match stat.state {
-                'Z' | 'X' => live_threads(self.pid) > 0,
+                'Z' | 'X' => live_thread(self.pid).is_some(),
                 _ => true,
             },
             _ => false,
@@ -94,7 +94,7 @@ impl Process {
             Err(rustix::io::Errno::SRCH) => return Ok(()),
             Err(error) => return Err(failed(error.to_string())),
             Ok(pidfd) => {
-                // The pidfd holds one process; is it the one that was meant? A zombie has no arguments left.
+                // The pidfd holds one process; is it the one that was meant?
                 match Process::read(self.pid) {
                     Some(now) if now == *self => {}
                     Some(_) => return Ok(()),
@@ -138,11 +138,24 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { state, start })
 }
 
-/// Threads other than the leader that are not dead.
-fn live_threads(pid: u32) -> usize {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
-    let threads = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
-    threads.filter_map(|text| parse_stat(&text)).filter(|stat| !matches!(stat.state, 'Z' | 'X')).count()
+/// A thread other than the leader that is not dead.
+fn live_thread(pid: u32) -> Option<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let live = |task: &fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok().and_then(|text| parse_stat(&text));
+        stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+    };
+    Some(tasks.flatten().find(live)?.path().display().to_string())
+}
+
+/// Where in `/proc` the arguments and the program of a process can be read. A leader that ended while its threads live
+/// on has none itself, and they write on.
+fn image(pid: u32) -> String {
+    match stat(pid) {
+        Some(Stat { state: 'Z' | 'X', .. }) => live_thread(pid),
+        _ => None,
+    }
+    .unwrap_or_else(|| format!("/proc/{pid}"))
 }
 
 #[cfg(test)]
@@ -201,6 +214,23 @@ mod tests {
         process.kill(Duration::from_secs(5)).await.unwrap();
         assert!(!process.is_alive(), "a zombie without threads is dead");
         process.kill(Duration::from_secs(5)).await.unwrap();
+    }
+
+    /// Fault 9: the main thread ended, another one goes on. Its arguments are found, and it is alive until it is killed.
+    #[tokio::test]
+    async fn a_zombie_leader_with_live_threads_is_found_alive_and_killed() {
+        // 60 is exit(2) of the calling thread alone.
+        const PROGRAM: &str = "use threads; threads->create(sub { sleep 1000 }); syscall(60, 0)";
+        let perl = Sleeper(Command::new("perl").args(["-e", PROGRAM, "-uuid", "abc"]).spawn().unwrap());
+        let pid = perl.0.id();
+        while !stat(pid).is_some_and(|stat| stat.state == 'Z') {
+            tokio::time::sleep(POLL).await;
+        }
+        let process = Process::read(pid).expect("it is found by its arguments");
+        assert!(process.has_option("-uuid", "abc") && process.is_alive(), "{process:?}");
+        assert_eq!(process.program(), "perl");
+        process.kill(Duration::from_secs(5)).await.unwrap();
+        assert!(!process.is_alive() && Process::read(pid).is_none());
     }
 
     #[tokio::test]

@@ -91,18 +91,22 @@ pub async fn kill(vm: VmId) -> Result<Killed> {
     Ok(Killed { found, killed, alive, reason: said.join("; ") })
 }
 
-/// For a host without this program. Prints the same line. `/proc` is read by argv tokens; a zombie without threads has
-/// an empty command line and is not found.
+/// For a host without this program. Prints the same line. `/proc` is read by argv tokens; a zombie
+/// without threads has no command line and is not found, one with threads has theirs.
 const SCRIPT: &str = r#"
 set -u
 uuid=$1
 if command -v ringfence >/dev/null 2>&1; then exec ringfence kill-vm "$uuid"; fi
 list() {
   for d in /proc/[0-9]*; do
-    tr '\0' '\n' 2>/dev/null <"$d/cmdline" | awk -v u="$uuid" '
+    i=$d
+    if [ -z "$(tr '\0' x 2>/dev/null <"$d/cmdline")" ]; then
+      for t in "$d"/task/[0-9]*; do [ -z "$(tr '\0' x 2>/dev/null <"$t/cmdline")" ] || i=$t; done
+    fi
+    tr '\0' '\n' 2>/dev/null <"$i/cmdline" | awk -v u="$uuid" '
       prev == "-uuid" && $0 == u { hit = 1 } $0 == "-incoming" { coming = 1 } { prev = $0 }
       END { exit !(hit && !coming) }' || continue
-    case $(readlink "$d/exe" 2>/dev/null) in
+    case $(readlink "$i/exe" 2>/dev/null) in
       */qemu-system-*|*/qemu-kvm|*/qemu-kvm\ *) echo "${d#/proc/}" ;;
     esac
   done

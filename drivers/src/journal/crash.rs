@@ -1,0 +1,36 @@
+//! Where a test may kill the controller: just before or just after a step of its journal. Debug builds only.
+//!
+//! `RINGFENCE_TEST_CRASH=after:fence.intent/storage` sends this process SIGKILL once that record is durable, `before:`
+//! once it was asked for: what it tells of may then have happened and is not recorded. A step is the record's topic,
+//! and what in its payload says how far it is.
+
+use ringfence_actors::ports::NewRecord;
+use rustix::process::{Signal, getpid, kill_process};
+
+/// The environment variable.
+const VARIABLE: &str = "RINGFENCE_TEST_CRASH";
+
+/// Fields that tell steps of one topic apart.
+const PHASES: [&str; 5] = ["phase", "level", "newState", "newStatus", "quarantined"];
+
+/// The step that a record is.
+pub fn step(topic: &str, payload: &serde_json::Value) -> String {
+    let phase = PHASES.iter().find_map(|key| payload.get(key)).filter(|value| !value.is_null());
+    match phase {
+        Some(serde_json::Value::String(phase)) => format!("{topic}/{phase}"),
+        Some(phase) => format!("{topic}/{phase}"),
+        None => topic.to_owned(),
+    }
+}
+
+/// The steps that an append makes, if a crash is wanted at one.
+pub(super) fn wanted(when: &str, records: &[NewRecord]) -> bool {
+    let Ok(at) = std::env::var(VARIABLE) else { return false };
+    let Some(at) = at.strip_prefix(when).and_then(|rest| rest.strip_prefix(':')) else { return false };
+    records.iter().any(|record| step(&record.topic, &record.payload) == at)
+}
+
+/// Ends this process as `kill -9` does.
+pub(super) fn crash() {
+    let _ = kill_process(getpid(), Signal::KILL);
+}
