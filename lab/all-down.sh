@@ -8,6 +8,9 @@ for d in "$TB"/hosts/*/; do
   H=$(basename "$d"); "$SCRIPTS/host-freeze.sh" "$H" thaw; "$SCRIPTS/host-down.sh" "$H" --wipe
 done
 "$SCRIPTS/ceph-down.sh"
-[[ -e /run/netns/$TB_NET ]] && ip netns del "$TB_NET"
+if [[ -e /run/netns/$TB_NET ]]; then
+  for p in $(ip netns pids "$TB_NET"); do kill -KILL "$p" 2>/dev/null || true; done   # whoever a pid file forgot
+  ip netns del "$TB_NET"
+fi
 umount -l "$TB/controller/state" 2>/dev/null || true
 rm -rf "$TB"

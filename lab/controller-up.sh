@@ -4,5 +4,6 @@ set -euo pipefail
 . "$(dirname "$0")/env.sh"
 C=$TB/controller
 stop_pid "$C/pid"
-in_net setsid "$C/ringfence" serve --config "$C/controller.toml" </dev/null >>"$C/log" 2>&1 &
+# Not through a function: its subshell would be what $! names.
+ip netns exec "$TB_NET" setsid "$C/ringfence" serve --config "$C/controller.toml" </dev/null >>"$C/log" 2>&1 &
 echo $! > "$C/pid"

@@ -159,7 +159,7 @@ fn a_qemu_that_comes_back_after_the_kill_is_found_and_refused_by_the_storage() {
         lab.order(&["explain", "host-c"]).unwrap().contains("something restarts it")
     });
     assert_ne!(lab.status("host-c"), "Connected");
-    lab.console("host-c", "kill -9 $(cat /run/again.pid)");
+    lab.console("host-c", "kill -9 -$(cat /run/again.pid)");
     lab.until_status("host-c", "Connected");
     assert_eq!(lab.qemu("host-c", "vm3"), 0);
     lab.writes(&at, "vm3");
@@ -180,14 +180,14 @@ fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
         lab.until("the fence is under way", |lab| !lab.facts(mark, "fence.intent").is_empty());
         lab.console(
             "host-b",
-            "setsid rbd --id compute watch rbd/vm3 </dev/null >/dev/null 2>&1 & echo $! > /run/watch.pid",
+            "setsid sh -c 'sleep 1000 | rbd --id compute watch rbd/vm3' </dev/null >/dev/null 2>&1 & echo $! > /run/watch.pid",
         );
         let error = start.join().unwrap().unwrap_err();
         assert!(error.contains("after the fence: volume is in use: ceph://rbd/vm3 by 10.77.0.12"), "{error}");
     });
     assert_eq!(lab.fence_of(mark, "vm3").0, "failed");
     assert_eq!(lab.qemu("host-c", "vm3"), 0, "the old one is dead all the same");
-    lab.console("host-b", "kill -9 $(cat /run/watch.pid)");
+    lab.console("host-b", "kill -9 -$(cat /run/watch.pid)");
     lab.moved_from("host-c", "vm3");
     lab.no_split_brain();
 }

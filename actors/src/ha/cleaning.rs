@@ -1,11 +1,11 @@
 //! How a host comes back: what is left of VMs that moved is killed, then its storage lets it in again, then it serves.
 //!
-//! Invariants: a storage fence is lifted only after a second look found none of the QEMUs that must not be there: a
+//! Invariants: a storage fence is lifted only after many looks found none of the QEMUs that must not be there: a
 //! survivor would write again the moment it is lifted. Every step may be repeated: a host that was cut off again in the
 //! middle is cleaned anew. A VM that is to run here is left alone, unless a storage refused this host meanwhile: its
 //! disk is gone from under it, and its client would never show up as a watcher again.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ringfence::{Actor, Address, Bus};
 use ringfence_messages::{
@@ -24,6 +24,13 @@ use crate::{
     recovery::RecoveryActor,
     vm::{SEARCH_TIMEOUT, VM_TIMEOUT, VmActor},
 };
+
+/// Looks for what comes back, and the time between them: two seconds. Too few: a restarter is not seen. Too many: a host
+/// that is back serves later.
+const WATCH_LOOKS: u32 = 20;
+
+/// Between those looks.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// What cleaning needs; it never changes.
 #[derive(Clone)]
@@ -45,9 +52,14 @@ impl Cleaner {
         for vm in &left {
             self.bus.ask_within(to, StopVmCmd { vm_uuid: *vm }, VM_TIMEOUT).await?;
         }
-        if let Some(vm) = self.left(host, &refusing).await?.first() {
-            let details = format!("VM {vm} is there again after it was killed: something restarts it");
-            return Err(ErrorCode::new(Code::OPERATION, details));
+        // One that its storage refuses ends at once: whoever restarts it is seen only by looking again and again. Let in
+        // again, it would write.
+        for _ in 0..WATCH_LOOKS {
+            tokio::time::sleep(WATCH_EVERY).await;
+            if let Some(vm) = self.left(host, &refusing).await?.first() {
+                let details = format!("VM {vm} is there again after it was killed: something restarts it");
+                return Err(ErrorCode::new(Code::OPERATION, details));
+            }
         }
         for storage in refusing {
             self.bus.ask(Address::new(CephActor::KIND, storage), LiftStorageFenceMsg { host_uuid: host }).await?;

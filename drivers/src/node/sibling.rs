@@ -66,6 +66,10 @@ pub async fn kill(vm: VmId) -> Result<Killed> {
             continue;
         }
         found = true;
+        if let Some(process) = there.iter().find(|process| vms::is_incoming(process)) {
+            said.push(format!("process {} is the target of a migration and left alone", process.pid));
+            break true;
+        }
         if kills == MAX_KILLS {
             said.push("something starts it again".to_owned());
             break true;
@@ -103,9 +107,9 @@ list() {
     if [ -z "$(tr '\0' x 2>/dev/null <"$d/cmdline")" ]; then
       for t in "$d"/task/[0-9]*; do [ -z "$(tr '\0' x 2>/dev/null <"$t/cmdline")" ] || i=$t; done
     fi
-    tr '\0' '\n' 2>/dev/null <"$i/cmdline" | awk -v u="$uuid" '
+    tr '\0' '\n' 2>/dev/null <"$i/cmdline" | awk -v u="$uuid" -v c="$1" '
       prev == "-uuid" && $0 == u { hit = 1 } $0 == "-incoming" { coming = 1 } { prev = $0 }
-      END { exit !(hit && !coming) }' || continue
+      END { exit !(hit && (c == "any" || !coming)) }' || continue
     case $(readlink "$i/exe" 2>/dev/null) in
       */qemu-system-*|*/qemu-kvm|*/qemu-kvm\ *) echo "${d#/proc/}" ;;
     esac
@@ -113,15 +117,15 @@ list() {
 }
 found=false killed=false alive=false
 for round in 1 2; do
-  pids=$(list)
+  pids=$(list mine)
   [ -n "$pids" ] || break
   found=true killed=true
   for p in $pids; do kill -9 "$p" 2>/dev/null; done
   n=0
-  while [ "$n" -lt 100 ] && [ -n "$(list)" ]; do sleep 0.1; n=$((n + 1)); done
+  while [ "$n" -lt 100 ] && [ -n "$(list mine)" ]; do sleep 0.1; n=$((n + 1)); done
   sleep 0.5
 done
-[ -z "$(list)" ] || alive=true
+[ -z "$(list any)" ] || found=true alive=true
 printf '{"found":%s,"killed":%s,"alive":%s,"reason":"by script"}\n' "$found" "$killed" "$alive"
 "#;
 
@@ -150,7 +154,7 @@ pub async fn fence(settings: &SshSettings, cmd: &SiblingFenceVmCmd) -> Result<Si
             reply.reason = killed.reason;
             Ok(reply)
         }
-        Err(trouble) if trouble.is_unreachable() => {
+        Err(trouble) if trouble.unreachable => {
             reply.reason = trouble.details;
             Ok(reply)
         }

@@ -41,16 +41,17 @@ pub struct Trouble {
     pub reason: UnknownReason,
     /// For people.
     pub details: String,
+    /// Nothing at all answered there. A host that answers and lets nobody in, or whose program hangs, is another matter.
+    pub unreachable: bool,
 }
 
 impl Trouble {
     fn new(reason: UnknownReason, details: impl Into<String>) -> Trouble {
-        Trouble { reason, details: details.into() }
+        Trouble { reason, details: details.into(), unreachable: false }
     }
 
-    /// Whether nothing at all answered there. A host that answers and lets nobody in is another matter.
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self.reason, UnknownReason::Timeout | UnknownReason::Refused)
+    fn nobody(reason: UnknownReason, details: String) -> Trouble {
+        Trouble { reason, details, unreachable: true }
     }
 }
 
@@ -96,7 +97,7 @@ pub async fn run(
         Ok(connected) => connected?,
         Err(_) => {
             let details = format!("{ip} port {port} did not speak SSH within {CONNECT_TIMEOUT:?}");
-            return Err(Trouble::new(UnknownReason::Timeout, details));
+            return Err(Trouble::nobody(UnknownReason::Timeout, details));
         }
     };
     let exchange = execute(&session, command, input);
@@ -137,15 +138,15 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
     let mut session = connected.map_err(|error| match &error {
         russh::Error::IO(io) => {
             use std::io::ErrorKind;
-            let reason = match io.kind() {
-                ErrorKind::TimedOut => UnknownReason::Timeout,
+            let details = format!("{ip} port {port}: {io}");
+            match io.kind() {
+                ErrorKind::TimedOut => Trouble::nobody(UnknownReason::Timeout, details),
                 ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                    UnknownReason::Refused
+                    Trouble::nobody(UnknownReason::Refused, details)
                 }
                 // Somebody took the connection and broke it: not the same as nobody being there.
-                _ => UnknownReason::Truncated,
-            };
-            Trouble::new(reason, format!("{ip} port {port}: {io}"))
+                _ => Trouble::new(UnknownReason::Truncated, details),
+            }
         }
         _ => Trouble::new(UnknownReason::BadExit, format!("{ip} port {port}: {error}")),
     })?;
@@ -223,13 +224,10 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_told_from_somebody_who_hangs_up_or_talks_nonsense() {
         let nobody = against(None).await;
-        assert!(nobody.is_unreachable() && nobody.reason == UnknownReason::Refused, "{nobody:?}");
+        assert!(nobody.unreachable && nobody.reason == UnknownReason::Refused, "{nobody:?}");
         for say in [&b""[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"] {
             let trouble = against(Some(say)).await;
-            assert!(
-                !trouble.is_unreachable(),
-                "{say:?}: a host that answers was taken for one that does not: {trouble:?}"
-            );
+            assert!(!trouble.unreachable, "{say:?}: a host that answers was taken for one that does not: {trouble:?}");
         }
     }
 }

@@ -225,11 +225,11 @@ impl Vms {
         }
     }
 
-    /// Stops a VM: asks QEMU to quit, then kills it; success means that no QEMU of it is left. One that waits for
-    /// a migration to come in is another host's VM in the making and is left alone.
+    /// Stops a VM: asks QEMU to quit, then kills it; success means that no QEMU of it is left. The target
+    /// of a migration is left alone.
     ///
     /// # Errors
-    /// `SYS.1006` if a process cannot be killed or is still there.
+    /// `SYS.1006` if a process cannot be killed, is still there, or is the target of a migration.
     pub async fn stop(&self, vm: VmId) -> Result<()> {
         let _orders = self.orders.lock().await;
         let qmp_path = self.files(vm)?.qmp;
@@ -247,12 +247,16 @@ impl Vms {
         }
         // Twice: something may have started it again in between.
         for _ in 0..2 {
-            for process in running(vm)? {
+            for process in running(vm)?.iter().filter(|process| !is_incoming(process)) {
                 process.kill(KILL_TIMEOUT).await?;
             }
         }
         match running(vm)?.first() {
             None => Ok(()),
+            Some(process) if is_incoming(process) => {
+                let details = format!("VM {vm}: process {} is the target of a migration and left alone", process.pid);
+                Err(ErrorCode::new(Code::OPERATION, details))
+            }
             Some(process) => {
                 let details = format!("VM {vm} is there again as process {}: something restarts it", process.pid);
                 Err(ErrorCode::new(Code::OPERATION, details))
@@ -297,12 +301,18 @@ fn processes() -> Result<Vec<Process>> {
     Process::scan(qemu).map_err(|e| io_error("list", Path::new("/proc"), &e))
 }
 
-/// The QEMU processes of a VM that can write to its disks.
+/// The QEMU processes of a VM.
 pub(crate) fn running(vm: VmId) -> Result<Vec<Process>> {
     let uuid = vm.to_string();
     let mut found = processes()?;
-    found.retain(|process| process.has_option("-uuid", &uuid) && !process.argv.iter().any(|arg| arg == "-incoming"));
+    found.retain(|process| process.has_option("-uuid", &uuid));
     Ok(found)
+}
+
+/// Whether it waits for a migration, or came by one: its arguments stay the same. It is never killed by mistake, and
+/// never taken for dead.
+pub(crate) fn is_incoming(process: &Process) -> bool {
+    process.argv.iter().any(|arg| arg == "-incoming")
 }
 
 async fn version(binary: &str) -> Result<Version> {
