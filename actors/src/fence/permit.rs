@@ -88,8 +88,8 @@ impl StartPermit {
 
     /// A permit for tests of what needs one.
     #[cfg(any(test, feature = "testkit"))]
-    pub fn for_test(host: HostId, cmd: &StartVmCmd) -> StartPermit {
-        StartPermit::new(cmd.vm_uuid, host, cmd.incarnation, cmd.epoch, Proof::NeverRan, Instant::now())
+    pub fn for_test(host: HostId, cmd: &StartVmCmd, now: Instant) -> StartPermit {
+        StartPermit::new(cmd.vm_uuid, host, cmd.incarnation, cmd.epoch, Proof::NeverRan, now)
     }
 }
 

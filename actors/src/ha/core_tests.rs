@@ -1,1 +1,362 @@
+//! Verdicts on hosts and flows of VMs, step by step, and under any order of events.
 
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+use ringfence_messages::{
+    ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
+    ha::ScanHostReply,
+    host::HostStatus,
+    vm::{HaMode, RunningVm, VmState, VmStateChanged},
+};
+
+use super::core::*;
+use crate::{
+    inventory::{Directory, HaSettings, Inventory, Vm, Volume},
+    testkit::cluster_of,
+};
+
+const S: Duration = Duration::from_secs(1);
+
+fn host(name: &str) -> HostId {
+    HostId::from_name(name)
+}
+
+fn vm(name: &str) -> VmId {
+    VmId::from_name(name)
+}
+
+/// Hosts a to j; VMs of these names on Ceph, NeverStop.
+fn core_of(vms: &[&str], parallelism: usize) -> Core {
+    let of = |name: &&str| Vm {
+        id: vm(name),
+        name: (*name).to_owned(),
+        cluster: ClusterId::from_name("c1"),
+        ha: if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop },
+        memory_mib: 16,
+        qemu_args: Vec::new(),
+        volumes: vec![Volume {
+            storage: StorageId::from_name("ceph"),
+            install_path: format!("ceph://rbd/{name}").parse().unwrap(),
+            root: true,
+        }],
+    };
+    let hosts = cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
+    let inventory = Inventory { vms: vms.iter().map(of).collect(), ..hosts };
+    let settings = HaSettings { parallelism, storm_brake_percent: 30 };
+    let none = BTreeSet::new();
+    let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), Vec::new(), &none, &none, &none);
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+        core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
+    }
+    core
+}
+
+fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
+    Event::Vm(VmStateChanged {
+        vm_uuid: vm(name),
+        vm: name.to_owned(),
+        old_state: VmState::Stopped,
+        new_state: state,
+        host_uuid: Some(host(at)),
+        host: Some(at.to_owned()),
+        incarnation,
+        wanted: true,
+        reason: String::new(),
+    })
+}
+
+fn scanned(at: &str, seen: &[&str], unseen: &[&str]) -> Event {
+    let ids = |names: &[&str]| names.iter().map(|name| host(name)).collect();
+    Event::Scanned(host(at), Ok(ScanHostReply { seen_by: ids(seen), unseen_by: ids(unseen), reason: "r".to_owned() }))
+}
+
+fn starts(commands: &[Command]) -> Vec<(VmId, &'static str)> {
+    let start = |c: &Command| if let Command::Start { vm, judger, .. } = c { Some((*vm, *judger)) } else { None };
+    commands.iter().filter_map(start).collect()
+}
+
+fn quarantines(commands: &[Command]) -> Vec<HostId> {
+    commands.iter().filter_map(|c| if let Command::Quarantine(host, _) = c { Some(*host) } else { None }).collect()
+}
+
+/// `a` is Disconnected and nobody sees it; what is ordered then.
+fn lose(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
+    core.on(Event::Suspected(host(name)), now);
+    core.on(scanned(name, &[], &["b", "c"]), now);
+    core.on(Event::HostChanged(host(name), HostStatus::Disconnected), now)
+}
+
+#[test]
+fn a_host_that_nobody_sees_fails_and_its_vms_wait_for_the_durable_quarantine() {
+    let mut core = core_of(&["v1", "v2", "plain"], 10);
+    for (name, at) in [("v1", "a"), ("v2", "b"), ("plain", "a")] {
+        core.on(believed(name, VmState::Running, at, 1), S);
+    }
+    assert_eq!(core.on(Event::Suspected(host("a")), S), [Command::Scan(host("a"))], "siblings look at the first doubt");
+    assert_eq!(core.on(scanned("a", &[], &["b", "c"]), S), [], "it is not Disconnected yet");
+    let commands = core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), 2 * S);
+    assert_eq!(quarantines(&commands), [host("a")]);
+    let commands = core.on(believed("v1", VmState::Unknown, "a", 1), 2 * S);
+    assert_eq!(starts(&commands), [], "not before it is durable");
+    core.on(believed("plain", VmState::Unknown, "a", 1), 2 * S);
+    let commands = core.on(Event::Quarantined(host("a"), Ok(())), 2 * S);
+    assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")], "only what is NeverStop, and only of that host");
+    assert!(starts(&core.on(Event::Tick, 3 * S)).is_empty(), "one flow at a time");
+
+    // Started elsewhere, it is believed there, and that is told once.
+    core.on(believed("v1", VmState::Running, "b", 2), 3 * S);
+    let commands = core.on(Event::Started(vm("v1"), Ok(Some(host("b")))), 3 * S);
+    assert!(
+        matches!(&commands[..], [Command::Tell(Fact::Started(e))] if e.from_host.as_deref() == Some("a")),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_host_that_a_sibling_sees_or_nobody_could_look_for_does_not_fail() {
+    for (seen, unseen) in [(&["b"][..], &["c"][..]), (&[], &[])] {
+        let mut core = core_of(&["v1"], 10);
+        core.on(believed("v1", VmState::Running, "a", 1), S);
+        core.on(Event::Suspected(host("a")), S);
+        core.on(scanned("a", seen, unseen), S);
+        let commands = core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
+        assert_eq!(quarantines(&commands), []);
+        core.on(believed("v1", VmState::Unknown, "a", 1), S);
+        assert_eq!(starts(&core.on(Event::Tick, 2 * S)), []);
+    }
+}
+
+#[test]
+fn a_look_that_is_old_is_taken_anew_before_a_host_fails() {
+    let mut core = core_of(&[], 10);
+    core.on(Event::Suspected(host("a")), S);
+    core.on(scanned("a", &[], &["b"]), S);
+    let commands = core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S + SCAN_FRESH);
+    assert_eq!(commands, [Command::Scan(host("a"))]);
+}
+
+/// The requirement: cut off from the controller and from storage, alive.
+#[test]
+fn a_vm_that_nobody_watches_any_more_is_lost_though_siblings_see_its_host() {
+    let mut core = core_of(&["v1"], 10);
+    core.on(believed("v1", VmState::Running, "a", 1), S);
+    core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
+    core.on(believed("v1", VmState::Unknown, "a", 1), S);
+    core.on(scanned("a", &["b"], &["c"]), S);
+    let looks = core.on(Event::Tick, 2 * S);
+    assert!(looks.contains(&Command::Watch(vm("v1"))), "{looks:?}");
+    assert_eq!(starts(&core.on(Event::Unwatched(vm("v1"), true), 2 * S)), [], "one look is not enough");
+    core.on(scanned("a", &["b"], &["c"]), 3 * S);
+    core.on(Event::Tick, 3 * S);
+    assert_eq!(starts(&core.on(Event::Unwatched(vm("v1"), false), 3 * S)), [], "somebody watches: begin anew");
+    for now in [4, 5] {
+        core.on(scanned("a", &["b"], &["c"]), now * S);
+        core.on(Event::Tick, now * S);
+        let commands = core.on(Event::Unwatched(vm("v1"), true), now * S);
+        assert_eq!(starts(&commands).len(), usize::from(now == 5));
+    }
+}
+
+#[test]
+fn a_storm_brakes_and_recovery_or_a_human_releases_it() {
+    let mut core = core_of(&["v1"], 10);
+    core.on(believed("v1", VmState::Running, "a", 1), S);
+    for name in ["a", "b", "c"] {
+        core.on(Event::Suspected(host(name)), S);
+    }
+    let mut told = Vec::new();
+    for name in ["a", "b", "c"] {
+        core.on(scanned(name, &[], &["d", "e"]), S);
+        told.extend(core.on(Event::HostChanged(host(name), HostStatus::Disconnected), S));
+    }
+    core.on(believed("v1", VmState::Unknown, "a", 1), S);
+    assert_eq!(quarantines(&told), [], "3 of 10 are 30 percent: nothing is fenced");
+    let brakes = |commands: &[Command]| -> Vec<bool> {
+        commands
+            .iter()
+            .filter_map(|c| if let Command::Tell(Fact::Brake(e)) = c { Some(e.engaged) } else { None })
+            .collect()
+    };
+    assert_eq!(brakes(&told), [true], "told once");
+    assert_eq!(core.thoughts().braked, [ClusterId::from_name("c1")]);
+    assert_eq!(starts(&core.on(Event::Tick, 2 * S)), []);
+
+    // A human says that a is off: that one fails, and counts no more.
+    let commands = core.on(Event::Confirmed(host("a")), 2 * S);
+    assert_eq!((quarantines(&commands), brakes(&commands)), (vec![host("a")], vec![false]));
+    let commands = core.on(Event::Quarantined(host("a"), Ok(())), 2 * S);
+    assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")]);
+    // The others are judged as ever.
+    assert_eq!(quarantines(&core.on(scanned("b", &[], &["d"]), 3 * S)), [host("b")]);
+}
+
+#[test]
+fn so_many_flows_at_once_and_a_failed_one_is_tried_again_later_and_later() {
+    let names: Vec<String> = (0..5).map(|n| format!("v{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut core = core_of(&names, 2);
+    for name in &names {
+        core.on(believed(name, VmState::Running, "a", 1), S);
+    }
+    lose(&mut core, "a", S);
+    for name in &names {
+        core.on(believed(name, VmState::Unknown, "a", 1), S);
+    }
+    let mut under_way = starts(&core.on(Event::Quarantined(host("a"), Ok(())), S));
+    assert_eq!(under_way.len(), 2);
+    let (first, _) = under_way.remove(0);
+    let refused = || Err(ErrorCode::new(Code::HOST_START_VM, "may still write"));
+    let commands = core.on(Event::Started(first, refused()), S);
+    assert_eq!(starts(&commands).len(), 1, "the next one's turn");
+    assert!(commands.iter().any(|c| matches!(c, Command::Tell(Fact::Blocked(_)))));
+    // Alone in the end, it is tried after 1, 2, 4, 8, 16, 30, 30 seconds.
+    let mut core = core_of(&["v"], 2);
+    core.on(believed("v", VmState::Running, "a", 1), S);
+    lose(&mut core, "a", S);
+    core.on(believed("v", VmState::Unknown, "a", 1), S);
+    core.on(Event::Quarantined(host("a"), Ok(())), S);
+    let (mut now, mut waits, mut told) = (S, Vec::new(), 0);
+    for _ in 0..7 {
+        let commands = core.on(Event::Started(vm("v"), refused()), now);
+        told += commands.iter().filter(|c| matches!(c, Command::Tell(Fact::Blocked(_)))).count();
+        let failed = now;
+        while starts(&core.on(Event::Tick, now)).is_empty() {
+            now += S / 2;
+        }
+        waits.push((now - failed).as_secs());
+    }
+    assert_eq!((waits, told), (vec![1, 2, 4, 8, 16, 30, 30], 1), "the reason is told when it changes");
+}
+
+#[test]
+fn a_host_that_is_back_is_cleaned_when_none_of_its_vms_is_in_a_flow_and_no_flow_begins_meanwhile() {
+    let mut core = core_of(&["v1", "v2"], 1);
+    for name in ["v1", "v2"] {
+        core.on(believed(name, VmState::Running, "a", 1), S);
+    }
+    lose(&mut core, "a", S);
+    for name in ["v1", "v2"] {
+        core.on(believed(name, VmState::Unknown, "a", 1), S);
+    }
+    let under_way = starts(&core.on(Event::Quarantined(host("a"), Ok(())), S));
+    let [(first, _)] = under_way[..] else { panic!("{under_way:?}") };
+    let (first, second) = if first == vm("v1") { ("v1", "v2") } else { ("v2", "v1") };
+    core.on(Event::HostChanged(host("a"), HostStatus::Connecting), 2 * S);
+    assert!(core.on(Event::Tick, 2 * S).contains(&Command::AskStanding(ClusterId::from_name("c1"))));
+    let cleans = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Clean { .. }));
+    let answering = || Event::Standing(ClusterId::from_name("c1"), vec![host("a")]);
+    assert!(!cleans(&core.on(answering(), 2 * S)), "the first is being fenced there");
+    core.on(believed(first, VmState::Running, "b", 2), 3 * S);
+    let commands = core.on(Event::Started(vm(first), Ok(Some(host("b")))), 3 * S);
+    // The other one's turn came first: it may still be fenced there too.
+    assert!(!cleans(&commands) && starts(&commands).len() == 1, "{commands:?}");
+    core.on(believed(second, VmState::Running, "b", 2), 3 * S);
+    assert!(cleans(&core.on(Event::Started(vm(second), Ok(Some(host("b")))), 3 * S)));
+    assert!(core.may_quarantine(host("a")).is_err(), "nothing is fenced on a host that is being cleaned");
+    assert!(!cleans(&core.on(Event::Tick, 4 * S)), "one at a time");
+    let error = ErrorCode::new(Code::OPERATION, "something restarts it");
+    core.on(Event::Cleaned(host("a"), Err(error)), 5 * S);
+    assert!(core.thoughts().hosts[0].standing.contains("something restarts it"));
+    assert!(cleans(&core.on(Event::Tick, 6 * S)), "tried again");
+    core.on(Event::Cleaned(host("a"), Ok(())), 7 * S);
+    core.on(Event::HostChanged(host("a"), HostStatus::Connected), 7 * S);
+    assert!(core.thoughts().hosts.is_empty());
+}
+
+#[test]
+fn a_qemu_that_is_missed_is_looked_for_and_one_that_something_else_started_is_found() {
+    let mut core = core_of(&["v1", "v2", "v3"], 10);
+    core.on(believed("v1", VmState::Running, "a", 1), S);
+    core.on(believed("v2", VmState::Stopped, "a", 1), S);
+    let running = |name: &str, other_agent| RunningVm { vm_uuid: vm(name), pid: 7, incarnation: None, other_agent };
+    let listed = |core: &mut Core, vms: Vec<RunningVm>| core.on(Event::Listed(host("a"), vms), S);
+    let commands = listed(&mut core, vec![running("v1", false)]);
+    assert!(commands.iter().all(|c| !matches!(c, Command::LookFor(..))), "{commands:?}");
+    assert!(listed(&mut core, vec![]).contains(&Command::LookFor(vm("v1"), None)));
+    assert!(listed(&mut core, vec![running("v3", false)]).contains(&Command::LookFor(vm("v3"), Some(host("a")))));
+    let other = listed(&mut core, vec![running("v1", false), running("v3", true)]);
+    assert!(
+        !other.iter().any(|c| matches!(c, Command::LookFor(id, _) if *id == vm("v3"))),
+        "another agent's is not here"
+    );
+}
+
+#[test]
+fn everything_is_known_again_after_a_restart() {
+    let mut before = core_of(&["v1"], 10);
+    before.on(believed("v1", VmState::Running, "a", 1), S);
+    let Event::Vm(memory) = believed("v1", VmState::Starting, "a", 1) else { unreachable!() };
+    let hosts = Inventory {
+        vms: core_of(&["v1"], 1).directory.vms.clone(),
+        ..cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"])
+    };
+    let (quarantined, none) = (BTreeSet::from([host("a")]), BTreeSet::new());
+    let directory = Arc::new(Directory::new(hosts));
+    let mut core = Core::new(HaSettings::default(), S, directory, vec![memory], &quarantined, &none, &none);
+    core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
+    let commands = core.on(scanned("a", &[], &["b"]), S);
+    assert_eq!(quarantines(&commands), [], "it is already");
+    assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")], "the flow begins anew");
+}
+
+proptest! {
+    /// Whatever comes in whatever order: no host of which nobody said that it is gone is ever failed, flows are bounded
+    /// and one per VM, and a host is never cleaned while one of its VMs is in a flow.
+    #[test]
+    fn flows_are_bounded_and_never_beside_a_cleaning(
+        steps in prop::collection::vec((0u8..12, 0usize..3, 0usize..4, any::<bool>()), 1..150)
+    ) {
+        let (names, places) = (["v0", "v1", "v2", "v3"], ["a", "b", "c"]);
+        let mut core = core_of(&names, 2);
+        for (n, name) in names.iter().enumerate() {
+            core.on(believed(name, VmState::Running, places[n % 3], 1), Duration::ZERO);
+        }
+        let (mut flows, mut cleaning) = (std::collections::BTreeMap::new(), BTreeSet::new());
+        let mut at: Vec<&str> = (0..4).map(|n| places[n % 3]).collect();
+        let mut unseen = BTreeSet::new();
+        for (now, (action, h, v, ok)) in steps.into_iter().enumerate() {
+            let (place, name) = (places[h], names[v]);
+            let refused = ErrorCode::new(Code::OPERATION, "no");
+            let event = match action {
+                0 => Event::Suspected(host(place)),
+                1 => Event::HostChanged(host(place), HostStatus::Disconnected),
+                2 => Event::HostChanged(host(place), if ok { HostStatus::Connected } else { HostStatus::Connecting }),
+                3 if ok => { unseen.insert(host(place)); scanned(place, &[], &["d"]) }
+                3 => scanned(place, &["d"], &[]),
+                4 => Event::Quarantined(host(place), if ok { Ok(()) } else { Err(refused) }),
+                5 if cleaning.remove(&host(place)) => Event::Cleaned(host(place), if ok { Ok(()) } else { Err(refused) }),
+                6 => Event::Standing(ClusterId::from_name("c1"), vec![host(place)]),
+                7 if flows.remove(&vm(name)).is_some() => {
+                    if ok {
+                        at[v] = "d";
+                        core.on(believed(name, VmState::Running, "d", now as u64 + 2), S * now as u32);
+                    }
+                    Event::Started(vm(name), if ok { Ok(Some(host("d"))) } else { Err(refused) })
+                }
+                8 if !flows.contains_key(&vm(name)) => believed(name, if ok { VmState::Unknown } else { VmState::Stopped }, at[v], 1),
+                9 => Event::Unwatched(vm(name), ok),
+                10 if !flows.contains_key(&vm(name)) => Event::Requested(vm(name), None),
+                _ => Event::Tick,
+            };
+            for command in core.on(event, S * now as u32) {
+                match command {
+                    Command::Start { vm: id, .. } => {
+                        let n = names.iter().position(|name| vm(name) == id).unwrap();
+                        let from = host(at[n]);
+                        prop_assert!(flows.insert(id, from).is_none(), "two flows of one VM");
+                        prop_assert!(!cleaning.contains(&from), "a flow on a host that is being cleaned");
+                    }
+                    Command::Clean { host, .. } => {
+                        prop_assert!(cleaning.insert(host), "cleaned twice at once");
+                        prop_assert!(!flows.values().any(|from| *from == host), "cleaned beside a flow");
+                    }
+                    Command::Tell(Fact::HostFailed(failed)) => {
+                        prop_assert!(unseen.contains(&failed.host_uuid), "failed though nobody said that it is gone");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -2,13 +2,16 @@
 //!
 //! `RINGFENCE_TEST_CRASH=after:fence.intent/storage` sends this process SIGKILL once that record is durable, `before:`
 //! once it was asked for: what it tells of may then have happened and is not recorded. A step is the record's topic,
-//! and what in its payload says how far it is.
+//! and what in its payload says how far it is. Nothing happens before the file `RINGFENCE_TEST_CRASH_ARMED` is there.
 
 use ringfence_actors::ports::NewRecord;
 use rustix::process::{Signal, getpid, kill_process};
 
 /// The environment variable.
 const VARIABLE: &str = "RINGFENCE_TEST_CRASH";
+
+/// The environment variable that names the file.
+const ARMED: &str = "RINGFENCE_TEST_CRASH_ARMED";
 
 /// Fields that tell steps of one topic apart.
 const PHASES: [&str; 5] = ["phase", "level", "newState", "newStatus", "quarantined"];
@@ -26,6 +29,8 @@ pub fn step(topic: &str, payload: &serde_json::Value) -> String {
 /// The steps that an append makes, if a crash is wanted at one.
 pub(super) fn wanted(when: &str, records: &[NewRecord]) -> bool {
     let Ok(at) = std::env::var(VARIABLE) else { return false };
+    let armed = std::env::var_os(ARMED).is_some_and(|file| std::path::Path::new(&file).exists());
+    let Some(at) = Some(at).filter(|_| armed) else { return false };
     let Some(at) = at.strip_prefix(when).and_then(|rest| rest.strip_prefix(':')) else { return false };
     records.iter().any(|record| step(&record.topic, &record.payload) == at)
 }

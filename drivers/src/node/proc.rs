@@ -221,7 +221,7 @@ mod tests {
     async fn a_zombie_leader_with_live_threads_is_found_alive_and_killed() {
         // 60 is exit(2) of the calling thread alone.
         const PROGRAM: &str = "use threads; threads->create(sub { sleep 1000 }); syscall(60, 0)";
-        let perl = Sleeper(Command::new("perl").args(["-e", PROGRAM, "-uuid", "abc"]).spawn().unwrap());
+        let perl = Sleeper(Command::new("perl").args(["-e", PROGRAM, "--", "-uuid", "abc"]).spawn().unwrap());
         let pid = perl.0.id();
         while !stat(pid).is_some_and(|stat| stat.state == 'Z') {
             tokio::time::sleep(POLL).await;

@@ -1,0 +1,272 @@
+//! HA and fencing: all actors together, over ports made of memory and in virtual time.
+#![allow(missing_docs)]
+
+use std::{sync::Arc, time::Duration};
+
+use ringfence::{
+    Actor, Address,
+    testkit::{self, World},
+};
+use ringfence_actors::{
+    assembly::Assembly,
+    fence::{
+        StartPermit,
+        ceph::{CHECK_EVERY, CephActor, LASTING},
+    },
+    ha::HaActor,
+    host::{HostActor, LaunchVmMsg},
+    inventory::{CephHostAccess, Inventory, PingSettings, Settings, Vm, Volume},
+    testkit::{FakeWorld, cluster_of, storage_of},
+    vm::VmActor,
+};
+use ringfence_messages::{
+    Code, ErrorCode, Event, HostId, StorageId, VmId,
+    ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, StorageFenceChanged, StorageFencePhase},
+    fence::{FenceOutcome, SiblingFenceAudited},
+    ha::{ConfirmHostFencedMsg, HaStartVmInstanceMsg, QuarantineHostMsg, VmHaBlocked, VmHaStarted},
+    storage::StorageKind,
+    vm::{HaMode, QueryVmMsg, StartVmCmd, StartVmMsg, StopVmMsg, VmInventory, VmState},
+};
+
+const S: Duration = Duration::from_secs(1);
+
+fn host(name: &str) -> HostId {
+    HostId::from_name(name)
+}
+
+struct Scene {
+    world: World,
+    fake: Arc<FakeWorld>,
+    _assembly: Assembly,
+}
+
+impl Scene {
+    /// Hosts a, b, c that are Connected; VMs of these names on Ceph, NeverStop.
+    async fn start_with(world: World, vms: &[&str], settings: Settings) -> Scene {
+        let fake = FakeWorld::new(["a", "b", "c"].map(host));
+        let of = |name: &&str| Vm {
+            id: VmId::from_name(name),
+            name: (*name).to_owned(),
+            cluster: cluster_of([]).clusters[0].id,
+            ha: HaMode::NeverStop,
+            memory_mib: 512,
+            qemu_args: Vec::new(),
+            volumes: vec![Volume {
+                storage: StorageId::from_name("s"),
+                install_path: format!("ceph://rbd/{name}").parse().unwrap(),
+                root: true,
+            }],
+        };
+        let mut storage = storage_of("s", StorageKind::Ceph, &[]);
+        storage.ceph = Some(CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() });
+        let vms = vms.iter().map(of).collect();
+        let inventory = Inventory { storages: vec![storage], vms, ..cluster_of(["a", "b", "c"]) };
+        let ping = PingSettings { interval: S, timeout: S, sleep_after_failure: S / 5, ..PingSettings::default() };
+        let settings = Settings { ping, ..settings };
+        let assembly = Assembly::start(world.bus().clone(), inventory, settings, fake.ports()).await.unwrap();
+        let scene = Scene { world, fake, _assembly: assembly };
+        scene.pass(3 * S).await;
+        scene
+    }
+
+    async fn start(world: World, vms: &[&str]) -> Scene {
+        Scene::start_with(world, vms, Settings::default()).await
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    fn vm(name: &str) -> Address {
+        Address::new(VmActor::KIND, VmId::from_name(name))
+    }
+
+    async fn run(&self, name: &str, at: &str) {
+        self.world.bus().ask(Self::vm(name), StartVmMsg { host_uuid: Some(host(at)) }).await.unwrap();
+    }
+
+    async fn shown(&self, name: &str) -> VmInventory {
+        self.world.bus().ask(Self::vm(name), QueryVmMsg {}).await.unwrap()
+    }
+
+    async fn place(&self, name: &str) -> (VmState, String) {
+        let shown = self.shown(name).await;
+        (shown.state, shown.host.unwrap_or_default())
+    }
+
+    fn power(&self, name: &str, on: bool) {
+        self.fake.host(host(name), |host| {
+            (host.answers, host.ssh) = (on, on);
+            if !on {
+                host.vms.clear();
+            }
+        });
+    }
+
+    fn events<E: Event>(&self) -> Vec<E> {
+        self.fake.journal.events()
+    }
+
+    fn outcomes(&self) -> Vec<FenceOutcome> {
+        self.events::<SiblingFenceAudited>().into_iter().map(|audit| audit.outcome).collect()
+    }
+
+    async fn ha_start(&self, name: &str) -> Result<(), ErrorCode> {
+        let order = HaStartVmInstanceMsg {
+            vm_instance_uuid: VmId::from_name(name),
+            judger_class_name: "Operator".to_owned(),
+            soft_avoid_host_uuids: Vec::new(),
+            host_uuid: None,
+            ha_reason: "asked".to_owned(),
+        };
+        self.world.bus().ask(Address::singleton(HaActor::KIND), order).await.map(|_| ())
+    }
+
+    fn phases(&self) -> Vec<StorageFencePhase> {
+        self.events::<StorageFenceChanged>().into_iter().map(|event| event.phase).collect()
+    }
+}
+
+/// The whole story as the journal tells it.
+#[test]
+fn a_host_that_loses_its_power_is_fenced_its_vm_moves_and_it_comes_back() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &["vm1"]).await;
+        scene.run("vm1", "a").await;
+        let from = scene.fake.journal.records().len();
+        scene.power("a", false);
+        scene.pass(10 * S).await;
+        assert_eq!(scene.place("vm1").await.0, VmState::Running);
+        scene.power("a", true);
+        scene.pass(10 * S).await;
+        let tell = |record: &ringfence_actors::ports::Record| {
+            let says = ["newStatus", "newState", "level", "phase", "outcome", "quarantined", "host"];
+            let says: Vec<_> = says.iter().filter_map(|key| record.payload.get(key)).map(ToString::to_string).collect();
+            format!("{:<24} {:<8} {}", record.topic, record.subject, says.join(" "))
+        };
+        let story: Vec<String> = scene.fake.journal.records()[from..].iter().map(tell).collect();
+        insta::assert_snapshot!(story.join("\n"));
+    });
+}
+
+/// Fault 29: the VM waits, nothing is fenced again and again, and it starts once when there is room.
+#[test]
+fn without_room_anywhere_a_vm_waits_and_starts_once_when_there_is_some() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &["vm1"]).await;
+        scene.run("vm1", "a").await;
+        for name in ["b", "c"] {
+            scene.fake.host(host(name), |host| host.available_mib = 100);
+        }
+        // What the hosts said before is not believed for ever.
+        scene.pass(3 * S).await;
+        scene.power("a", false);
+        scene.pass(60 * S).await;
+        assert_eq!(scene.place("vm1").await.0, VmState::Unknown);
+        let blocked = scene.events::<VmHaBlocked>();
+        assert!(blocked.len() == 1 && blocked[0].reason.contains("no host has room"), "{blocked:?}");
+        scene.fake.host(host("c"), |host| host.available_mib = 4096);
+        scene.pass(40 * S).await;
+        assert_eq!(scene.place("vm1").await, (VmState::Running, "c".to_owned()));
+        assert_eq!((scene.outcomes().len(), scene.events::<VmHaStarted>().len()), (1, 1));
+    });
+}
+
+/// Fault 16: an entry that somebody removed is put back, and none ends before it is lifted.
+#[test]
+fn a_storage_fence_is_put_back_and_renewed_until_it_is_lifted() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &[]).await;
+        let to = Address::new(CephActor::KIND, StorageId::from_name("s"));
+        let fence = FenceHostOnStorageMsg { host_uuid: host("a"), reason: "r".to_owned() };
+        let reply = scene.world.bus().ask(to, fence).await.unwrap();
+        assert_eq!(reply.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
+        scene.fake.ceph.lock().map.blocked.clear();
+        scene.pass(CHECK_EVERY + S).await;
+        assert_eq!(scene.fake.ceph.lock().map.blocked.len(), 1, "put back");
+        scene.pass(LASTING / 2 + CHECK_EVERY).await;
+        use StorageFencePhase::{Fenced, Intended, LiftIntended, Lifted, Renewed};
+        assert_eq!(scene.phases(), [Intended, Fenced, Intended, Renewed, Intended, Renewed]);
+        scene.world.bus().ask(to, LiftStorageFenceMsg { host_uuid: host("a") }).await.unwrap();
+        scene.pass(LASTING).await;
+        assert_eq!(scene.phases()[6..], [LiftIntended, Lifted]);
+        assert!(scene.fake.ceph.lock().map.blocked.is_empty());
+    });
+}
+
+/// Fault 35: nobody can fence.
+#[test]
+fn without_a_fencer_the_policy_decides_and_it_is_audited() {
+    for (profile, starts) in [("safe", false), ("zstack", true)] {
+        testkit::run(move |world| async move {
+            let fence = match profile {
+                "safe" => ringfence_actors::fence::policy::Profile::Safe.policy(),
+                _ => ringfence_actors::fence::policy::Profile::Zstack.policy(),
+            };
+            let settings = Settings { fence, sibling_fencer: false, ..Settings::default() };
+            let scene = Scene::start_with(world, &["vm1"], settings).await;
+            scene.run("vm1", "a").await;
+            scene.power("a", false);
+            scene.pass(10 * S).await;
+            assert!(scene.outcomes().is_empty(), "no sibling could look: the host is not taken for failed");
+            assert_eq!(scene.ha_start("vm1").await.is_ok(), starts, "{profile}");
+            assert_eq!(scene.outcomes(), [FenceOutcome::SkippedNoFencer]);
+        });
+    }
+}
+
+/// Fault 24, and I1: a permit is for one start of one VM on one host, and not for ever.
+#[test]
+fn a_permit_that_expired_or_is_for_another_host_starts_nothing() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &[]).await;
+        let cmd = || StartVmCmd {
+            vm_uuid: VmId::from_name("x"),
+            name: "x".to_owned(),
+            incarnation: 1,
+            epoch: 1,
+            memory_mib: 16,
+            disks: Vec::new(),
+            qemu_args: Vec::new(),
+        };
+        let permit = || StartPermit::for_test(host("a"), &cmd(), tokio::time::Instant::now().into_std());
+        let old = permit();
+        scene.pass(31 * S).await;
+        let to = Address::new(HostActor::KIND, host("a"));
+        let late = scene.world.bus().ask(to, LaunchVmMsg { permit: old, cmd: cmd() }).await.unwrap_err();
+        assert!(late.is(&Code::CHANGE_STATE) && late.details.contains("not good any more"), "{late}");
+        assert!(scene.fake.host(host("a"), |host| host.vms.is_empty()));
+        scene.world.bus().ask(to, LaunchVmMsg { permit: permit(), cmd: cmd() }).await.unwrap();
+        assert!(!scene.fake.host(host("a"), |host| host.vms.is_empty()));
+    });
+}
+
+#[test]
+fn a_host_that_answers_is_neither_quarantined_nor_attested_off() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &[]).await;
+        let ha = Address::singleton(HaActor::KIND);
+        let quarantine = QuarantineHostMsg { host_uuid: host("a"), reason: "r".to_owned() };
+        let error = scene.world.bus().ask(ha, quarantine).await.unwrap_err();
+        assert!(error.details.contains("is not Disconnected"), "{error}");
+        let confirm = ConfirmHostFencedMsg { host_uuid: host("a"), by: "me".to_owned() };
+        let error = scene.world.bus().ask(ha, confirm).await.unwrap_err();
+        assert!(error.details.contains("cannot be off"), "{error}");
+    });
+}
+
+#[test]
+fn what_was_stopped_stays_stopped_and_what_died_is_brought_back_on_the_same_host() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &["vm1", "vm2"]).await;
+        scene.run("vm1", "a").await;
+        scene.run("vm2", "b").await;
+        scene.world.bus().ask(Scene::vm("vm2"), StopVmMsg {}).await.unwrap();
+        scene.fake.host(host("a"), |host| host.vms.clear());
+        scene.pass(10 * S).await;
+        assert_eq!(scene.place("vm1").await, (VmState::Running, "a".to_owned()));
+        assert_eq!(scene.shown("vm1").await.incarnation, 2);
+        assert_eq!(scene.place("vm2").await.0, VmState::Stopped);
+        assert!(scene.outcomes().is_empty(), "its host said that it is gone: nothing is fenced");
+    });
+}
