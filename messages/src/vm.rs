@@ -278,14 +278,15 @@ message!(StartVmMsg, 1 => VmInventory);
 pub struct StopVmMsg {}
 message!(StopVmMsg, 1 => VmInventory);
 
-/// Has a VM actor look whether the VM runs where it is believed to, or on this host.
+/// Has a VM actor look whether the VM runs where it is believed to, or on this host. It answers at once what it believes
+/// now; what it finds is published if it changes that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LookForVmMsg {
     /// Where something saw it; `None` for where it is believed to run.
     pub host_uuid: Option<HostId>,
 }
-message!(LookForVmMsg, 1 => Done);
+message!(LookForVmMsg, 1 => VmInventory);
 
 /// Asks a VM actor what it knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -131,7 +131,7 @@ fn every_message_keeps_its_wire_form() {
         FenceHostOnStorageMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{"osdEpoch": 41, "addresses": ["fd00::1"]}"#;
         LiftStorageFenceMsg r#"{"hostUuid": @H}"# => r#"{}"#;
         QueryStorageFencesMsg r#"{}"# => r#"{"hostUuids": [@H]}"#;
-        LookForVmMsg r#"{"hostUuid": null}"# => r#"{}"#;
+        LookForVmMsg r#"{"hostUuid": null}"# => r#"@vm"#;
         QueryHostsMsg r#"{}"# => r#"{"hosts": [@host], "refs": [@ref], "storages": [@storageHost]}"#;
         CheckHostHealthMsg r#"{"hostUuid": @H}"# => r#"{"protocols": [{"protocol": "Vhost", "health": "Failed", "reason": "r"},
             {"protocol": "CBD", "health": "Ok", "reason": null}, {"protocol": "NVMEoF", "health": "Warn", "reason": "r"},

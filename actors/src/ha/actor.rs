@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::{
     cleaning::Cleaner,
-    core::{Command, Core, Event, Fact, TICK},
+    core::{Belief, Command, Core, Event, Fact, TICK},
     placement::{Candidate, rank},
 };
 use crate::{
@@ -194,7 +194,13 @@ impl HaActor {
                 });
             }
             Command::LookFor(vm, host_uuid) => {
-                let _ = bus.tell(Address::new(VmActor::KIND, vm), LookForVmMsg { host_uuid });
+                let believed =
+                    async move { bus.ask(Address::new(VmActor::KIND, vm), LookForVmMsg { host_uuid }).await };
+                ctx.spawn_detached(believed, |ha, believed, ctx| {
+                    if let Ok(believed) = believed {
+                        ha.on(Event::Vm(believed.uuid, Belief::from(&believed)), ctx);
+                    }
+                });
             }
             Command::Tell(fact) => {
                 let recorder = &self.recorder;
@@ -242,7 +248,7 @@ impl HaActor {
 }
 
 struct Memory {
-    vms: Vec<VmStateChanged>,
+    vms: Vec<(VmId, Belief)>,
     quarantined: BTreeSet<HostId>,
     confirmed: BTreeSet<HostId>,
     maintenance: BTreeSet<HostId>,
@@ -256,7 +262,8 @@ async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         maintenance: BTreeSet::new(),
     };
     for record in journal.latest(VmStateChanged::TOPIC).await? {
-        memory.vms.push(record.event()?);
+        let event: VmStateChanged = record.event()?;
+        memory.vms.push((event.vm_uuid, Belief::from(&event)));
     }
     for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
         let event: HostQuarantineChanged = record.event()?;
@@ -322,7 +329,7 @@ impl EventHandler<HostStateChanged> for HaActor {
 
 impl EventHandler<VmStateChanged> for HaActor {
     fn on_event(&mut self, event: &VmStateChanged, ctx: &mut Ctx<'_, Self>) {
-        self.on(Event::Vm(event.clone()), ctx);
+        self.on(Event::Vm(event.vm_uuid, Belief::from(event)), ctx);
     }
 }
 

@@ -17,7 +17,7 @@ use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Result, VmId,
     ha::{HaReply, HostFailed, HostHa, ScanHostReply, StormBrakeChanged, VmHa, VmHaBlocked, VmHaStarted},
     host::HostStatus,
-    vm::{RunningVm, VmState, VmStateChanged},
+    vm::{RunningVm, VmInventory, VmState, VmStateChanged},
 };
 
 use crate::inventory::{Directory, HaSettings};
@@ -67,7 +67,7 @@ pub enum Event {
     /// A human attested that a host is off.
     Confirmed(HostId),
     /// What is believed of a VM.
-    Vm(VmStateChanged),
+    Vm(VmId, Belief),
     /// Nobody watches any volume of a VM; or somebody does, or it is not known.
     Unwatched(VmId, bool),
     /// An operator wants a VM brought back.
@@ -76,6 +76,32 @@ pub enum Event {
     Started(VmId, Result<Option<HostId>>),
     /// The QEMU processes of a host.
     Listed(HostId, Vec<RunningVm>),
+}
+
+/// What is believed of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Belief {
+    /// Its state.
+    pub state: VmState,
+    /// Where it runs, may run, or ran last.
+    pub host: Option<HostId>,
+    /// Which start it is.
+    pub incarnation: u64,
+    /// Whether it is to run.
+    pub wanted: bool,
+}
+
+impl From<&VmStateChanged> for Belief {
+    fn from(event: &VmStateChanged) -> Belief {
+        let VmStateChanged { new_state, host_uuid, incarnation, wanted, .. } = *event;
+        Belief { state: new_state, host: host_uuid, incarnation, wanted }
+    }
+}
+
+impl From<&VmInventory> for Belief {
+    fn from(of: &VmInventory) -> Belief {
+        Belief { state: of.state, host: of.last_host_uuid, incarnation: of.incarnation, wanted: of.wanted }
+    }
 }
 
 /// What is to be done.
@@ -152,10 +178,7 @@ pub(super) struct Host {
 
 #[derive(Debug)]
 pub(super) struct Vm {
-    pub(super) state: VmState,
-    pub(super) host: Option<HostId>,
-    pub(super) incarnation: u64,
-    pub(super) wanted: bool,
+    pub(super) belief: Belief,
     /// A flow is under way; it began at this incarnation, from this host, for this reason.
     pub(super) flow: Option<(u64, Option<HostId>, String)>,
     pub(super) failures: u32,
@@ -187,7 +210,7 @@ impl Core {
         settings: HaSettings,
         census_every: Duration,
         directory: Arc<Directory>,
-        vms: Vec<VmStateChanged>,
+        vms: Vec<(VmId, Belief)>,
         quarantined: &BTreeSet<HostId>,
         confirmed: &BTreeSet<HostId>,
         maintenance: &BTreeSet<HostId>,
@@ -203,12 +226,12 @@ impl Core {
         let census = (directory.hosts.len().div_ceil(ticks).min(CENSUS_PER_TICK), 0);
         let (vms_of, braked) = (BTreeMap::new(), BTreeSet::new());
         let mut core = Core { settings, directory, hosts, vms: vms_of, braked, flows: 0, census };
-        for mut event in vms {
+        for (id, mut belief) in vms {
             // Whoever was running when the controller ended may have ended since.
-            if event.new_state != VmState::Stopped {
-                event.new_state = VmState::Unknown;
+            if belief.state != VmState::Stopped {
+                belief.state = VmState::Unknown;
             }
-            core.believe(event);
+            core.believe(id, belief);
         }
         core
     }
@@ -278,7 +301,7 @@ impl Core {
                     self.judge_host(host, now, &mut commands);
                 }
             }
-            Event::Vm(change) => self.believe(change),
+            Event::Vm(id, belief) => self.believe(id, belief),
             Event::Unwatched(vm, nobody) => {
                 if let Some(vm) = self.vms.get_mut(&vm) {
                     vm.watching = false;
@@ -297,7 +320,7 @@ impl Core {
 
     /// VMs that are believed to run on a host.
     pub fn vms_on(&self, host: HostId) -> usize {
-        self.vms.values().filter(|vm| vm.host == Some(host) && vm.state != VmState::Stopped).count()
+        self.vms.values().filter(|vm| vm.belief.host == Some(host) && vm.belief.state != VmState::Stopped).count()
     }
 
     /// What is thought of everything that is not in order.
@@ -326,7 +349,7 @@ impl Core {
             };
             Some(HostHa { host_uuid: *id, standing })
         });
-        let vms = self.vms.iter().filter(|(_, vm)| vm.wanted && vm.state != VmState::Running);
+        let vms = self.vms.iter().filter(|(_, vm)| vm.belief.wanted && vm.belief.state != VmState::Running);
         let vms = vms.map(|(id, vm)| {
             let why = match &vm.flow {
                 Some((_, _, reason)) => format!("being brought back: {reason}"),
@@ -338,26 +361,21 @@ impl Core {
         HaReply { hosts: hosts.collect(), vms: vms.collect(), braked: self.braked.iter().copied().collect() }
     }
 
-    pub(super) fn believe(&mut self, change: VmStateChanged) {
-        let fresh = || Vm {
-            state: VmState::Stopped,
-            host: None,
-            incarnation: 0,
-            wanted: false,
+    pub(super) fn believe(&mut self, id: VmId, belief: Belief) {
+        let vm = self.vms.entry(id).or_insert_with(|| Vm {
+            belief,
             flow: None,
             failures: 0,
             next: Duration::ZERO,
             why: String::new(),
             watching: false,
             gone: 0,
-        };
-        let vm = self.vms.entry(change.vm_uuid).or_insert_with(fresh);
-        if vm.host != change.host_uuid {
+        });
+        if vm.belief.host != belief.host {
             vm.gone = 0;
         }
-        (vm.state, vm.host, vm.wanted) = (change.new_state, change.host_uuid, change.wanted);
-        vm.incarnation = change.incarnation;
-        if vm.state == VmState::Running {
+        vm.belief = belief;
+        if belief.state == VmState::Running {
             (vm.failures, vm.next) = (0, Duration::ZERO);
             vm.why.clear();
         }
@@ -389,8 +407,8 @@ impl Core {
             }
         }
         for (id, vm) in &mut self.vms {
-            let Some(host) = vm.host.and_then(|host| self.hosts.get(&host)) else { continue };
-            if vm.state != VmState::Unknown || vm.flow.is_some() {
+            let Some(host) = vm.belief.host.and_then(|host| self.hosts.get(&host)) else { continue };
+            if vm.belief.state != VmState::Unknown || vm.flow.is_some() {
                 continue;
             }
             if host.status == Some(HostStatus::Connected) && !host.suspect {

@@ -7,7 +7,7 @@ use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
     ha::ScanHostReply,
     host::HostStatus,
-    vm::{HaMode, RunningVm, VmState, VmStateChanged},
+    vm::{HaMode, RunningVm, VmState},
 };
 
 use super::core::*;
@@ -53,17 +53,7 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
 }
 
 fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
-    Event::Vm(VmStateChanged {
-        vm_uuid: vm(name),
-        vm: name.to_owned(),
-        old_state: VmState::Stopped,
-        new_state: state,
-        host_uuid: Some(host(at)),
-        host: Some(at.to_owned()),
-        incarnation,
-        wanted: true,
-        reason: String::new(),
-    })
+    Event::Vm(vm(name), Belief { state, host: Some(host(at)), incarnation, wanted: true })
 }
 
 fn scanned(at: &str, seen: &[&str], unseen: &[&str]) -> Event {
@@ -286,14 +276,14 @@ fn a_qemu_that_is_missed_is_looked_for_and_one_that_something_else_started_is_fo
 fn everything_is_known_again_after_a_restart() {
     let mut before = core_of(&["v1"], 10);
     before.on(believed("v1", VmState::Running, "a", 1), S);
-    let Event::Vm(memory) = believed("v1", VmState::Starting, "a", 1) else { unreachable!() };
+    let Event::Vm(id, memory) = believed("v1", VmState::Starting, "a", 1) else { unreachable!() };
     let hosts = Inventory {
         vms: core_of(&["v1"], 1).directory.vms.clone(),
         ..cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"])
     };
     let (quarantined, none) = (BTreeSet::from([host("a")]), BTreeSet::new());
     let directory = Arc::new(Directory::new(hosts));
-    let mut core = Core::new(HaSettings::default(), S, directory, vec![memory], &quarantined, &none, &none);
+    let mut core = Core::new(HaSettings::default(), S, directory, vec![(id, memory)], &quarantined, &none, &none);
     core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
     let commands = core.on(scanned("a", &[], &["b"]), S);
     assert_eq!(quarantines(&commands), [], "it is already");

@@ -5,10 +5,10 @@ use std::time::Duration;
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
     ha::{VmHaBlocked, VmHaStarted},
-    vm::{HaMode, InstallPath, RunningVm, VmState, VmStateChanged},
+    vm::{HaMode, InstallPath, RunningVm, VmState},
 };
 
-use super::core::{Command, Core, Fact, GONE_LOOKS, RETRY_CEILING};
+use super::core::{Belief, Command, Core, Fact, GONE_LOOKS, RETRY_CEILING};
 
 impl Core {
     /// Begins flows for VMs that are wanted and lost, so many at once.
@@ -18,12 +18,12 @@ impl Core {
                 break;
             }
             let Some(of) = self.directory.vms.iter().find(|of| of.id == *id) else { continue };
-            if of.ha != HaMode::NeverStop || !vm.wanted || vm.flow.is_some() || now < vm.next {
+            if of.ha != HaMode::NeverStop || !vm.belief.wanted || vm.flow.is_some() || now < vm.next {
                 continue;
             }
-            let host = vm.host.and_then(|host| self.hosts.get(&host));
-            let name = vm.host.map_or("nowhere".to_owned(), |host| self.directory.host_name(host));
-            let (judger, reason) = match (vm.state, host) {
+            let host = vm.belief.host.and_then(|host| self.hosts.get(&host));
+            let name = vm.belief.host.map_or("nowhere".to_owned(), |host| self.directory.host_name(host));
+            let (judger, reason) = match (vm.belief.state, host) {
                 (_, Some(host)) if host.cleaning => continue,
                 (VmState::Stopped, _) => ("QemuDied", format!("it does not run on {name}")),
                 (VmState::Unknown, _) if self.braked.contains(&of.cluster) => continue,
@@ -40,8 +40,8 @@ impl Core {
                 _ => continue,
             };
             let mut soft_avoid: Vec<HostId> = Vec::new();
-            soft_avoid.extend(vm.host.filter(|_| judger != "QemuDied" || vm.failures >= 2));
-            vm.flow = Some((vm.incarnation, vm.host, reason.clone()));
+            soft_avoid.extend(vm.belief.host.filter(|_| judger != "QemuDied" || vm.failures >= 2));
+            vm.flow = Some((vm.belief.incarnation, vm.belief.host, reason.clone()));
             self.flows += 1;
             commands.push(Command::Start { vm: *id, judger, host: None, soft_avoid, reason });
         }
@@ -51,28 +51,17 @@ impl Core {
     pub(super) fn requested(&mut self, id: VmId, host: Option<HostId>, commands: &mut Vec<Command>) {
         let refuse = |why: String| vec![Command::Refuse(id, ErrorCode::new(Code::CHANGE_STATE, why))];
         if !self.vms.contains_key(&id) {
-            let never = VmStateChanged {
-                vm_uuid: id,
-                vm: String::new(),
-                old_state: VmState::Stopped,
-                new_state: VmState::Stopped,
-                host_uuid: None,
-                host: None,
-                incarnation: 0,
-                wanted: false,
-                reason: String::new(),
-            };
-            self.believe(never);
+            self.believe(id, Belief { state: VmState::Stopped, host: None, incarnation: 0, wanted: false });
         }
         let Some(vm) = self.vms.get_mut(&id) else { return };
-        let place = vm.host.and_then(|host| self.hosts.get(&host));
+        let place = vm.belief.host.and_then(|host| self.hosts.get(&host));
         if vm.flow.is_some() {
             commands.extend(refuse("it is being brought back already".to_owned()));
         } else if place.is_some_and(|place| place.cleaning) {
             commands.extend(refuse("its host is back and being reconciled: try again in a moment".to_owned()));
         } else {
             let reason = "an operator asked for it".to_owned();
-            vm.flow = Some((vm.incarnation, vm.host, reason.clone()));
+            vm.flow = Some((vm.belief.incarnation, vm.belief.host, reason.clone()));
             self.flows += 1;
             commands.push(Command::Start { vm: id, judger: "Operator", host, soft_avoid: Vec::new(), reason });
         }
@@ -93,7 +82,7 @@ impl Core {
             Ok(host) => {
                 (vm.failures, vm.next) = (0, Duration::ZERO);
                 vm.why.clear();
-                if let Some(host) = host.filter(|_| vm.incarnation > incarnation) {
+                if let Some(host) = host.filter(|_| vm.belief.incarnation > incarnation) {
                     commands.push(Command::Tell(Fact::Started(VmHaStarted {
                         vm_uuid: id,
                         vm: name,
@@ -121,8 +110,8 @@ impl Core {
         for (id, vm) in &self.vms {
             let there = running.iter().any(|process| process.vm_uuid == *id);
             let here = running.iter().any(|process| process.vm_uuid == *id && !process.other_agent);
-            let missed = vm.state == VmState::Running && vm.host == Some(host) && !there;
-            let found = here && vm.flow.is_none() && matches!(vm.state, VmState::Stopped | VmState::Unknown);
+            let missed = vm.belief.state == VmState::Running && vm.belief.host == Some(host) && !there;
+            let found = here && vm.flow.is_none() && matches!(vm.belief.state, VmState::Stopped | VmState::Unknown);
             if missed || found {
                 commands.push(Command::LookFor(*id, found.then_some(host)));
             }

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Later, Promise, Promised};
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result,
-    agent::Done,
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
     ha::{HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
     host::HostStatusChanged,
@@ -115,11 +114,11 @@ impl Handler<HaStartVmInstanceMsg> for VmActor {
 }
 
 impl Handler<LookForVmMsg> for VmActor {
-    type Answer = Result<Done>;
+    type Answer = Result<VmInventory>;
 
     fn handle(&mut self, message: LookForVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         self.on(Event::LookFor(message.host_uuid), ctx);
-        Ok(Done {})
+        Ok(self.inventory())
     }
 }
 
