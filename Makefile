@@ -4,13 +4,13 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 
-.PHONY: help demo lab lab-down test check-format lint docs unit doctest examples deny bench clean
+.PHONY: help demo lab lab-down lab-times test check-format lint docs unit doctest examples deny bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
-demo:            ## the whole story on this machine: a VM, its storage killed, healed. DEMO_FLAGS=--keep leaves it up
-	scripts/setup.sh demo
+demo:            ## the whole story on this machine: a VM, its storage killed, healed; as root a host that fails, too. DEMO_FLAGS=--keep leaves it up
+	scripts/setup.sh $$( ((EUID == 0)) && echo lab || echo demo )
 	cargo run --release --locked --bin ringfence -- demo $(DEMO_FLAGS)
 
 lab:             ## real Ceph, three hosts, agents, a controller and three VMs to play with; needs root
@@ -20,6 +20,10 @@ lab:             ## real Ceph, three hosts, agents, a controller and three VMs t
 
 lab-down:        ## the lab away
 	lab/all-down.sh
+
+lab-times:       ## how long from the loss of a host to its VM writing elsewhere, phase by phase; needs root
+	scripts/setup.sh test
+	cargo bench --locked --package ringfence-cli --bench times
 
 test:            ## everything that CI runs
 	scripts/setup.sh test

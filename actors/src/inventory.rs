@@ -200,6 +200,7 @@ pub struct Directory {
     clusters: HashMap<ClusterId, usize>,
     hosts: HashMap<HostId, usize>,
     storages: HashMap<StorageId, usize>,
+    vms: HashMap<VmId, usize>,
 }
 
 impl Directory {
@@ -209,6 +210,7 @@ impl Directory {
             clusters: inventory.clusters.iter().enumerate().map(|(i, c)| (c.id, i)).collect(),
             hosts: inventory.hosts.iter().enumerate().map(|(i, h)| (h.id, i)).collect(),
             storages: inventory.storages.iter().enumerate().map(|(i, s)| (s.id, i)).collect(),
+            vms: inventory.vms.iter().enumerate().map(|(i, v)| (v.id, i)).collect(),
             inventory,
         }
     }
@@ -227,6 +229,14 @@ impl Directory {
     /// `SYS.1003` if there is none.
     pub fn host(&self, id: HostId) -> Result<&Host> {
         self.hosts.get(&id).map(|i| &self.inventory.hosts[*i]).ok_or_else(|| missing("host", id))
+    }
+
+    /// The VM of this id.
+    ///
+    /// # Errors
+    /// `SYS.1003` if there is none.
+    pub fn vm(&self, id: VmId) -> Result<&Vm> {
+        self.vms.get(&id).map(|i| &self.inventory.vms[*i]).ok_or_else(|| missing("VM", id))
     }
 
     /// The storage of this id.

@@ -117,6 +117,7 @@ fn check_live_says_what_would_fail_tonight() {
     let text =
         text.replace("user = \"ringfence\"", "user = \"compute\"").replace(&of_lab, compute_conf.to_str().unwrap());
     let broken = lab.dir.join("controller/broken.toml");
+    let text = text.replace("storage_ips = [\"10.77.0.12\"]", "storage_ips = [\"10.77.1.12\"]");
     std::fs::write(&broken, text.replace("ceph://rbd/vm3", "ceph://rbd/vm-3")).unwrap();
     lab.ok("host-down.sh", &["host-c"]);
     let (code, said) = check(&broken);
@@ -126,8 +127,9 @@ fn check_live_says_what_would_fail_tonight() {
         "ok    ceph-1, client.compute may block clients",
         "FAIL  ceph-1, client.compute may let them in again: ceph osd blocklist as client.compute: exit status: 13",
         "FAIL  vm3, ceph://rbd/vm-3: there is no image rbd/vm-3",
-        "ok    vm2, ceph://rbd/vm2: watched by 10.77.0.12:0/",
-        "9 looked at, 3 would fail",
+        "FAIL  vm2, ceph://rbd/vm2: watched by 10.77.0.12:0/",
+        "which is in no host's storage_ips",
+        "9 looked at, 4 would fail",
     ] {
         assert!(said.contains(line), "{line:?} is missing in {said}");
     }

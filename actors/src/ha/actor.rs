@@ -1,7 +1,7 @@
 //! The shell of HA: asks siblings, storages and VMs what the core wants to know, and carries its orders out.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -150,7 +150,7 @@ impl HaActor {
                 });
             }
             Command::Watch(vm) => {
-                let of = self.directory.vms.iter().find(|of| of.id == vm);
+                let of = self.directory.vm(vm).ok();
                 let asked = of.iter().flat_map(|of| &of.volumes).map(|volume| {
                     let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
                     bus.ask(Address::new(CephActor::KIND, volume.storage), ask)
@@ -351,11 +351,16 @@ impl Handler<HaStartVmInstanceMsg> for HaActor {
         let vm = message.vm_instance_uuid;
         if self.core.is_none() {
             promise.complete(Err(not_ready()));
-        } else if self.askers.contains_key(&vm) {
-            promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, "it is being brought back already")));
-        } else {
-            self.askers.insert(vm, promise);
-            self.on(Event::Requested(vm, message.host_uuid), ctx);
+            return answer;
+        }
+        match self.askers.entry(vm) {
+            Entry::Occupied(_) => {
+                promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, "it is being brought back already")));
+            }
+            Entry::Vacant(place) => {
+                place.insert(promise);
+                self.on(Event::Requested(vm, message.host_uuid), ctx);
+            }
         }
         answer
     }

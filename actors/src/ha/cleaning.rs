@@ -98,7 +98,7 @@ impl Cleaner {
         let listed = self.bus.ask_within(Address::new(HostActor::KIND, host), ListVmsCmd {}, SEARCH_TIMEOUT).await?;
         let mut left = BTreeSet::new();
         for running in listed.vms {
-            let Some(vm) = self.directory.vms.iter().find(|vm| vm.id == running.vm_uuid) else { continue };
+            let Ok(vm) = self.directory.vm(running.vm_uuid) else { continue };
             let believed = self.bus.ask(Address::new(VmActor::KIND, vm.id), QueryVmMsg {}).await?;
             let moved = believed.last_host_uuid.is_some_and(|last| last != host);
             if moved || vm.volumes.iter().any(|volume| refusing.contains(&volume.storage)) {

@@ -196,6 +196,10 @@ pub struct Core {
     pub(super) directory: Arc<Directory>,
     pub(super) hosts: BTreeMap<HostId, Host>,
     pub(super) vms: BTreeMap<VmId, Vm>,
+    /// VMs that are to run and do not, or may not.
+    pub(super) lost: BTreeSet<VmId>,
+    /// VMs that run or may run on a host.
+    pub(super) on_host: BTreeMap<HostId, BTreeSet<VmId>>,
     pub(super) braked: BTreeSet<ClusterId>,
     pub(super) flows: usize,
     /// Hosts of one tick of the census, and where it stands.
@@ -224,8 +228,17 @@ impl Core {
         let hosts = directory.hosts.iter().map(|of| (of.id, host(of.id))).collect();
         let ticks = (census_every.as_millis() / TICK.as_millis()).max(1) as usize;
         let census = (directory.hosts.len().div_ceil(ticks).min(CENSUS_PER_TICK), 0);
-        let (vms_of, braked) = (BTreeMap::new(), BTreeSet::new());
-        let mut core = Core { settings, directory, hosts, vms: vms_of, braked, flows: 0, census };
+        let mut core = Core {
+            settings,
+            directory,
+            hosts,
+            vms: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            on_host: BTreeMap::new(),
+            braked: BTreeSet::new(),
+            flows: 0,
+            census,
+        };
         for (id, mut belief) in vms {
             // Whoever was running when the controller ended may have ended since.
             if belief.state != VmState::Stopped {
@@ -298,6 +311,10 @@ impl Core {
             Event::Confirmed(host) => {
                 if let Some(of) = self.hosts.get_mut(&host) {
                     of.confirmed = true;
+                    // Whoever waits because of this host need not any more.
+                    for vm in self.vms.values_mut().filter(|vm| vm.belief.host == Some(host)) {
+                        vm.next = now;
+                    }
                     self.judge_host(host, now, &mut commands);
                 }
             }
@@ -320,7 +337,7 @@ impl Core {
 
     /// VMs that are believed to run on a host.
     pub fn vms_on(&self, host: HostId) -> usize {
-        self.vms.values().filter(|vm| vm.belief.host == Some(host) && vm.belief.state != VmState::Stopped).count()
+        self.on_host.get(&host).map_or(0, BTreeSet::len)
     }
 
     /// What is thought of everything that is not in order.
@@ -374,6 +391,14 @@ impl Core {
         if vm.belief.host != belief.host {
             vm.gone = 0;
         }
+        if let Some(vms) = vm.belief.host.and_then(|host| self.on_host.get_mut(&host)) {
+            vms.remove(&id);
+        }
+        if let Some(host) = belief.host.filter(|_| belief.state != VmState::Stopped) {
+            self.on_host.entry(host).or_default().insert(id);
+        }
+        let lost = belief.wanted && matches!(belief.state, VmState::Stopped | VmState::Unknown);
+        let _ = if lost { self.lost.insert(id) } else { self.lost.remove(&id) };
         vm.belief = belief;
         if belief.state == VmState::Running {
             (vm.failures, vm.next) = (0, Duration::ZERO);
@@ -406,7 +431,8 @@ impl Core {
                 commands.push(Command::List(of.id));
             }
         }
-        for (id, vm) in &mut self.vms {
+        for id in &self.lost {
+            let Some(vm) = self.vms.get_mut(id) else { continue };
             let Some(host) = vm.belief.host.and_then(|host| self.hosts.get(&host)) else { continue };
             if vm.belief.state != VmState::Unknown || vm.flow.is_some() {
                 continue;

@@ -13,12 +13,12 @@ use super::core::{Belief, Command, Core, Fact, GONE_LOOKS, RETRY_CEILING};
 impl Core {
     /// Begins flows for VMs that are wanted and lost, so many at once.
     pub(super) fn bring_back(&mut self, now: Duration, commands: &mut Vec<Command>) {
-        for (id, vm) in &mut self.vms {
+        for id in &self.lost {
             if self.flows >= self.settings.parallelism {
                 break;
             }
-            let Some(of) = self.directory.vms.iter().find(|of| of.id == *id) else { continue };
-            if of.ha != HaMode::NeverStop || !vm.belief.wanted || vm.flow.is_some() || now < vm.next {
+            let (Some(vm), Ok(of)) = (self.vms.get_mut(id), self.directory.vm(*id)) else { continue };
+            if of.ha != HaMode::NeverStop || vm.flow.is_some() || now < vm.next {
                 continue;
             }
             let host = vm.belief.host.and_then(|host| self.hosts.get(&host));
@@ -77,7 +77,7 @@ impl Core {
         let Some(vm) = self.vms.get_mut(&id) else { return };
         let Some((incarnation, from, reason)) = vm.flow.take() else { return };
         self.flows -= 1;
-        let name = self.directory.vms.iter().find(|of| of.id == id).map(|of| of.name.clone()).unwrap_or_default();
+        let name = self.directory.vm(id).map(|of| of.name.clone()).unwrap_or_default();
         match result {
             Ok(host) => {
                 (vm.failures, vm.next) = (0, Duration::ZERO);
@@ -107,20 +107,20 @@ impl Core {
 
     /// What runs on a host that answers, against what is believed.
     pub(super) fn listed(&mut self, host: HostId, running: &[RunningVm], commands: &mut Vec<Command>) {
-        for (id, vm) in &self.vms {
-            let there = running.iter().any(|process| process.vm_uuid == *id);
-            let here = running.iter().any(|process| process.vm_uuid == *id && !process.other_agent);
-            let missed = vm.belief.state == VmState::Running && vm.belief.host == Some(host) && !there;
-            let found = here && vm.flow.is_none() && matches!(vm.belief.state, VmState::Stopped | VmState::Unknown);
-            if missed || found {
-                commands.push(Command::LookFor(*id, found.then_some(host)));
-            }
-        }
-        // One that was never started by us.
-        for of in &self.directory.vms {
-            let here = |process: &RunningVm| process.vm_uuid == of.id && !process.other_agent;
-            if !self.vms.contains_key(&of.id) && running.iter().any(here) {
-                commands.push(Command::LookFor(of.id, Some(host)));
+        let missed = self.on_host.get(&host).into_iter().flatten().filter(|id| {
+            let runs = running.iter().any(|process| process.vm_uuid == **id);
+            self.vms.get(id).is_some_and(|vm| vm.belief.state == VmState::Running) && !runs
+        });
+        commands.extend(missed.map(|id| Command::LookFor(*id, None)));
+        for process in running.iter().filter(|process| !process.other_agent) {
+            let id = process.vm_uuid;
+            let found = match self.vms.get(&id) {
+                Some(vm) => vm.flow.is_none() && matches!(vm.belief.state, VmState::Stopped | VmState::Unknown),
+                // One that was never started by us.
+                None => self.directory.vm(id).is_ok(),
+            };
+            if found {
+                commands.push(Command::LookFor(id, Some(host)));
             }
         }
     }

@@ -20,7 +20,7 @@ pub struct Candidate {
 /// Hosts with room for `need_mib`, the best first, and those without. One that does not say has none (I2).
 pub fn rank(candidates: &[Candidate], need_mib: u64, soft_avoid: &[HostId]) -> (Vec<HostId>, Vec<HostId>) {
     let free = |c: &Candidate| c.available_mib.unwrap_or(0).saturating_sub(c.promised_mib);
-    let (mut roomy, full): (Vec<&Candidate>, Vec<&Candidate>) = candidates.iter().partition(|c| free(*c) >= need_mib);
+    let (mut roomy, full): (Vec<&Candidate>, Vec<&Candidate>) = candidates.iter().partition(|c| free(c) >= need_mib);
     // Whole GiB: a host is not better for a few MiB, but for having fewer VMs.
     roomy.sort_by_key(|c| (soft_avoid.contains(&c.host), Reverse(free(c) / 1024), c.vms));
     let hosts = |of: Vec<&Candidate>| of.into_iter().map(|c| c.host).collect();

@@ -158,15 +158,9 @@ impl Core {
 
     /// Begins to clean hosts that answer again, unless a VM of theirs is in a flow.
     pub(super) fn clean(&mut self, now: Duration, commands: &mut Vec<Command>) {
-        for (id, host) in &mut self.hosts {
-            let held = self.vms.values().any(|vm| vm.flow.as_ref().is_some_and(|(_, from, _)| *from == Some(*id)));
-            if host.quarantined
-                && host.answers
-                && !host.cleaning
-                && !host.maintenance
-                && !held
-                && now >= host.next_clean
-            {
+        for (id, host) in self.hosts.iter_mut().filter(|(_, host)| host.quarantined && host.answers) {
+            let held = || self.vms.values().any(|vm| vm.flow.as_ref().is_some_and(|(_, from, _)| *from == Some(*id)));
+            if !host.cleaning && !host.maintenance && now >= host.next_clean && !held() {
                 host.cleaning = true;
                 commands.push(Command::Clean { host: *id, confirmed: host.confirmed });
             }

@@ -15,7 +15,7 @@ use ringfence_actors::{
     ports::{Call, HostAgentPort},
 };
 use ringfence_drivers::{agent_client::AgentClient, ceph::Ceph};
-use ringfence_messages::{Result, host::HostFactsCmd, vm::InstallPath};
+use ringfence_messages::{Code, ErrorCode, Result, host::HostFactsCmd, vm::InstallPath};
 
 use crate::{agent::read_token, config::ControllerConfig, output::print};
 
@@ -40,7 +40,7 @@ pub(super) async fn run(config: &ControllerConfig) -> u8 {
         findings.extend(rights(&name, &access.cluster).await);
         for vm in &config.inventory.vms {
             for volume in vm.volumes.iter().filter(|volume| volume.storage == *id) {
-                findings.push(image(&vm.name, &access.cluster, volume).await);
+                findings.push(image(&vm.name, &access.cluster, volume, &config.inventory.hosts).await);
             }
         }
     }
@@ -87,7 +87,7 @@ async fn agent(client: &AgentClient, host: &Host) -> Finding {
                 "version {AGENT_VERSION}, QEMU {} with {}, {} of {} MiB free, {} hugepages free",
                 facts.qemu_version, facts.accel, facts.available_mib, facts.memory_mib, facts.free_hugepages
             )),
-            Some(why) => Err(ringfence_messages::ErrorCode::new(ringfence_messages::Code::HOST_DISCONNECTED, why)),
+            Some(why) => Err(ErrorCode::new(Code::HOST_DISCONNECTED, why)),
         }
     };
     (format!("agent of {}", host.name), found.await)
@@ -108,14 +108,27 @@ async fn rights(name: &str, ceph: &Ceph) -> Vec<Finding> {
     findings
 }
 
-async fn image(vm: &str, ceph: &Ceph, volume: &Volume) -> Finding {
+/// Who watches an image; one from an address that is no host's would go on writing after a fence of its host.
+async fn image(vm: &str, ceph: &Ceph, volume: &Volume, hosts: &[Host]) -> Finding {
     let what = format!("{vm}, {}", volume.install_path);
     let InstallPath::Ceph { pool, image } = &volume.install_path else {
         return (what, Ok("not on Ceph".to_owned()));
     };
-    let watchers = ceph.watchers(pool, image).await.map(|watchers| match &watchers[..] {
-        [] => "nobody watches it".to_owned(),
-        all => format!("watched by {}", all.iter().map(|w| w.address.as_str()).collect::<Vec<_>>().join(", ")),
+    let watched = ceph.watchers(pool, image).await.and_then(|watchers| {
+        let stranger = watchers.iter().find(|watcher| !hosts.iter().any(|host| host.storage_ips.contains(&watcher.ip)));
+        match (&watchers[..], stranger) {
+            ([], _) => Ok("nobody watches it".to_owned()),
+            (_, Some(stranger)) => {
+                let details = format!(
+                    "watched by {}, which is in no host's storage_ips: a fence would not reach it. Add the address to its host",
+                    stranger.address
+                );
+                Err(ErrorCode::new(Code::INVALID_ARGUMENT, details))
+            }
+            (all, None) => {
+                Ok(format!("watched by {}", all.iter().map(|w| w.address.as_str()).collect::<Vec<_>>().join(", ")))
+            }
+        }
     });
-    (what, watchers)
+    (what, watched)
 }

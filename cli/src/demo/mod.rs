@@ -1,10 +1,11 @@
-//! `ringfence demo`: self-heal on this machine, with nothing simulated.
+//! `ringfence demo`: self-heal on this machine, with nothing simulated; and, as root, [`ha`] on a lab inside.
 //!
 //! Two host agents and a controller run on loopback; a VM runs on a vhost-user disk; its storage target is killed
 //! with SIGKILL, twice. Each step is waited for within a bound and must be seen, or the demo fails.
 
 pub mod cluster;
 pub mod guest;
+mod ha;
 mod timeline;
 
 use std::time::Duration;
@@ -111,7 +112,12 @@ async fn tell(timeline: &mut Timeline, keep: bool) -> Result<String> {
         }
     };
     timeline.step("the VM to stop", stopped, |()| format!("{VM} is stopped, no QEMU of it is left")).await?;
-    Ok("Taken down again; `ringfence demo --keep` leaves it up to play with.".to_owned())
+    drop(cluster);
+    match ha::missing() {
+        Some(why) => timeline.note(&format!("the second story, a host that fails, is left out: {why}")),
+        None => ha::tell(timeline, &program).await?,
+    }
+    Ok("Taken down again; `ringfence demo --keep` leaves the first story up to play with.".to_owned())
 }
 
 /// Kills the target and watches it come back.

@@ -223,7 +223,7 @@ mod tests {
         const PROGRAM: &str = "use threads; threads->create(sub { sleep 1000 }); syscall(60, 0)";
         let perl = Sleeper(Command::new("perl").args(["-e", PROGRAM, "--", "-uuid", "abc"]).spawn().unwrap());
         let pid = perl.0.id();
-        while !stat(pid).is_some_and(|stat| stat.state == 'Z') {
+        while stat(pid).is_none_or(|stat| stat.state != 'Z') {
             tokio::time::sleep(POLL).await;
         }
         let process = Process::read(pid).expect("it is found by its arguments");
