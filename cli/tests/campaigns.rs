@@ -145,7 +145,7 @@ fn twenty_vms_of_one_host_come_back_spread_out_and_none_twice() {
     if !may_run() {
         return;
     }
-    let lab = Lab::with("cv", &[("TB_VMS", "20"), ("TB_ON", "host-a")]);
+    let lab = Lab::with("cv", &[("TB_VMS", "20"), ("TB_ON", "host-a"), ("TB_ACCEL", "auto")]);
     let mark = lab.mark();
     lab.ok("host-down.sh", &["host-a"]);
     let running =

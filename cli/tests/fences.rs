@@ -173,7 +173,7 @@ fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
         return;
     }
     let lab = without_agent("fo");
-    instead_of_the_program(&lab, "sleep 5; exec /root/rf \"$@\"");
+    instead_of_the_program(&lab, "sleep 8; exec /root/rf \"$@\"");
     let mark = lab.mark();
     std::thread::scope(|scope| {
         let start = scope.spawn(|| lab.order(&["vm", "ha-start", "vm3"]));
@@ -199,7 +199,7 @@ fn another_sibling_goes_where_the_first_one_died_and_what_is_dead_is_dead() {
         return;
     }
     let lab = without_agent("fn");
-    instead_of_the_program(&lab, "sleep 4; exec /root/rf \"$@\"");
+    instead_of_the_program(&lab, "sleep 6; exec /root/rf \"$@\"");
     let mark = lab.mark();
     std::thread::scope(|scope| {
         let start = scope.spawn(|| lab.order(&["vm", "ha-start", "vm3", "--host", "host-b"]));

@@ -33,6 +33,14 @@ fn an_empty_watcher_list_proves_nothing_the_vm_is_killed_by_a_sibling_first() {
     assert!(lab.facts(mark, "ha.host-failed").is_empty(), "siblings see it");
     assert_ne!(lab.qemu("host-c", "vm3"), 0, "it lives on");
     let at = lab.moved_from("host-c", "vm3");
+    // Its storage is back, the controller is not: nothing but the fence keeps it from writing (after 12 to 27 s, as TCP
+    // backs off).
+    lab.ok("host-heal.sh", &["host-c"]);
+    lab.ok("host-cut.sh", &["host-c", "mgmt"]);
+    let end = Instant::now() + Duration::from_secs(35);
+    while Instant::now() < end {
+        lab.no_split_brain();
+    }
     assert_eq!(lab.qemu("host-c", "vm3"), 0, "killed before it was started elsewhere");
     let (outcome, reason) = lab.fence_of(mark, "vm3");
     assert!(outcome == "success-killed" && reason.contains("verified gone"), "{outcome}: {reason}");

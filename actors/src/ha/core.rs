@@ -407,10 +407,13 @@ impl Core {
     }
 
     fn tick(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        // A failed one as long as VMs wait for it: what siblings see of it now is what a fence starts from.
+        let waited_for: BTreeSet<HostId> =
+            self.lost.iter().filter_map(|id| self.vms.get(id).and_then(|vm| vm.belief.host)).collect();
         let away: Vec<HostId> = self
             .hosts
             .iter()
-            .filter(|(_, host)| !host.maintenance && host.failed.is_none())
+            .filter(|(id, host)| !host.maintenance && (host.failed.is_none() || waited_for.contains(id)))
             .filter(|(_, host)| host.suspect || host.status == Some(HostStatus::Disconnected))
             .map(|(id, _)| *id)
             .collect();

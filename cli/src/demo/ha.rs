@@ -36,7 +36,7 @@ pub(super) fn missing() -> Option<&'static str> {
         Some("hosts in namespaces need root")
     } else if !Path::new(SCRIPTS).join("up.sh").exists() {
         Some("the lab's scripts are not where this program was built")
-    } else if !programs.iter().all(|name| found(name)) {
+    } else if !programs.iter().all(found) {
         Some("Ceph, sshd or nft are not installed: `make demo` as root installs them")
     } else {
         None
