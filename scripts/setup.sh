@@ -39,6 +39,7 @@ need uuidgen uuid-runtime
 need unshare util-linux
 need ip iproute2
 need pgrep procps
+need libvirtd libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # no libvirt-daemon-system: nothing is to run here by itself
 [[ $WHAT == lab ]] && exit 0
 
 need rustfmt rustfmt-web

@@ -51,6 +51,7 @@ impl Scene {
             ha: HaMode::NeverStop,
             memory_mib: 512,
             qemu_args: Vec::new(),
+            libvirt_xml: None,
             volumes: vec![Volume {
                 storage: StorageId::from_name("s"),
                 install_path: format!("ceph://rbd/{name}").parse().unwrap(),
@@ -228,6 +229,7 @@ fn a_permit_that_expired_or_is_for_another_host_starts_nothing() {
             memory_mib: 16,
             disks: Vec::new(),
             qemu_args: Vec::new(),
+            libvirt_xml: None,
         };
         let permit = || StartPermit::for_test(host("a"), &cmd(), tokio::time::Instant::now().into_std());
         let old = permit();

@@ -100,6 +100,8 @@ pub struct Vm {
     pub memory_mib: u64,
     /// More arguments of QEMU; `{host}`, `{vm}` and `{uuid}` are replaced when it starts.
     pub qemu_args: Vec<String>,
+    /// A libvirt domain, if it is started through libvirt; the same words are replaced in it.
+    pub libvirt_xml: Option<String>,
     /// Its volumes, at least one; the root volume first.
     pub volumes: Vec<Volume>,
 }

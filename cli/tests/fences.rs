@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Lab, may_run};
-use ringfence_messages::HostId;
+use ringfence_messages::{HostId, VmId};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A lab on which host-c's agent is dead and vm3 lives on there.
@@ -135,6 +135,70 @@ fn a_qemu_that_cannot_be_killed_is_alive_and_refused_by_the_storage() {
     lab.until_status("host-c", "Connected");
     assert_eq!(lab.qemu("host-c", "vm3"), 0);
     lab.writes(&at, "vm3");
+    lab.no_split_brain();
+}
+
+/// Row 7, and VMs that something else started: the VM is a libvirt domain, and libvirtd hangs. Nothing asks it: killed through /proc, started elsewhere through
+/// the libvirt there.
+#[test]
+fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
+    if !may_run() {
+        return;
+    }
+    const DOMAIN: &str = r#"<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>vm3</name><uuid>{uuid}</uuid><memory unit='MiB'>16</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='network' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <auth username='compute'><secret type='ceph' uuid='22222222-2222-3333-4444-555555555550'/></auth>
+      <source protocol='rbd' name='rbd/vm3'><host name='10.77.0.2' port='6789'/></source>
+      <target dev='vda' bus='virtio'/><boot order='1'/>
+    </disk>
+    <serial type='file'><source path='/run/vm3.serial'/></serial>
+  </devices>
+  <qemu:commandline><qemu:arg value='-fw_cfg'/><qemu:arg value='name=opt/tb,string={host}'/></qemu:commandline>
+</domain>
+"#;
+    let lab = Lab::with("fl", &[]);
+    for host in ["host-a", "host-b", "host-c"] {
+        lab.ok("libvirt-up.sh", &[host]);
+    }
+    lab.order(&["vm", "stop", "vm3"]).unwrap();
+    std::fs::write(lab.dir.join("controller/vm3.xml"), DOMAIN).unwrap();
+    // Started by hand, it is found by its uuid, believed to run there, and not started twice.
+    let by_hand = DOMAIN.replace("{uuid}", &VmId::from_name("vm3").to_string()).replace("{host}", "host-b");
+    std::fs::write(lab.dir.join("share/vm3.xml"), by_hand).unwrap();
+    lab.console("host-b", &format!("virsh create {}", lab.dir.join("share/vm3.xml").display()));
+    lab.until("the domain is found", |lab| lab.runs_on("vm3").as_deref() == Some("host-b"));
+    let refused = lab.order(&["vm", "start", "vm3", "--host", "host-a"]).unwrap_err();
+    assert!(refused.contains("already runs on host-b"), "{refused}");
+    lab.order(&["vm", "stop", "vm3"]).unwrap();
+    assert_eq!(lab.qemu("host-b", "vm3"), 0);
+    edit_config(
+        &lab,
+        "install_path = \"ceph://rbd/vm3\"\nroot = true\n",
+        "install_path = \"ceph://rbd/vm3\"\nroot = true\n[vm.libvirt]\nxml = \"vm3.xml\"\n",
+    );
+    lab.until_status("host-c", "Connected");
+    lab.until("vm3 starts as a domain", |lab| lab.order(&["vm", "start", "vm3", "--host", "host-c"]).is_ok());
+    let domains = |host: &str| lab.console(host, "timeout 5 virsh list --name || echo hangs");
+    assert_eq!(domains("host-c"), "vm3");
+    lab.writes("host-c", "vm3");
+
+    lab.console("host-c", "kill -STOP $(cat /run/libvirtd.pid)");
+    assert_eq!(domains("host-c"), "hangs");
+    lab.writes("host-c", "vm3");
+    lab.kill_agent("host-c");
+    let mark = lab.mark();
+    // The watch of the one that ran on host-b lasts for 30 s: until then the volume is somebody else's.
+    lab.until("nobody else has the volume open", |lab| lab.order(&["vm", "ha-start", "vm3"]).is_ok());
+    let (outcome, reason) = lab.fence_of(mark, "vm3");
+    assert_eq!(outcome, "success-killed", "{reason}");
+    assert_eq!(lab.qemu("host-c", "vm3"), 0);
+    let at = lab.moved_from("host-c", "vm3");
+    assert_eq!(domains(&at), "vm3");
     lab.no_split_brain();
 }
 

@@ -212,6 +212,8 @@ pub struct StartVmCmd {
     pub disks: Vec<DiskSpec>,
     /// More arguments of QEMU, appended verbatim, each one argv entry.
     pub qemu_args: Vec<String>,
+    /// A libvirt domain: it is then started through libvirt, and everything above but its name only describes it.
+    pub libvirt_xml: Option<String>,
 }
 agent_command!(StartVmCmd, "/vm/start" => StartVmCmdReply);
 

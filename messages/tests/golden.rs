@@ -146,7 +146,7 @@ fn every_message_keeps_its_wire_form() {
         CreateVhostBdevCmd r#"{"primaryStorageUuid": @S, "logicalPool": "p", "volume": "v", "bdevName": "b", "volumeDir": "/d"}"# =>
             r#"{"socketPath": "/run/b.sock"}"#;
         DeleteVhostBdevCmd r#"{"primaryStorageUuid": @S, "bdevName": "b"}"# => r#"{}"#;
-        StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "memoryMib": 16, "qemuArgs": ["-nodefaults"],
+        StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "memoryMib": 16, "qemuArgs": ["-nodefaults"], "libvirtXml": null,
             "disks": [{"source": {"vhostUser": {"socketPath": "/s"}}, "root": true}, {"source": {"file": {"path": "/f"}}, "root": false},
             {"source": {"rbd": {"pool": "p", "image": "i", "conf": "/c", "user": "u"}}, "root": false}]}"# =>
             r#"{"pid": 7, "accel": "kvm", "memory": "memfd"}"#;

@@ -35,6 +35,7 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
         ha: if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop },
         memory_mib: 16,
         qemu_args: Vec::new(),
+        libvirt_xml: None,
         volumes: vec![Volume {
             storage: StorageId::from_name("ceph"),
             install_path: format!("ceph://rbd/{name}").parse().unwrap(),

@@ -201,7 +201,7 @@ impl VmActor {
             }
             Command::Launch(host, permit, mut cmd) => {
                 let host_name = self.host_name(Some(host)).unwrap_or_default();
-                for arg in &mut cmd.qemu_args {
+                for arg in cmd.qemu_args.iter_mut().chain(&mut cmd.libvirt_xml) {
                     *arg = fill_in(arg, &host_name, &self.vm);
                 }
                 let leads = self.ports.leadership.leads();

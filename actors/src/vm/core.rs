@@ -487,6 +487,7 @@ impl Core {
             memory_mib: self.vm.memory_mib,
             disks: specs,
             qemu_args: self.vm.qemu_args.clone(),
+            libvirt_xml: self.vm.libvirt_xml.clone(),
         };
         self.busy = Busy::Launching(target);
         vec![Command::Launch(target, permit, cmd)]

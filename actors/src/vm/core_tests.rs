@@ -67,6 +67,7 @@ fn core() -> Core {
         ha: HaMode::None,
         memory_mib: 16,
         qemu_args: Vec::new(),
+        libvirt_xml: None,
         volumes: vec![volume("root", true), volume("data", false)],
     };
     let inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b", "c"]) };

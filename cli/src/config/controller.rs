@@ -168,7 +168,7 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
         storage(c, table.get_ref(), table.span(), &clusters, &mut storages, &mut mds, &mut inventory);
     }
     let ceph = ceph_access(&raw.storage, &storages, base);
-    vms(c, &raw.vm, &clusters, &storages, &ceph, &mut inventory);
+    vms(c, &raw.vm, &clusters, &storages, &ceph, base, &mut inventory);
     if host_tables == 0 {
         c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
     }
@@ -375,6 +375,7 @@ fn vms(
     clusters: &Names<ClusterId>,
     storages: &Names<StorageId>,
     ceph: &HashMap<StorageId, CephAccess>,
+    base: &Path,
     inventory: &mut Inventory,
 ) {
     let mut names = Names::<VmId>::of("VM");
@@ -387,13 +388,10 @@ fn vms(
             let message = format!("{} MiB of memory cannot be", of.memory_mib.get_ref());
             c.wrong(of.memory_mib.span(), message, "memory_mib is in MiB: 1024 are 1 GiB; at least 1");
         }
-        if let Some(libvirt) = &of.libvirt {
-            c.wrong(
-                libvirt.xml.span(),
-                format!("VM {:?} is to be started through libvirt, which this version cannot", of.name.get_ref()),
-                "remove [vm.libvirt]: the agent then starts plain QEMU",
-            );
-        }
+        let libvirt_xml = of.libvirt.as_ref().and_then(|libvirt| {
+            let read = domain(&base.join(libvirt.xml.get_ref()), id, of.name.get_ref());
+            c.ok(libvirt.xml.span(), read)
+        });
         for arg in of.qemu_args.iter().filter(|arg| qemu::reserved(arg.get_ref())) {
             c.wrong(arg.span(), format!("{} is set by the agent itself", arg.get_ref()), "remove it and its value");
         }
@@ -457,9 +455,36 @@ fn vms(
             ha: of.ha,
             memory_mib: *of.memory_mib.get_ref(),
             qemu_args: of.qemu_args.iter().map(|arg| arg.get_ref().clone()).collect(),
+            libvirt_xml,
             volumes,
         });
     }
+}
+
+/// The largest domain file: real ones have some KiB.
+const MAX_DOMAIN_BYTES: u64 = 256 << 10;
+
+/// A libvirt domain that is this VM: it is found on a host by its uuid.
+fn domain(path: &Path, id: VmId, name: &str) -> Result<String, (String, String)> {
+    let shown = path.display();
+    let failed = |why: String| (format!("{shown}: {why}"), "name a file with a libvirt <domain>".to_owned());
+    let size = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
+    if size > MAX_DOMAIN_BYTES {
+        return Err(failed(format!("{size} bytes are no domain, at most {MAX_DOMAIN_BYTES} are read")));
+    }
+    let xml = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    for (what, wanted) in [("name", name.to_owned()), ("uuid", id.to_string())] {
+        let exact = [
+            format!("<{what}>{wanted}</{what}>"),
+            format!("<{what}>{{{}}}</{what}>", if what == "name" { "vm" } else { what }),
+        ];
+        if !exact.iter().any(|exact| xml.contains(exact)) {
+            let help =
+                format!("write {} or {} in the domain, or give the VM the domain's own {what}", exact[0], exact[1]);
+            return Err((format!("{shown} is not the domain of {name}: its {what} is not {wanted}"), help));
+        }
+    }
+    Ok(xml)
 }
 
 fn ceph_access(

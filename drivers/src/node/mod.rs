@@ -5,6 +5,7 @@
 
 pub mod docker;
 pub mod hugepages;
+mod libvirt;
 pub mod proc;
 pub mod qemu;
 pub mod qmp;

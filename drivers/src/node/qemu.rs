@@ -220,6 +220,7 @@ mod tests {
             epoch: 1,
             memory_mib: 16,
             disks,
+            libvirt_xml: None,
             qemu_args: vec!["-serial".into(), "file:/tmp/a b; rm -rf /".into()],
         }
     }

@@ -22,7 +22,7 @@ use tokio::{process::Command, sync::Mutex, time::Instant};
 
 use super::{
     hugepages::Hugepages,
-    io_error,
+    io_error, libvirt,
     proc::Process,
     qemu::{self, Memory, Version, VmFiles},
     qmp::Qmp,
@@ -174,6 +174,9 @@ impl Vms {
                 let details = format!("VM {}: vhost socket {socket_path} is not there", cmd.name);
                 return Err(ErrorCode::new(Code::HOST_START_VM, details));
             }
+        }
+        if let Some(xml) = &cmd.libvirt_xml {
+            return libvirt::create(cmd, xml, &files.dir.join("domain.xml")).await;
         }
         let (accel, memory) = (self.accel(), self.memory(cmd)?);
         let paths = VmFiles { qmp: &files.qmp, pid: &files.pid, log: &files.log };
