@@ -89,7 +89,7 @@ pub struct ScanHostCmd {
 }
 agent_command!(ScanHostCmd, "/ha/scanhost" => ScanHostCmdReply);
 
-/// What answered a sibling. The default is the careful one: something may.
+/// What answered a sibling.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScanHostCmdReply {
