@@ -233,6 +233,7 @@ fn a_qemu_that_dies_is_started_again_and_one_that_was_stopped_is_not() {
     lab.writes("host-a", "vm1");
     lab.order(&["vm", "stop", "vm2"]).unwrap();
     let died = lab.qemu("host-a", "vm1");
+    assert_ne!(died, 0, "it has just written");
     lab.ok("host-exec.sh", &["host-a", "kill", "-9", &died.to_string()]);
     let mut at = String::new();
     lab.until("another QEMU of vm1 runs", |lab| {

@@ -165,8 +165,9 @@ enum Busy {
     Halting(HostId),
     /// A start or stop ended in doubt with this error; the host is asked what is true.
     Doubting(HostId, ErrorCode),
-    /// Nobody asked; the host is back and is asked what is true.
-    Reconciling(HostId),
+    /// Nobody asked; the host is back and is asked what is true. Who asks meanwhile waits: a look is short and bounded,
+    /// and an operator has no part in it.
+    Reconciling(HostId, Option<Box<Event>>),
 }
 
 /// One VM's decisions; see the module.
@@ -224,6 +225,10 @@ impl Core {
                 vec![command]
             }
             (Event::Stop, Busy::No) => self.stop(),
+            (event @ (Event::Start(_) | Event::Stop), Busy::Reconciling(host, None)) => {
+                self.busy = Busy::Reconciling(host, Some(Box::new(event)));
+                Vec::new()
+            }
             (Event::Start(_) | Event::Stop, busy) => {
                 self.busy = busy;
                 let error = ErrorCode::new(
@@ -237,7 +242,7 @@ impl Core {
             }
             (Event::LookFor(host), Busy::No) => match host.or(self.place.filter(|_| self.state != VmState::Stopped)) {
                 Some(host) => {
-                    self.busy = Busy::Reconciling(host);
+                    self.busy = Busy::Reconciling(host, None);
                     vec![Command::Search(host)]
                 }
                 None => Vec::new(),
@@ -295,8 +300,10 @@ impl Core {
                 commands.push(Command::Reply(Err(error)));
                 commands
             }
-            (Event::Searched(host, found), Busy::Reconciling(at)) if host == at => {
-                self.settle(host, found, "its host was asked")
+            (Event::Searched(host, found), Busy::Reconciling(at, waiting)) if host == at => {
+                let mut commands = self.settle(host, found, "its host was asked");
+                commands.extend(waiting.into_iter().flat_map(|event| self.on(*event, now)));
+                commands
             }
             // A host changed in the middle of something: that something ends in the truth by itself. Anything
             // else is an answer that nobody waits for any more.
@@ -536,7 +543,7 @@ impl Core {
         if self.state == VmState::Stopped {
             return Vec::new();
         }
-        self.busy = Busy::Reconciling(host);
+        self.busy = Busy::Reconciling(host, None);
         vec![Command::Search(host)]
     }
 
@@ -554,6 +561,8 @@ impl Core {
                 self.wanted = true;
                 vec![self.becomes(truth, Some(host), format!("{reason}: something else started it"))]
             }
+            // That a host cannot be asked is no doubt about one that was verified gone.
+            VmState::Unknown if self.state == VmState::Stopped => Vec::new(),
             _ if truth == self.state || !here => Vec::new(),
             _ => vec![self.becomes(truth, Some(host), reason)],
         }

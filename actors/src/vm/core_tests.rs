@@ -376,6 +376,22 @@ fn a_second_operation_is_refused_while_one_is_under_way() {
 }
 
 #[test]
+fn who_asks_while_it_is_looked_for_waits_and_a_look_that_fails_casts_no_doubt_on_a_stop() {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 1);
+    core.feed(Event::Searched(host("a"), Ok(here())));
+    core.feed(Event::LookFor(None));
+    assert!(core.feed(Event::Stop).is_empty(), "nobody else's business");
+    assert!(refusal(&core.feed(start(None))).details.contains("try again"), "one waits, not two");
+    let commands = core.feed(Event::Searched(host("a"), Ok(here())));
+    assert!(matches!(&commands[..], [Command::Intend(change)] if change.new == VmState::Stopping), "{commands:?}");
+    core.feed(Event::Recorded(Ok(())));
+    core.feed(Event::Halted(Ok(())));
+    core.feed(Event::LookFor(Some(host("a"))));
+    assert!(core.feed(Event::Searched(host("a"), Err(broken()))).is_empty());
+    assert_eq!(core.state(), VmState::Stopped);
+}
+
+#[test]
 fn nothing_is_done_before_the_journal_was_read() {
     let mut core = core();
     assert!(refusal(&core.feed(start(None))).details.contains("try again"));

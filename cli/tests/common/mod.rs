@@ -214,6 +214,12 @@ pub fn inside<T: Send>(lab: &Lab, work: impl Future<Output = T> + Send) -> T {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // What a failed test leaves to read: its lab is gone in a moment.
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.join("controller/log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the controller's last words:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
         let output = self.run("all-down.sh", &[]);
         if !output.status.success() {
             eprintln!("{}", String::from_utf8_lossy(&output.stderr));
