@@ -10,12 +10,13 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Each room and the rooms that it may use (design: dependencies point one way).
-const DOORS: [(&str, &[&str]); 6] = [
+const DOORS: [(&str, &[&str]); 7] = [
     ("messages", &[]),
     (".", &["ringfence-messages"]),
     ("actors", &["ringfence", "ringfence-messages"]),
     ("drivers", &["ringfence-actors", "ringfence-messages"]),
-    ("cli", &["ringfence", "ringfence-actors", "ringfence-drivers", "ringfence-messages"]),
+    ("sim", &["ringfence", "ringfence-actors", "ringfence-messages"]),
+    ("cli", &["ringfence", "ringfence-actors", "ringfence-drivers", "ringfence-messages", "ringfence-sim"]),
     ("benches", &["ringfence", "ringfence-actors", "ringfence-messages"]),
 ];
 

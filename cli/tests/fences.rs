@@ -270,7 +270,8 @@ fn another_sibling_goes_where_the_first_one_died_and_what_is_dead_is_dead() {
         lab.until("the fence is under way", |lab| !lab.facts(mark, "fence.intent").is_empty());
         lab.console("host-b", "kill -9 $(cat /run/agent.pid)");
         let (outcome, reason) = lab.fence_of(mark, "vm3");
-        assert_eq!(outcome, "success-killed", "{reason}");
+        // What the first one had begun on the failed host may have ended by itself, a moment before.
+        assert!(matches!(&*outcome, "success-killed" | "success-already-dead"), "{outcome}: {reason}");
         let executor = lab.facts(mark, "ceph.ha.sibling-fence")[0]["executorHostUuid"].clone();
         assert_eq!(executor, HostId::from_name("host-a").to_string());
         // Its target died too: refused there, brought back elsewhere.

@@ -21,11 +21,13 @@ pub mod attempt;
 #[cfg(test)]
 mod attempt_tests;
 pub mod ceph;
+mod orders;
 pub mod permit;
 pub mod policy;
 mod sibling;
 pub mod tables;
 
+pub use orders::Orders;
 pub use permit::{Proof, StartPermit};
 pub use policy::Policy;
 pub use sibling::{FENCE_TIMEOUT, FENCER, MAX_SIBLINGS, SCAN_FRESH, SCAN_TIMEOUT, SiblingFencer};

@@ -5,18 +5,17 @@
 //! QEMU runs is not started. What is found on the host is what `/proc` says, whoever started it.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
+use ringfence_actors::fence::Orders;
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
     vm::{DiskSource, RunningVm, StartVmCmd, StartVmCmdReply},
 };
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{process::Command, sync::Mutex, time::Instant};
 
@@ -48,15 +47,6 @@ pub struct QemuSettings {
     pub accel: Option<String>,
     /// `hugepages` or `memfd` for shared memory; `None` for whichever works.
     pub memory: Option<String>,
-}
-
-/// What was ordered of VMs before; durable.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Orders {
-    /// The highest epoch seen.
-    epoch: u64,
-    /// The highest incarnation seen, per VM.
-    incarnations: BTreeMap<VmId, u64>,
 }
 
 /// The VMs of this host.
@@ -113,7 +103,7 @@ impl Vms {
     /// # Errors
     /// `SYS.1016` if `/proc` cannot be listed.
     pub async fn list(&self) -> Result<Vec<RunningVm>> {
-        let incarnations = self.orders.lock().await.incarnations.clone();
+        let orders = self.orders.lock().await.clone();
         let mut vms: Vec<RunningVm> = processes()?
             .into_iter()
             .filter_map(|process| {
@@ -123,7 +113,7 @@ impl Vms {
                 // An agent's pid file ends like ours: `vm/UUID/pid`.
                 let tail = own.strip_prefix(self.dir.parent()?).ok()?;
                 let other_agent = !ours && pidfile.is_some_and(|file| Path::new(file).ends_with(tail));
-                let incarnation = if ours { incarnations.get(&vm_uuid).copied() } else { None };
+                let incarnation = if ours { orders.incarnation(vm_uuid) } else { None };
                 Some(RunningVm { vm_uuid, pid: process.pid, incarnation, other_agent })
             })
             .collect();
@@ -139,25 +129,8 @@ impl Vms {
     pub async fn start(&self, cmd: &StartVmCmd, by: Instant) -> Result<StartVmCmdReply> {
         qemu::check(cmd)?;
         let mut orders = self.orders.lock().await;
-        let stale =
-            |what: String| Err(ErrorCode::new(Code::CHANGE_STATE, format!("VM {}: {what}: not started", cmd.name)));
-        if cmd.epoch < orders.epoch {
-            return stale(format!("the order is of epoch {}, epoch {} gave orders already", cmd.epoch, orders.epoch));
-        }
-        let seen = orders.incarnations.get(&cmd.vm_uuid).copied().unwrap_or(0);
-        if cmd.incarnation <= seen {
-            return stale(format!("the order is for incarnation {}, {seen} was ordered already", cmd.incarnation));
-        }
-        if let Some(process) = running(cmd.vm_uuid)?.first() {
-            return stale(format!("it runs as process {}", process.pid));
-        }
-        // A host that was frozen goes on here as if nothing had been; the evidence behind the order is old by then.
-        if Instant::now() >= by {
-            return stale("the order came too late".to_owned());
-        }
-        let mut next = orders.clone();
-        next.epoch = cmd.epoch;
-        next.incarnations.insert(cmd.vm_uuid, cmd.incarnation);
+        let runs_as = running(cmd.vm_uuid)?.first().map(|process| process.pid);
+        let next = orders.admit(cmd, runs_as, Instant::now() >= by)?;
         self.save(&next)?;
         *orders = next;
         // The lock is held until QEMU is up: a second order finds it running.

@@ -1,0 +1,54 @@
+//! What a host remembers of the orders that it was given, so that it refuses stale ones (I1).
+//!
+//! Invariant: an order is admitted only if its incarnation is above every one that this host has seen for the VM and its
+//! epoch is not below the highest; what it then has seen must be durable before anything is started. Pure: the agent, the
+//! simulator's hosts and the model checker run this very code.
+
+use std::collections::BTreeMap;
+
+use ringfence_messages::{Code, ErrorCode, Result, VmId, vm::StartVmCmd};
+use serde::{Deserialize, Serialize};
+
+/// What was ordered before; durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Orders {
+    /// The highest epoch seen.
+    epoch: u64,
+    /// The highest incarnation seen, per VM.
+    incarnations: BTreeMap<VmId, u64>,
+}
+
+impl Orders {
+    /// What is remembered once this order is taken: make it durable, then start. `runs_as` is a process of the VM that
+    /// runs here, `late` says that the order came after its time.
+    ///
+    /// # Errors
+    /// `SYS.1005` if the order is stale, too late, or the VM runs.
+    pub fn admit(&self, cmd: &StartVmCmd, runs_as: Option<u32>, late: bool) -> Result<Orders> {
+        let stale =
+            |what: String| Err(ErrorCode::new(Code::CHANGE_STATE, format!("VM {}: {what}: not started", cmd.name)));
+        if cmd.epoch < self.epoch {
+            return stale(format!("the order is of epoch {}, epoch {} gave orders already", cmd.epoch, self.epoch));
+        }
+        let seen = self.incarnation(cmd.vm_uuid).unwrap_or(0);
+        if cmd.incarnation <= seen {
+            return stale(format!("the order is for incarnation {}, {seen} was ordered already", cmd.incarnation));
+        }
+        if let Some(pid) = runs_as {
+            return stale(format!("it runs as process {pid}"));
+        }
+        // A host that was frozen goes on here as if nothing had been; the evidence behind the order is old by then.
+        if late {
+            return stale("the order came too late".to_owned());
+        }
+        let mut next = self.clone();
+        next.epoch = cmd.epoch;
+        next.incarnations.insert(cmd.vm_uuid, cmd.incarnation);
+        Ok(next)
+    }
+
+    /// The highest incarnation of a VM that was ordered here.
+    pub fn incarnation(&self, vm: VmId) -> Option<u64> {
+        self.incarnations.get(&vm).copied()
+    }
+}

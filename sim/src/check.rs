@@ -1,0 +1,281 @@
+//! The rules, judged by what happened in the world and by what the journal says; never by what actors think.
+//!
+//! | rule | looked at |
+//! |---|---|
+//! | I1 | who wrote on which disk; orders without a good permit |
+//! | I2 | an audit that says "dead" while the QEMU lives there |
+//! | I4 | kills, blocks, starts without their intent in the journal |
+//! | I5 | redeploys intended on hosts in quarantine or maintenance |
+//! | I7 | attempts with an intent and not exactly one audit, when everything is quiet |
+//! | I8 | redeploys off the backoff rule; more hosts failed at once than the storm brake lets |
+//! | live | when everything is quiet: every VM that is to run runs once, every protocol is up, no fence is left |
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    time::Duration,
+};
+
+use ringfence_actors::{inventory::Inventory, ports::Record};
+use ringfence_messages::{
+    Event, StorageId,
+    ceph::{StorageFenceChanged, StorageFencePhase},
+    fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
+    ha::{HostFailed, HostQuarantineChanged},
+    host::{HostState, HostStateChanged, HostStatus, HostStatusChanged},
+    recovery::{ProtocolRedeploy, RedeployPhase},
+    vm::{HaMode, VmState, VmStateChanged},
+};
+use uuid::Uuid;
+
+use crate::world::{State, World, vhost_of};
+
+/// Failed hosts count together for so long (the storm brake's window).
+const STORM_WINDOW: Duration = Duration::from_secs(60);
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// When.
+    pub at: Duration,
+    /// Which rule.
+    pub rule: &'static str,
+    /// How.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:.3} s: {}", self.rule, self.at.as_secs_f64(), self.what)
+    }
+}
+
+/// What the checkers remember.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    pub(crate) violations: Vec<Violation>,
+    vhost: Vec<Option<StorageId>>,
+    /// Intents and audits, by attempt.
+    attempts: BTreeMap<Uuid, (String, u32, u32)>,
+    redeploys: BTreeMap<String, u32>,
+    failed: Vec<(Duration, String, String)>,
+    clusters: BTreeMap<String, (String, usize)>,
+    storm_percent: usize,
+    pub(crate) fences: u32,
+    pub(crate) restarts: u32,
+    pub(crate) redeployed: u32,
+}
+
+impl Checks {
+    pub(crate) fn new(inventory: &Inventory) -> Checks {
+        let size = |cluster| inventory.hosts.iter().filter(|host| host.cluster == cluster).count();
+        let of = inventory.hosts.iter().map(|host| (host.name.clone(), (host.cluster.to_string(), size(host.cluster))));
+        Checks {
+            violations: Vec::new(),
+            vhost: (0..inventory.vms.len()).map(|vm| vhost_of(inventory, vm)).collect(),
+            attempts: BTreeMap::new(),
+            redeploys: BTreeMap::new(),
+            failed: Vec::new(),
+            clusters: of.collect(),
+            storm_percent: 30,
+            fences: 0,
+            restarts: 0,
+            redeployed: 0,
+        }
+    }
+
+    /// The storage whose target a VM writes through, if it does not write to Ceph.
+    pub(crate) fn vhost_of(&self, vm: usize) -> Option<StorageId> {
+        self.vhost[vm]
+    }
+}
+
+impl State {
+    pub(crate) fn violation(&mut self, rule: &'static str, what: String) {
+        self.log(format_args!("VIOLATION of {rule}: {what}"));
+        let at = self.now;
+        self.checks.violations.push(Violation { at, rule, what });
+    }
+
+    fn newest<E: Event>(&self, subject: &str) -> Option<E> {
+        self.latest_of(E::TOPIC, subject).and_then(|record| record.event().ok())
+    }
+
+    /// A start is ordered.
+    pub(crate) fn starts(&mut self, vm: &str, incarnation: u64) {
+        let intent = self.newest::<VmStateChanged>(vm);
+        if intent.is_none_or(|is| is.new_state != VmState::Starting || is.incarnation != incarnation) {
+            self.violation("I4", format!("{vm} is started without an intent in the journal"));
+        }
+        self.checks.restarts += 1;
+    }
+
+    /// A stop is ordered.
+    pub(crate) fn stops(&mut self, host: usize, vm: &str) {
+        let intended = self.newest::<VmStateChanged>(vm).is_some_and(|is| is.new_state == VmState::Stopping);
+        let cleaned = self.in_quarantine(host);
+        if !intended && !cleaned {
+            let host = self.machines[host].name.clone();
+            self.violation("I4", format!("{vm} is stopped on {host} without an intent in the journal"));
+        }
+    }
+
+    /// A kill over SSH is ordered.
+    pub(crate) fn sibling_fences(&mut self, failed: usize, vm: &str) {
+        let id = self.machines[failed].id;
+        if self.newest::<FenceIntended>(vm).is_none_or(|intent| intent.failed_host_uuid != id) {
+            self.violation("I4", format!("{vm} is killed over SSH without an intent in the journal"));
+        }
+    }
+
+    /// An address is blocked.
+    pub(crate) fn blocks(&mut self, ip: IpAddr) {
+        let intents = self.latest(StorageFenceChanged::TOPIC);
+        let holds = |record: &Record| {
+            let event = record.event::<StorageFenceChanged>();
+            event.is_ok_and(|e| e.addresses.contains(&ip) && e.phase != StorageFencePhase::Lifted)
+        };
+        if !intents.iter().any(holds) {
+            self.violation("I4", format!("{ip} is blocked without an intent in the journal"));
+        }
+    }
+
+    fn in_quarantine(&self, host: usize) -> bool {
+        self.newest::<HostQuarantineChanged>(&self.machines[host].name).is_some_and(|is| is.quarantined)
+    }
+
+    /// A record is durable.
+    pub(crate) fn check_record(&mut self, record: &Record) {
+        match record.topic.as_str() {
+            FenceIntended::TOPIC => {
+                let Ok(intent) = record.event::<FenceIntended>() else { return };
+                let of = self.checks.attempts.entry(intent.attempt).or_insert((intent.vm, 0, 0));
+                of.1 += 1;
+                self.checks.fences += u32::from(of.1 == 1);
+            }
+            SiblingFenceAudited::TOPIC => {
+                let Ok(audit) = record.event::<SiblingFenceAudited>() else { return };
+                self.audited(&audit);
+                let of = self.checks.attempts.entry(audit.attempt).or_insert((audit.vm, 0, 0));
+                of.2 += 1;
+                if of.1 == 0 || of.2 > 1 {
+                    let what = format!("{}: {} intents, {} audits of one attempt", of.0, of.1, of.2);
+                    self.violation("I7", what);
+                }
+            }
+            ProtocolRedeploy::TOPIC => {
+                let Ok(redeploy) = record.event::<ProtocolRedeploy>() else { return };
+                if redeploy.phase == RedeployPhase::Intent {
+                    self.redeploys(&record.subject, &redeploy);
+                }
+            }
+            HostFailed::TOPIC => {
+                let Ok(failed) = record.event::<HostFailed>() else { return };
+                self.failed(&failed);
+            }
+            _ => {}
+        }
+    }
+
+    /// I2: nobody is called dead who lives.
+    fn audited(&mut self, audit: &SiblingFenceAudited) {
+        let dead = matches!(audit.outcome, FenceOutcome::SuccessKilled | FenceOutcome::SuccessAlreadyDead);
+        let Some(host) = self.machines.iter().position(|machine| machine.id == audit.failed_host_uuid) else { return };
+        let refused = self.ceph.refuses(&self.machines[host].storage_ips, self.now);
+        let lives = self.machines[host].processes.iter().any(|p| format!("vm-{}", p.vm) == audit.vm && !p.incoming);
+        if dead && lives && !refused {
+            self.violation("I2", format!("{}: {} on {}, where it lives", audit.vm, audit.outcome, audit.failed_host));
+        }
+    }
+
+    /// I5 and the backoff rule, computed anew: at once, then after 2, 4, 8, ... 64, 64 skipped pings.
+    fn redeploys(&mut self, subject: &str, redeploy: &ProtocolRedeploy) {
+        self.checks.redeployed += 1;
+        let host = &redeploy.host;
+        let quarantined = self.newest::<HostQuarantineChanged>(host).is_some_and(|is| is.quarantined);
+        let maintained =
+            self.newest::<HostStateChanged>(host).is_some_and(|is| is.new_state == HostState::Maintenance);
+        if quarantined || maintained {
+            self.violation("I5", format!("{subject} is redeployed in quarantine or maintenance"));
+        }
+        let n = redeploy.attempt;
+        let expected = if n <= 1 { 0 } else { 1u32.checked_shl(n - 1).map_or(64, |skip| skip.min(64)) };
+        let before = self.checks.redeploys.insert(subject.to_owned(), n).unwrap_or(0);
+        if redeploy.skipped_pings != expected || (n != 1 && n != before + 1) {
+            let what = format!("{subject}: redeploy {n} after {before}, {} pings skipped", redeploy.skipped_pings);
+            self.violation("I8", what);
+        }
+    }
+
+    fn failed(&mut self, failed: &HostFailed) {
+        let now = self.now;
+        let (cluster, size) = self.checks.clusters.get(&failed.host).cloned().unwrap_or_default();
+        self.checks.failed.retain(|(at, _, _)| now.saturating_sub(*at) < STORM_WINDOW);
+        self.checks.failed.push((now, cluster.clone(), failed.host.clone()));
+        let together: BTreeSet<&String> =
+            self.checks.failed.iter().filter(|(_, of, _)| *of == cluster).map(|(_, _, host)| host).collect();
+        let limit = (size * self.checks.storm_percent / 100).max(1);
+        if together.len() > limit && !failed.unseen_by.is_empty() {
+            let what = format!("{} hosts failed within a minute, {limit} may: {together:?}", together.len());
+            self.violation("I8", what);
+        }
+    }
+}
+
+impl World {
+    /// What is not as it should be once everything has been quiet for long enough.
+    pub(crate) fn unwell(&self) -> Vec<String> {
+        let state = self.state();
+        let mut unwell = Vec::new();
+        for (n, vm) in self.inventory.vms.iter().enumerate() {
+            let Some(believed) = state.newest::<VmStateChanged>(&vm.name) else { continue };
+            let there: Vec<String> = state.machines.iter().flat_map(|machine| {
+                let of = machine.processes.iter().filter(|process| process.vm == n);
+                of.map(|p| format!("{}{}", machine.name, if p.writes { "" } else { " (does not write)" }))
+            }).collect();
+            let right = there.len() == 1 && !there[0].ends_with(')');
+            if vm.ha == HaMode::NeverStop && believed.wanted && !right {
+                let state = believed.new_state;
+                unwell.push(format!("{} runs on {there:?}, believed {state:?} on {:?}", vm.name, believed.host));
+            }
+        }
+        for machine in &state.machines {
+            let down = machine.targets.values().filter(|up| !**up).count();
+            if down > 0 {
+                unwell.push(format!("{down} vhost targets of {} are down", machine.name));
+            }
+            let status = state.newest::<HostStatusChanged>(&machine.name).map(|is| is.new_status);
+            if status != Some(HostStatus::Connected) {
+                unwell.push(format!("{} is {status:?}", machine.name));
+            }
+            if state.newest::<HostQuarantineChanged>(&machine.name).is_some_and(|is| is.quarantined) {
+                unwell.push(format!("{} is in quarantine", machine.name));
+            }
+        }
+        unwell.extend(state.ceph.blocked(state.now).iter().map(|ip| format!("ceph still refuses {ip}")));
+        unwell
+    }
+
+    /// I7: every attempt that has an intent has its audit.
+    pub(crate) fn owed_audits(&self) -> Vec<String> {
+        let state = self.state();
+        let owed = state.checks.attempts.values().filter(|(_, _, audits)| *audits == 0);
+        owed.map(|(vm, _, _)| format!("an attempt to fence {vm} has no audit")).collect()
+    }
+}
+
+/// A record as one line: what a reader of a run wants of it.
+pub(crate) fn line(record: &Record) -> String {
+    const KEYS: [&str; 9] =
+        ["newState", "newStatus", "phase", "outcome", "level", "host", "incarnation", "quarantined", "reason"];
+    let mut line = format!("journal {}: {} {}", record.seq, record.topic, record.subject);
+    for key in KEYS {
+        match &record.payload[key] {
+            serde_json::Value::Null => {}
+            serde_json::Value::String(text) => line.push_str(&format!(" {text}")),
+            other => line.push_str(&format!(" {key}={other}")),
+        }
+    }
+    line
+}

@@ -1,0 +1,12 @@
+//! Ringfence's simulated world: the far ends of the ports, with faults, in virtual time, judged by independent checkers.
+//!
+//! A [`Plan`](plan::Plan) says what there is and what happens; [`run`](run::run) plays it with the very actors that
+//! `ringfence serve` runs; an [`Outcome`](run::Outcome) says which rules were broken.
+
+pub mod check;
+pub mod fault;
+pub mod plan;
+pub mod run;
+mod world;
+
+pub use world::World;

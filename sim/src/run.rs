@@ -1,0 +1,261 @@
+//! Runs a plan: controllers over the world's ports, in virtual time, on one thread.
+//!
+//! A controller is the whole assembly that `ringfence serve` runs. It lives in a task set of its own: dropping that is
+//! `kill -9` at whatever it awaits, not polling it is a process that stands still.
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use ringfence::{Address, Bus, Kind};
+use ringfence_actors::{assembly::Assembly, inventory::Settings};
+use ringfence_messages::{
+    HostId, VmId,
+    ha::{ConfirmHostFencedMsg, HaStartVmInstanceMsg},
+    host::{ChangeHostStateMsg, HostAction},
+    vm::{StartVmMsg, StopVmMsg},
+};
+use tokio::task::LocalSet;
+
+use crate::{
+    check::Violation,
+    fault::Act,
+    plan::{Plan, What},
+    world::World,
+};
+
+/// How a run ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The rules that were broken, in order of time.
+    pub violations: Vec<Violation>,
+    /// What happened, a line each.
+    pub log: Vec<String>,
+    /// How much happened.
+    pub counts: Counts,
+}
+
+/// How much happened in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Time that went by in the world.
+    pub simulated: Duration,
+    /// Attempts to fence.
+    pub fences: u32,
+    /// VMs that were started.
+    pub starts: u32,
+    /// Redeploys of targets.
+    pub redeploys: u32,
+}
+
+/// After the first round of pings, so much until the first VMs are started.
+const WARM_UP: Duration = Duration::from_secs(5);
+
+/// Between looks whether everything is well at last.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Runs a plan to its end, or to the first broken rule.
+///
+/// # Panics
+/// If this thread already runs a tokio runtime.
+pub fn run(plan: &Plan) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime on this thread");
+    runtime.block_on(async {
+        let world = World::new(plan.seed, plan.inventory.clone());
+        let stage = Stage { world: world.clone(), settings: plan.settings, controllers: Rc::default() };
+        stage.play(direct(&stage, plan)).await;
+        let log = world.log();
+        let mut state = world.state();
+        let counts = Counts {
+            simulated: state.now,
+            fences: state.checks.fences,
+            starts: state.checks.restarts,
+            redeploys: state.checks.redeployed,
+        };
+        Outcome { violations: std::mem::take(&mut state.checks.violations), log, counts }
+    })
+}
+
+/// The world and the controllers in it.
+pub(crate) struct Stage {
+    pub(crate) world: Arc<World>,
+    settings: Settings,
+    controllers: Rc<RefCell<Vec<Controller>>>,
+}
+
+struct Controller {
+    n: usize,
+    tasks: LocalSet,
+    bus: Bus,
+}
+
+impl Stage {
+    /// Plays the director's part and the controllers' until the director is done.
+    async fn play(&self, director: impl Future<Output = ()>) {
+        let mut director = pin!(director);
+        loop {
+            let moved = pin!(self.world.until_moved());
+            let mut moved = moved;
+            let done = poll_fn(|cx| {
+                if moved.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                self.poll_controllers(cx);
+                director.as_mut().poll(cx).map(|()| true)
+            });
+            if done.await {
+                return;
+            }
+        }
+    }
+
+    fn poll_controllers(&self, cx: &mut Context<'_>) {
+        let wanted = std::mem::take(&mut self.world.state().controllers_wanted);
+        for _ in 0..wanted {
+            self.start_controller();
+        }
+        let mut controllers = self.controllers.borrow_mut();
+        controllers.retain_mut(|controller| {
+            let (alive, stands) = {
+                let state = self.world.state();
+                let of = &state.controllers[controller.n];
+                (of.alive, of.freezes > 0)
+            };
+            if alive && !stands {
+                let _ = Pin::new(&mut controller.tasks).poll(cx);
+            }
+            // Dropped: whatever it awaited never comes.
+            alive
+        });
+    }
+
+    fn start_controller(&self) {
+        let (n, ports) = self.world.controller();
+        let (tasks, bus) = (LocalSet::new(), Bus::new());
+        let (world, settings, inventory) = (self.world.clone(), self.settings, self.world.inventory.clone());
+        let on = bus.clone();
+        tasks.spawn_local(async move {
+            if let Err(error) = Assembly::start(on, inventory, settings, ports).await {
+                // As a service manager would: it is started again.
+                let mut state = world.state();
+                state.log(format_args!("controller {n} does not start: {error}"));
+                state.controllers[n].alive = false;
+                drop(state);
+                world.restart_soon();
+            }
+        });
+        self.controllers.borrow_mut().push(Controller { n, tasks, bus });
+    }
+
+    /// An operator does something, with the newest controller; what comes of it is in the journal.
+    fn act(&self, act: &Act) {
+        let world = &self.world;
+        world.state().log(format_args!("operator: {act:?}"));
+        let controllers = self.controllers.borrow();
+        let Some(controller) = controllers.last() else { return };
+        let bus = controller.bus.clone();
+        let vm = |name: &str| Address::new(Kind::new("vm"), VmId::from_name(name));
+        let one = |kind| Address::singleton(Kind::new(kind));
+        let told = world.clone();
+        macro_rules! ask {
+            ($to:expr, $message:expr) => {{
+                let (to, message) = ($to, $message);
+                controller.tasks.spawn_local(async move {
+                    if let Err(error) = bus.ask(to, message).await {
+                        told.state().log(format_args!("refused: {error}"));
+                    }
+                });
+            }};
+        }
+        match act {
+            Act::Start { vm: name, host } => {
+                ask!(vm(name), StartVmMsg { host_uuid: host.as_deref().map(HostId::from_name) })
+            }
+            Act::Stop { vm: name } => ask!(vm(name), StopVmMsg {}),
+            Act::HaStart { vm: name } => ask!(
+                one("ha"),
+                HaStartVmInstanceMsg {
+                    vm_instance_uuid: VmId::from_name(name),
+                    judger_class_name: "Operator".to_owned(),
+                    soft_avoid_host_uuids: Vec::new(),
+                    host_uuid: None,
+                    ha_reason: "asked for".to_owned(),
+                }
+            ),
+            Act::Maintain { host } | Act::Activate { host } => {
+                let maintain = matches!(act, Act::Maintain { .. });
+                let action = if maintain { HostAction::Maintain } else { HostAction::Activate };
+                ask!(one("recovery"), ChangeHostStateMsg { host_uuid: HostId::from_name(host), action })
+            }
+            Act::ConfirmFenced { host } => ask!(
+                one("ha"),
+                ConfirmHostFencedMsg { host_uuid: HostId::from_name(host), by: "the operator".to_owned() }
+            ),
+        }
+    }
+}
+
+async fn direct(stage: &Stage, plan: &Plan) {
+    let world = &stage.world;
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(plan.settings.ping.interval + WARM_UP).await;
+    for (n, vm) in plan.inventory.vms.iter().enumerate() {
+        let of = &plan.inventory.hosts;
+        let host = of[n % of.len()].name.clone();
+        stage.act(&Act::Start { vm: vm.name.clone(), host: Some(host) });
+    }
+    let mut maintained = Vec::new();
+    for step in &plan.steps {
+        tokio::time::sleep_until(began + step.at).await;
+        if !world.state().checks.violations.is_empty() {
+            return;
+        }
+        match &step.what {
+            What::Fault(fault, lasting) => world.begin(fault.clone(), *lasting),
+            What::Act(act) => {
+                if let Act::Maintain { host } = act {
+                    maintained.push(host.clone());
+                }
+                stage.act(act);
+            }
+        }
+    }
+    let over = plan.steps.iter().map(|step| match &step.what {
+        What::Fault(_, lasting) => step.at + *lasting,
+        What::Act(_) => step.at,
+    });
+    tokio::time::sleep_until(began + over.max().unwrap_or_default()).await;
+    world.state().log("everything that was broken is mended");
+    for host in maintained {
+        stage.act(&Act::Activate { host });
+    }
+    let end = began + plan.lasting;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let unwell = world.unwell();
+        if unwell.is_empty() && tokio::time::Instant::now() >= end {
+            break;
+        }
+        if !world.state().checks.violations.is_empty() {
+            return;
+        }
+        if tokio::time::Instant::now() >= end {
+            let mut state = world.state();
+            unwell.into_iter().for_each(|what| state.violation("live", what));
+            return;
+        }
+        if unwell.is_empty() {
+            tokio::time::sleep_until(end).await;
+        }
+    }
+    let owed = world.owed_audits();
+    let mut state = world.state();
+    owed.into_iter().for_each(|what| state.violation("I7", what));
+}

@@ -1,0 +1,176 @@
+//! One host: power, agent, sshd, processes, vhost targets.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use ringfence_actors::{
+    fence::Orders,
+    inventory::{Host, Inventory},
+};
+use ringfence_messages::{HostId, StorageId, storage::StorageKind, vm::RunningVm};
+use uuid::Uuid;
+
+use super::State;
+use crate::fault::{Lie, SshTrouble};
+
+/// Memory of every host, in MiB.
+pub(crate) const MEMORY_MIB: u64 = 64 << 10;
+
+/// Ceph drops a watch that was not renewed for so long (domain: `osd_client_watch_timeout`).
+pub(crate) const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A host.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) id: HostId,
+    pub(crate) name: String,
+    pub(crate) storage_ips: Vec<IpAddr>,
+    pub(crate) on: bool,
+    /// Which boot it is: what began before is gone.
+    pub(crate) boot: u32,
+    /// The fault that took its power.
+    pub(crate) off_by: u64,
+    /// What it starts again when it boots: VM and incarnation.
+    pub(crate) autostart: Vec<(usize, u64)>,
+    pub(crate) freezes: u32,
+    pub(crate) agent_up: bool,
+    /// Which process of the agent it is.
+    pub(crate) agent_life: u32,
+    pub(crate) agent_freezes: u32,
+    pub(crate) slow: Vec<(u64, u64)>,
+    pub(crate) lies: Vec<(u64, Lie)>,
+    pub(crate) disk_full: u32,
+    pub(crate) orders: Orders,
+    /// One order at a time, until its QEMU is up.
+    pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
+    /// Tasks that were done, so that a repeat does nothing.
+    pub(crate) done: HashMap<Uuid, Duration>,
+    pub(crate) ssh: Vec<(u64, SshTrouble)>,
+    pub(crate) processes: Vec<Process>,
+    /// VMs, by number, that something starts again when they are killed.
+    pub(crate) respawns: BTreeMap<usize, u32>,
+    pub(crate) memory_mib: u64,
+    pub(crate) targets: BTreeMap<StorageId, bool>,
+    pub(crate) targets_broken: u32,
+    pub(crate) prepare_fails: u32,
+    /// From then on clients here reach the storage again, if the way is open.
+    pub(crate) contact_from: Duration,
+    pub(crate) contact: bool,
+    next_pid: u32,
+}
+
+/// A QEMU.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    /// Unique in the world.
+    pub(crate) uid: u64,
+    pub(crate) pid: u32,
+    /// The VM's number.
+    pub(crate) vm: usize,
+    pub(crate) incarnation: u64,
+    /// It waits for a migration.
+    pub(crate) incoming: bool,
+    pub(crate) unkillable: u32,
+    /// Its watch is over then; `None` while it is renewed.
+    pub(crate) watch_until: Option<Duration>,
+    /// It was refused once: it never watches again, but writes when it is let in (seen on real Ceph).
+    pub(crate) unwatched: bool,
+    pub(crate) writes: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(host: &Host, inventory: &Inventory) -> Machine {
+        let deployed = inventory.storages.iter().filter(|s| matches!(s.kind, StorageKind::Vhost | StorageKind::Zbs));
+        Machine {
+            id: host.id,
+            name: host.name.clone(),
+            storage_ips: host.storage_ips.clone(),
+            on: true,
+            boot: 0,
+            off_by: 0,
+            autostart: Vec::new(),
+            freezes: 0,
+            agent_up: true,
+            agent_life: 0,
+            agent_freezes: 0,
+            slow: Vec::new(),
+            lies: Vec::new(),
+            disk_full: 0,
+            orders: Orders::default(),
+            busy: Arc::default(),
+            done: HashMap::new(),
+            ssh: Vec::new(),
+            processes: Vec::new(),
+            respawns: BTreeMap::new(),
+            memory_mib: MEMORY_MIB,
+            targets: deployed.map(|storage| (storage.id, true)).collect(),
+            targets_broken: 0,
+            prepare_fails: 0,
+            contact_from: Duration::ZERO,
+            contact: true,
+            next_pid: 1000,
+        }
+    }
+
+    /// Its kernel answers: closed ports refuse, open ones take connections.
+    pub(crate) fn answers(&self) -> bool {
+        self.on && self.freezes == 0
+    }
+
+    pub(crate) fn running(&self, inventory: &Inventory) -> Vec<RunningVm> {
+        let of = |process: &Process| RunningVm {
+            vm_uuid: inventory.vms[process.vm].id,
+            pid: process.pid,
+            incarnation: Some(process.incarnation),
+            other_agent: false,
+        };
+        self.processes.iter().map(of).collect()
+    }
+}
+
+impl State {
+    /// A QEMU comes up.
+    pub(crate) fn spawn(&mut self, host: usize, vm: usize, incarnation: u64, incoming: bool) -> u32 {
+        let uid = self.id();
+        let machine = &mut self.machines[host];
+        machine.next_pid += 1;
+        let pid = machine.next_pid;
+        machine.processes.push(Process {
+            uid,
+            pid,
+            vm,
+            incarnation,
+            incoming,
+            unkillable: 0,
+            watch_until: None,
+            unwatched: false,
+            writes: false,
+        });
+        let name = machine.name.clone();
+        let coming = if incoming { ", waiting for a migration" } else { "" };
+        self.log(format_args!("{name}: QEMU of vm-{vm} is up, incarnation {incarnation}, pid {pid}{coming}"));
+        self.settle(host);
+        pid
+    }
+
+    /// QEMUs end; their watches stay until they time out.
+    pub(crate) fn end(&mut self, host: usize, why: &str, ends: impl Fn(&Process) -> bool) -> Vec<Process> {
+        let (ended, left) = std::mem::take(&mut self.machines[host].processes).into_iter().partition(|p| ends(p));
+        self.machines[host].processes = left;
+        let ended: Vec<Process> = ended;
+        for process in &ended {
+            let until = process.watch_until.unwrap_or(self.now + WATCH_TIMEOUT);
+            if !process.unwatched && !process.incoming {
+                self.ceph.ghosts.push((process.vm, host, until));
+            }
+            self.disks.stops(process.uid, self.now);
+            let name = self.machines[host].name.clone();
+            self.log(format_args!("{name}: QEMU of vm-{} ends, pid {}: {why}", process.vm, process.pid));
+        }
+        ended
+    }
+}

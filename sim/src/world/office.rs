@@ -1,0 +1,116 @@
+//! Who is in office, and the journal.
+//!
+//! The journal takes records only from who is in office: a clustered journal rejects a deposed writer, and an embedded
+//! one has a single process.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use ringfence_actors::ports::{JournalPort, LeadershipPort, MAX_READ, NewRecord, Record};
+use ringfence_messages::{Code, ErrorCode, Result};
+
+use super::{End, State};
+
+/// Epochs, the lock, the journal.
+#[derive(Debug, Default)]
+pub(crate) struct Office {
+    pub(crate) leader: Option<usize>,
+    epoch: u64,
+    pub(crate) records: Vec<Record>,
+    /// The newest record of each subject of a topic.
+    latest: BTreeMap<(String, String), usize>,
+    /// Faults that keep it from being written.
+    pub(crate) broken: u32,
+    /// The wall clock is wrong by so many seconds.
+    pub(crate) clock: i64,
+}
+
+impl State {
+    fn append(&mut self, controller: usize, new: Vec<NewRecord>) -> Result<Vec<Record>> {
+        if self.office.leader != Some(controller) {
+            return Err(ErrorCode::new(Code::IO, "the journal is another controller's now"));
+        }
+        if self.office.broken > 0 {
+            return Err(ErrorCode::new(Code::IO, "the journal cannot be written: disk full"));
+        }
+        let mut appended = Vec::with_capacity(new.len());
+        for NewRecord { topic, subject, payload } in new {
+            let seq = self.office.records.len() as u64 + 1;
+            let time = format!("{:.3}", self.now.as_secs_f64() + self.office.clock as f64);
+            let record = Record { seq, time, topic, subject, payload, hash: String::new() };
+            self.log(crate::check::line(&record));
+            self.check_record(&record);
+            self.office.latest.insert((record.topic.clone(), record.subject.clone()), self.office.records.len());
+            self.office.records.push(record.clone());
+            appended.push(record);
+        }
+        Ok(appended)
+    }
+
+    /// The newest record of one subject of a topic.
+    pub(crate) fn latest_of(&self, topic: &str, subject: &str) -> Option<&Record> {
+        let newest = self.office.latest.get(&(topic.to_owned(), subject.to_owned()))?;
+        self.office.records.get(*newest)
+    }
+
+    /// The newest record of each subject of a topic, in order.
+    pub(crate) fn latest(&self, topic: &str) -> Vec<Record> {
+        let of = self.office.latest.range((topic.to_owned(), String::new())..);
+        let mut newest: Vec<usize> = of.take_while(|((of, _), _)| of == topic).map(|(_, newest)| *newest).collect();
+        newest.sort_unstable();
+        newest.into_iter().map(|newest| self.office.records[newest].clone()).collect()
+    }
+}
+
+impl End {
+    async fn disk(&self, range: std::ops::Range<u64>) {
+        let latency = self.world.state().some(range);
+        tokio::time::sleep(latency).await;
+    }
+}
+
+#[async_trait]
+impl LeadershipPort for End {
+    async fn acquire(&self, above: u64) -> Result<u64> {
+        self.disk(1..10).await;
+        let mut state = self.world.state();
+        let epoch = state.office.epoch.max(above) + 1;
+        (state.office.epoch, state.office.leader) = (epoch, Some(self.controller));
+        let controller = self.controller;
+        state.log(format_args!("controller {controller} takes office in epoch {epoch}"));
+        Ok(epoch)
+    }
+
+    fn leads(&self) -> bool {
+        self.world.state().office.leader == Some(self.controller)
+    }
+}
+
+#[async_trait]
+impl JournalPort for End {
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>> {
+        let dies = self.dies();
+        self.disk(0..4).await;
+        let appended = self.world.state().append(self.controller, records);
+        if dies {
+            return self.die().await;
+        }
+        self.disk(0..2).await;
+        appended
+    }
+
+    async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
+        let state = self.world.state();
+        Ok(state.office.records.iter().skip(after as usize).take(limit.min(MAX_READ)).cloned().collect())
+    }
+
+    async fn latest(&self, topic: &str) -> Result<Vec<Record>> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(self.world.state().latest(topic))
+    }
+
+    async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(self.world.state().latest_of(topic, subject).cloned())
+    }
+}

@@ -1,0 +1,274 @@
+//! How faults begin and end.
+
+use std::{sync::Arc, time::Duration};
+
+use rand::Rng;
+
+use super::{
+    State, World,
+    links::{Node, Place},
+    machine::WATCH_TIMEOUT,
+};
+use crate::fault::Fault;
+
+/// TCP backs off: a client whose storage was away writes again so much later (domain: 12 to 27 s after a minute).
+const SLOWEST_RECONNECT_MILLIS: u64 = 27_000;
+
+impl World {
+    /// Something goes wrong, for so long.
+    pub(crate) fn begin(self: &Arc<Self>, fault: Fault, lasting: Duration) {
+        let id = {
+            let mut state = self.state();
+            state.log(format_args!("fault: {fault:?} for {:.1} s", lasting.as_secs_f64()));
+            let id = state.id();
+            self.change(&mut state, &fault, id, true);
+            state.settle_all();
+            id
+        };
+        self.moved();
+        let world = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(lasting).await;
+            {
+                let mut state = world.state();
+                state.log(format_args!("over: {fault:?}"));
+                world.change(&mut state, &fault, id, false);
+                state.settle_all();
+            }
+            // Whoever lost its storage comes back later; whoever waits for a watch to time out looks again.
+            let at = world.state().now;
+            world.settle_at(at + WATCH_TIMEOUT);
+            world.settle_at(at + Duration::from_millis(SLOWEST_RECONNECT_MILLIS));
+            world.moved();
+        });
+    }
+
+    fn place(&self, name: &str) -> Place {
+        match name {
+            "controller" => Place::Node(Node::Controller),
+            "ceph" => Place::Node(Node::Ceph),
+            "mds" => Place::Node(Node::Mds),
+            "management" => Place::Management,
+            "everything" => Place::Everything,
+            name => self.host_named(name).map_or(Place::Everything, |host| Place::Node(Node::Host(host))),
+        }
+    }
+
+    /// Where a VM's QEMU is; the one that does not wait for a migration.
+    fn whereabouts(&self, state: &State, vm: &str) -> Option<(usize, usize)> {
+        let vm = self.vm_named(vm)?;
+        let on = |machine: &super::Machine| machine.processes.iter().any(|p| p.vm == vm && !p.incoming);
+        state.machines.iter().position(on).map(|host| (host, vm))
+    }
+
+    fn change(self: &Arc<Self>, state: &mut State, fault: &Fault, id: u64, begins: bool) {
+        let host = |name: &String| self.host_named(name);
+        let count = |n: &mut u32| if begins { *n += 1 } else { *n = n.saturating_sub(1) };
+        macro_rules! listed {
+            ($list:expr, $value:expr) => {
+                if begins { $list.push((id, $value)) } else { $list.retain(|(of, _)| *of != id) }
+            };
+        }
+        match fault {
+            Fault::PowerLoss { host: name } => {
+                let Some(at) = host(name) else { return };
+                if begins { self.power_off(state, at, id) } else { self.power_on(state, at, id) }
+            }
+            Fault::FreezeHost { host: name } => {
+                host(name).into_iter().for_each(|at| count(&mut state.machines[at].freezes));
+            }
+            Fault::AgentCrash { host: name } => {
+                let Some(machine) = host(name).map(|at| &mut state.machines[at]) else { return };
+                machine.agent_up = !begins;
+                machine.agent_life += 1;
+                machine.done.clear();
+            }
+            Fault::FreezeAgent { host: name } => {
+                host(name).into_iter().for_each(|at| count(&mut state.machines[at].agent_freezes));
+            }
+            Fault::Ssh { host: name, how } => {
+                host(name).into_iter().for_each(|at| listed!(state.machines[at].ssh, *how));
+            }
+            Fault::AgentLies { host: name, how } => {
+                host(name).into_iter().for_each(|at| listed!(state.machines[at].lies, *how));
+            }
+            Fault::SlowAgent { host: name, millis } => {
+                host(name).into_iter().for_each(|at| listed!(state.machines[at].slow, *millis));
+            }
+            Fault::HostDiskFull { host: name } => {
+                host(name).into_iter().for_each(|at| count(&mut state.machines[at].disk_full));
+            }
+            Fault::QemuCrash { vm } if begins => {
+                if let Some((at, vm)) = self.whereabouts(state, vm) {
+                    state.end(at, "it crashed", |process| process.vm == vm && !process.incoming);
+                }
+            }
+            Fault::QemuUnkillable { vm } => {
+                let Some(vm) = self.vm_named(vm) else { return };
+                for process in state.machines.iter_mut().flat_map(|m| &mut m.processes).filter(|p| p.vm == vm) {
+                    count(&mut process.unkillable);
+                }
+            }
+            Fault::Respawn { vm } => {
+                let Some(number) = self.vm_named(vm) else { return };
+                if begins {
+                    let at = self.whereabouts(state, vm);
+                    at.into_iter().for_each(|(at, _)| *state.machines[at].respawns.entry(number).or_default() += 1);
+                } else {
+                    state.machines.iter_mut().for_each(|machine| {
+                        machine.respawns.remove(&number);
+                    });
+                }
+            }
+            Fault::Migration { vm, to } => {
+                let (Some(to), Some(number)) = (host(to), self.vm_named(vm)) else { return };
+                match self.whereabouts(state, vm) {
+                    Some((at, _)) if begins && at != to && state.machines[to].on => {
+                        state.spawn(to, number, 0, true);
+                    }
+                    _ if !begins => {
+                        state.end(to, "the migration failed", |process| process.vm == number && process.incoming);
+                    }
+                    _ => {}
+                }
+            }
+            Fault::TargetCrash { host: name } if begins => self.targets_die(state, host(name)),
+            Fault::TargetBroken { host: name } => {
+                if begins {
+                    self.targets_die(state, host(name));
+                }
+                host(name).into_iter().for_each(|at| count(&mut state.machines[at].targets_broken));
+            }
+            Fault::PrepareFails { host: name } => {
+                host(name).into_iter().for_each(|at| count(&mut state.machines[at].prepare_fails));
+            }
+            Fault::Cut { from, to, one_way } => {
+                if begins {
+                    state.links.cut(id, self.place(from), self.place(to), *one_way);
+                } else {
+                    let before: Vec<bool> = (0..state.machines.len()).map(|at| self.reaches(state, at)).collect();
+                    state.links.heal(id);
+                    for (at, reached) in before.into_iter().enumerate() {
+                        if !reached && self.reaches(state, at) {
+                            let later = state.some(0..SLOWEST_RECONNECT_MILLIS);
+                            state.machines[at].contact_from = state.now + later;
+                            self.settle_at(state.now + later);
+                        }
+                    }
+                }
+            }
+            Fault::Loss { percent } => listed!(state.links.loss, *percent),
+            Fault::Delay { millis } => listed!(state.links.delay, *millis),
+            Fault::Duplication { percent } => listed!(state.links.duplication, *percent),
+            Fault::Ceph { how } => listed!(state.ceph.trouble, *how),
+            Fault::BlocklistRemoved { host: name } if begins => {
+                let Some(at) = host(name) else { return };
+                // With a survivor there nothing could be kept: whoever removes a fence by hand is told so.
+                if state.machines[at].processes.is_empty() {
+                    for ip in state.machines[at].storage_ips.clone() {
+                        state.unblock(ip, "somebody removed it");
+                    }
+                }
+            }
+            Fault::ControllerCrash => {
+                if begins {
+                    self.controller_dies(state, "it is killed");
+                } else {
+                    state.controllers_wanted += 1;
+                }
+            }
+            Fault::ControllerCrashInCall { skip } => {
+                if begins {
+                    let living = state.controllers.iter_mut().rfind(|controller| controller.alive);
+                    living.into_iter().for_each(|controller| controller.dies_in = Some(*skip));
+                } else if state.controllers.iter().all(|controller| !controller.alive) {
+                    state.controllers_wanted += 1;
+                } else {
+                    state.controllers.iter_mut().for_each(|controller| controller.dies_in = None);
+                }
+            }
+            Fault::ControllerFreeze => {
+                state.controllers.iter_mut().for_each(|controller| count(&mut controller.freezes));
+            }
+            Fault::SecondController => {
+                if begins {
+                    state.controllers_wanted += 1;
+                } else {
+                    // All but the one in office end.
+                    let leader = state.office.leader;
+                    for (n, controller) in state.controllers.iter_mut().enumerate() {
+                        controller.alive &= Some(n) == leader;
+                    }
+                }
+            }
+            Fault::JournalBroken => count(&mut state.office.broken),
+            Fault::ClockJump { seconds } => state.office.clock += if begins { *seconds } else { -*seconds },
+            Fault::LibvirtHangs { .. }
+            | Fault::ZombieLeader { .. }
+            | Fault::QemuCrash { .. }
+            | Fault::TargetCrash { .. }
+            | Fault::BlocklistRemoved { .. } => {}
+        }
+    }
+
+    fn reaches(&self, state: &State, at: usize) -> bool {
+        state.links.open(Node::Host(at), Node::Ceph)
+    }
+
+    fn controller_dies(&self, state: &mut State, why: &str) {
+        if let Some(n) = state.controllers.iter().rposition(|controller| controller.alive) {
+            state.controllers[n].alive = false;
+            state.log(format_args!("controller {n} ends: {why}"));
+        }
+    }
+
+    fn targets_die(&self, state: &mut State, at: Option<usize>) {
+        if let Some(at) = at {
+            state.machines[at].targets.values_mut().for_each(|up| *up = false);
+        }
+    }
+
+    fn power_off(self: &Arc<Self>, state: &mut State, at: usize, id: u64) {
+        if !state.machines[at].on {
+            return;
+        }
+        let again = state.rng.random_bool(0.5);
+        let ended = state.end(at, "no power", |_| true);
+        let machine = &mut state.machines[at];
+        machine.on = false;
+        machine.off_by = id;
+        machine.boot += 1;
+        machine.agent_life += 1;
+        machine.done.clear();
+        machine.respawns.clear();
+        machine.busy = Arc::default();
+        machine.targets.values_mut().for_each(|up| *up = false);
+        let ran = ended.into_iter().filter(|process| !process.incoming && again);
+        machine.autostart = ran.map(|process| (process.vm, process.incarnation)).collect();
+    }
+
+    /// What ran before is up before anybody can look: its agent and sshd are ordered after libvirt's autostart.
+    fn power_on(self: &Arc<Self>, state: &mut State, at: usize, id: u64) {
+        if state.machines[at].on || state.machines[at].off_by != id {
+            return;
+        }
+        let machine = &mut state.machines[at];
+        (machine.on, machine.agent_up) = (true, true);
+        machine.boot += 1;
+        machine.contact_from = Duration::ZERO;
+        let contact = state.links.open(Node::Host(at), Node::Ceph);
+        let machine = &mut state.machines[at];
+        machine.contact = contact;
+        for (vm, incarnation) in std::mem::take(&mut machine.autostart) {
+            let refused = state.checks.vhost_of(vm).is_none() && {
+                let ips = state.machines[at].storage_ips.clone();
+                state.newest_map_spreads();
+                state.ceph.refuses(&ips, state.now)
+            };
+            // QEMU does not come up on a disk that it cannot open.
+            if contact && !refused {
+                state.spawn(at, vm, incarnation, false);
+            }
+        }
+    }
+}
