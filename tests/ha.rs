@@ -222,6 +222,7 @@ fn a_permit_that_expired_or_is_for_another_host_starts_nothing() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &[]).await;
         let cmd = || StartVmCmd {
+            not_after_ms: 0,
             vm_uuid: VmId::from_name("x"),
             name: "x".to_owned(),
             incarnation: 1,

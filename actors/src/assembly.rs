@@ -49,8 +49,8 @@ impl Assembly {
         recorder.intent(&ControllerStarted { epoch, version: AGENT_VERSION.to_owned() }).await?;
 
         for host in &directory.hosts {
-            let (id, agents) = (host.id, ports.agents.clone());
-            bus.spawn(id, move || HostActor::new(id, agents.clone()))?;
+            let (id, agents, leadership) = (host.id, ports.agents.clone(), ports.leadership.clone());
+            bus.spawn(id, move || HostActor::new(id, agents.clone(), leadership.clone(), epoch))?;
         }
         for storage in &directory.storages {
             let (of, directory, mds, on) = (storage.clone(), directory.clone(), ports.mds.clone(), bus.clone());

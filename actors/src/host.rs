@@ -1,6 +1,7 @@
 //! One host: every command to its agent passes through its actor.
 //!
-//! Purpose: one place where commands to a host can be tapped, counted and intercepted. Invariants: a ping is
+//! Purpose: one place where commands to a host can be tapped, counted and intercepted, and the last one where a deposed
+//! controller is stopped. Invariants: what acts on the host is sent only while in office, and says in which epoch; a ping is
 //! Connected only if the right host answered in time; a command's timeout is what is left of its sender's
 //! deadline. There is no `core.rs`: the one decision is [`judge_ping`], a function.
 
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use crate::{
     fence::StartPermit,
     invariant,
-    ports::{Call, HostAgentPort},
+    ports::{Call, HostAgentPort, LeadershipPort},
 };
 
 /// Starts a VM's QEMU on the host: the order, and the right to it (I1).
@@ -39,12 +40,27 @@ message!(LaunchVmMsg, 1 => StartVmCmdReply);
 pub struct HostActor {
     id: HostId,
     agents: Arc<dyn HostAgentPort>,
+    leadership: Arc<dyn LeadershipPort>,
+    epoch: u64,
 }
 
 impl HostActor {
-    /// The actor of this host.
-    pub fn new(id: HostId, agents: Arc<dyn HostAgentPort>) -> HostActor {
-        HostActor { id, agents }
+    /// The actor of this host, under the controller of this epoch.
+    pub fn new(
+        id: HostId,
+        agents: Arc<dyn HostAgentPort>,
+        leadership: Arc<dyn LeadershipPort>,
+        epoch: u64,
+    ) -> HostActor {
+        HostActor { id, agents, leadership, epoch }
+    }
+
+    /// Asked right before anything is done to the host: another controller may have taken office since it was decided.
+    fn in_office(&self) -> Result<()> {
+        match self.leadership.leads() {
+            true => Ok(()),
+            false => Err(ErrorCode::new(Code::CHANGE_STATE, "this controller is not in office any more")),
+        }
     }
 
     fn post<M, F>(
@@ -112,29 +128,45 @@ pub fn judge_ping(host: HostId, answer: Result<HostPingReply>) -> PingHostReply 
 /// The version that an agent must have: the controller's own. They are built and installed together.
 pub const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// `asks` anybody may, `acts` only who is in office; `stamped` commands say in which epoch.
 macro_rules! posts {
-    ($($command:ty => $method:ident;)*) => {$(
+    ($($kind:ident $command:ty => $method:ident;)*) => {$(
         impl Handler<$command> for HostActor {
             type Answer = Later<<$command as Message>::Reply>;
 
-            fn handle(&mut self, command: $command, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
-                self.post::<$command, _>(ctx, |agents, host, call| async move { agents.$method(host, command, call).await })
+            #[allow(unused_mut)]
+            fn handle(&mut self, mut command: $command, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+                let may = posts!(@$kind self, command);
+                self.post::<$command, _>(ctx, |agents, host, call| async move {
+                    may?;
+                    agents.$method(host, command, call).await
+                })
             }
         }
     )*};
+    (@asks $host:ident, $command:ident) => { Ok::<(), ErrorCode>(()) };
+    (@acts $host:ident, $command:ident) => { $host.in_office() };
+    (@asks_stamped $host:ident, $command:ident) => {{
+        $command.epoch = $host.epoch;
+        Ok::<(), ErrorCode>(())
+    }};
+    (@acts_stamped $host:ident, $command:ident) => {{
+        $command.epoch = $host.epoch;
+        $host.in_office()
+    }};
 }
 
 posts! {
-    PrepareVhostTargetEnvCmd => prepare_vhost_target_env;
-    DeployVhostCmd => deploy_vhost;
-    VhostTargetHealthCmd => vhost_health;
-    CreateVhostBdevCmd => create_vhost_bdev;
-    DeleteVhostBdevCmd => delete_vhost_bdev;
-    StopVmCmd => stop_vm;
-    HostFactsCmd => facts;
-    ListVmsCmd => list_vms;
-    SiblingFenceVmCmd => sibling_fence;
-    ScanHostCmd => scan_host;
+    asks HostFactsCmd => facts;
+    asks VhostTargetHealthCmd => vhost_health;
+    asks ScanHostCmd => scan_host;
+    asks_stamped ListVmsCmd => list_vms;
+    acts PrepareVhostTargetEnvCmd => prepare_vhost_target_env;
+    acts DeployVhostCmd => deploy_vhost;
+    acts CreateVhostBdevCmd => create_vhost_bdev;
+    acts DeleteVhostBdevCmd => delete_vhost_bdev;
+    acts SiblingFenceVmCmd => sibling_fence;
+    acts_stamped StopVmCmd => stop_vm;
 }
 
 impl Handler<LaunchVmMsg> for HostActor {
@@ -142,7 +174,9 @@ impl Handler<LaunchVmMsg> for HostActor {
 
     fn handle(&mut self, LaunchVmMsg { permit, cmd }: LaunchVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let covers = invariant!("I1", permit.covers(self.id, &cmd), "{permit:?} is not for {cmd:?}");
+        let may = self.in_office();
         self.post::<LaunchVmMsg, _>(ctx, move |agents, host, mut call| async move {
+            may?;
             // The agent must not act on it after it expired: what is left of it bounds the call.
             let left = permit.left(Instant::now().into_std()).filter(|_| covers).ok_or_else(|| {
                 let details = format!("the permit to start {} is not good any more: try again", cmd.name);

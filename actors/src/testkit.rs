@@ -258,7 +258,7 @@ impl HostAgentPort for FakeWorld {
     }
 
     async fn list_vms(&self, host: HostId, _: ListVmsCmd, _: Call) -> Result<ListVmsReply> {
-        self.reach(host, "", |host| Ok(ListVmsReply { vms: host.vms.values().cloned().collect() }))
+        self.reach(host, "", |host| Ok(ListVmsReply { vms: host.vms.values().cloned().collect(), clock_ms: 0 }))
     }
 
     /// The failed host is reached if its SSH answers; what runs there is killed.

@@ -122,7 +122,8 @@ pub struct TargetsReply {
     pub host_uuids: Vec<HostId>,
     /// Hosts that take work but have no room, or do not say.
     pub full_host_uuids: Vec<HostId>,
-    /// Hosts whose last ping was answered, whether or not they take work.
+    /// Hosts that can be asked, whether or not they take work: their last ping was answered, or they are in maintenance
+    /// and not pinged.
     pub answering_host_uuids: Vec<HostId>,
 }
 

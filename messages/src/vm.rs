@@ -206,6 +206,10 @@ pub struct StartVmCmd {
     pub incarnation: u64,
     /// Which controller orders it. The agent refuses one below the highest it has seen.
     pub epoch: u64,
+    /// After this the order is void, by the agent's own clock as [`ListVmsReply::clock_ms`] told it; 0 for never. An order
+    /// may lie in the socket of an agent that stands still, long after everybody has given it up.
+    #[serde(default)]
+    pub not_after_ms: u64,
     /// Guest memory in MiB.
     pub memory_mib: u64,
     /// Its disks.
@@ -235,13 +239,35 @@ pub struct StartVmCmdReply {
 pub struct StopVmCmd {
     /// The VM.
     pub vm_uuid: VmId,
+    /// Which controller orders it; the agent refuses one below the highest it has seen. 0 for a human.
+    #[serde(default)]
+    pub epoch: u64,
 }
 agent_command!(StopVmCmd, "/vm/stop" => Done);
 
 /// Asks which VMs have a QEMU process on the agent's host, whoever started it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListVmsCmd {}
+#[serde(rename_all = "camelCase")]
+pub struct ListVmsCmd {
+    /// Which controller asks; from now on the agent refuses orders of a lower one. 0 for a human.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Orders to start this VM that are void from now on, durably before the answer: "it does not run there" then stays
+    /// true whatever is still on its way.
+    #[serde(default)]
+    pub void: Option<VoidOrders>,
+}
 agent_command!(ListVmsCmd, "/vm/list" => ListVmsReply);
+
+/// Orders that must not be carried out any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VoidOrders {
+    /// To start this VM.
+    pub vm_uuid: VmId,
+    /// Up to this incarnation.
+    pub incarnation: u64,
+}
 
 /// The QEMU processes of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,6 +275,9 @@ agent_command!(ListVmsCmd, "/vm/list" => ListVmsReply);
 pub struct ListVmsReply {
     /// Ordered by uuid.
     pub vms: Vec<RunningVm>,
+    /// The host's clock since it booted, suspended or not, in ms: what orders are dated by.
+    #[serde(default)]
+    pub clock_ms: u64,
 }
 
 /// One QEMU process.

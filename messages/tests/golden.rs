@@ -146,12 +146,13 @@ fn every_message_keeps_its_wire_form() {
         CreateVhostBdevCmd r#"{"primaryStorageUuid": @S, "logicalPool": "p", "volume": "v", "bdevName": "b", "volumeDir": "/d"}"# =>
             r#"{"socketPath": "/run/b.sock"}"#;
         DeleteVhostBdevCmd r#"{"primaryStorageUuid": @S, "bdevName": "b"}"# => r#"{}"#;
-        StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "memoryMib": 16, "qemuArgs": ["-nodefaults"], "libvirtXml": null,
+        StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "notAfterMs": 9, "memoryMib": 16, "qemuArgs": ["-nodefaults"], "libvirtXml": null,
             "disks": [{"source": {"vhostUser": {"socketPath": "/s"}}, "root": true}, {"source": {"file": {"path": "/f"}}, "root": false},
             {"source": {"rbd": {"pool": "p", "image": "i", "conf": "/c", "user": "u"}}, "root": false}]}"# =>
             r#"{"pid": 7, "accel": "kvm", "memory": "memfd"}"#;
-        StopVmCmd r#"{"vmUuid": @V}"# => r#"{}"#;
-        ListVmsCmd r#"{}"# => r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false}]}"#;
+        StopVmCmd r#"{"vmUuid": @V, "epoch": 3}"# => r#"{}"#;
+        ListVmsCmd r#"{"epoch": 3, "void": {"vmUuid": @V, "incarnation": 2}}"# =>
+            r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false}], "clockMs": 5}"#;
         StartVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
         StopVmMsg r#"{}"# => r#"@vm"#;
         QueryVmMsg r#"{}"# => r#"@vm"#;

@@ -104,8 +104,7 @@ pub fn inventory(rng: &mut impl Rng, size: Size) -> Inventory {
     let clusters: Vec<Cluster> = (1..=(size.hosts / 10).max(1))
         .map(|n| Cluster { id: ClusterId::from_name(&format!("c{n}")), name: format!("c{n}") })
         .collect();
-    let hosts: Vec<Host> =
-        (0..size.hosts).map(|n| host(n, clusters[n * clusters.len() / size.hosts].id)).collect();
+    let hosts: Vec<Host> = (0..size.hosts).map(|n| host(n, clusters[n * clusters.len() / size.hosts].id)).collect();
     let all: Vec<ClusterId> = clusters.iter().map(|cluster| cluster.id).collect();
     let storages = storages(&all);
     let vms = (0..size.vms)
@@ -210,7 +209,9 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         59..=64 => Fault::Cut { from: h, to: "management".to_owned(), one_way: rng.random_bool(0.3) },
         65..=68 => Fault::Cut { from: h, to: "everything".to_owned(), one_way: false },
         69..=71 => Fault::Cut { from: "controller".to_owned(), to: h, one_way: rng.random_bool(0.3) },
-        72..=73 => Fault::Cut { from: "controller".to_owned(), to: "management".to_owned(), one_way: rng.random_bool(0.3) },
+        72..=73 => {
+            Fault::Cut { from: "controller".to_owned(), to: "management".to_owned(), one_way: rng.random_bool(0.3) }
+        }
         74 => Fault::Cut { from: "controller".to_owned(), to: "ceph".to_owned(), one_way: false },
         75 => Fault::Cut { from: h, to: host(rng), one_way: rng.random_bool(0.5) },
         76 => Fault::Loss { percent: rng.random_range(1..40) },

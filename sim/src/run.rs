@@ -211,7 +211,6 @@ async fn direct(stage: &Stage, plan: &Plan) {
         let host = of[n % of.len()].name.clone();
         stage.act(&Act::Start { vm: vm.name.clone(), host: Some(host) });
     }
-    let mut maintained = Vec::new();
     for step in &plan.steps {
         tokio::time::sleep_until(began + step.at).await;
         if !world.state().checks.violations.is_empty() {
@@ -219,12 +218,7 @@ async fn direct(stage: &Stage, plan: &Plan) {
         }
         match &step.what {
             What::Fault(fault, lasting) => world.begin(fault.clone(), *lasting),
-            What::Act(act) => {
-                if let Act::Maintain { host } = act {
-                    maintained.push(host.clone());
-                }
-                stage.act(act);
-            }
+            What::Act(act) => stage.act(act),
         }
     }
     let over = plan.steps.iter().map(|step| match &step.what {
@@ -233,12 +227,11 @@ async fn direct(stage: &Stage, plan: &Plan) {
     });
     tokio::time::sleep_until(began + over.max().unwrap_or_default()).await;
     world.state().log("everything that was broken is mended");
-    for host in maintained {
-        stage.act(&Act::Activate { host });
-    }
     let end = began + plan.lasting;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        let maintained = world.state().maintained();
+        maintained.into_iter().for_each(|host| stage.act(&Act::Activate { host }));
         let unwell = world.unwell();
         if unwell.is_empty() && tokio::time::Instant::now() >= end {
             break;

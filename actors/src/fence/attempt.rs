@@ -64,6 +64,9 @@ pub struct Case {
     pub volumes: Vec<(StorageId, InstallPath)>,
     /// Who attested that the host is off, if somebody did.
     pub human: Option<String>,
+    /// An order to start it there may lie in the socket of an agent that stands still, and be carried out yet: that
+    /// nothing of it runs there now proves nothing.
+    pub ordered: bool,
     /// How doubtful cases are decided.
     pub policy: Policy,
 }
@@ -283,7 +286,14 @@ impl Attempt {
                 None => format!("sibling: {error}"),
             },
         });
-        match tables::reported(&report, &self.case.policy) {
+        let next = match tables::reported(&report, &self.case.policy) {
+            Next::Start(_) if self.case.ordered => {
+                self.story.push("an order to start it there is not void yet".to_owned());
+                Next::Storage { fenced: FenceOutcome::SuccessStorageFenced, not: FenceOutcome::Failed }
+            }
+            next => next,
+        };
+        match next {
             Next::Start(outcome) => self.watch(Some(outcome), now),
             Next::Refuse(outcome) => self.ask_human(outcome, now),
             Next::Storage { fenced, not } => {

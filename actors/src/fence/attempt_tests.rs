@@ -39,6 +39,7 @@ fn case(place: Place) -> Case {
             (StorageId::from_name("ceph-2"), "ceph://rbd/data".parse().unwrap()),
         ],
         human: None,
+        ordered: false,
         policy: Profile::Safe.policy(),
     }
 }
@@ -201,6 +202,17 @@ fn what_a_sibling_cannot_prove_every_storage_must() {
     local.volumes[1].1 = InstallPath::Vhost { name: "x".to_owned() };
     assert_eq!(World::unreachable().ends(local.clone()), (Some(FenceOutcome::FailedUnreachable), false));
     assert_eq!(World::killed().ends(local), (Some(FenceOutcome::SuccessKilled), true));
+}
+
+#[test]
+fn while_an_order_may_still_be_carried_out_there_no_kill_is_proof_enough() {
+    let ordered = Case { ordered: true, ..case(Place::Silent(host("a"))) };
+    for report in [reply(true, false, true, true), reply(true, false, false, false)] {
+        let world = World { report, ..World::killed() };
+        assert_eq!(world.ends(ordered.clone()), (Some(FenceOutcome::SuccessStorageFenced), true));
+        let denied = World { storages: [Ok(()), Err(error("denied"))], ..world };
+        assert_eq!(denied.ends(ordered.clone()), (Some(FenceOutcome::Failed), false));
+    }
 }
 
 #[test]

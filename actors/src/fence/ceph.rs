@@ -27,8 +27,9 @@ use crate::{
 };
 
 /// How long an entry lasts unless it is renewed (domain: Ceph's own default is 1 h). Too low: a controller that is away
-/// for so long lets a survivor write again. Too high: an entry that nobody lifts keeps a host out for as long.
-pub const LASTING: Duration = Duration::from_secs(3600);
+/// for so long lets a survivor write again. Too high: an entry that nobody lifts, because the journal was lost, keeps a
+/// host out for as long.
+pub const LASTING: Duration = Duration::from_secs(24 * 3600);
 
 /// Between looks whether the entries are still there. Too high: one that somebody removed stays away for as long.
 pub const CHECK_EVERY: Duration = Duration::from_secs(20);
@@ -52,6 +53,8 @@ pub struct CephActor {
 struct Fence {
     /// When it was ordered and read back last; `None`: it is not known to be in force.
     in_force: Option<(Instant, StorageFenceReply)>,
+    /// The cluster may refuse it: it was told to, by this controller or, as the journal says, by one before.
+    told: bool,
     busy: bool,
     waiting: Vec<Promise<StorageFenceReply>>,
 }
@@ -91,7 +94,8 @@ impl CephActor {
         };
         ctx.spawn_detached(fenced, |this, fenced: Result<Vec<HostId>>, ctx| match fenced {
             Ok(fenced) => {
-                this.fences = Some(fenced.iter().map(|host| (*host, Fence::default())).collect());
+                this.fences =
+                    Some(fenced.iter().map(|host| (*host, Fence { told: true, ..Fence::default() })).collect());
                 for host in fenced {
                     this.order(host, "the controller started: what it had fenced stays so", ctx);
                 }
@@ -115,18 +119,20 @@ impl CephActor {
         ctx.spawn_detached(async move { flow.fence(host, reason, renews).await }, move |this, ended, _| {
             let Some(fence) = this.fences.as_mut().and_then(|fences| fences.get_mut(&host)) else { return };
             fence.busy = false;
-            let (result, touched) = match ended {
+            let result = match ended {
                 Ok(reply) => {
-                    fence.in_force = Some((Instant::now(), reply.clone()));
-                    (Ok(reply), true)
+                    (fence.in_force, fence.told) = (Some((Instant::now(), reply.clone())), true);
+                    Ok(reply)
                 }
                 Err(Refused { error, touched }) => {
                     fence.in_force = None;
-                    (Err(error), touched || renews)
+                    fence.told |= touched;
+                    Err(error)
                 }
             };
             let waiting = std::mem::take(&mut fence.waiting);
-            if !touched {
+            // Forgotten only if the cluster was never told: another one would never be renewed and never be lifted.
+            if !fence.told {
                 this.fences.as_mut().map(|fences| fences.remove(&host));
             }
             waiting.into_iter().for_each(|promise| promise.complete(result.clone()));

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use ringfence_messages::{Code, ErrorCode, Result, VmId, vm::StartVmCmd};
+use ringfence_messages::{
+    Code, ErrorCode, Result, VmId,
+    vm::{StartVmCmd, VoidOrders},
+};
 use serde::{Deserialize, Serialize};
 
 /// What was ordered before; durable.
@@ -19,6 +22,33 @@ pub struct Orders {
 }
 
 impl Orders {
+    /// What is remembered once somebody of this epoch has asked, and once these orders are void. An epoch of 0 is a
+    /// human's, who gives no orders that could be stale.
+    ///
+    /// # Errors
+    /// `SYS.1005` if the epoch is below the highest.
+    pub fn hear(&self, epoch: u64, void: Option<VoidOrders>) -> Result<Orders> {
+        let mut next = self.clone();
+        if epoch == 0 {
+            return Ok(next);
+        }
+        self.of_now(epoch)?;
+        next.epoch = epoch;
+        if let Some(VoidOrders { vm_uuid, incarnation }) = void {
+            let seen = next.incarnations.entry(vm_uuid).or_default();
+            *seen = incarnation.max(*seen);
+        }
+        Ok(next)
+    }
+
+    fn of_now(&self, epoch: u64) -> Result<()> {
+        if epoch >= self.epoch {
+            return Ok(());
+        }
+        let details = format!("the order is of epoch {epoch}, epoch {} gave orders already", self.epoch);
+        Err(ErrorCode::new(Code::CHANGE_STATE, details))
+    }
+
     /// What is remembered once this order is taken: make it durable, then start. `runs_as` is a process of the VM that
     /// runs here, `late` says that the order came after its time.
     ///
@@ -27,9 +57,7 @@ impl Orders {
     pub fn admit(&self, cmd: &StartVmCmd, runs_as: Option<u32>, late: bool) -> Result<Orders> {
         let stale =
             |what: String| Err(ErrorCode::new(Code::CHANGE_STATE, format!("VM {}: {what}: not started", cmd.name)));
-        if cmd.epoch < self.epoch {
-            return stale(format!("the order is of epoch {}, epoch {} gave orders already", cmd.epoch, self.epoch));
-        }
+        self.of_now(cmd.epoch).or_else(|error| stale(error.details).map(|_: Orders| ()))?;
         let seen = self.incarnation(cmd.vm_uuid).unwrap_or(0);
         if cmd.incarnation <= seen {
             return stale(format!("the order is for incarnation {}, {seen} was ordered already", cmd.incarnation));

@@ -186,7 +186,7 @@ impl HaActor {
             }
             Command::List(host) => {
                 let to = Address::new(HostActor::KIND, host);
-                let listed = async move { bus.ask_within(to, ListVmsCmd {}, SEARCH_TIMEOUT).await };
+                let listed = async move { bus.ask_within(to, ListVmsCmd::default(), SEARCH_TIMEOUT).await };
                 ctx.spawn_detached(listed, move |ha, reply, ctx| {
                     if let Ok(reply) = reply {
                         ha.on(Event::Listed(host, reply.vms), ctx);
@@ -434,7 +434,9 @@ impl Handler<FindTargetsMsg> for HaActor {
                     ha.facts.insert(host, (Instant::now(), facts.ok().map(|facts| facts.available_mib)));
                 }
                 let (host_uuids, full_host_uuids) = ha.rank(&message, &standing.host_uuids);
-                TargetsReply { host_uuids, full_host_uuids, answering_host_uuids: standing.answering_host_uuids }
+                let maintained = ha.core.iter().flat_map(|core| core.maintained(message.cluster_uuid));
+                let answering_host_uuids = standing.answering_host_uuids.into_iter().chain(maintained).collect();
+                TargetsReply { host_uuids, full_host_uuids, answering_host_uuids }
             }));
         });
         answer

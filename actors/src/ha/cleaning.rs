@@ -50,7 +50,7 @@ impl Cleaner {
         let left = self.left(host, &refusing).await?;
         let to = Address::new(HostActor::KIND, host);
         for vm in &left {
-            self.bus.ask_within(to, StopVmCmd { vm_uuid: *vm }, VM_TIMEOUT).await?;
+            self.bus.ask_within(to, StopVmCmd { vm_uuid: *vm, epoch: 0 }, VM_TIMEOUT).await?;
         }
         // One that its storage refuses ends at once: whoever restarts it is seen only by looking again and again. Let in
         // again, it would write.
@@ -95,7 +95,8 @@ impl Cleaner {
 
     /// The VMs with a QEMU here that must not be.
     async fn left(&self, host: HostId, refusing: &BTreeSet<StorageId>) -> Result<Vec<VmId>> {
-        let listed = self.bus.ask_within(Address::new(HostActor::KIND, host), ListVmsCmd {}, SEARCH_TIMEOUT).await?;
+        let listed =
+            self.bus.ask_within(Address::new(HostActor::KIND, host), ListVmsCmd::default(), SEARCH_TIMEOUT).await?;
         let mut left = BTreeSet::new();
         for running in listed.vms {
             let Ok(vm) = self.directory.vm(running.vm_uuid) else { continue };

@@ -340,6 +340,12 @@ impl Core {
         self.on_host.get(&host).map_or(0, BTreeSet::len)
     }
 
+    /// The hosts of a cluster that are in maintenance.
+    pub fn maintained(&self, cluster: ClusterId) -> Vec<HostId> {
+        let of = self.directory.hosts.iter().filter(|of| of.cluster == cluster);
+        of.map(|of| of.id).filter(|id| self.hosts.get(id).is_some_and(|host| host.maintenance)).collect()
+    }
+
     /// What is thought of everything that is not in order.
     pub fn thoughts(&self) -> HaReply {
         let hosts = self.hosts.iter().filter_map(|(id, host)| {

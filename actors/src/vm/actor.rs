@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Later, Promise, Promised};
 use ringfence_messages::{
-    Code, ErrorCode, Event as _, HostId, Result,
+    Event as _, HostId, Result,
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
     ha::{HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
     host::HostStatusChanged,
     storage::ActivateVolumeMsg,
     vm::{
         ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState, VmStateChanged,
-        VolumeInventory,
+        VoidOrders, VolumeInventory,
     },
 };
 use tokio::time::Instant;
@@ -179,8 +179,10 @@ impl VmActor {
                 ctx.spawn(found, |vm, found, ctx| vm.on(Event::TargetsFound(found), ctx));
             }
             Command::Search(host) => {
-                let answer = async move { bus.ask_within(to(host), ListVmsCmd {}, SEARCH_TIMEOUT).await };
-                ctx.spawn(answer, move |vm, found, ctx| vm.on(Event::Searched(host, found.map(|r| r.vms)), ctx));
+                let void = VoidOrders { vm_uuid: self.vm.id, incarnation: self.core.incarnation() };
+                let ask = ListVmsCmd { epoch: 0, void: Some(void) };
+                let answer = async move { bus.ask_within(to(host), ask, SEARCH_TIMEOUT).await };
+                ctx.spawn(answer, move |vm, found, ctx| vm.on(Event::Searched(host, found), ctx));
             }
             Command::Fence(case, command) => self.fence(&case, command, ctx),
             Command::Intend(change) => {
@@ -204,17 +206,11 @@ impl VmActor {
                 for arg in cmd.qemu_args.iter_mut().chain(&mut cmd.libvirt_xml) {
                     *arg = fill_in(arg, &host_name, &self.vm);
                 }
-                let leads = self.ports.leadership.leads();
-                let answer = async move {
-                    if !leads {
-                        return Err(ErrorCode::new(Code::CHANGE_STATE, "this controller is not in office any more"));
-                    }
-                    bus.ask_within(to(host), LaunchVmMsg { permit, cmd }, VM_TIMEOUT).await
-                };
+                let answer = async move { bus.ask_within(to(host), LaunchVmMsg { permit, cmd }, VM_TIMEOUT).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Launched(result), ctx));
             }
             Command::Halt(host) => {
-                let cmd = StopVmCmd { vm_uuid: self.vm.id };
+                let cmd = StopVmCmd { vm_uuid: self.vm.id, epoch: 0 };
                 let answer = async move { bus.ask_within(to(host), cmd, VM_TIMEOUT).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Halted(result.map(|_| ())), ctx));
             }

@@ -19,7 +19,7 @@ use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
     ha::TargetsReply,
     host::HostStatus,
-    vm::{DiskSource, DiskSpec, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
+    vm::{DiskSource, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
 };
 
 use std::{sync::Arc, time::Instant};
@@ -28,8 +28,8 @@ use uuid::Uuid;
 
 use crate::{
     fence::{
-        Policy, StartPermit,
-        attempt::{self, Attempt, Case, Place},
+        PERMIT_VALIDITY, Policy, StartPermit,
+        attempt::{self, Attempt, Case},
     },
     inventory::{Directory, Vm},
 };
@@ -48,7 +48,7 @@ pub enum Event {
     /// Somebody may have seen it on this host, or misses it where it is believed to run.
     LookFor(Option<HostId>),
     /// The QEMU processes of a host, asked for by [`Command::Search`].
-    Searched(HostId, Result<Vec<RunningVm>>),
+    Searched(HostId, Result<ListVmsReply>),
     /// The intent is durable, or cannot be made so.
     Recorded(Result<()>),
     /// A volume can be opened on the host like this, asked for by [`Command::Export`].
@@ -96,7 +96,7 @@ pub struct Memory {
 pub enum Command {
     /// Ask where it may be started.
     FindTargets(Vec<HostId>),
-    /// Ask a host for its QEMU processes.
+    /// Ask a host for its QEMU processes, and have it refuse every order to start this VM that was given so far.
     Search(HostId),
     /// Make the change durable before anything is done.
     Intend(Change),
@@ -133,7 +133,7 @@ pub struct Change {
 
 /// What the VM is in the middle of.
 #[derive(Clone, Debug, PartialEq)]
-enum Busy {
+pub(super) enum Busy {
     No,
     /// The journal was not read yet.
     Remembering,
@@ -173,23 +173,39 @@ enum Busy {
 /// One VM's decisions; see the module.
 #[derive(Clone, Debug)]
 pub struct Core {
-    vm: Vm,
-    directory: Arc<Directory>,
-    epoch: u64,
-    policy: Policy,
-    state: VmState,
+    pub(super) vm: Vm,
+    pub(super) directory: Arc<Directory>,
+    pub(super) epoch: u64,
+    pub(super) policy: Policy,
+    pub(super) state: VmState,
     /// Where it runs, may run, or ran last.
-    place: Option<HostId>,
-    incarnation: u64,
-    wanted: bool,
-    busy: Busy,
+    pub(super) place: Option<HostId>,
+    pub(super) incarnation: u64,
+    pub(super) wanted: bool,
+    /// The clock of the host that was searched last and when it said so: what an order to it is dated by.
+    pub(super) clock: Option<(HostId, u64, Instant)>,
+    /// An order to start it there was given, and may be carried out until then though nobody waits for it any more.
+    pub(super) ordered: Option<(HostId, Instant)>,
+    pub(super) busy: Busy,
 }
 
 impl Core {
     /// A VM that waits for [`Event::Remembered`]. `epoch` is this controller's.
     pub fn new(vm: Vm, directory: Arc<Directory>, epoch: u64, policy: Policy) -> Core {
         let (state, busy) = (VmState::Unknown, Busy::Remembering);
-        Core { vm, directory, epoch, policy, state, place: None, incarnation: 0, wanted: false, busy }
+        Core {
+            vm,
+            directory,
+            epoch,
+            policy,
+            state,
+            place: None,
+            incarnation: 0,
+            wanted: false,
+            clock: None,
+            ordered: None,
+            busy,
+        }
     }
 
     /// Whether it is to run.
@@ -217,8 +233,15 @@ impl Core {
         if let Event::HostChanged(host, HostStatus::Disconnected) = event {
             return self.lost_sight(host);
         }
+        if let Event::Searched(host, Ok(reply)) = &event {
+            // Of those that are searched for a start only the target is ordered anything.
+            if !matches!(&self.busy, Busy::Searching { target, .. } if target != host) {
+                self.clock = Some((*host, reply.clock_ms, now));
+            }
+            self.ordered = self.ordered.filter(|(at, _)| at != host);
+        }
         match (event, std::mem::replace(&mut self.busy, Busy::No)) {
-            (Event::Remembered(memory), Busy::Remembering) => self.remember(memory),
+            (Event::Remembered(memory), Busy::Remembering) => self.remember(memory, now),
             (Event::Start(order), Busy::No) => {
                 let command = Command::FindTargets(order.soft_avoid.clone());
                 self.busy = Busy::FindingTargets(order);
@@ -255,7 +278,7 @@ impl Core {
             (Event::Searched(host, answer), Busy::Searching { order, target, human, mut left, mut found }) => {
                 if let Some(position) = left.iter().position(|h| *h == host) {
                     left.swap_remove(position);
-                    found.push((host, answer.map(|vms| runs(self.vm.id, &vms))));
+                    found.push((host, answer.map(|reply| runs(self.vm.id, &reply.vms))));
                 }
                 if left.is_empty() {
                     return self.searched(order, target, human, found, now);
@@ -271,9 +294,10 @@ impl Core {
                 }
             },
             (Event::Exported(index, result), Busy::Exporting { target, permit, disks }) => {
-                self.exported(index, result, target, permit, disks)
+                self.exported(index, result, target, permit, disks, now)
             }
             (Event::Launched(Ok(reply)), Busy::Launching(target)) => {
+                self.ordered = None;
                 let how = format!("started with {} on {} memory, pid {}", reply.accel, reply.memory, reply.pid);
                 vec![self.becomes(VmState::Running, Some(target), how), Command::Reply(Ok(()))]
             }
@@ -314,192 +338,6 @@ impl Core {
         }
     }
 
-    fn choose(&mut self, order: Order, found: Result<(TargetsReply, Option<String>)>) -> Vec<Command> {
-        let (targets, human) = match found {
-            Ok(found) => found,
-            Err(error) => return vec![Command::Reply(Err(error))],
-        };
-        let roomy = &targets.host_uuids;
-        let chosen = match order.host {
-            // Who names a host knows how much fits there.
-            Some(host) => roomy.iter().chain(&targets.full_host_uuids).find(|h| **h == host),
-            None => {
-                let at_home = |h: &&HostId| Some(**h) == self.place && !order.soft_avoid.contains(h);
-                roomy.iter().find(at_home).or(roomy.first())
-            }
-        };
-        let Some(target) = chosen.copied() else {
-            let vm = &self.vm.name;
-            let details = match (order.host, targets.full_host_uuids.len()) {
-                (Some(_), _) => format!(
-                    "the host asked for cannot take {vm}: it is not connected, in maintenance or quarantine, or of another cluster"
-                ),
-                (None, 0) => format!("no host of the cluster of {vm} is connected and in service"),
-                (None, full) => format!(
-                    "no host has room for {vm}: {full} connected, none with {} MiB of memory free",
-                    self.vm.memory_mib
-                ),
-            };
-            return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_DISCONNECTED, details)))];
-        };
-        // Something else may have started it on any host of the cluster. One that does not answer pings is not asked.
-        let mut left = vec![target];
-        let mut silent = Vec::new();
-        if let Some(place) = self.place.filter(|place| *place != target) {
-            match targets.answering_host_uuids.contains(&place) {
-                true => left.push(place),
-                false => {
-                    let error = ErrorCode::new(Code::HOST_DISCONNECTED, "its agent does not answer pings");
-                    silent.push((place, Err(error)));
-                }
-            }
-        }
-        let others = roomy.iter().chain(&targets.full_host_uuids);
-        left.extend(others.filter(|host| **host != target && Some(**host) != self.place));
-        let commands = left.iter().map(|host| Command::Search(*host)).collect();
-        self.busy = Busy::Searching { order, target, human, left, found: silent };
-        commands
-    }
-
-    /// Every host on which it may run has answered, or could not be asked.
-    fn searched(
-        &mut self,
-        order: Order,
-        target: HostId,
-        human: Option<String>,
-        found: Vec<(HostId, Result<bool>)>,
-        now: Instant,
-    ) -> Vec<Command> {
-        // Where it is known to run counts before where else it is seen: agents of one machine see each other's.
-        let elsewhere = |host: &HostId| Some(*host) != self.place;
-        let mut there: Vec<HostId> = found.iter().filter(|(_, is)| *is == Ok(true)).map(|(host, _)| *host).collect();
-        there.sort_by_key(elsewhere);
-        if let Some(host) = there.first().copied() {
-            let mut commands = Vec::new();
-            if self.state != VmState::Running || self.place != Some(host) {
-                self.wanted = true;
-                commands.push(self.becomes(VmState::Running, Some(host), "found running when it was to be started"));
-            }
-            let details = format!("{} already runs on {}", self.vm.name, self.directory.host_name(host));
-            commands.push(Command::Reply(match order.ha {
-                true => Ok(()),
-                false => Err(ErrorCode::new(Code::CHANGE_STATE, details)),
-            }));
-            return commands;
-        }
-        let silence = |host: HostId| found.iter().find(|(h, _)| *h == host).and_then(|(_, is)| is.as_ref().err());
-        let refused = |host: HostId, why: &str, error: &ErrorCode| {
-            let host = self.directory.host_name(host);
-            let details = format!("{} may still run on {host}, which cannot be asked: not started{why}", self.vm.name);
-            vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details).caused_by(error.clone())))]
-        };
-        if let Some(error) = silence(target) {
-            return refused(target, "", error);
-        }
-        let place = match self.place.map(|place| (place, silence(place))) {
-            None => Place::Nowhere,
-            Some((place, None)) => Place::Clear(place),
-            Some((place, Some(_))) if order.ha => Place::Silent(place),
-            Some((place, Some(error))) => {
-                let hint = format!(". `ringfence vm ha-start {}` fences it there first", self.vm.name);
-                return refused(place, &hint, error);
-            }
-        };
-        let last = self.place.and_then(|place| self.directory.host(place).ok());
-        let case = Case {
-            attempt: order.attempt,
-            vm: self.vm.id,
-            cluster: self.vm.cluster,
-            place,
-            addresses: last.map(|host| host.storage_ips.clone()).unwrap_or_default(),
-            target,
-            incarnation: self.incarnation + 1,
-            epoch: self.epoch,
-            volumes: self.vm.volumes.iter().map(|v| (v.storage, v.install_path.clone())).collect(),
-            human,
-            policy: self.policy,
-        };
-        let (attempt, commands) = Attempt::begin(case, now);
-        self.fence(Box::new(attempt), commands, order.reason)
-    }
-
-    /// Passes on what the attempt orders, and goes on when it ended.
-    fn fence(&mut self, attempt: Box<Attempt>, mut commands: Vec<attempt::Command>, reason: String) -> Vec<Command> {
-        let done = match commands.pop() {
-            Some(attempt::Command::Done(done)) => Some(done),
-            other => {
-                commands.extend(other);
-                None
-            }
-        };
-        let case = Arc::new(attempt.case().clone());
-        let mut out: Vec<Command> = commands.into_iter().map(|command| Command::Fence(case.clone(), command)).collect();
-        let target = attempt.case().target;
-        match done {
-            None => self.busy = Busy::Fencing(attempt, reason),
-            Some(Err(error)) => {
-                let error =
-                    ErrorCode::new(Code::HOST_START_VM, format!("{} is not started", self.vm.name)).caused_by(error);
-                out.push(Command::Reply(Err(error)));
-            }
-            Some(Ok(permit)) => {
-                self.incarnation = permit.incarnation();
-                self.wanted = true;
-                let change = self.change(VmState::Starting, Some(target), format!("{reason}; {}", permit.proof()));
-                self.busy = Busy::Intending(target, permit);
-                out.push(Command::Intend(change));
-            }
-        }
-        out
-    }
-
-    fn export(&mut self, target: HostId, permit: StartPermit) -> Vec<Command> {
-        let count = self.vm.volumes.len();
-        self.busy = Busy::Exporting { target, permit, disks: vec![None; count] };
-        (0..count).map(|index| Command::Export(target, index)).collect()
-    }
-
-    fn exported(
-        &mut self,
-        index: usize,
-        result: Result<DiskSource>,
-        target: HostId,
-        permit: StartPermit,
-        mut disks: Vec<Option<Result<DiskSource>>>,
-    ) -> Vec<Command> {
-        disks[index] = Some(result);
-        if disks.iter().any(Option::is_none) {
-            self.busy = Busy::Exporting { target, permit, disks };
-            return Vec::new();
-        }
-        let mut specs = Vec::with_capacity(disks.len());
-        for (result, volume) in disks.into_iter().flatten().zip(&self.vm.volumes) {
-            match result {
-                Ok(source) => specs.push(DiskSpec { source, root: volume.root }),
-                // Nothing was launched yet: this is no doubt, but a plain failure.
-                Err(error) => {
-                    let at = self.directory.host_name(target);
-                    let why = format!("volume {} cannot be used on {at}", volume.install_path);
-                    let error = ErrorCode::new(Code::HOST_START_VM, why).caused_by(error);
-                    let failed = self.becomes(VmState::Stopped, Some(target), error.to_string());
-                    return vec![failed, Command::Reply(Err(error))];
-                }
-            }
-        }
-        let cmd = StartVmCmd {
-            vm_uuid: self.vm.id,
-            name: self.vm.name.clone(),
-            incarnation: permit.incarnation(),
-            epoch: permit.epoch(),
-            memory_mib: self.vm.memory_mib,
-            disks: specs,
-            qemu_args: self.vm.qemu_args.clone(),
-            libvirt_xml: self.vm.libvirt_xml.clone(),
-        };
-        self.busy = Busy::Launching(target);
-        vec![Command::Launch(target, permit, cmd)]
-    }
-
     fn stop(&mut self) -> Vec<Command> {
         match (self.state, self.place) {
             (VmState::Stopped, _) | (_, None) => {
@@ -527,7 +365,7 @@ impl Core {
     }
 
     /// Anything but Stopped is in doubt until its host was asked.
-    fn remember(&mut self, memory: Option<Memory>) -> Vec<Command> {
+    fn remember(&mut self, memory: Option<Memory>, now: Instant) -> Vec<Command> {
         let memory = memory.unwrap_or(Memory { state: VmState::Stopped, host: None, incarnation: 0, wanted: false });
         (self.place, self.incarnation, self.wanted) = (memory.host, memory.incarnation, memory.wanted);
         match (memory.state, memory.host) {
@@ -535,7 +373,12 @@ impl Core {
                 self.state = VmState::Stopped;
                 Vec::new()
             }
-            (_, Some(host)) => self.reconcile(host),
+            (state, Some(host)) => {
+                // The controller before may have ordered it a moment ago.
+                let in_doubt = matches!(state, VmState::Starting | VmState::Unknown);
+                self.ordered = in_doubt.then_some((host, now + PERMIT_VALIDITY));
+                self.reconcile(host)
+            }
         }
     }
 
@@ -548,9 +391,9 @@ impl Core {
     }
 
     /// A host said, or could not say, whether the VM runs there. Only its own host can say that it does not run.
-    fn settle(&mut self, host: HostId, found: Result<Vec<RunningVm>>, why: &str) -> Vec<Command> {
+    fn settle(&mut self, host: HostId, found: Result<ListVmsReply>, why: &str) -> Vec<Command> {
         let here = self.place == Some(host);
-        let (truth, reason) = match found.map(|vms| runs(self.vm.id, &vms)) {
+        let (truth, reason) = match found.map(|reply| runs(self.vm.id, &reply.vms)) {
             Ok(true) => (VmState::Running, format!("found running ({why})")),
             Ok(false) => (VmState::Stopped, format!("not there ({why})")),
             Err(error) => (VmState::Unknown, format!("its host cannot be asked: {error} ({why})")),
@@ -568,17 +411,17 @@ impl Core {
         }
     }
 
-    fn becomes(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Command {
+    pub(super) fn becomes(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Command {
         Command::Tell(self.change(new, host, reason))
     }
 
-    fn change(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Change {
+    pub(super) fn change(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Change {
         let old = std::mem::replace(&mut self.state, new);
         self.place = host;
         Change { old, new, host, incarnation: self.incarnation, wanted: self.wanted, reason: reason.into() }
     }
 }
 
-fn runs(vm: VmId, processes: &[RunningVm]) -> bool {
+pub(super) fn runs(vm: VmId, processes: &[RunningVm]) -> bool {
     processes.iter().any(|process| process.vm_uuid == vm)
 }

@@ -1,6 +1,9 @@
 //! Starting, stopping and finding a VM: step by step, and under any order of answers.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use proptest::prelude::*;
 use ringfence_messages::{
@@ -8,12 +11,15 @@ use ringfence_messages::{
     fence::{FenceLevel, SiblingFenceVmOnHostReply},
     ha::TargetsReply,
     host::HostStatus,
-    vm::{DiskSource, HaMode, RunningVm, StartVmCmdReply, VmState},
+    vm::{DiskSource, HaMode, ListVmsReply, RunningVm, StartVmCmdReply, VmState},
 };
 
 use super::core::*;
 use crate::{
-    fence::{Policy, attempt},
+    fence::{
+        Policy,
+        attempt::{self, Place},
+    },
     inventory::{Directory, Inventory, Vm, Volume},
     testkit::cluster_of,
 };
@@ -29,8 +35,13 @@ fn id() -> VmId {
 impl Core {
     /// Time stands still.
     fn feed(&mut self, event: Event) -> Vec<Command> {
-        self.on(event, Instant::now())
+        self.on(event, now())
     }
+}
+
+fn now() -> Instant {
+    static NOW: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    *NOW
 }
 
 fn start(at: Option<&str>) -> Event {
@@ -81,12 +92,17 @@ fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec
     (core, commands)
 }
 
-fn here() -> Vec<RunningVm> {
-    vec![RunningVm { vm_uuid: id(), pid: 42, incarnation: Some(1), other_agent: false }]
+fn here() -> ListVmsReply {
+    listed(vec![RunningVm { vm_uuid: id(), pid: 42, incarnation: Some(1), other_agent: false }])
 }
 
-fn elsewhere() -> Vec<RunningVm> {
-    vec![RunningVm { vm_uuid: VmId::from_name("other"), pid: 43, incarnation: None, other_agent: false }]
+fn elsewhere() -> ListVmsReply {
+    listed(vec![RunningVm { vm_uuid: VmId::from_name("other"), pid: 43, incarnation: None, other_agent: false }])
+}
+
+/// The host's clock stands at 7 s.
+fn listed(vms: Vec<RunningVm>) -> ListVmsReply {
+    ListVmsReply { vms, clock_ms: 7000 }
 }
 
 fn disk(path: &str) -> DiskSource {
@@ -120,7 +136,7 @@ fn launching() -> Core {
     let searches = core.feed(found(&["a", "b"]));
     assert_eq!(searches, [Command::Search(host("b")), Command::Search(host("a"))], "the target and where it ran last");
     assert!(core.feed(Event::Searched(host("b"), Ok(elsewhere()))).is_empty(), "one answer is not enough");
-    let intent = core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+    let intent = core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     assert!(
         matches!(&intent[..], [Command::Intend(change)] if change.host == Some(host("b")) && change.incarnation == 5)
     );
@@ -130,6 +146,7 @@ fn launching() -> Core {
     let [Command::Launch(at, permit, cmd)] = &launch[..] else { panic!("{launch:?}") };
     assert_eq!((*at, cmd.incarnation, cmd.epoch), (host("b"), 5, 7));
     assert!(permit.covers(*at, cmd));
+    assert_eq!(cmd.not_after_ms, 7000 + 30_000, "void with its permit, by the target's own clock");
     let disks: Vec<_> = cmd.disks.iter().map(|disk| (disk.source.clone(), disk.root)).collect();
     assert_eq!(disks, [(disk("root"), true), (disk("data"), false)], "in the order of the config");
     core
@@ -151,7 +168,7 @@ fn a_host_that_cannot_be_asked_refuses_the_start_whatever_the_other_says() {
         let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
         core.feed(start(Some("b")));
         core.feed(found(&["b"]));
-        let mut answers = [(host("a"), Err(broken())), (host("b"), Ok(Vec::new()))];
+        let mut answers = [(host("a"), Err(broken())), (host("b"), Ok(listed(Vec::new())))];
         if !silent_first {
             answers.reverse();
         }
@@ -197,8 +214,8 @@ fn a_third_host_is_asked_too_but_its_silence_refuses_nothing() {
         core.feed(start(Some("b")));
         let searches = core.feed(found(&["a", "b", "c"]));
         assert_eq!(searches, ["b", "a", "c"].map(|name| Command::Search(host(name))));
-        core.feed(Event::Searched(host("a"), Ok(Vec::new())));
-        core.feed(Event::Searched(host("b"), Ok(Vec::new())));
+        core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
+        core.feed(Event::Searched(host("b"), Ok(listed(Vec::new()))));
         let commands = core.feed(Event::Searched(host("c"), answer));
         if refused {
             assert!(refusal(&commands).details.contains("already runs on"));
@@ -298,7 +315,7 @@ fn without_a_durable_intent_nothing_is_done() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
     core.feed(start(None));
     core.feed(found(&["a"]));
-    core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+    core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     let commands = core.feed(Event::Recorded(Err(ErrorCode::new(Code::IO, "disk full"))));
     assert_eq!(commands.len(), 1, "{commands:?}");
     assert!(refusal(&commands).details.contains("disk full"));
@@ -306,7 +323,7 @@ fn without_a_durable_intent_nothing_is_done() {
     // The number was used up: it may be in the journal after all.
     core.feed(start(None));
     core.feed(found(&["a"]));
-    let intent = core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+    let intent = core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     assert!(matches!(&intent[..], [Command::Intend(change)] if change.incarnation == 2), "{intent:?}");
 }
 
@@ -315,7 +332,7 @@ fn a_volume_that_cannot_be_opened_ends_the_start_before_anything_runs() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
     core.feed(start(None));
     core.feed(found(&["a"]));
-    core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+    core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     core.feed(Event::Recorded(Ok(())));
     assert!(core.feed(Event::Exported(0, Err(broken()))).is_empty(), "the other is waited for");
     let commands = core.feed(Event::Exported(1, Ok(disk("data"))));
@@ -326,7 +343,7 @@ fn a_volume_that_cannot_be_opened_ends_the_start_before_anything_runs() {
 #[test]
 fn a_launch_of_unknown_outcome_is_looked_up() {
     for (found, truth) in
-        [(Ok(here()), VmState::Running), (Ok(Vec::new()), VmState::Stopped), (Err(broken()), VmState::Unknown)]
+        [(Ok(here()), VmState::Running), (Ok(listed(Vec::new())), VmState::Stopped), (Err(broken()), VmState::Unknown)]
     {
         let mut core = launching();
         let commands = core.feed(Event::Launched(Err(broken())));
@@ -334,6 +351,31 @@ fn a_launch_of_unknown_outcome_is_looked_up() {
         let commands = core.feed(Event::Searched(host("b"), found));
         assert_eq!((core.state(), core.place()), (truth, Some(host("b"))));
         assert_eq!(refusal(&commands).code, Code::TIMEOUT, "the asker hears why, not a guess");
+    }
+}
+
+/// An order may lie in the socket of an agent that stands still: what SSH sees there meanwhile is not the last word.
+#[test]
+fn after_an_order_of_unknown_outcome_only_the_storages_word_counts_until_it_is_void() {
+    let in_doubt = |later: Duration, restarted: bool| {
+        let mut core = launching();
+        core.feed(Event::Launched(Err(broken())));
+        core.feed(Event::Searched(host("b"), Err(broken())));
+        if restarted {
+            core = remembering(VmState::Starting, Some("b"), 5).0;
+            core.feed(Event::Searched(host("b"), Err(broken())));
+        }
+        let mut feed = |event| core.on(event, now() + later);
+        feed(ha_start());
+        feed(found_with(&["a"], &["a"], &[]));
+        let begins = feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
+        let [Command::Fence(case, _), ..] = &begins[..] else { panic!("{begins:?}") };
+        assert_eq!(case.place, Place::Silent(host("b")));
+        case.ordered
+    };
+    for restarted in [false, true] {
+        assert!(in_doubt(Duration::from_secs(29), restarted), "restarted: {restarted}");
+        assert!(!in_doubt(Duration::from_secs(30), restarted), "restarted: {restarted}");
     }
 }
 
@@ -361,7 +403,7 @@ fn a_host_that_goes_leaves_its_vm_unknown_and_is_asked_when_it_is_back() {
     let commands = core.feed(Event::HostChanged(host("a"), HostStatus::Disconnected));
     assert_eq!(told(&commands), [(VmState::Running, VmState::Unknown)]);
     assert_eq!(core.feed(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
-    let commands = core.feed(Event::Searched(host("a"), Ok(Vec::new())));
+    let commands = core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     assert_eq!(told(&commands), [(VmState::Unknown, VmState::Stopped)]);
 }
 

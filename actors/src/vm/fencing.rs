@@ -147,7 +147,7 @@ impl VmActor {
             let silent = place.filter(|place| !targets.answering_host_uuids.contains(place));
             match place.filter(|_| silent.is_none()) {
                 Some(place) => {
-                    let listed = bus.ask_within(to(place), ListVmsCmd {}, SEARCH_TIMEOUT).await;
+                    let listed = bus.ask_within(to(place), ListVmsCmd::default(), SEARCH_TIMEOUT).await;
                     let runs = listed.map(|reply| reply.vms.iter().any(|running| running.vm_uuid == vm.id));
                     plan.evidence.push(match runs {
                         Ok(true) => format!("agent of {}: it runs there", name(place)),

@@ -5,5 +5,6 @@ pub mod core;
 #[cfg(test)]
 mod core_tests;
 mod fencing;
+mod start;
 
 pub use actor::{SEARCH_TIMEOUT, VM_TIMEOUT, VmActor};

@@ -171,11 +171,11 @@ impl Service {
     }
 
     async fn stop_vm(&self, cmd: StopVmCmd) -> Result<Done> {
-        self.vms.stop(cmd.vm_uuid).await.map(|()| Done {})
+        self.vms.stop(&cmd).await.map(|()| Done {})
     }
 
-    async fn list_vms(&self, _: ListVmsCmd) -> Result<ListVmsReply> {
-        Ok(ListVmsReply { vms: self.vms.list().await? })
+    async fn list_vms(&self, cmd: ListVmsCmd) -> Result<ListVmsReply> {
+        self.vms.list(&cmd).await
     }
 
     async fn sibling_fence(&self, cmd: SiblingFenceVmCmd) -> Result<SiblingFenceVmOnHostReply> {

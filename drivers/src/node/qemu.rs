@@ -214,6 +214,7 @@ mod tests {
 
     fn cmd(disks: Vec<DiskSpec>) -> StartVmCmd {
         StartVmCmd {
+            not_after_ms: 0,
             vm_uuid: VmId::from_name("vm1"),
             name: "vm1".into(),
             incarnation: 1,

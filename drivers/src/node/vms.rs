@@ -14,7 +14,7 @@ use std::{
 use ringfence_actors::fence::Orders;
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
-    vm::{DiskSource, RunningVm, StartVmCmd, StartVmCmdReply},
+    vm::{DiskSource, ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd, VoidOrders},
 };
 use serde_json::json;
 use tokio::{process::Command, sync::Mutex, time::Instant};
@@ -98,12 +98,18 @@ impl Vms {
         }
     }
 
-    /// The QEMU processes of this host, by VM.
+    /// The QEMU processes of this host, by VM. A start that is under way is waited for; orders that are void from now on
+    /// are so durably.
     ///
     /// # Errors
-    /// `SYS.1016` if `/proc` cannot be listed.
-    pub async fn list(&self) -> Result<Vec<RunningVm>> {
-        let orders = self.orders.lock().await.clone();
+    /// `SYS.1016` if `/proc` cannot be listed or that cannot be recorded, `SYS.1005` for a controller that is not in
+    /// office any more.
+    pub async fn list(&self, cmd: &ListVmsCmd) -> Result<ListVmsReply> {
+        let orders = {
+            let mut orders = self.orders.lock().await;
+            self.hear(&mut orders, cmd.epoch, cmd.void)?;
+            orders.clone()
+        };
         let mut vms: Vec<RunningVm> = processes()?
             .into_iter()
             .filter_map(|process| {
@@ -118,7 +124,16 @@ impl Vms {
             })
             .collect();
         vms.sort_by_key(|vm| (vm.vm_uuid, vm.pid));
-        Ok(vms)
+        Ok(ListVmsReply { vms, clock_ms: clock_ms() })
+    }
+
+    fn hear(&self, orders: &mut Orders, epoch: u64, void: Option<VoidOrders>) -> Result<()> {
+        let next = orders.hear(epoch, void)?;
+        if next != *orders {
+            self.save(&next)?;
+            *orders = next;
+        }
+        Ok(())
     }
 
     /// Starts a VM, not after `by`.
@@ -130,7 +145,8 @@ impl Vms {
         qemu::check(cmd)?;
         let mut orders = self.orders.lock().await;
         let runs_as = running(cmd.vm_uuid)?.first().map(|process| process.pid);
-        let next = orders.admit(cmd, runs_as, Instant::now() >= by)?;
+        let void = cmd.not_after_ms != 0 && clock_ms() >= cmd.not_after_ms;
+        let next = orders.admit(cmd, runs_as, void || Instant::now() >= by)?;
         self.save(&next)?;
         *orders = next;
         // The lock is held until QEMU is up: a second order finds it running.
@@ -205,9 +221,12 @@ impl Vms {
     /// of a migration is left alone.
     ///
     /// # Errors
-    /// `SYS.1006` if a process cannot be killed, is still there, or is the target of a migration.
-    pub async fn stop(&self, vm: VmId) -> Result<()> {
-        let _orders = self.orders.lock().await;
+    /// `SYS.1006` if a process cannot be killed, is still there, or is the target of a migration; `SYS.1005` for a
+    /// controller that is not in office any more.
+    pub async fn stop(&self, cmd: &StopVmCmd) -> Result<()> {
+        let vm = cmd.vm_uuid;
+        let mut orders = self.orders.lock().await;
+        self.hear(&mut orders, cmd.epoch, None)?;
         let qmp_path = self.files(vm)?.qmp;
         if running(vm)?.is_empty() {
             return Ok(());
@@ -289,6 +308,12 @@ pub(crate) fn running(vm: VmId) -> Result<Vec<Process>> {
 /// never taken for dead.
 pub(crate) fn is_incoming(process: &Process) -> bool {
     process.argv.iter().any(|arg| arg == "-incoming")
+}
+
+/// This host's clock since it booted. It goes on while the host is suspended and does not jump when somebody sets the time.
+fn clock_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1000 + u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000_000
 }
 
 async fn version(binary: &str) -> Result<Version> {

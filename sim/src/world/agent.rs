@@ -110,18 +110,21 @@ impl End {
     {
         let dies = self.dies();
         let to = self.world.host(host)?;
-        let fate = self.world.state().send(Node::Controller, Node::Host(to));
+        let (fate, boot) = {
+            let mut state = self.world.state();
+            (state.send(Node::Controller, Node::Host(to)), state.machines[to].boot)
+        };
         let answer = match fate.after {
             None => None,
             Some(after) => {
                 let (tell, answer) = oneshot::channel();
-                let exchange = exchange(self.world.clone(), to, after, call, serve.clone());
+                let exchange = exchange(self.world.clone(), (to, boot), after, call, serve.clone());
                 tokio::spawn(async move {
                     let _ = tell.send(exchange.await);
                 });
                 if fate.twice {
                     let late = after + self.world.state().some(1..3000);
-                    tokio::spawn(exchange_again(self.world.clone(), to, late, call, serve));
+                    tokio::spawn(exchange_again(self.world.clone(), (to, boot), late, call, serve));
                 }
                 Some(answer)
             }
@@ -142,7 +145,7 @@ impl End {
     }
 }
 
-async fn exchange_again<T, F, S>(world: Arc<World>, to: usize, after: Duration, call: Call, serve: F)
+async fn exchange_again<T, F, S>(world: Arc<World>, to: (usize, u32), after: Duration, call: Call, serve: F)
 where
     S: Future<Output = Result<T>> + Send + 'static,
     F: Fn(At) -> S,
@@ -150,7 +153,13 @@ where
     let _ = exchange(world, to, after, call, serve).await;
 }
 
-async fn exchange<T, F, S>(world: Arc<World>, to: usize, after: Duration, call: Call, serve: F) -> Back<T>
+async fn exchange<T, F, S>(
+    world: Arc<World>,
+    (to, boot): (usize, u32),
+    after: Duration,
+    call: Call,
+    serve: F,
+) -> Back<T>
 where
     S: Future<Output = Result<T>>,
     F: Fn(At) -> S,
@@ -158,7 +167,9 @@ where
     tokio::time::sleep(after).await;
     let at = {
         let mut state = world.state();
-        if !state.links.open(Node::Controller, Node::Host(to)) || !state.machines[to].on {
+        // A connection does not outlive the boot that it was made to.
+        let there = state.machines[to].on && state.machines[to].boot == boot;
+        if !there || !state.links.open(Node::Controller, Node::Host(to)) {
             return None;
         }
         let machine = &mut state.machines[to];
@@ -208,8 +219,7 @@ impl HostAgentPort for End {
             let state = at.state();
             let machine = &state.machines[at.host];
             let boot_id = format!("{}-{}", machine.name, machine.boot);
-            let mut reply =
-                HostPingReply { host_uuid: machine.id, version: AGENT_VERSION.to_owned(), boot_id };
+            let mut reply = HostPingReply { host_uuid: machine.id, version: AGENT_VERSION.to_owned(), boot_id };
             match machine.lies.first() {
                 Some((_, Lie::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
                 Some((_, Lie::OtherVersion)) => reply.version = "9.9.9".to_owned(),
@@ -335,6 +345,7 @@ impl HostAgentPort for End {
             let lock = at.state().machines[at.host].busy.clone();
             let _order = lock.lock().await;
             at.goes_on(true).await?;
+            at.state().machines[at.host].hear(cmd.epoch, None)?;
             let vm = at.vm(cmd.vm_uuid)?;
             let (_, _, alive, why) = kill(&at, vm, true).await?;
             match alive {
@@ -345,14 +356,17 @@ impl HostAgentPort for End {
         .await
     }
 
-    async fn list_vms(&self, host: HostId, _: ListVmsCmd, call: Call) -> Result<ListVmsReply> {
-        self.call(host, call, |at| async move {
+    async fn list_vms(&self, host: HostId, cmd: ListVmsCmd, call: Call) -> Result<ListVmsReply> {
+        self.call(host, call, move |at| async move {
             // A start that is under way is waited for.
             let lock = at.state().machines[at.host].busy.clone();
             let _order = lock.lock().await;
             at.goes_on(true).await?;
-            let state = at.state();
-            Ok(ListVmsReply { vms: state.machines[at.host].running(&at.world.inventory) })
+            let mut state = at.state();
+            let now = state.now;
+            let machine = &mut state.machines[at.host];
+            machine.hear(cmd.epoch, cmd.void)?;
+            Ok(ListVmsReply { vms: machine.running(&at.world.inventory), clock_ms: machine.clock_ms(now) })
         })
         .await
     }
@@ -402,9 +416,11 @@ async fn start(at: At, cmd: StartVmCmd) -> Result<StartVmCmdReply> {
     let vm = at.vm(cmd.vm_uuid)?;
     {
         let mut state = at.state();
+        let now = state.now;
         let machine = &mut state.machines[at.host];
+        let void = cmd.not_after_ms != 0 && machine.clock_ms(now) >= cmd.not_after_ms;
         let runs_as = machine.processes.iter().find(|process| process.vm == vm).map(|process| process.pid);
-        let next = machine.orders.admit(&cmd, runs_as, Instant::now() >= at.by)?;
+        let next = machine.orders.admit(&cmd, runs_as, void || Instant::now() >= at.by)?;
         if machine.disk_full > 0 {
             return Err(ErrorCode::new(Code::IO, "orders.json cannot be written: disk full"));
         }

@@ -78,8 +78,7 @@ impl Links {
     pub(crate) fn open(&self, from: Node, to: Node) -> bool {
         from == to
             || !self.cuts.iter().any(|cut| {
-                (cut.from.has(from) && cut.to.has(to))
-                    || (!cut.one_way && cut.from.has(to) && cut.to.has(from))
+                (cut.from.has(from) && cut.to.has(to)) || (!cut.one_way && cut.from.has(to) && cut.to.has(from))
             })
     }
 }

@@ -11,7 +11,11 @@ use ringfence_actors::{
     fence::Orders,
     inventory::{Host, Inventory},
 };
-use ringfence_messages::{HostId, StorageId, storage::StorageKind, vm::RunningVm};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result, StorageId,
+    storage::StorageKind,
+    vm::{RunningVm, VoidOrders},
+};
 use uuid::Uuid;
 
 use super::State;
@@ -32,6 +36,7 @@ pub(crate) struct Machine {
     pub(crate) on: bool,
     /// Which boot it is: what began before is gone.
     pub(crate) boot: u32,
+    pub(crate) booted: Duration,
     /// The fault that took its power.
     pub(crate) off_by: u64,
     /// What it starts again when it boots: VM and incarnation.
@@ -91,6 +96,7 @@ impl Machine {
             storage_ips: host.storage_ips.clone(),
             on: true,
             boot: 0,
+            booted: Duration::ZERO,
             off_by: 0,
             autostart: Vec::new(),
             freezes: 0,
@@ -119,6 +125,21 @@ impl Machine {
     /// Its kernel answers: closed ports refuse, open ones take connections.
     pub(crate) fn answers(&self) -> bool {
         self.on && self.freezes == 0
+    }
+
+    /// Its clock since it booted.
+    pub(crate) fn clock_ms(&self, now: Duration) -> u64 {
+        u64::try_from(now.saturating_sub(self.booted).as_millis()).unwrap_or(u64::MAX) + 1
+    }
+
+    /// Somebody of this epoch asks; durable, if the disk takes it.
+    pub(crate) fn hear(&mut self, epoch: u64, void: Option<VoidOrders>) -> Result<()> {
+        let next = self.orders.hear(epoch, void)?;
+        if next != self.orders && self.disk_full > 0 {
+            return Err(ErrorCode::new(Code::IO, "orders.json cannot be written: disk full"));
+        }
+        self.orders = next;
+        Ok(())
     }
 
     pub(crate) fn running(&self, inventory: &Inventory) -> Vec<RunningVm> {

@@ -19,12 +19,7 @@ mod office;
 mod storages;
 mod trouble;
 
-use std::{
-    collections::HashMap,
-    fmt::Write as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 use rand::{Rng, SeedableRng};
@@ -33,7 +28,13 @@ use ringfence_actors::{inventory::Inventory, ports::Ports};
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
 use tokio::{sync::Notify, time::Instant};
 
-pub(crate) use self::{ceph::Ceph, disks::{Disks, vhost_of}, links::Links, machine::Machine, office::Office};
+pub(crate) use self::{
+    ceph::Ceph,
+    disks::{Disks, vhost_of},
+    links::Links,
+    machine::Machine,
+    office::Office,
+};
 use crate::check::Checks;
 
 /// A world; shared by everything that happens in it.
@@ -60,6 +61,8 @@ pub(crate) struct State {
     pub(crate) controllers: Vec<Controller>,
     /// So many more are to be started.
     pub(crate) controllers_wanted: u32,
+    /// Faults under which more than one may run.
+    pub(crate) rivals: u32,
     log: Vec<String>,
     next_id: u64,
 }
@@ -110,6 +113,7 @@ impl World {
             checks: Checks::new(&inventory),
             controllers: Vec::new(),
             controllers_wanted: 1,
+            rivals: 0,
             log: Vec::new(),
             next_id: 0,
         };
@@ -123,13 +127,8 @@ impl World {
         state.controllers.push(Controller { alive: true, ..Controller::default() });
         let n = state.controllers.len() - 1;
         let end = Arc::new(End { world: self.clone(), controller: n });
-        let ports = Ports {
-            agents: end.clone(),
-            mds: end.clone(),
-            ceph: end.clone(),
-            leadership: end.clone(),
-            journal: end,
-        };
+        let ports =
+            Ports { agents: end.clone(), mds: end.clone(), ceph: end.clone(), leadership: end.clone(), journal: end };
         (n, ports)
     }
 

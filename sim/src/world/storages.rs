@@ -35,7 +35,13 @@ impl State {
 
 impl End {
     /// Asks the MDS, which goes to the host by SSH.
-    async fn mds<T>(&self, host: HostId, call: Call, time: Duration, act: impl FnOnce(&mut State, usize) -> Result<T>) -> Result<T> {
+    async fn mds<T>(
+        &self,
+        host: HostId,
+        call: Call,
+        time: Duration,
+        act: impl FnOnce(&mut State, usize) -> Result<T>,
+    ) -> Result<T> {
         let dies = self.dies();
         let at = self.world.host(host)?;
         let reach = |state: &State| {
@@ -51,7 +57,11 @@ impl End {
         tokio::time::sleep(time).await;
         let result = {
             let mut state = self.world.state();
-            if reach(&state) { act(&mut state, at) } else { Err(ErrorCode::new(Code::TIMEOUT, "the MDS did not answer")) }
+            if reach(&state) {
+                act(&mut state, at)
+            } else {
+                Err(ErrorCode::new(Code::TIMEOUT, "the MDS did not answer"))
+            }
         };
         if dies {
             return self.die().await;
@@ -78,12 +88,7 @@ impl MdsPort for End {
         self.mds(host, call, self.time(500..5000), |state, at| state.deploy(at, storage).map(|_| Done {})).await
     }
 
-    async fn check_host_connection(
-        &self,
-        _: StorageId,
-        host: HostId,
-        call: Call,
-    ) -> Result<CheckHostConnectionReply> {
+    async fn check_host_connection(&self, _: StorageId, host: HostId, call: Call) -> Result<CheckHostConnectionReply> {
         self.mds(host, call, self.time(1..10), |state, at| {
             let connected = state.machines[at].contact;
             Ok(CheckHostConnectionReply { connected, reason: (!connected).then(|| "no CBD session".to_owned()) })

@@ -174,32 +174,24 @@ impl World {
                 if begins {
                     self.controller_dies(state, "it is killed");
                 } else {
-                    state.controllers_wanted += 1;
+                    self.service_manager(state);
                 }
             }
             Fault::ControllerCrashInCall { skip } => {
                 if begins {
                     let living = state.controllers.iter_mut().rfind(|controller| controller.alive);
                     living.into_iter().for_each(|controller| controller.dies_in = Some(*skip));
-                } else if state.controllers.iter().all(|controller| !controller.alive) {
-                    state.controllers_wanted += 1;
                 } else {
                     state.controllers.iter_mut().for_each(|controller| controller.dies_in = None);
+                    self.service_manager(state);
                 }
             }
             Fault::ControllerFreeze => {
                 state.controllers.iter_mut().for_each(|controller| count(&mut controller.freezes));
             }
             Fault::SecondController => {
-                if begins {
-                    state.controllers_wanted += 1;
-                } else {
-                    // All but the one in office end.
-                    let leader = state.office.leader;
-                    for (n, controller) in state.controllers.iter_mut().enumerate() {
-                        controller.alive &= Some(n) == leader;
-                    }
-                }
+                count(&mut state.rivals);
+                if begins { state.controllers_wanted += 1 } else { self.service_manager(state) }
             }
             Fault::JournalBroken => count(&mut state.office.broken),
             Fault::ClockJump { seconds } => state.office.clock += if begins { *seconds } else { -*seconds },
@@ -213,6 +205,20 @@ impl World {
 
     fn reaches(&self, state: &State, at: usize) -> bool {
         state.links.open(Node::Host(at), Node::Ceph)
+    }
+
+    /// One controller is to run: the one in office. Whoever was deposed ends, unless rivals are what is being looked at.
+    fn service_manager(&self, state: &mut State) {
+        let leader = state.office.leader;
+        if state.rivals == 0 {
+            for (n, controller) in state.controllers.iter_mut().enumerate() {
+                controller.alive &= Some(n) == leader;
+            }
+        }
+        let leads = |n: usize| state.controllers.get(n).is_some_and(|controller| controller.alive);
+        if !leader.is_some_and(leads) {
+            state.controllers_wanted = 1;
+        }
     }
 
     fn controller_dies(&self, state: &mut State, why: &str) {
@@ -253,7 +259,7 @@ impl World {
             return;
         }
         let machine = &mut state.machines[at];
-        (machine.on, machine.agent_up) = (true, true);
+        (machine.on, machine.agent_up, machine.booted) = (true, true, state.now);
         machine.boot += 1;
         machine.contact_from = Duration::ZERO;
         let contact = state.links.open(Node::Host(at), Node::Ceph);
