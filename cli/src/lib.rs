@@ -13,3 +13,4 @@ pub mod http;
 pub mod listen;
 pub mod output;
 pub mod serve;
+pub mod sim;

@@ -8,7 +8,7 @@ use ringfence_cli::{
     commands::{self, Cli, Command, check},
     config, demo,
     listen::asked_to_end,
-    output, serve,
+    output, serve, sim,
 };
 use ringfence_messages::{ErrorCode, Result};
 use tracing_subscriber::EnvFilter;
@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         Command::Serve { config } => serve(&config),
         Command::Agent { config } => agent(&config),
         Command::Demo { keep } => runtime(demo::run(keep)),
+        Command::Sim(args) => sim::simulate(&args),
+        Command::Scenario(command) => sim::scenario(&command),
         question => runtime(commands::run(question)),
     };
     ExitCode::from(code)

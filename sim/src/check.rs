@@ -29,7 +29,10 @@ use ringfence_messages::{
 };
 use uuid::Uuid;
 
-use crate::world::{State, World, vhost_of};
+use crate::{
+    plan::{Probe, Whereabouts},
+    world::{Machine, State, World, vhost_of},
+};
 
 /// Failed hosts count together for so long (the storm brake's window).
 const STORM_WINDOW: Duration = Duration::from_secs(60);
@@ -263,6 +266,24 @@ impl World {
         }
         unwell.extend(state.ceph.blocked(state.now).iter().map(|ip| format!("ceph still refuses {ip}")));
         unwell
+    }
+
+    /// Whether a VM is where it is to be now.
+    pub(crate) fn probe(&self, probe: &Probe) {
+        let mut state = self.state();
+        let vm = self.vm_named(&probe.vm);
+        let writes = |machine: &Machine| machine.processes.iter().any(|p| Some(p.vm) == vm && p.writes);
+        let there: Vec<&str> = state.machines.iter().filter(|m| writes(m)).map(|m| m.name.as_str()).collect();
+        let right = match &probe.on {
+            Whereabouts::On(host) => there == [host.as_str()],
+            Whereabouts::NotOn(host) => there.len() == 1 && there != [host.as_str()],
+            Whereabouts::Somewhere => there.len() == 1,
+            Whereabouts::Nowhere => there.is_empty(),
+        };
+        if !right {
+            let what = format!("{} is to be {:?}, and writes on {there:?}", probe.vm, probe.on);
+            state.violation("expect", what);
+        }
     }
 
     /// I7: every attempt that has an intent has its audit.

@@ -65,6 +65,20 @@ pub enum Fault {
         /// The VM.
         vm: String,
     },
+    /// Somebody on a host ends a QEMU and starts it again: a client with a new nonce, if the storage lets it in.
+    QemuRestart {
+        /// The VM.
+        vm: String,
+        /// The host.
+        host: String,
+    },
+    /// Something on a host that is not ours has the VM's volume open.
+    Stranger {
+        /// The VM.
+        vm: String,
+        /// The host.
+        host: String,
+    },
     /// A QEMU cannot be killed: it hangs in D state.
     QemuUnkillable {
         /// The VM.

@@ -49,6 +49,44 @@ pub struct Plan {
     pub lasting: Duration,
     /// What happens, in order of time.
     pub steps: Vec<Step>,
+    /// The first host of each VM.
+    pub places: Vec<String>,
+    /// What is to be true at some times.
+    pub probes: Vec<Probe>,
+    /// At the end everything is to be well.
+    pub ends_well: bool,
+    /// Memory of every host, in MiB.
+    pub host_memory_mib: u64,
+}
+
+/// Memory of every host unless said, in MiB.
+pub const HOST_MEMORY_MIB: u64 = 64 << 10;
+
+/// Where Ceph's monitor is.
+pub const MONITOR: &str = "10.2.255.1";
+
+/// Where a VM is to be at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// Since the run began.
+    pub at: Duration,
+    /// The VM.
+    pub vm: String,
+    /// The hosts on which a QEMU of it that writes is to be.
+    pub on: Whereabouts,
+}
+
+/// Where a VM may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// There.
+    On(String),
+    /// On one host, not there.
+    NotOn(String),
+    /// On one host, whichever.
+    Somewhere,
+    /// Nowhere.
+    Nowhere,
 }
 
 /// What a campaign wants of its plans.
@@ -66,8 +104,8 @@ pub struct Size {
 /// by 3 pings, cleaned, and its targets are redeployed after 64 skipped pings at the latest.
 pub const QUIET: Duration = Duration::from_secs(45 * 60);
 
-/// Faults per hour of a campaign, on average.
-const FAULTS_PER_HOUR: f64 = 8.0;
+/// Faults per hour of a campaign's runs, on average: some are calm, some are not.
+const FAULTS_PER_HOUR: [f64; 4] = [4.0, 8.0, 16.0, 30.0];
 
 impl Plan {
     /// The run of a seed: an inventory, settings and faults of every kind.
@@ -79,11 +117,12 @@ impl Plan {
         let mut settings = Settings { ping, ..Settings::default() };
         settings.ha.parallelism = rng.random_range(1..12);
         settings.cross_cluster_siblings = rng.random_bool(0.5);
+        let rate = *FAULTS_PER_HOUR.choose(&mut rng).unwrap_or(&8.0);
         let mut steps = Vec::new();
         let mut at = Duration::from_secs(120);
         let last = size.lasting.saturating_sub(QUIET);
         loop {
-            at += Duration::from_secs_f64(3600.0 / FAULTS_PER_HOUR * 2.0 * rng.random::<f64>());
+            at += Duration::from_secs_f64(3600.0 / rate * 2.0 * rng.random::<f64>());
             if at >= last {
                 break;
             }
@@ -95,7 +134,18 @@ impl Plan {
             }
         }
         steps.sort_by_key(|step| step.at);
-        Plan { seed, inventory, settings, lasting: size.lasting, steps }
+        let places = (0..inventory.vms.len()).map(|n| inventory.hosts[n % size.hosts].name.clone()).collect();
+        Plan {
+            seed,
+            inventory,
+            settings,
+            lasting: size.lasting,
+            steps,
+            places,
+            probes: Vec::new(),
+            ends_well: true,
+            host_memory_mib: HOST_MEMORY_MIB,
+        }
     }
 }
 
@@ -215,7 +265,7 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         74 => Fault::Cut { from: "controller".to_owned(), to: "ceph".to_owned(), one_way: false },
         75 => Fault::Cut { from: h, to: host(rng), one_way: rng.random_bool(0.5) },
         76 => Fault::Loss { percent: rng.random_range(1..40) },
-        77 => Fault::Delay { millis: rng.random_range(10..8_000) },
+        77 => Fault::Delay { millis: *[50, 1_000, 8_000, 45_000].choose(rng).unwrap_or(&50) },
         78 => Fault::Duplication { percent: rng.random_range(1..60) },
         79..=80 => {
             use CephTrouble::{Denied, NoQuorum, OddJson};

@@ -57,6 +57,9 @@ pub struct Counts {
 /// After the first round of pings, so much until the first VMs are started.
 const WARM_UP: Duration = Duration::from_secs(5);
 
+/// Between the first starts on one host: it starts one VM after another.
+const START_EVERY: Duration = Duration::from_secs(1);
+
 /// Between looks whether everything is well at last.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -68,7 +71,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime on this thread");
     runtime.block_on(async {
-        let world = World::new(plan.seed, plan.inventory.clone());
+        let world = World::new(plan.seed, plan.inventory.clone(), plan.host_memory_mib);
         let stage = Stage { world: world.clone(), settings: plan.settings, controllers: Rc::default() };
         stage.play(direct(&stage, plan)).await;
         let log = world.log();
@@ -202,16 +205,29 @@ impl Stage {
     }
 }
 
+/// The starts of each host's VM of this number.
+fn first_of(plan: &Plan, nth: usize) -> Vec<Act> {
+    let at =
+        |host: &String| plan.inventory.vms.iter().zip(&plan.places).filter(move |(_, place)| *place == host).nth(nth);
+    let hosts = plan.inventory.hosts.iter().map(|host| &host.name);
+    hosts.filter_map(at).map(|(vm, host)| Act::Start { vm: vm.name.clone(), host: Some(host.clone()) }).collect()
+}
+
 async fn direct(stage: &Stage, plan: &Plan) {
     let world = &stage.world;
     let began = tokio::time::Instant::now();
     tokio::time::sleep(plan.settings.ping.interval + WARM_UP).await;
-    for (n, vm) in plan.inventory.vms.iter().enumerate() {
-        let of = &plan.inventory.hosts;
-        let host = of[n % of.len()].name.clone();
-        stage.act(&Act::Start { vm: vm.name.clone(), host: Some(host) });
+    let started = (0..).map(|nth| first_of(plan, nth)).take_while(|acts| !acts.is_empty());
+    for acts in started.collect::<Vec<_>>() {
+        acts.iter().for_each(|act| stage.act(act));
+        tokio::time::sleep(START_EVERY).await;
     }
+    let mut probes = plan.probes.iter().peekable();
     for step in &plan.steps {
+        while let Some(probe) = probes.next_if(|probe| probe.at <= step.at) {
+            tokio::time::sleep_until(began + probe.at).await;
+            world.probe(probe);
+        }
         tokio::time::sleep_until(began + step.at).await;
         if !world.state().checks.violations.is_empty() {
             return;
@@ -225,9 +241,23 @@ async fn direct(stage: &Stage, plan: &Plan) {
         What::Fault(_, lasting) => step.at + *lasting,
         What::Act(_) => step.at,
     });
-    tokio::time::sleep_until(began + over.max().unwrap_or_default()).await;
+    let over = over.max().unwrap_or_default();
+    let rest: Vec<_> = probes.collect();
+    for probe in rest.iter().filter(|probe| probe.at <= over) {
+        tokio::time::sleep_until(began + probe.at).await;
+        world.probe(probe);
+    }
+    tokio::time::sleep_until(began + over).await;
     world.state().log("everything that was broken is mended");
+    for probe in rest.iter().filter(|probe| probe.at > over) {
+        tokio::time::sleep_until(began + probe.at).await;
+        world.probe(probe);
+    }
     let end = began + plan.lasting;
+    if !plan.ends_well {
+        tokio::time::sleep_until(end).await;
+        return;
+    }
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let maintained = world.state().maintained();

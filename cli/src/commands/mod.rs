@@ -13,6 +13,8 @@ use clap::{Args, Parser, Subcommand};
 pub use client::Client;
 use ringfence_drivers::node::sibling;
 
+use crate::sim::{ScenarioCommand, SimArgs};
+
 /// Keeps every virtual machine running on at most one host.
 #[derive(Debug, Parser)]
 #[command(name = "ringfence", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -94,6 +96,11 @@ pub enum Command {
     Host(HostCommand),
     /// Show the actors inside the controller
     Inspect(Ask),
+    /// Search the simulated world for a broken rule: seed after seed, with every fault there is
+    Sim(SimArgs),
+    /// Play stories in the simulated world
+    #[command(subcommand)]
+    Scenario(ScenarioCommand),
     /// Kill every QEMU of a VM on this host; says in one line of JSON what was found. A sibling runs it over SSH
     #[command(hide = true)]
     KillVm {
@@ -214,7 +221,11 @@ pub async fn run(command: Command) -> u8 {
         Command::KillVm { uuid } => sibling::kill(uuid).await.map(|killed| {
             crate::output::print(serde_json::to_string(&killed).unwrap_or_default());
         }),
-        Command::Demo { .. } | Command::Serve { .. } | Command::Agent { .. } => unreachable!("run by main"),
+        Command::Demo { .. }
+        | Command::Serve { .. }
+        | Command::Agent { .. }
+        | Command::Sim(_)
+        | Command::Scenario(_) => unreachable!("run by main"),
     };
     match result {
         Ok(()) => 0,

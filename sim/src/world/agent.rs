@@ -26,7 +26,7 @@ use ringfence_messages::{
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
-use super::{End, State, World, links::Node, machine::MEMORY_MIB};
+use super::{End, State, World, links::Node};
 use crate::fault::{Lie, SshTrouble};
 
 /// How long QEMU may take to come up (the agent's).
@@ -244,7 +244,7 @@ impl HostAgentPort for End {
                 hostname: machine.name.clone(),
                 accel: "kvm".to_owned(),
                 qemu_version: "7.2.0".to_owned(),
-                memory_mib: MEMORY_MIB,
+                memory_mib: machine.memory_mib,
                 available_mib: machine.memory_mib.saturating_sub(taken),
                 cpus: 16,
                 free_hugepages: 1024,

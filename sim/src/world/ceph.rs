@@ -36,6 +36,8 @@ pub(crate) struct Ceph {
     pub(crate) entries: BTreeMap<IpAddr, Entry>,
     /// Watches of QEMUs that ended: VM, host, until when.
     pub(crate) ghosts: Vec<(usize, usize, Duration)>,
+    /// Watches of clients that are no QEMU of ours: VM and host.
+    pub(crate) strangers: Vec<(u64, (usize, usize))>,
     pub(crate) trouble: Vec<(u64, CephTrouble)>,
 }
 
@@ -134,7 +136,8 @@ impl CephPort for End {
             let watched = |until: Option<Duration>| until.is_none_or(|until| now < until);
             state.ceph.ghosts.retain(|(_, _, until)| now < *until);
             let ghosts = state.ceph.ghosts.iter().filter(|(of, _, _)| Some(*of) == vm).map(|(_, host, _)| *host);
-            let mut hosts: Vec<usize> = ghosts.collect();
+            let strangers = state.ceph.strangers.iter().filter(|(_, (of, _))| Some(*of) == vm);
+            let mut hosts: Vec<usize> = ghosts.chain(strangers.map(|(_, (_, host))| *host)).collect();
             for (host, machine) in state.machines.iter().enumerate() {
                 let holds = machine.processes.iter().any(|p| Some(p.vm) == vm && !p.incoming && watched(p.watch_until));
                 hosts.extend(holds.then_some(host));
@@ -153,7 +156,7 @@ impl CephPort for End {
     async fn map(&self, _: StorageId) -> Result<CephMap> {
         self.ask(|state| {
             odd(state)?;
-            let daemons = vec![("mon.a".to_owned(), "10.2.255.1".parse().expect("an address"))];
+            let daemons = vec![("mon.a".to_owned(), crate::plan::MONITOR.parse().expect("an address"))];
             Ok(CephMap { epoch: state.ceph.epoch, blocked: state.ceph.blocked(state.now), daemons })
         })
         .await

@@ -21,9 +21,6 @@ use uuid::Uuid;
 use super::State;
 use crate::fault::{Lie, SshTrouble};
 
-/// Memory of every host, in MiB.
-pub(crate) const MEMORY_MIB: u64 = 64 << 10;
-
 /// Ceph drops a watch that was not renewed for so long (domain: `osd_client_watch_timeout`).
 pub(crate) const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -88,7 +85,7 @@ pub(crate) struct Process {
 }
 
 impl Machine {
-    pub(crate) fn new(host: &Host, inventory: &Inventory) -> Machine {
+    pub(crate) fn new(host: &Host, inventory: &Inventory, memory_mib: u64) -> Machine {
         let deployed = inventory.storages.iter().filter(|s| matches!(s.kind, StorageKind::Vhost | StorageKind::Zbs));
         Machine {
             id: host.id,
@@ -112,7 +109,7 @@ impl Machine {
             ssh: Vec::new(),
             processes: Vec::new(),
             respawns: BTreeMap::new(),
-            memory_mib: MEMORY_MIB,
+            memory_mib,
             targets: deployed.map(|storage| (storage.id, true)).collect(),
             targets_broken: 0,
             prepare_fails: 0,

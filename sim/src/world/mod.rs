@@ -98,8 +98,9 @@ impl State {
 
 impl World {
     /// The world of this inventory, in which everything is well and nothing runs.
-    pub fn new(seed: u64, inventory: Inventory) -> Arc<World> {
-        let machines: Vec<Machine> = inventory.hosts.iter().map(|host| Machine::new(host, &inventory)).collect();
+    pub fn new(seed: u64, inventory: Inventory, host_memory_mib: u64) -> Arc<World> {
+        let machine = |host| Machine::new(host, &inventory, host_memory_mib);
+        let machines: Vec<Machine> = inventory.hosts.iter().map(machine).collect();
         let hosts = inventory.hosts.iter().enumerate().map(|(n, host)| (host.id, n)).collect();
         let state = State {
             now: Duration::ZERO,

@@ -103,6 +103,22 @@ impl World {
                     state.end(at, "it crashed", |process| process.vm == vm && !process.incoming);
                 }
             }
+            Fault::QemuRestart { vm, host: name } if begins => {
+                let (Some(at), Some(number)) = (host(name), self.vm_named(vm)) else { return };
+                let ended = state.end(at, "somebody restarts it", |process| process.vm == number);
+                let ips = state.machines[at].storage_ips.clone();
+                match ended.first() {
+                    Some(_) if state.ceph.refuses(&ips, state.now) => {
+                        state.log(format_args!("{name}: a new QEMU of {vm} is refused by the storage"));
+                    }
+                    Some(before) => drop(state.spawn(at, number, before.incarnation, false)),
+                    None => {}
+                }
+            }
+            Fault::Stranger { vm, host: name } => {
+                let (Some(at), Some(number)) = (host(name), self.vm_named(vm)) else { return };
+                listed!(state.ceph.strangers, (number, at));
+            }
             Fault::QemuUnkillable { vm } => {
                 let Some(vm) = self.vm_named(vm) else { return };
                 for process in state.machines.iter_mut().flat_map(|m| &mut m.processes).filter(|p| p.vm == vm) {
@@ -198,6 +214,7 @@ impl World {
             Fault::LibvirtHangs { .. }
             | Fault::ZombieLeader { .. }
             | Fault::QemuCrash { .. }
+            | Fault::QemuRestart { .. }
             | Fault::TargetCrash { .. }
             | Fault::BlocklistRemoved { .. } => {}
         }

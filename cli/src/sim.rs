@@ -1,0 +1,256 @@
+//! `ringfence sim` and `ringfence scenario`: the simulated world from the command line.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use ringfence_sim::{
+    campaign::{Campaign, Failure, campaign},
+    plan::{Plan, Size},
+    run::run,
+    scenario::Scenario,
+};
+
+use crate::output::print;
+
+/// Lines of a failing run that are printed.
+const LAST_EVENTS: usize = 40;
+
+/// What a campaign is asked for.
+#[derive(Args, Clone, Debug)]
+pub struct SimArgs {
+    /// Seeds, such as 1..1000; with --minutes alone fresh ones
+    #[arg(long, value_parser = seeds)]
+    seeds: Option<RangeInclusive<u64>>,
+    /// One seed
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    seed: Option<u64>,
+    /// Hours that each run lasts in its world
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    hours: u64,
+    /// Hosts; two VMs each
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=10_000))]
+    hosts: u64,
+    /// Begin no seed after so many minutes
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Threads; all cores unless said
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Print everything that happens; needs --seed
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Only these faults of the seed's plan, counted from 0; needs --seed
+    #[arg(long, requires = "seed", value_delimiter = ',')]
+    steps: Option<Vec<usize>>,
+}
+
+/// Stories in TOML.
+#[derive(Subcommand, Clone, Debug)]
+pub enum ScenarioCommand {
+    /// Play stories; exit 1 if one does not go as it expects
+    Run {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Another seed than the file's
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print everything that happens
+        #[arg(long)]
+        trace: bool,
+    },
+    /// List the stories of a folder
+    List {
+        /// The folder
+        #[arg(default_value = "examples/scenarios")]
+        dir: PathBuf,
+    },
+}
+
+fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let wrong = || format!("{text:?} is no range of seeds: write 1..1000");
+    let (first, last) = text.split_once("..").ok_or_else(wrong)?;
+    let (first, last): (u64, u64) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+    if first > last { Err(wrong()) } else { Ok(first..=last) }
+}
+
+/// Runs a campaign, or one seed; the exit code.
+pub fn simulate(args: &SimArgs) -> u8 {
+    let hosts = usize::try_from(args.hosts).unwrap_or(usize::MAX);
+    let size = Size { hosts, vms: hosts * 2, lasting: Duration::from_secs(args.hours * 3600) };
+    match args.seed {
+        Some(seed) => one(args, seed, size),
+        None => many(args, size),
+    }
+}
+
+fn one(args: &SimArgs, seed: u64, size: Size) -> u8 {
+    let mut plan = Plan::of_seed(seed, size);
+    if let Some(only) = &args.steps {
+        let only: BTreeSet<usize> = only.iter().copied().collect();
+        let steps = plan.steps.into_iter().enumerate().filter(|(n, _)| only.contains(n));
+        plan.steps = steps.map(|(_, step)| step).collect();
+    }
+    let outcome = run(&plan);
+    if args.trace {
+        outcome.log.iter().for_each(print);
+    }
+    outcome.violations.iter().for_each(|violation| print(format!("violation of {violation}")));
+    let failed = u8::from(!outcome.violations.is_empty());
+    print(format!("{} passed, {failed} failed", 1 - failed));
+    failed
+}
+
+fn many(args: &SimArgs, size: Size) -> u8 {
+    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_secs());
+    let seeds = match (&args.seeds, args.minutes) {
+        (Some(seeds), _) => seeds.clone(),
+        (None, Some(_)) => fresh * 1000..=fresh * 1000 + 999_999,
+        (None, None) => 1..=100,
+    };
+    let began = Instant::now();
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let until = args.minutes.map(|minutes| began + Duration::from_secs(minutes * 60));
+    print(format!(
+        "seeds {}..{}, {} hours, {} hosts, {} VMs, all faults, on {jobs} threads; {}",
+        seeds.start(),
+        seeds.end(),
+        args.hours,
+        size.hosts,
+        size.vms,
+        revision()
+    ));
+    let bar = ProgressBar::new(seeds.end() - seeds.start() + 1);
+    let style = ProgressStyle::with_template("{bar:30.cyan} {pos}/{len}  {msg}");
+    bar.set_style(style.expect("a constant template"));
+    let of = Campaign { seeds, size, jobs, until };
+    let mut newest = 0;
+    let summary = campaign(&of, |seed, summary| {
+        newest = newest.max(seed);
+        let wall = began.elapsed().as_secs_f64();
+        let ended = summary.passed + summary.failures.len() as u64;
+        bar.set_position(ended);
+        bar.set_message(format!(
+            "{:.2} seeds/s, {:.1} simulated hours/s, {} failed",
+            ended as f64 / wall,
+            summary.counts.simulated.as_secs_f64() / 3600.0 / wall,
+            summary.failures.len()
+        ));
+    });
+    bar.finish_and_clear();
+    summary.failures.iter().for_each(|failure| tell(failure, args, size));
+    let counts = &summary.counts;
+    let simulated = counts.simulated.as_secs_f64();
+    print(format!(
+        "{:.0} simulated hours in {:.0} s: {:.0} simulated seconds per second and core; {} fences, {} starts, {} redeploys; newest seed {newest}",
+        simulated / 3600.0,
+        began.elapsed().as_secs_f64(),
+        simulated / summary.busy.as_secs_f64().max(0.001),
+        counts.fences,
+        counts.starts,
+        counts.redeploys
+    ));
+    print(format!("{} passed, {} failed", summary.passed, summary.failures.len()));
+    u8::from(!summary.failures.is_empty())
+}
+
+fn tell(failure: &Failure, args: &SimArgs, size: Size) {
+    let whole = Plan::of_seed(failure.seed, size);
+    let mut left = failure.plan.steps.iter().peekable();
+    let kept = whole.steps.iter().enumerate().filter(|(_, step)| left.next_if(|kept| kept == step).is_some());
+    let kept: Vec<String> = kept.map(|(n, _)| n.to_string()).collect();
+    print(format!("seed {} at {}", failure.seed, revision()));
+    failure.outcome.violations.iter().for_each(|violation| print(format!("  violation of {violation}")));
+    print(format!("  {} of {} faults are enough:", kept.len(), whole.steps.len()));
+    for step in &failure.plan.steps {
+        print(format!("    {:>10.3} s {:?}", step.at.as_secs_f64(), step.what));
+    }
+    print("  the last events:");
+    let log = &failure.outcome.log;
+    log[log.len().saturating_sub(LAST_EVENTS)..].iter().for_each(|line| print(format!("    {line}")));
+    print(format!(
+        "  again: ringfence sim --seed {} --hours {} --hosts {} --steps {} --trace",
+        failure.seed,
+        args.hours,
+        args.hosts,
+        kept.join(",")
+    ));
+}
+
+/// What this program was built from, as far as that can be told.
+fn revision() -> String {
+    format!(
+        "ringfence {} ({})",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("RINGFENCE_COMMIT").unwrap_or("no commit known")
+    )
+}
+
+/// Plays or lists stories; the exit code.
+pub fn scenario(command: &ScenarioCommand) -> u8 {
+    match command {
+        ScenarioCommand::Run { files, seed, trace } => {
+            let (mut passed, mut failed) = (0, 0);
+            for file in files {
+                let mut scenario = match read(file) {
+                    Ok(scenario) => scenario,
+                    Err(why) => {
+                        eprintln!("{why}");
+                        return 2;
+                    }
+                };
+                scenario.seed = seed.unwrap_or(scenario.seed);
+                let played = scenario.play();
+                if *trace {
+                    played.outcome.log.iter().for_each(print);
+                }
+                let well = played.failures.is_empty();
+                print(format!("{} {}: {}", if well { "ok  " } else { "FAIL" }, file.display(), scenario.title));
+                played.failures.iter().for_each(|failure| print(format!("     {failure}")));
+                if well { passed += 1 } else { failed += 1 }
+            }
+            print(format!("{passed} passed, {failed} failed"));
+            u8::from(failed > 0)
+        }
+        ScenarioCommand::List { dir } => list(dir),
+    }
+}
+
+fn read(file: &Path) -> Result<Scenario, String> {
+    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    Scenario::parse(&text).map_err(|why| format!("{}: {why}", file.display()))
+}
+
+fn list(dir: &Path) -> u8 {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            eprintln!("{}: {error}", dir.display());
+            return 2;
+        }
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "toml"));
+    files.sort();
+    for file in files {
+        match read(&file) {
+            Ok(scenario) => {
+                let row = scenario.row.map_or("   ".to_owned(), |row| format!("{row:>3}"));
+                let lab = if scenario.lab { "lab" } else { "   " };
+                print(format!("{row} {lab} {:<60} {}", file.display(), scenario.title));
+            }
+            Err(why) => {
+                eprintln!("{why}");
+                return 2;
+            }
+        }
+    }
+    0
+}
