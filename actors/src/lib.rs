@@ -15,6 +15,7 @@ mod invariant;
 pub mod inventory;
 pub mod ports;
 pub mod recovery;
+pub mod sabotage;
 pub mod storage;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

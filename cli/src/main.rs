@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Agent { config } => agent(&config),
         Command::Demo { keep } => runtime(demo::run(keep)),
         Command::Sim(args) => sim::simulate(&args),
+        Command::Model(args) => sim::model(&args),
         Command::Scenario(command) => sim::scenario(&command),
         question => runtime(commands::run(question)),
     };

@@ -51,6 +51,33 @@ pub struct SimArgs {
     steps: Option<Vec<usize>>,
 }
 
+/// How far the model is checked.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ModelArgs {
+    /// Actions in a row
+    #[arg(long, default_value_t = 14)]
+    depth: usize,
+}
+
+/// Checks the model; the exit code.
+pub fn model(args: &ModelArgs) -> u8 {
+    let threads = std::thread::available_parallelism().map_or(1, Into::into);
+    let began = Instant::now();
+    let checked = ringfence_sim::model::check(args.depth, threads);
+    if !checked.violation.is_empty() {
+        print(format!("violation of I1 after {} actions:", checked.violation.len()));
+        checked.violation.iter().for_each(|action| print(format!("  {action}")));
+    }
+    print(format!(
+        "{} states, every one that {} actions lead to, in {:.0} s: {}",
+        checked.states,
+        checked.depth,
+        began.elapsed().as_secs_f64(),
+        if checked.violation.is_empty() { "never do two QEMUs write" } else { "two QEMUs write" }
+    ));
+    u8::from(!checked.violation.is_empty() || !checked.moves)
+}
+
 /// Stories in TOML.
 #[derive(Subcommand, Clone, Debug)]
 pub enum ScenarioCommand {

@@ -6,6 +6,7 @@
 pub mod campaign;
 pub mod check;
 pub mod fault;
+pub mod model;
 pub mod plan;
 pub mod run;
 pub mod scenario;

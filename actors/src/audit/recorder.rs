@@ -7,6 +7,7 @@ use ringfence_messages::{
 };
 
 use super::AuditActor;
+use crate::sabotage::{self, Sabotage};
 use ringfence::Actor;
 
 /// A handle on the audit that every actor holds.
@@ -27,6 +28,9 @@ impl Recorder {
     /// # Errors
     /// The act must not be done: the journal cannot be written, or did not answer in time.
     pub async fn intent<E: Event>(&self, event: &E) -> Result<u64> {
+        if sabotage::on(Sabotage::NoIntent) {
+            return self.record(event, Durability::Fact).await.or(Ok(0));
+        }
         self.record(event, Durability::Intent).await
     }
 

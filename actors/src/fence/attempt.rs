@@ -29,6 +29,7 @@ use super::{
     policy::Policy,
     tables::{self, Next, Watched},
 };
+use crate::sabotage::{self, Sabotage};
 
 /// Where the VM ran last, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,7 +227,8 @@ impl Attempt {
 
     /// Who watches every Ceph volume; `fenced` says that this is the second look.
     fn watch(&mut self, fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
-        let ceph = |path: &InstallPath| matches!(path, InstallPath::Ceph { .. });
+        let blind = fenced.is_some() && sabotage::on(Sabotage::NoSecondLook);
+        let ceph = |path: &InstallPath| !blind && matches!(path, InstallPath::Ceph { .. });
         let volumes = self.case.volumes.iter().enumerate();
         let commands: Vec<_> =
             volumes.filter(|(_, (_, path))| ceph(path)).map(|(index, _)| Command::Watch(index)).collect();
@@ -287,7 +289,7 @@ impl Attempt {
             },
         });
         let next = match tables::reported(&report, &self.case.policy) {
-            Next::Start(_) if self.case.ordered => {
+            Next::Start(_) if self.case.ordered && !sabotage::on(Sabotage::OrderedIsForgotten) => {
                 self.story.push("an order to start it there is not void yet".to_owned());
                 Next::Storage { fenced: FenceOutcome::SuccessStorageFenced, not: FenceOutcome::Failed }
             }
@@ -331,7 +333,7 @@ impl Attempt {
     }
 
     fn audit(&mut self, outcome: FenceOutcome) -> Vec<Command> {
-        if !std::mem::replace(&mut self.owes_audit, false) {
+        if !std::mem::replace(&mut self.owes_audit, false) || sabotage::on(Sabotage::NoAudit) {
             return Vec::new();
         }
         vec![Command::Audit { outcome, executor: self.executor, reason: self.story.join("; ") }]

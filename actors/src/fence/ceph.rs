@@ -24,6 +24,7 @@ use crate::{
     audit::Recorder,
     inventory::{Directory, Storage},
     ports::{CephMap, CephPort, JournalPort},
+    sabotage::{self, Sabotage},
 };
 
 /// How long an entry lasts unless it is renewed (domain: Ceph's own default is 1 h). Too low: a controller that is away
@@ -94,8 +95,12 @@ impl CephActor {
         };
         ctx.spawn_detached(fenced, |this, fenced: Result<Vec<HostId>>, ctx| match fenced {
             Ok(fenced) => {
-                this.fences =
-                    Some(fenced.iter().map(|host| (*host, Fence { told: true, ..Fence::default() })).collect());
+                this.fences = Some(
+                    fenced
+                        .iter()
+                        .map(|host| (*host, Fence { told: !sabotage::on(Sabotage::ForgetFences), ..Fence::default() }))
+                        .collect(),
+                );
                 for host in fenced {
                     this.order(host, "the controller started: what it had fenced stays so", ctx);
                 }
@@ -169,7 +174,10 @@ impl Fence {
     fn due(&self, map: &CephMap, now: Instant) -> Option<&'static str> {
         match &self.in_force {
             None => Some("it is not known to be in force"),
-            Some((_, reply)) if reply.addresses.iter().any(|ip| !map.blocked.contains(ip)) => {
+            Some((_, reply))
+                if reply.addresses.iter().any(|ip| !map.blocked.contains(ip))
+                    && !sabotage::on(Sabotage::NotPutBack) =>
+            {
                 Some("somebody removed the entry")
             }
             Some((at, _)) if now.duration_since(*at) >= LASTING / 2 => Some("half of its time is over"),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::sabotage::{self, Sabotage};
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
     vm::{StartVmCmd, VoidOrders},
@@ -34,7 +35,7 @@ impl Orders {
         }
         self.of_now(epoch)?;
         next.epoch = epoch;
-        if let Some(VoidOrders { vm_uuid, incarnation }) = void {
+        if let Some(VoidOrders { vm_uuid, incarnation }) = void.filter(|_| !sabotage::on(Sabotage::NothingIsVoid)) {
             let seen = next.incarnations.entry(vm_uuid).or_default();
             *seen = incarnation.max(*seen);
         }
@@ -42,7 +43,7 @@ impl Orders {
     }
 
     fn of_now(&self, epoch: u64) -> Result<()> {
-        if epoch >= self.epoch {
+        if epoch >= self.epoch || sabotage::on(Sabotage::ForgetEpoch) {
             return Ok(());
         }
         let details = format!("the order is of epoch {epoch}, epoch {} gave orders already", self.epoch);
@@ -59,14 +60,14 @@ impl Orders {
             |what: String| Err(ErrorCode::new(Code::CHANGE_STATE, format!("VM {}: {what}: not started", cmd.name)));
         self.of_now(cmd.epoch).or_else(|error| stale(error.details).map(|_: Orders| ()))?;
         let seen = self.incarnation(cmd.vm_uuid).unwrap_or(0);
-        if cmd.incarnation <= seen {
+        if cmd.incarnation <= seen && !sabotage::on(Sabotage::ForgetIncarnation) {
             return stale(format!("the order is for incarnation {}, {seen} was ordered already", cmd.incarnation));
         }
         if let Some(pid) = runs_as {
             return stale(format!("it runs as process {pid}"));
         }
         // A host that was frozen goes on here as if nothing had been; the evidence behind the order is old by then.
-        if late {
+        if late && !sabotage::on(Sabotage::OrdersNeverVoid) {
             return stale("the order came too late".to_owned());
         }
         let mut next = self.clone();

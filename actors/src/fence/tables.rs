@@ -12,6 +12,7 @@ use ringfence_messages::{
 };
 
 use super::policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Policy, Profile};
+use crate::sabotage::{self, Sabotage};
 
 /// What the watchers of a VM's volumes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub fn watched<'a>(
     for (volume, watchers) in volumes {
         let watchers = match watchers {
             Ok(watchers) => watchers,
+            Err(_) if sabotage::on(Sabotage::UnknownWatchersAreNobody) => continue,
             Err(error) => return Watched::Refuse(format!("who watches {volume} is not known: {error}")),
         };
         if let Some(other) = watchers.iter().find(|watcher| !failed.contains(&watcher.ip)) {
@@ -78,12 +80,15 @@ pub fn reported(report: &Result<SiblingFenceVmOnHostReply>, policy: &Policy) -> 
                 OnNoFencer::Allow => Next::Start(SkippedNoFencer),
             };
         }
+        Err(_) if sabotage::on(Sabotage::UnknownIsDead) => return Next::Start(SuccessAlreadyDead),
         Err(_) => return higher(Failed),
     };
     match (reply.ssh_reachable, reply.alive, reply.qemu_found, reply.killed) {
         (true, false, true, true) => Next::Start(SuccessKilled),
         (true, false, false, false) => Next::Start(SuccessAlreadyDead),
+        (true, true, _, _) if sabotage::on(Sabotage::StillAliveIsKilled) => Next::Start(SuccessKilled),
         (true, true, _, _) => higher(FailedStillAlive),
+        (false, true, false, false) if sabotage::on(Sabotage::UnreachableIsDead) => Next::Start(SuccessSshUnreachable),
         (false, true, false, false) => match policy.on_ssh_unreachable {
             OnSshUnreachable::StorageFence => Next::Storage { fenced: SuccessSshUnreachable, not: FailedUnreachable },
             OnSshUnreachable::Allow => Next::Start(SuccessSshUnreachable),

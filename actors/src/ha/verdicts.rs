@@ -9,6 +9,7 @@ use ringfence_messages::{
 };
 
 use super::core::{Command, Core, Fact, Host, SCAN_FRESH, STORM_WINDOW};
+use crate::sabotage::{self, Sabotage};
 
 impl Core {
     /// Whether a fence on this host may begin; `true` if it is in quarantine already.
@@ -119,7 +120,9 @@ impl Core {
     }
 
     pub(super) fn is_storm(&self, away: usize, all: usize) -> bool {
-        away >= 2 && away * 100 >= all * self.settings.storm_brake_percent as usize
+        !sabotage::on(Sabotage::NoStormBrake)
+            && away >= 2
+            && away * 100 >= all * self.settings.storm_brake_percent as usize
     }
 
     /// Engages and releases the storm brake.

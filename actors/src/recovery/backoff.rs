@@ -4,6 +4,8 @@
 //! and skip `min(2^failures, 64)` pings before the next. So redeploys come at once, then after 2, 4, 8, 16, 32,
 //! 64, 64... skipped pings. Rejected: waiting by the clock; a host that is not pinged is not worth a redeploy.
 
+use crate::sabotage::{self, Sabotage};
+
 /// Failures are capped here before the shift, so that it cannot overflow.
 pub const MAX_SHIFT: u32 = 30;
 
@@ -42,7 +44,8 @@ impl Backoff {
             return None;
         }
         self.failures = self.failures.saturating_add(1);
-        self.skip = (1 << self.failures.min(MAX_SHIFT)).min(MAX_SKIP);
+        let cap = if sabotage::on(Sabotage::NoCap) { u32::MAX } else { MAX_SKIP };
+        self.skip = (1 << self.failures.min(MAX_SHIFT)).min(cap) - u32::from(sabotage::on(Sabotage::SkipOffByOne));
         Some(Due { attempt: self.failures, skipped: std::mem::take(&mut self.skipped) })
     }
 

@@ -228,6 +228,11 @@ impl Core {
         self.incarnation
     }
 
+    /// Everything that events change: two cores of one VM, epoch and policy with the same are the same.
+    pub fn changing(&self) -> impl std::fmt::Debug + '_ {
+        (self.state, self.place, self.incarnation, self.wanted, self.clock, self.ordered, &self.busy)
+    }
+
     /// Handles one event.
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Command> {
         if let Event::HostChanged(host, HostStatus::Disconnected) = event {

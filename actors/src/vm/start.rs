@@ -18,6 +18,7 @@ use crate::fence::{
     StartPermit,
     attempt::{self, Attempt, Case, Place},
 };
+use crate::sabotage::{self, Sabotage};
 
 impl Core {
     pub(super) fn choose(&mut self, order: Order, found: Result<(TargetsReply, Option<String>)>) -> Vec<Command> {
@@ -80,7 +81,7 @@ impl Core {
         let elsewhere = |host: &HostId| Some(*host) != self.place;
         let mut there: Vec<HostId> = found.iter().filter(|(_, is)| *is == Ok(true)).map(|(host, _)| *host).collect();
         there.sort_by_key(elsewhere);
-        if let Some(host) = there.first().copied() {
+        if let Some(host) = there.first().copied().filter(|_| !sabotage::on(Sabotage::FoundElsewhereIgnored)) {
             let mut commands = Vec::new();
             if self.state != VmState::Running || self.place != Some(host) {
                 self.wanted = true;
@@ -104,6 +105,7 @@ impl Core {
         }
         let place = match self.place.map(|place| (place, silence(place))) {
             None => Place::Nowhere,
+            Some((place, _)) if sabotage::on(Sabotage::SilentIsClear) => Place::Clear(place),
             Some((place, None)) => Place::Clear(place),
             Some((place, Some(_))) if order.ha => Place::Silent(place),
             Some((place, Some(error))) => {

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 pub use client::Client;
 use ringfence_drivers::node::sibling;
 
-use crate::sim::{ScenarioCommand, SimArgs};
+use crate::sim::{ModelArgs, ScenarioCommand, SimArgs};
 
 /// Keeps every virtual machine running on at most one host.
 #[derive(Debug, Parser)]
@@ -98,6 +98,8 @@ pub enum Command {
     Inspect(Ask),
     /// Search the simulated world for a broken rule: seed after seed, with every fault there is
     Sim(SimArgs),
+    /// Check the fence and permit protocol exhaustively: two controllers, two hosts, one volume, everything in any order
+    Model(ModelArgs),
     /// Play stories in the simulated world
     #[command(subcommand)]
     Scenario(ScenarioCommand),
@@ -225,6 +227,7 @@ pub async fn run(command: Command) -> u8 {
         | Command::Serve { .. }
         | Command::Agent { .. }
         | Command::Sim(_)
+        | Command::Model(_)
         | Command::Scenario(_) => unreachable!("run by main"),
     };
     match result {

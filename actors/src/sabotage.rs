@@ -1,0 +1,72 @@
+//! Ways to break the rules on purpose, to see that tests, simulator and model notice: `make sabotage`.
+//!
+//! Invariant: without the feature `sabotage`, which nothing that ships has, [`on`] is `false` at compile time and every
+//! broken path is gone. With it, the environment's `RINGFENCE_SABOTAGE` chooses one.
+
+/// One way to break a rule. Each is a mistake that somebody could make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A failed question for watchers counts as "nobody".
+    UnknownWatchersAreNobody,
+    /// A sibling that cannot tell counts as "dead".
+    UnknownIsDead,
+    /// "Still alive after the kill" counts as "killed".
+    StillAliveIsKilled,
+    /// "SSH cannot reach it" needs no storage fence.
+    UnreachableIsDead,
+    /// Watchers are not looked at again after the fence.
+    NoSecondLook,
+    /// Fences and starts are not recorded before they are done.
+    NoIntent,
+    /// Hosts do not remember epochs.
+    ForgetEpoch,
+    /// Hosts do not remember incarnations.
+    ForgetIncarnation,
+    /// "It does not run here" does not void the orders given so far.
+    NothingIsVoid,
+    /// Orders have no time after which they are void.
+    OrdersNeverVoid,
+    /// A kill is proof though an order may still be carried out.
+    OrderedIsForgotten,
+    /// A host that cannot be asked counts as one that says "not here".
+    SilentIsClear,
+    /// Where else the VM is found does not matter.
+    FoundElsewhereIgnored,
+    /// A permit never expires.
+    PermitNeverExpires,
+    /// A deposed controller goes on.
+    DeposedActs,
+    /// Targets are redeployed on hosts in quarantine.
+    HealTheFenced,
+    /// One ping too few is skipped.
+    SkipOffByOne,
+    /// Backoff has no cap.
+    NoCap,
+    /// The storm brake never engages.
+    NoStormBrake,
+    /// A host is let in again before what is left on it is killed.
+    LiftBeforeClean,
+    /// A storage fence is never lifted.
+    NeverLift,
+    /// A storage fence that somebody removed is not put back.
+    NotPutBack,
+    /// After a restart a fence whose storage cannot be asked is forgotten.
+    ForgetFences,
+    /// A fence that succeeds is not audited.
+    NoAudit,
+}
+
+/// Whether this one was chosen.
+#[cfg(feature = "sabotage")]
+pub fn on(which: Sabotage) -> bool {
+    static CHOSEN: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("RINGFENCE_SABOTAGE").ok());
+    CHOSEN.as_deref().is_some_and(|chosen| chosen == format!("{which:?}"))
+}
+
+/// Whether this one was chosen: never.
+#[cfg(not(feature = "sabotage"))]
+#[inline(always)]
+pub const fn on(_: Sabotage) -> bool {
+    false
+}

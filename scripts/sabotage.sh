@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# sabotage.sh: breaks the rules on purpose, one at a time, and says what notices: tests, a story, the model or a seed.
+# Exit 1 if nothing does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+SEEDS=${SEEDS:-1..60}
+HOURS=${HOURS:-12}
+OUT=$(mktemp -d)
+trap 'rm -rf "$OUT"' EXIT
+
+cargo build --quiet --release --locked --bin ringfence --features ringfence-cli/sabotage --target-dir target/sabotage
+cargo nextest run --locked --package ringfence-actors --features sabotage --no-run 2>"$OUT/build" || { cat "$OUT/build"; exit 1; }
+RINGFENCE=target/sabotage/release/ringfence
+
+tests() {
+  cargo nextest run --locked --package ringfence-actors --features sabotage --no-fail-fast >"$OUT/tests" 2>&1 && return 1
+  grep -qE '^ +FAIL' "$OUT/tests" || { cat "$OUT/tests"; exit 1; }
+  echo "$(grep -E '^ +FAIL' "$OUT/tests" | sort -u | wc -l) unit tests"
+}
+stories() {
+  "$RINGFENCE" scenario run examples/scenarios/*.toml >"$OUT/stories" 2>/dev/null && return 1
+  echo "$(grep -c '^FAIL' "$OUT/stories") stories, first $(grep -m1 '^FAIL' "$OUT/stories" | sed -E 's|.*/(.*)\.toml:.*|\1|')"
+}
+model() {
+  "$RINGFENCE" model --depth 12 >"$OUT/model" 2>&1 && return 1
+  grep -m1 '^violation' "$OUT/model"
+}
+seeds() {
+  "$RINGFENCE" sim --seeds "$SEEDS" --hours "$HOURS" >"$OUT/seeds" 2>/dev/null && return 1
+  grep -m1 -A1 '^seed ' "$OUT/seeds" | tr -s '\n ' ' '
+}
+
+missed=0 all=0
+printf '%-26s %-18s %-58s %-30s %s\n' sabotage 'unit tests' stories model seeds
+for sabotage in $(sed -nE 's/^    ([A-Z][A-Za-z]+),$/\1/p' actors/src/sabotage.rs); do
+  export RINGFENCE_SABOTAGE=$sabotage
+  all=$((all + 1))
+  by_tests=$(tests) || by_tests=-
+  by_stories=$(stories) || by_stories=-
+  by_model=$(model) || by_model=-
+  by_seeds=-
+  # Seeds take long: only where nothing cheaper of the simulated world noticed.
+  [[ $by_stories != - || $by_model != - ]] || by_seeds=$(seeds) || by_seeds=-
+  printf '%-26s %-18s %-58s %-30s %s\n' "$sabotage" "$by_tests" "$by_stories" "$by_model" "$by_seeds"
+  [[ $by_tests$by_stories$by_model$by_seeds != ---- ]] || missed=$((missed + 1))
+done
+echo "$((all - missed)) of $all sabotages caught"
+((missed == 0))

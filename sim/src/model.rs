@@ -1,0 +1,526 @@
+//! The fence and permit protocol, checked exhaustively: two controllers, two hosts, one VM on one volume.
+//!
+//! What runs is the VM's own core, with its attempts and permits, and the hosts' own judgement of orders; a copy would
+//! prove something about the copy. Around them everything may happen in any order: answers are lost, orders arrive late
+//! and twice, agents and hosts fall silent and speak again, controllers die, are deposed and go on, permits expire.
+//! The property is I1: never do two QEMUs write.
+//!
+//! Time has two moments, before and after every permit of the first has expired.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use ringfence_actors::{
+    fence::{Orders, PERMIT_VALIDITY, Policy, attempt},
+    inventory::{Directory, Inventory, Vm},
+    vm::core::{Change, Command, Core, Event, Memory, Order},
+};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result,
+    ceph::{StorageFenceReply, Watcher},
+    fence::SiblingFenceVmOnHostReply,
+    ha::TargetsReply,
+    vm::{DiskSource, HaMode, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
+};
+use stateright::{Checker, Model, Property};
+
+use crate::plan;
+
+/// Starts that are asked for at most.
+const MAX_ORDERS: u8 = 3;
+
+/// Times that a controller dies or another takes office, at most.
+const MAX_CHANGES: u8 = 2;
+
+/// Times that a host falls silent, at most.
+const MAX_SILENCES: u8 = 2;
+
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The protocol; see the module.
+#[derive(Clone)]
+pub struct Protocol {
+    vm: Vm,
+    directory: Arc<Directory>,
+}
+
+/// Everything at one moment.
+#[derive(Clone)]
+pub struct State {
+    controllers: [Option<Controller>; 2],
+    leader: usize,
+    epoch: u64,
+    /// What the journal says of the VM last.
+    journal: Option<Memory>,
+    hosts: [Host; 2],
+    /// Orders on their way: to which host, and whether once more.
+    orders: Vec<(usize, StartVmCmd)>,
+    late: bool,
+    asked: u8,
+    changes: u8,
+    silences: u8,
+}
+
+#[derive(Clone)]
+struct Controller {
+    core: Core,
+    epoch: u64,
+    todo: Vec<Command>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Host {
+    orders: Orders,
+    qemu: Option<u64>,
+    /// Its storage refuses it.
+    refused: bool,
+    /// Its agent answers nobody.
+    silent: bool,
+}
+
+/// Something that happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// An operator wants the VM on, of this controller.
+    Ask(usize),
+    /// What a controller has to do next comes to this end.
+    End(usize, usize, How),
+    /// An order arrives; another copy of it may still be on its way.
+    Arrive(usize, bool),
+    /// A host's agent falls silent, or speaks again.
+    Silent(usize, bool),
+    /// A controller dies.
+    Die(usize),
+    /// A controller takes office; the other one, if it lives, does not know.
+    Office(usize),
+    /// Time goes by until every permit has expired.
+    Later,
+}
+
+/// How something ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// As it should.
+    Well,
+    /// It fails, or nobody knows.
+    Badly,
+    /// What was asked for is done or on its way, and nobody hears.
+    Unheard,
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &State) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key())
+    }
+}
+
+impl State {
+    fn key(&self) -> String {
+        let of = |controller: &Controller| {
+            format!("{:?} {} {:?}", controller.core.changing(), controller.epoch, controller.todo)
+        };
+        let controllers: Vec<Option<String>> = self.controllers.iter().map(|c| c.as_ref().map(of)).collect();
+        format!(
+            "{controllers:?} {} {} {:?} {:?} {:?} {} {} {} {}",
+            self.leader,
+            self.epoch,
+            self.journal,
+            self.hosts,
+            self.orders,
+            self.late,
+            self.asked,
+            self.changes,
+            self.silences
+        )
+    }
+
+    fn writers(&self) -> usize {
+        self.hosts.iter().filter(|host| host.qemu.is_some() && !host.refused).count()
+    }
+
+    fn now(&self) -> Instant {
+        *BEGAN + if self.late { PERMIT_VALIDITY + Duration::from_secs(1) } else { Duration::ZERO }
+    }
+
+    /// The clock of both hosts, in ms.
+    fn clock(&self) -> u64 {
+        1 + u64::try_from(self.now().duration_since(*BEGAN).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn failed() -> ErrorCode {
+    ErrorCode::new(Code::TIMEOUT, "no answer")
+}
+
+impl Protocol {
+    /// The protocol with two hosts and a VM that is off.
+    pub fn new() -> Protocol {
+        let cluster = ringfence_messages::ClusterId::from_name("c1");
+        let hosts = vec![plan::host(0, cluster), plan::host(1, cluster)];
+        let storages = plan::storages(&[cluster]);
+        let vm = Vm {
+            id: ringfence_messages::VmId::from_name("vm-0"),
+            name: "vm-0".to_owned(),
+            cluster,
+            ha: HaMode::None,
+            memory_mib: 1,
+            qemu_args: Vec::new(),
+            libvirt_xml: None,
+            volumes: vec![ringfence_actors::inventory::Volume {
+                storage: storages[0].id,
+                install_path: "ceph://rbd/vm-0".parse().expect("a path"),
+                root: true,
+            }],
+        };
+        let inventory = Inventory { hosts, storages, ..Inventory::default() };
+        Protocol { vm, directory: Arc::new(Directory::new(inventory)) }
+    }
+
+    fn id(&self, host: usize) -> HostId {
+        self.directory.hosts[host].id
+    }
+
+    fn index(&self, id: HostId) -> usize {
+        usize::from(id != self.id(0))
+    }
+
+    fn controller(&self, epoch: u64, journal: Option<Memory>, now: Instant) -> Controller {
+        let mut core = Core::new(self.vm.clone(), self.directory.clone(), epoch, Policy::default());
+        let todo = core.on(Event::Remembered(journal), now);
+        Controller { core, epoch, todo }
+    }
+
+    /// The ways in which a thing to do may end.
+    fn ends(&self, state: &State, c: usize, command: &Command) -> Vec<How> {
+        use How::{Badly, Unheard, Well};
+        match command {
+            Command::Search(host) if state.hosts[self.index(*host)].silent => vec![Badly],
+            Command::Search(_) => vec![Well, Badly],
+            Command::Intend(_) | Command::Fence(_, attempt::Command::Intend(_)) if state.leader != c => vec![Badly],
+            Command::Launch(..) => vec![Unheard, Badly],
+            Command::Halt(host) if state.hosts[self.index(*host)].silent => vec![Badly],
+            Command::Halt(_) => vec![Well, Badly, Unheard],
+            Command::Fence(_, attempt::Command::Block(_)) => vec![Well, Badly, Unheard],
+            Command::Fence(_, attempt::Command::AskFencer) => vec![Well, Badly, Unheard],
+            Command::FindTargets(_) => vec![Well],
+            _ => vec![Well, Badly],
+        }
+    }
+
+    /// Does what a controller has to do, and tells it.
+    fn end(&self, state: &mut State, c: usize, index: usize, how: How) -> Option<()> {
+        let command = state.controllers[c].as_mut()?.todo.remove(index);
+        let epoch = state.controllers[c].as_ref()?.epoch;
+        let well = how == How::Well;
+        let (now, clock) = (state.now(), state.clock());
+        let unit = |well| if well { Ok(()) } else { Err(failed()) };
+        let event = match command {
+            Command::FindTargets(_) => {
+                // A host that is silent is known to be; that it is not may be old news.
+                let speaks = |host: &usize| !state.hosts[*host].silent;
+                let answering: Vec<HostId> = (0..2).filter(speaks).map(|host| self.id(host)).collect();
+                let targets = TargetsReply {
+                    host_uuids: answering.clone(),
+                    full_host_uuids: Vec::new(),
+                    answering_host_uuids: answering,
+                };
+                Event::TargetsFound(Ok((targets, None)))
+            }
+            Command::Search(id) => {
+                let host = &mut state.hosts[self.index(id)];
+                let void = state.controllers[c].as_ref()?.core.incarnation();
+                let void = ringfence_messages::vm::VoidOrders { vm_uuid: self.vm.id, incarnation: void };
+                let heard = host.orders.hear(epoch, Some(void)).ok().filter(|_| well);
+                let reply = heard.map(|orders| {
+                    host.orders = orders;
+                    let of = |incarnation| RunningVm {
+                        vm_uuid: self.vm.id,
+                        pid: 1,
+                        incarnation: Some(incarnation),
+                        other_agent: false,
+                    };
+                    ListVmsReply { vms: host.qemu.map(of).into_iter().collect(), clock_ms: clock }
+                });
+                Event::Searched(id, reply.ok_or_else(failed))
+            }
+            Command::Intend(change) => {
+                if well {
+                    state.journal = Some(memory(&change));
+                }
+                Event::Recorded(unit(well))
+            }
+            Command::Tell(change) => {
+                if well && state.leader == c {
+                    state.journal = Some(memory(&change));
+                }
+                return Some(());
+            }
+            Command::Reply(_) => return Some(()),
+            Command::Export(_, n) => {
+                let disk = DiskSource::File { path: "/d".to_owned() };
+                Event::Exported(n, if well { Ok(disk) } else { Err(failed()) })
+            }
+            Command::Launch(id, permit, cmd) => {
+                // In office when that was asked, which may be a while ago; good when it is sent.
+                if permit.left(now).is_some() && how == How::Unheard {
+                    state.orders.push((self.index(id), cmd.clone()));
+                    state.controllers[c].as_mut()?.todo.push(Command::Launch(id, permit, cmd));
+                    // Answered when it arrived, or given up.
+                    return Some(());
+                }
+                Event::Launched(Err(failed()))
+            }
+            Command::Halt(id) => {
+                let host = &mut state.hosts[self.index(id)];
+                if how != How::Badly
+                    && let Ok(orders) = host.orders.hear(epoch, None)
+                {
+                    host.orders = orders;
+                    host.qemu = None;
+                }
+                Event::Halted(unit(well))
+            }
+            Command::Fence(case, command) => {
+                let attempt::Place::Silent(failed_host) = case.place else {
+                    return self.watch(state, c, &command, well);
+                };
+                let at = self.index(failed_host);
+                match command {
+                    attempt::Command::Watch(_) => return self.watch(state, c, &command, well),
+                    attempt::Command::Intend(_) => Event::Fence(attempt::Event::Intended(unit(well))),
+                    attempt::Command::AskFencer => {
+                        // SSH reaches a host whose agent is silent.
+                        let found = state.hosts[at].qemu.is_some();
+                        if how != How::Badly {
+                            state.hosts[at].qemu = None;
+                        }
+                        let reply = SiblingFenceVmOnHostReply {
+                            alive: false,
+                            killed: found,
+                            ssh_reachable: true,
+                            qemu_found: found,
+                            ..SiblingFenceVmOnHostReply::default()
+                        };
+                        Event::Fence(attempt::Event::Reported(if well { Ok(reply) } else { Err(failed()) }))
+                    }
+                    attempt::Command::Block(storage) => {
+                        state.hosts[at].refused |= how != How::Badly;
+                        let reply = StorageFenceReply { osd_epoch: 1, addresses: case.addresses.clone() };
+                        Event::Fence(attempt::Event::Blocked(storage, if well { Ok(reply) } else { Err(failed()) }))
+                    }
+                    attempt::Command::Audit { .. } | attempt::Command::Done(_) => return Some(()),
+                }
+            }
+        };
+        self.tell(state, c, event);
+        Some(())
+    }
+
+    fn watch(&self, state: &mut State, c: usize, command: &attempt::Command, well: bool) -> Option<()> {
+        let attempt::Command::Watch(index) = command else { return Some(()) };
+        let watches = |host: &usize| state.hosts[*host].qemu.is_some() && !state.hosts[*host].refused;
+        let of = |host: usize| {
+            let ip = self.directory.hosts[host].storage_ips[0];
+            Watcher { address: format!("{ip}:0/1"), ip }
+        };
+        let watchers: Result<Vec<Watcher>> =
+            if well { Ok((0..2).filter(watches).map(of).collect()) } else { Err(failed()) };
+        self.tell(state, c, Event::Fence(attempt::Event::Watched(*index, watchers)));
+        Some(())
+    }
+
+    fn tell(&self, state: &mut State, c: usize, event: Event) {
+        let now = state.now();
+        if let Some(controller) = &mut state.controllers[c] {
+            let commands = controller.core.on(event, now);
+            controller.todo.extend(commands);
+        }
+    }
+
+    /// An order arrives at a host, which takes it or refuses it.
+    fn arrive(&self, state: &mut State, index: usize, again: bool) {
+        let (host, cmd) = state.orders[index].clone();
+        if !again {
+            state.orders.remove(index);
+        }
+        let late = state.clock() >= cmd.not_after_ms;
+        let at = &mut state.hosts[host];
+        let taken = at.orders.admit(&cmd, at.qemu.map(|_| 1), late);
+        let started = taken.is_ok();
+        if let Ok(orders) = taken {
+            at.orders = orders;
+            // A QEMU whose storage refuses it does not come up.
+            at.qemu = (!at.refused).then_some(cmd.incarnation);
+        }
+        // Whoever waits for it hears, if it still waits; that it does not is what `How::Badly` is for.
+        let waits = |controller: &Controller| {
+            controller.todo.iter().position(|todo| matches!(todo, Command::Launch(_, _, order) if *order == cmd))
+        };
+        let waiting = (0..2).find_map(|c| state.controllers[c].as_ref().and_then(waits).map(|index| (c, index)));
+        if let Some((c, index)) = waiting.filter(|_| started && !again)
+            && let Some(controller) = &mut state.controllers[c]
+        {
+            controller.todo.remove(index);
+            let reply = StartVmCmdReply { pid: 1, accel: "kvm".to_owned(), memory: "memfd".to_owned() };
+            self.tell(state, c, Event::Launched(Ok(reply)));
+        }
+    }
+}
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Protocol::new()
+    }
+}
+
+fn memory(change: &Change) -> Memory {
+    Memory { state: change.new, host: change.host, incarnation: change.incarnation, wanted: change.wanted }
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        // It runs on the first host, where it was started by the first controller.
+        let journal = Memory { state: VmState::Running, host: Some(self.id(0)), incarnation: 1, wanted: true };
+        let mut hosts = [Host::default(), Host::default()];
+        hosts[0].qemu = Some(1);
+        let first = self.controller(1, Some(journal), *BEGAN);
+        vec![State {
+            controllers: [Some(first), None],
+            leader: 0,
+            epoch: 1,
+            journal: Some(journal),
+            hosts,
+            orders: Vec::new(),
+            late: false,
+            asked: 0,
+            changes: 0,
+            silences: 0,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        for (c, controller) in state.controllers.iter().enumerate() {
+            let Some(controller) = controller else { continue };
+            for (index, command) in controller.todo.iter().enumerate() {
+                let sent =
+                    |(_, order): &(usize, StartVmCmd)| matches!(command, Command::Launch(_, _, cmd) if cmd == order);
+                for how in self.ends(state, c, command) {
+                    // Sent once; then it is given up or answered.
+                    if how != How::Unheard || !matches!(command, Command::Launch(..)) || !state.orders.iter().any(sent)
+                    {
+                        actions.push(Action::End(c, index, how));
+                    }
+                }
+            }
+            if state.asked < MAX_ORDERS && controller.todo.is_empty() {
+                actions.push(Action::Ask(c));
+            }
+            if state.changes < MAX_CHANGES {
+                actions.push(Action::Die(c));
+            }
+        }
+        if state.changes < MAX_CHANGES {
+            actions.push(Action::Office(1 - state.leader));
+        }
+        for index in 0..state.orders.len() {
+            actions.extend([Action::Arrive(index, false), Action::Arrive(index, true)]);
+        }
+        for host in 0..2 {
+            let silent = state.hosts[host].silent;
+            if silent || state.silences < MAX_SILENCES {
+                actions.push(Action::Silent(host, !silent));
+            }
+        }
+        if !state.late {
+            actions.push(Action::Later);
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::Ask(c) => {
+                state.asked += 1;
+                let order = Order { ha: true, reason: "asked".to_owned(), ..Order::default() };
+                self.tell(&mut state, c, Event::Start(order));
+            }
+            Action::End(c, index, how) => self.end(&mut state, c, index, how)?,
+            Action::Arrive(index, again) => {
+                // An agent that stands still reads it later.
+                if state.hosts[state.orders[index].0].silent {
+                    return None;
+                }
+                self.arrive(&mut state, index, again);
+            }
+            Action::Silent(host, silent) => {
+                state.hosts[host].silent = silent;
+                state.silences += u8::from(silent);
+            }
+            Action::Die(c) => {
+                state.controllers[c] = None;
+                state.changes += 1;
+            }
+            Action::Office(c) => {
+                state.epoch += 1;
+                state.changes += 1;
+                state.leader = c;
+                state.controllers[c] = Some(self.controller(state.epoch, state.journal, state.now()));
+            }
+            Action::Later => state.late = true,
+        }
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("I1: never do two QEMUs write", |_, state: &State| state.writers() <= 1),
+            // The model is about something: a VM does move.
+            Property::sometimes("a VM is moved", |_, state: &State| state.hosts[1].qemu.is_some()),
+        ]
+    }
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// States that were looked at.
+    pub states: usize,
+    /// The longest way to one.
+    pub depth: usize,
+    /// The shortest way to a broken rule, an action a line; empty if there is none.
+    pub violation: Vec<String>,
+    /// Whether a VM was moved in some state.
+    pub moves: bool,
+}
+
+/// Checks every state that can be reached in so many actions.
+pub fn check(depth: usize, threads: usize) -> Checked {
+    let checker = Protocol::new().checker().threads(threads).target_max_depth(depth).spawn_bfs().join();
+    let path = checker.discovery("I1: never do two QEMUs write");
+    let violation = path.map(|path| path.into_actions().iter().map(|action| format!("{action:?}")).collect());
+    Checked {
+        states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        violation: violation.unwrap_or_default(),
+        moves: checker.discovery("a VM is moved").is_some(),
+    }
+}
