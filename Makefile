@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
+CAMPAIGN_MINUTES ?= 10
 
-.PHONY: help demo lab lab-down lab-times test check-format lint docs unit doctest examples deny bench clean
+.PHONY: help demo lab lab-down lab-times test check-format lint docs unit doctest examples campaign scale sabotage deny bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -30,7 +31,7 @@ test:            ## everything that CI runs
 	$(MAKE) --no-print-directory check-format lint docs deny doctest examples
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
-	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory campaign unit
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -53,6 +54,19 @@ examples:        ## the programs that embed the bus; the panic that one of them 
 
 unit:            ## every test, closing with its counts
 	cargo nextest run --locked --workspace
+
+campaign:        ## the model, then fresh seeds with all faults for CAMPAIGN_MINUTES; a seed that breaks a rule is printed
+	cargo build --locked --profile campaign --bin ringfence
+	target/campaign/ringfence model --depth 14
+	target/campaign/ringfence sim --minutes $(CAMPAIGN_MINUTES)
+
+scale:           ## 1,000 hosts, 10,000 VMs, 50 hosts die within a minute
+	cargo build --locked --release --bin ringfence
+	target/release/ringfence scenario run --stats examples/scale/thousand-hosts.toml
+
+sabotage:        ## breaks the rules on purpose, one at a time, and says what notices each
+	scripts/setup.sh test
+	scripts/sabotage.sh
 
 bench:           ## the bus beside its peers in one run, and a recovery cycle of 100,000 hosts
 	cargo bench --locked --package ringfence-benches

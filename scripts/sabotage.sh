@@ -9,20 +9,24 @@ OUT=$(mktemp -d)
 trap 'rm -rf "$OUT"' EXIT
 
 cargo build --quiet --release --locked --bin ringfence --features ringfence-cli/sabotage --target-dir target/sabotage
-cargo nextest run --locked --package ringfence-actors --features sabotage --no-run 2>"$OUT/build" || { cat "$OUT/build"; exit 1; }
+nextest() {
+  cargo nextest run --locked --package ringfence-actors --package ringfence --features ringfence-actors/sabotage \
+    -E 'package(ringfence-actors) or binary(ha) or binary(recovery)' "$@"
+}
+nextest --no-run 2>"$OUT/build" || { cat "$OUT/build"; exit 1; }
 RINGFENCE=target/sabotage/release/ringfence
 
 tests() {
-  cargo nextest run --locked --package ringfence-actors --features sabotage --no-fail-fast >"$OUT/tests" 2>&1 && return 1
+  nextest --no-fail-fast >"$OUT/tests" 2>&1 && return 1
   grep -qE '^ +FAIL' "$OUT/tests" || { cat "$OUT/tests"; exit 1; }
-  echo "$(grep -E '^ +FAIL' "$OUT/tests" | sort -u | wc -l) unit tests"
+  echo "$(grep -E '^ +FAIL' "$OUT/tests" | sort -u | wc -l) tests"
 }
 stories() {
   "$RINGFENCE" scenario run examples/scenarios/*.toml >"$OUT/stories" 2>/dev/null && return 1
   echo "$(grep -c '^FAIL' "$OUT/stories") stories, first $(grep -m1 '^FAIL' "$OUT/stories" | sed -E 's|.*/(.*)\.toml:.*|\1|')"
 }
 model() {
-  "$RINGFENCE" model --depth 12 >"$OUT/model" 2>&1 && return 1
+  "$RINGFENCE" model --depth 16 >"$OUT/model" 2>&1 && return 1
   grep -m1 '^violation' "$OUT/model"
 }
 seeds() {
@@ -31,7 +35,7 @@ seeds() {
 }
 
 missed=0 all=0
-printf '%-26s %-18s %-58s %-30s %s\n' sabotage 'unit tests' stories model seeds
+printf '%-26s %-18s %-58s %-30s %s\n' sabotage tests stories model seeds
 for sabotage in $(sed -nE 's/^    ([A-Z][A-Za-z]+),$/\1/p' actors/src/sabotage.rs); do
   export RINGFENCE_SABOTAGE=$sabotage
   all=$((all + 1))

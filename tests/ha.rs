@@ -25,7 +25,8 @@ use ringfence_messages::{
     fence::{FenceOutcome, SiblingFenceAudited},
     ha::{ConfirmHostFencedMsg, HaStartVmInstanceMsg, QuarantineHostMsg, VmHaBlocked, VmHaStarted},
     storage::StorageKind,
-    vm::{HaMode, QueryVmMsg, StartVmCmd, StartVmMsg, StopVmMsg, VmInventory, VmState},
+    vhost::DeployVhostCmd,
+    vm::{HaMode, QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -214,6 +215,38 @@ fn without_a_fencer_the_policy_decides_and_it_is_audited() {
             assert_eq!(scene.outcomes(), [FenceOutcome::SkippedNoFencer]);
         });
     }
+}
+
+/// Fault 23: whoever was deposed decides on, and does nothing any more.
+#[test]
+fn a_deposed_controller_touches_no_host() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &["vm1"]).await;
+        scene.run("vm1", "a").await;
+        scene.fake.deposed.store(true, std::sync::atomic::Ordering::Relaxed);
+        scene.fake.take_calls();
+        let to = Address::new(HostActor::KIND, host("a"));
+        for refused in [
+            scene.world.bus().ask(to, StopVmCmd { vm_uuid: VmId::from_name("vm1"), epoch: 0 }).await.map(|_| ()),
+            scene
+                .world
+                .bus()
+                .ask(
+                    to,
+                    DeployVhostCmd {
+                        primary_storage_uuid: StorageId::from_name("s"),
+                        storage: "s".to_owned(),
+                        volume_dir: None,
+                    },
+                )
+                .await
+                .map(|_| ()),
+            scene.world.bus().ask(Scene::vm("vm1"), StopVmMsg {}).await.map(|_| ()),
+        ] {
+            assert!(refused.unwrap_err().to_string().contains("not in office any more"));
+        }
+        assert!(scene.fake.take_calls().is_empty(), "it was asked all the same");
+    });
 }
 
 /// Fault 24, and I1: a permit is for one start of one VM on one host, and not for ever.

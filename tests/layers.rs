@@ -117,6 +117,24 @@ fn cores_are_plain() {
     assert!(cores >= 14, "only {cores} cores were found");
 }
 
+/// The simulated world is the far end of the ports: it judges the actors, so it must not know them.
+#[test]
+fn the_simulated_world_knows_ports_and_not_actors() {
+    const KNOWN: [&str; 4] = ["ports", "inventory", "fence", "host"];
+    for path in sources(&Path::new(ROOT).join("sim/src/world")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find("ringfence_actors::") {
+            rest = &rest[at + "ringfence_actors::".len()..];
+            let names = rest.split(';').next().unwrap_or_default();
+            let names = names.strip_prefix('{').unwrap_or(names);
+            let first = names.split(|c: char| !c.is_ascii_alphanumeric()).find(|name| !name.is_empty()).unwrap();
+            assert!(KNOWN.contains(&first), "{} knows {first} of the actors", path.display());
+        }
+        assert!(!text.contains("Actor::") && !text.contains("HostActor"), "{} knows an actor", path.display());
+    }
+}
+
 /// One noun per file.
 #[test]
 fn files_are_of_one_sitting() {

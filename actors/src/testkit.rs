@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -122,6 +122,8 @@ pub struct FakeWorld {
     /// The Ceph cluster, one for all Ceph storages.
     pub ceph: Mutex<FakeCeph>,
     epoch: AtomicU64,
+    /// Another controller is in office.
+    pub deposed: AtomicBool,
     /// Pings that were answered or refused.
     pub pings: AtomicU64,
     /// Looks at a protocol's health.
@@ -336,7 +338,7 @@ impl LeadershipPort for FakeWorld {
     }
 
     fn leads(&self) -> bool {
-        true
+        !self.deposed.load(Relaxed)
     }
 }
 

@@ -31,8 +31,8 @@ pub struct SimArgs {
     /// One seed
     #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
     seed: Option<u64>,
-    /// Hours that each run lasts in its world
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    /// Hours that each run lasts in its world; the last 75 minutes are without faults
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(2..=8760))]
     hours: u64,
     /// Hosts; two VMs each
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=10_000))]
@@ -92,6 +92,9 @@ pub enum ScenarioCommand {
         /// Print everything that happens
         #[arg(long)]
         trace: bool,
+        /// Print how much happened, how long it took to recover, and how much memory
+        #[arg(long)]
+        stats: bool,
     },
     /// List the stories of a folder
     List {
@@ -158,10 +161,14 @@ fn many(args: &SimArgs, size: Size) -> u8 {
     let style = ProgressStyle::with_template("{bar:30.cyan} {pos}/{len}  {msg}");
     bar.set_style(style.expect("a constant template"));
     let of = Campaign { seeds, size, jobs, until };
-    let mut newest = 0;
+    let (mut newest, mut told) = (0, 0);
     let summary = campaign(&of, |seed, summary| {
         newest = newest.max(seed);
         let wall = began.elapsed().as_secs_f64();
+        for failure in &summary.failures[told..] {
+            bar.suspend(|| tell(failure, args, size));
+        }
+        told = summary.failures.len();
         let ended = summary.passed + summary.failures.len() as u64;
         bar.set_position(ended);
         bar.set_message(format!(
@@ -172,7 +179,6 @@ fn many(args: &SimArgs, size: Size) -> u8 {
         ));
     });
     bar.finish_and_clear();
-    summary.failures.iter().for_each(|failure| tell(failure, args, size));
     let counts = &summary.counts;
     let simulated = counts.simulated.as_secs_f64();
     print(format!(
@@ -223,7 +229,7 @@ fn revision() -> String {
 /// Plays or lists stories; the exit code.
 pub fn scenario(command: &ScenarioCommand) -> u8 {
     match command {
-        ScenarioCommand::Run { files, seed, trace } => {
+        ScenarioCommand::Run { files, seed, trace, stats } => {
             let (mut passed, mut failed) = (0, 0);
             for file in files {
                 let mut scenario = match read(file) {
@@ -241,6 +247,17 @@ pub fn scenario(command: &ScenarioCommand) -> u8 {
                 let well = played.failures.is_empty();
                 print(format!("{} {}: {}", if well { "ok  " } else { "FAIL" }, file.display(), scenario.title));
                 played.failures.iter().for_each(|failure| print(format!("     {failure}")));
+                if *stats {
+                    let counts = &played.outcome.counts;
+                    print(format!(
+                        "     {} fences, {} starts, {} redeploys; {}; peak memory {} MiB",
+                        counts.fences,
+                        counts.starts,
+                        counts.redeploys,
+                        recovery(&played.outcome.log),
+                        peak_memory_mib()
+                    ));
+                }
                 if well { passed += 1 } else { failed += 1 }
             }
             print(format!("{passed} passed, {failed} failed"));
@@ -248,6 +265,24 @@ pub fn scenario(command: &ScenarioCommand) -> u8 {
         }
         ScenarioCommand::List { dir } => list(dir),
     }
+}
+
+/// From the first fault to the last VM that was brought back, in the story's own time.
+fn recovery(log: &[String]) -> String {
+    let time = |line: &String| line.split_whitespace().next().and_then(|time| time.parse::<f64>().ok());
+    let fault = log.iter().find(|line| line.contains(" fault: ")).and_then(time);
+    let back = log.iter().rfind(|line| line.contains(" ha.vm-started ")).and_then(time);
+    match (fault, back) {
+        (Some(fault), Some(back)) => format!("the last VM was back {:.1} s after the first fault", back - fault),
+        _ => "nothing had to be brought back".to_owned(),
+    }
+}
+
+/// The most memory that this process has had.
+fn peak_memory_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 fn read(file: &Path) -> Result<Scenario, String> {

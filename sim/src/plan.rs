@@ -101,8 +101,8 @@ pub struct Size {
 }
 
 /// After the last fault of a campaign's run so much is left for everything to be well again: a host that failed is found
-/// by 3 pings, cleaned, and its targets are redeployed after 64 skipped pings at the latest.
-pub const QUIET: Duration = Duration::from_secs(45 * 60);
+/// by 3 pings, cleaned, and its targets are redeployed after 64 skipped pings at the latest, 64 minutes at the slowest.
+pub const QUIET: Duration = Duration::from_secs(75 * 60);
 
 /// Faults per hour of a campaign's runs, on average: some are calm, some are not.
 const FAULTS_PER_HOUR: [f64; 4] = [4.0, 8.0, 16.0, 30.0];

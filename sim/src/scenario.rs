@@ -43,6 +43,9 @@ pub struct Scenario {
     /// Hosts: `host-0` and so on, of one cluster.
     #[serde(default = "three")]
     pub hosts: usize,
+    /// Clusters, into which the hosts are split evenly.
+    #[serde(default = "one_cluster")]
+    pub clusters: usize,
     /// How the controller is set up.
     #[serde(default)]
     pub settings: Setup,
@@ -82,7 +85,7 @@ pub struct Setup {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Guest {
-    /// Where it is started first.
+    /// Where it is started first; `every` for one on each host.
     pub host: String,
     /// So many like it.
     #[serde(default = "one_guest")]
@@ -135,6 +138,10 @@ fn one_guest() -> usize {
     1
 }
 
+fn one_cluster() -> usize {
+    1
+}
+
 fn three() -> usize {
     3
 }
@@ -163,8 +170,11 @@ impl Scenario {
         if scenario.hosts < 2 || scenario.hosts > 1000 || !(1.0..=1e7).contains(&scenario.lasting) {
             return wrong("2 to 1000 hosts, and 1 to 10000000 seconds".to_owned());
         }
+        if scenario.clusters == 0 || scenario.clusters > scenario.hosts {
+            return wrong("at least one cluster, and a host for each".to_owned());
+        }
         let hosts: Vec<String> = (0..scenario.hosts).map(|n| format!("host-{n}")).collect();
-        if let Some(guest) = scenario.vms.iter().find(|guest| !hosts.contains(&guest.host)) {
+        if let Some(guest) = scenario.vms.iter().find(|guest| guest.host != "every" && !hosts.contains(&guest.host)) {
             return wrong(format!("there is no {}: hosts are host-0 to host-{}", guest.host, scenario.hosts - 1));
         }
         for step in &scenario.steps {
@@ -184,15 +194,24 @@ impl Scenario {
 
     /// What is to be run.
     pub fn plan(&self) -> Plan {
-        let cluster = Cluster { id: ClusterId::from_name("c1"), name: "c1".to_owned() };
-        let mut hosts: Vec<_> = (0..self.hosts).map(|n| plan::host(n, cluster.id)).collect();
+        let cluster = |n: usize| Cluster { id: ClusterId::from_name(&format!("c{n}")), name: format!("c{n}") };
+        let clusters: Vec<Cluster> = (1..=self.clusters).map(cluster).collect();
+        let of = |host: usize| clusters[host * self.clusters / self.hosts].id;
+        let mut hosts: Vec<_> = (0..self.hosts).map(|n| plan::host(n, of(n))).collect();
         if self.settings.shared_address {
             hosts[0].storage_ips = vec![plan::MONITOR.parse().expect("an address")];
         }
-        let storages = plan::storages(&[cluster.id]);
-        let guests = self.vms.iter().flat_map(|guest| std::iter::repeat_n(guest, guest.count));
-        let places = guests.clone().map(|guest| guest.host.clone()).collect();
-        let vms = guests.enumerate().map(|(n, guest)| {
+        let storages = plan::storages(&clusters.iter().map(|cluster| cluster.id).collect::<Vec<_>>());
+        let on = |guest: &Guest| -> Vec<String> {
+            match guest.host.as_str() {
+                "every" => hosts.iter().map(|host| host.name.clone()).collect(),
+                host => vec![host.to_owned()],
+            }
+        };
+        let each = self.vms.iter().flat_map(|guest| std::iter::repeat_n(guest, guest.count));
+        let guests: Vec<(&Guest, String)> = each.flat_map(|of| on(of).into_iter().map(move |at| (of, at))).collect();
+        let places = guests.iter().map(|(_, host)| host.clone()).collect();
+        let vms = guests.iter().enumerate().map(|(n, (guest, at))| {
             let name = format!("vm-{n}");
             let (storage, install_path) = match guest.vhost {
                 true => (storages[1].id, InstallPath::Vhost { name: name.clone() }),
@@ -201,7 +220,7 @@ impl Scenario {
             Vm {
                 id: VmId::from_name(&name),
                 name,
-                cluster: cluster.id,
+                cluster: hosts.iter().find(|host| host.name == *at).map_or(clusters[0].id, |host| host.cluster),
                 ha: if guest.no_ha { HaMode::None } else { HaMode::NeverStop },
                 memory_mib: 1024,
                 qemu_args: Vec::new(),
@@ -227,7 +246,7 @@ impl Scenario {
         probes.sort_by_key(|probe| probe.at);
         Plan {
             seed: self.seed,
-            inventory: Inventory { clusters: vec![cluster], hosts, storages, vms },
+            inventory: Inventory { clusters, hosts, storages, vms },
             settings,
             lasting: Duration::from_secs_f64(self.lasting),
             steps,

@@ -81,3 +81,80 @@ impl Orders {
         self.incarnations.get(&vm).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vm(n: u8) -> VmId {
+        VmId::from_name(&format!("vm-{n}"))
+    }
+
+    fn order(n: u8, incarnation: u64, epoch: u64) -> StartVmCmd {
+        StartVmCmd {
+            vm_uuid: vm(n),
+            name: format!("vm-{n}"),
+            incarnation,
+            epoch,
+            not_after_ms: 0,
+            memory_mib: 16,
+            disks: Vec::new(),
+            qemu_args: Vec::new(),
+            libvirt_xml: None,
+        }
+    }
+
+    #[test]
+    fn an_order_is_taken_once_in_its_time_and_only_of_who_is_in_office() {
+        let orders = Orders::default().admit(&order(1, 2, 5), None, false).unwrap();
+        for (cmd, runs, late, why) in [
+            (order(1, 2, 5), None, false, "2 was ordered already"),
+            (order(1, 1, 6), None, false, "2 was ordered already"),
+            (order(1, 3, 4), None, false, "epoch 5 gave orders already"),
+            (order(1, 3, 5), Some(42), false, "it runs as process 42"),
+            (order(1, 3, 5), None, true, "came too late"),
+        ] {
+            let refused = orders.admit(&cmd, runs, late).unwrap_err();
+            assert!(refused.details.contains(why), "{cmd:?}: {refused}");
+        }
+        assert!(orders.admit(&order(2, 1, 5), None, false).is_ok(), "another VM counts for itself");
+        assert!(orders.hear(4, None).unwrap_err().details.contains("epoch 5 gave orders already"));
+        assert_eq!(orders.hear(0, None).unwrap(), orders, "a human gives no orders");
+    }
+
+    #[test]
+    fn what_was_declared_void_is_refused_whenever_it_comes() {
+        let void = |incarnation| Some(VoidOrders { vm_uuid: vm(1), incarnation });
+        let orders = Orders::default().hear(7, void(3)).unwrap();
+        assert!(orders.admit(&order(1, 3, 7), None, false).is_err());
+        assert!(orders.admit(&order(1, 9, 6), None, false).is_err(), "who asked is in office since");
+        assert!(orders.admit(&order(1, 4, 7), None, false).is_ok());
+        assert_eq!(orders.hear(7, void(1)).unwrap(), orders, "what is remembered never goes back");
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order, doubled or late: of one VM the incarnations that are started only rise, and
+        /// so do the epochs of those who are obeyed.
+        #[test]
+        fn starts_only_go_up(asked in prop::collection::vec((0u8..2, 0u64..6, 1u64..5, any::<bool>()), 1..40)) {
+            let mut orders = Orders::default();
+            let (mut started, mut epoch) = ([0; 2], 0);
+            for (n, incarnation, of, starts) in asked {
+                let heard = match starts {
+                    true => orders.admit(&order(n, incarnation, of), None, false),
+                    false => orders.hear(of, Some(VoidOrders { vm_uuid: vm(n), incarnation })),
+                };
+                let Ok(next) = heard else { continue };
+                orders = next;
+                prop_assert!(of >= epoch, "a deposed one was obeyed");
+                epoch = of;
+                if starts {
+                    prop_assert!(incarnation > started[usize::from(n)], "an order was taken twice or after its time");
+                    started[usize::from(n)] = incarnation;
+                }
+            }
+        }
+    }
+}

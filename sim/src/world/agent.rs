@@ -92,8 +92,7 @@ impl At {
     }
 
     fn vm(&self, id: VmId) -> Result<usize> {
-        let known = self.world.inventory.vms.iter().position(|vm| vm.id == id);
-        known.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no VM {id}")))
+        self.world.vm(id)
     }
 }
 
@@ -338,7 +337,7 @@ impl HostAgentPort for End {
 
     async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, call: Call) -> Result<Done> {
         let at = self.world.host(host)?;
-        if let Some(vm) = self.world.inventory.vms.iter().find(|vm| vm.id == cmd.vm_uuid) {
+        if let Ok(vm) = self.world.vm(cmd.vm_uuid).map(|vm| &self.world.inventory.vms[vm]) {
             self.world.state().stops(at, &vm.name);
         }
         self.call(host, call, move |at| async move {
@@ -378,7 +377,7 @@ impl HostAgentPort for End {
         call: Call,
     ) -> Result<SiblingFenceVmOnHostReply> {
         let failed = self.world.host(cmd.failed_host_uuid)?;
-        if let Some(vm) = self.world.inventory.vms.iter().find(|vm| vm.id == cmd.vm_uuid) {
+        if let Ok(vm) = self.world.vm(cmd.vm_uuid).map(|vm| &self.world.inventory.vms[vm]) {
             self.world.state().sibling_fences(failed, &vm.name);
         }
         self.call(host, call, move |at| async move {

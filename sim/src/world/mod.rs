@@ -25,7 +25,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use ringfence_actors::{inventory::Inventory, ports::Ports};
-use ringfence_messages::{Code, ErrorCode, HostId, Result};
+use ringfence_messages::{Code, ErrorCode, HostId, Result, VmId};
 use tokio::{sync::Notify, time::Instant};
 
 pub(crate) use self::{
@@ -43,6 +43,7 @@ pub struct World {
     pub(crate) inventory: Inventory,
     born: Instant,
     hosts: HashMap<HostId, usize>,
+    vms: HashMap<VmId, usize>,
     state: Mutex<State>,
     /// Something that stood still goes on, or is gone.
     moved: Notify,
@@ -102,6 +103,7 @@ impl World {
         let machine = |host| Machine::new(host, &inventory, host_memory_mib);
         let machines: Vec<Machine> = inventory.hosts.iter().map(machine).collect();
         let hosts = inventory.hosts.iter().enumerate().map(|(n, host)| (host.id, n)).collect();
+        let vms = inventory.vms.iter().enumerate().map(|(n, vm)| (vm.id, n)).collect();
         let state = State {
             now: Duration::ZERO,
             // Not the plan's: leaving out a fault must not change what the others are.
@@ -119,7 +121,7 @@ impl World {
             next_id: 0,
         };
         let moved = Notify::new();
-        Arc::new(World { inventory, born: Instant::now(), hosts, state: Mutex::new(state), moved })
+        Arc::new(World { inventory, born: Instant::now(), hosts, vms, state: Mutex::new(state), moved })
     }
 
     /// The ports of one more controller.
@@ -150,11 +152,15 @@ impl World {
     }
 
     pub(crate) fn host_named(&self, name: &str) -> Option<usize> {
-        self.inventory.hosts.iter().position(|host| host.name == name)
+        self.host(HostId::from_name(name)).ok()
+    }
+
+    pub(crate) fn vm(&self, id: VmId) -> Result<usize> {
+        self.vms.get(&id).copied().ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no VM {id}")))
     }
 
     pub(crate) fn vm_named(&self, name: &str) -> Option<usize> {
-        self.inventory.vms.iter().position(|vm| vm.name == name)
+        self.vm(VmId::from_name(name)).ok()
     }
 
     /// Whoever waits for something to move looks again.
