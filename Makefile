@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
-CAMPAIGN_MINUTES ?= 10
+CAMPAIGN ?= --seeds 1..60
 
 .PHONY: help demo lab lab-down lab-times test check-format lint docs unit doctest examples campaign scale sabotage deny bench clean
 
@@ -55,10 +55,10 @@ examples:        ## the programs that embed the bus; the panic that one of them 
 unit:            ## every test, closing with its counts
 	cargo nextest run --locked --workspace
 
-campaign:        ## the model, then fresh seeds with all faults for CAMPAIGN_MINUTES; a seed that breaks a rule is printed
+campaign:        ## the model, then seeds with all faults; CAMPAIGN="--minutes 10" for fresh ones. A seed that breaks a rule is printed
 	cargo build --locked --profile campaign --bin ringfence
 	target/campaign/ringfence model --depth 14
-	target/campaign/ringfence sim --minutes $(CAMPAIGN_MINUTES)
+	target/campaign/ringfence sim $(CAMPAIGN)
 
 scale:           ## 1,000 hosts, 10,000 VMs, 50 hosts die within a minute
 	cargo build --locked --release --bin ringfence

@@ -12,5 +12,6 @@ mod explain;
 pub mod http;
 pub mod listen;
 pub mod output;
+mod scenario_lab;
 pub mod serve;
 pub mod sim;

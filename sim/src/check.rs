@@ -296,11 +296,16 @@ impl World {
 
 /// A record as one line: what a reader of a run wants of it.
 pub(crate) fn line(record: &Record) -> String {
+    journal_line(record.seq, &record.topic, &record.subject, &record.payload)
+}
+
+/// The line of a record with these parts: what stories expect words of.
+pub fn journal_line(seq: u64, topic: &str, subject: &str, payload: &serde_json::Value) -> String {
     const KEYS: [&str; 9] =
         ["newState", "newStatus", "phase", "outcome", "level", "host", "incarnation", "quarantined", "reason"];
-    let mut line = format!("journal {}: {} {}", record.seq, record.topic, record.subject);
+    let mut line = format!("journal {seq}: {topic} {subject}");
     for key in KEYS {
-        match &record.payload[key] {
+        match &payload[key] {
             serde_json::Value::Null => {}
             serde_json::Value::String(text) => line.push_str(&format!(" {text}")),
             other => line.push_str(&format!(" {key}={other}")),

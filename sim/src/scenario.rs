@@ -128,6 +128,9 @@ pub struct Expected {
     pub log: Vec<String>,
     /// Exactly so many such lines; at least one unless said.
     pub count: Option<usize>,
+    /// The journal does not tell it, only the simulated world does: not expected on the lab.
+    #[serde(default)]
+    pub simulated_only: bool,
 }
 
 fn one() -> u64 {
@@ -279,18 +282,23 @@ impl Happening {
 
 impl Expected {
     fn probe(&self) -> Option<Probe> {
-        let (at, vm, on) = (self.at?, self.vm.clone()?, self.on.as_deref()?);
-        let on = match (on, on.strip_prefix("not ")) {
+        let (at, vm, on) = (self.at?, self.vm.clone()?, self.whereabouts()?);
+        Some(Probe { at: Duration::from_secs_f64(at), vm, on })
+    }
+
+    /// Where the VM is to be, if that is what is expected.
+    pub fn whereabouts(&self) -> Option<Whereabouts> {
+        let on = self.on.as_deref()?;
+        Some(match (on, on.strip_prefix("not ")) {
             ("nowhere", _) => Whereabouts::Nowhere,
             ("somewhere", _) => Whereabouts::Somewhere,
             (_, Some(host)) => Whereabouts::NotOn(host.to_owned()),
             (host, None) => Whereabouts::On(host.to_owned()),
-        };
-        Some(Probe { at: Duration::from_secs_f64(at), vm, on })
+        })
     }
 
     /// What is missing in the log, or too much.
-    fn unmet(&self, log: &[String]) -> Option<String> {
+    pub fn unmet(&self, log: &[String]) -> Option<String> {
         if self.log.is_empty() {
             return None;
         }

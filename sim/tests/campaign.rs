@@ -59,7 +59,7 @@ fn a_failing_plan_is_cut_down_to_the_fault_that_matters() {
 
 #[test]
 fn in_every_state_of_the_model_at_most_one_qemu_writes() {
-    let checked = model::check(11, 2);
+    let checked = model::check(13, 2);
     assert!(checked.violation.is_empty(), "{}", checked.violation.join("\n"));
     assert!(checked.moves && checked.states > 10_000, "the model is about nothing: {checked:?}");
 }

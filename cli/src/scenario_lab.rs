@@ -1,0 +1,350 @@
+//! Plays a story on the real lab: real Ceph, QEMU, sshd and hosts in namespaces, by the scripts of `lab/`.
+//!
+//! The lab has three hosts, and its n-th VM starts on its n-th host: `host-0` is `host-a`, `vm-0` is `vm1`. What a story
+//! expects of a VM's place and of the journal is looked for until its time has come and [`GRACE`] more has gone by: real
+//! machines are slower. What the simulated world alone can see is not expected here.
+//! Invariant: two writers on one disk are noticed by the guests themselves; that is looked at in the end, always.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use ringfence_sim::{
+    fault::{Act, Fault},
+    plan::{Step, What, Whereabouts},
+    scenario::{Expected, Scenario},
+};
+use serde_json::Value;
+
+/// How much later than in the simulated world something may be seen.
+const GRACE: Duration = Duration::from_secs(45);
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
+
+/// A lab that is up; taken down when it is dropped.
+struct Lab {
+    scripts: PathBuf,
+    dir: PathBuf,
+    environment: Vec<(&'static str, String)>,
+}
+
+/// Plays a story; what was not as expected.
+///
+/// # Errors
+/// Why the story cannot be played on the lab at all.
+pub(crate) fn play(scenario: &Scenario) -> Result<Vec<String>, String> {
+    let plan = scenario.plan();
+    let misplaced = plan.places.iter().enumerate().find(|(n, place)| **place != format!("host-{}", n % HOSTS.len()));
+    if let Some((n, place)) = misplaced {
+        return Err(format!("the lab starts vm-{n} on host-{}, not on {place}", n % HOSTS.len()));
+    }
+    let faults = plan.steps.iter().filter_map(|step| match &step.what {
+        What::Fault(fault, _) => Some(fault),
+        What::Act(_) => None,
+    });
+    for fault in faults {
+        commands(fault, true, &[]).ok_or_else(|| format!("the lab does not have this fault: {fault:?}"))?;
+    }
+    let lab = Lab::up(plan.places.len())?;
+    let first = plan.steps.first().map_or(Duration::ZERO, |step| step.at);
+    // What came before the first fault is done by bringing the lab up.
+    let began = Instant::now().checked_sub(first).unwrap_or_else(Instant::now) + Duration::from_secs(2);
+    let mut active: Vec<(Duration, Fault)> = Vec::new();
+    let mut failures = Vec::new();
+    for moment in moments(scenario, &plan.steps) {
+        wait((began + moment.at).saturating_duration_since(Instant::now()));
+        match moment.what {
+            Then::Begin(fault, lasting) => {
+                active.push((moment.at + lasting, fault.clone()));
+                lab.change(&fault, true, &active)?;
+            }
+            Then::End(fault) => {
+                active.retain(|(until, other)| *until > moment.at || *other != fault);
+                lab.change(&fault, false, &active)?;
+            }
+            Then::Act(act) => lab.act(&act),
+            Then::Expect(expected) => failures.extend(lab.expect(&expected, GRACE)),
+        }
+    }
+    if scenario.ends_well {
+        failures.extend(lab.unwell());
+    }
+    failures.extend(lab.split_brain());
+    Ok(failures)
+}
+
+struct Moment {
+    at: Duration,
+    what: Then,
+}
+
+enum Then {
+    Begin(Fault, Duration),
+    End(Fault),
+    Act(Act),
+    Expect(Expected),
+}
+
+/// Everything that happens, and everything that is expected, in order of time.
+fn moments(scenario: &Scenario, steps: &[Step]) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut over = Duration::ZERO;
+    for step in steps {
+        match &step.what {
+            What::Fault(fault, lasting) => {
+                moments.push(Moment { at: step.at, what: Then::Begin(fault.clone(), *lasting) });
+                moments.push(Moment { at: step.at + *lasting, what: Then::End(fault.clone()) });
+                over = over.max(step.at + *lasting);
+            }
+            What::Act(act) => moments.push(Moment { at: step.at, what: Then::Act(act.clone()) }),
+        }
+    }
+    for expected in scenario.expected.iter().filter(|expected| !expected.simulated_only) {
+        // What is expected of the end is looked at when everything is mended: nobody waits for virtual hours.
+        let at = expected.at.map_or(over, Duration::from_secs_f64).min(over + Duration::from_secs(30));
+        moments.push(Moment { at, what: Then::Expect(expected.clone()) });
+    }
+    moments.sort_by_key(|moment| moment.at);
+    moments
+}
+
+/// The scripts that begin or end a fault, with `active` ones left in force; nothing if the lab does not have it.
+fn commands(fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Option<Vec<Vec<String>>> {
+    let host = |name: &str| HOSTS.iter().enumerate().find(|(n, _)| format!("host-{n}") == name).map(|(_, host)| *host);
+    let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    match fault {
+        Fault::PowerLoss { host: name } => {
+            let at = host(name)?;
+            Some(match begins {
+                true => vec![words(&["host-down.sh", at])],
+                false => vec![words(&["host-up.sh", at]), words(&["agent-up.sh", at])],
+            })
+        }
+        Fault::FreezeHost { host: name } => {
+            let at = host(name)?;
+            Some(vec![if begins { words(&["host-freeze.sh", at]) } else { words(&["host-freeze.sh", at, "thaw"]) }])
+        }
+        Fault::AgentCrash { host: name } => {
+            let at = host(name)?;
+            Some(vec![match begins {
+                true => words(&["host-exec.sh", at, "sh", "-c", "kill -9 $(cat /run/agent.pid)"]),
+                false => words(&["agent-up.sh", at]),
+            }])
+        }
+        Fault::Cut { .. } => {
+            let cuts = cuts(fault)?;
+            let mut lines = Vec::new();
+            for (at, what) in &cuts {
+                if begins {
+                    lines.push(words(&["host-cut.sh", at, what]));
+                    continue;
+                }
+                lines.push(words(&["host-heal.sh", at]));
+                let left = active.iter().filter_map(|(_, fault)| self::cuts(fault)).flatten();
+                lines.extend(left.filter(|(of, _)| of == at).map(|(of, what)| words(&["host-cut.sh", of, what])));
+            }
+            Some(lines)
+        }
+        _ => None,
+    }
+}
+
+/// Which hosts are cut off from what.
+fn cuts(fault: &Fault) -> Option<Vec<(&'static str, &'static str)>> {
+    let Fault::Cut { from, to, one_way: false } = fault else { return None };
+    let host = |name: &str| HOSTS.iter().enumerate().find(|(n, _)| format!("host-{n}") == name).map(|(_, host)| *host);
+    match (from.as_str(), to.as_str()) {
+        ("controller", "management") => Some(HOSTS.iter().map(|at| (*at, "mgmt")).collect()),
+        ("controller", name) => Some(vec![(host(name)?, "mgmt")]),
+        (name, "ceph") => Some(vec![(host(name)?, "ceph")]),
+        (name, "management") => Some(vec![(host(name)?, "lan")]),
+        (name, "everything") => Some(vec![(host(name)?, "all")]),
+        _ => None,
+    }
+}
+
+impl Lab {
+    fn up(vms: usize) -> Result<Lab, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("the lab needs root".to_owned());
+        }
+        let scripts =
+            Path::new("lab").canonicalize().map_err(|e| format!("lab/: {e}: run it in the project's folder"))?;
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let dir = std::env::temp_dir().join("ringfence-lab-st");
+        let environment = vec![
+            ("TB", dir.display().to_string()),
+            ("TB_ID", "st".to_owned()),
+            ("TB_VMS", vms.max(1).to_string()),
+            ("RINGFENCE", program.display().to_string()),
+        ];
+        let lab = Lab { scripts, dir, environment };
+        lab.script(&["all-down.sh".to_owned()]).ok();
+        lab.script(&["up.sh".to_owned()])?;
+        Ok(lab)
+    }
+
+    fn script(&self, line: &[String]) -> Result<String, String> {
+        let mut command = Command::new("bash");
+        command.arg(self.scripts.join(&line[0])).args(&line[1..]);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        let output = command.output().map_err(|e| e.to_string())?;
+        let said = |of: &[u8]| String::from_utf8_lossy(of).into_owned();
+        match output.status.success() {
+            true => Ok(said(&output.stdout)),
+            false => Err(format!("{line:?}: {}{}", said(&output.stdout), said(&output.stderr))),
+        }
+    }
+
+    fn change(&self, fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Result<(), String> {
+        let lines = commands(fault, begins, active).unwrap_or_default();
+        lines.iter().try_for_each(|line| self.script(line).map(drop))
+    }
+
+    fn ringfence(&self, arguments: &[&str]) -> Option<Output> {
+        let program = self.dir.join("controller/ringfence");
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", "st-net"]).arg(program).args(arguments).output().ok()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.ringfence(arguments);
+        output.and_then(|output| serde_json::from_slice(&output.stdout).ok()).unwrap_or_default()
+    }
+
+    fn act(&self, act: &Act) {
+        let (words, name): (&[&str], &String) = match act {
+            Act::Start { vm, .. } => (&["vm", "start"], vm),
+            Act::HaStart { vm } => (&["vm", "ha-start"], vm),
+            Act::Stop { vm } => (&["vm", "stop"], vm),
+            Act::Maintain { host } => (&["host", "maintain"], host),
+            Act::Activate { host } => (&["host", "activate"], host),
+            Act::ConfirmFenced { host } => (&["host", "confirm-fenced"], host),
+        };
+        let real = on_the_lab(name);
+        let arguments: Vec<&str> = words.iter().copied().chain([real.as_str()]).collect();
+        drop(self.ringfence(&arguments));
+    }
+
+    /// Looks until it is so, or for too long.
+    fn expect(&self, expected: &Expected, within: Duration) -> Option<String> {
+        let deadline = Instant::now() + within;
+        loop {
+            let wrong = match (&expected.vm, expected.whereabouts()) {
+                (Some(vm), Some(on)) => {
+                    let is = self.writer(vm);
+                    let right = match &on {
+                        Whereabouts::On(host) => is.as_ref() == Some(host),
+                        Whereabouts::NotOn(host) => is.as_ref().is_some_and(|is| is != host),
+                        Whereabouts::Somewhere => is.is_some(),
+                        Whereabouts::Nowhere => is.is_none(),
+                    };
+                    (!right).then(|| format!("{vm} is to be {on:?}, and is {is:?}"))
+                }
+                _ => expected.unmet(&self.log()),
+            };
+            if wrong.is_none() || Instant::now() >= deadline {
+                return wrong;
+            }
+            wait(LOOK_EVERY);
+        }
+    }
+
+    /// The journal in the simulated world's words.
+    fn log(&self) -> Vec<String> {
+        let records = self.json(&["events", "--json"]);
+        let line = |record: &Value| {
+            let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
+            let line = ringfence_sim::check::journal_line(
+                record["seq"].as_u64().unwrap_or_default(),
+                &text("topic"),
+                &text("subject"),
+                &record["payload"],
+            );
+            format!("{:>11.3} {}", 0.0, simulated(&line))
+        };
+        records.iter().map(line).collect()
+    }
+
+    /// Where a VM runs and its guest goes on writing.
+    fn writer(&self, vm: &str) -> Option<String> {
+        let real = on_the_lab(vm);
+        let shown = self.json(&["vms", "--json"]);
+        let of = shown.iter().find(|one| one["name"] == real.as_str())?;
+        let at = of["host"].as_str().filter(|_| of["state"] == "Running")?.to_owned();
+        let count = || {
+            let line = ["host-exec.sh", &at, "cat", &format!("/run/{real}.serial")].map(str::to_owned);
+            self.script(&line).map_or(0, |serial| serial.matches('.').count())
+        };
+        let before = count();
+        wait(LOOK_EVERY * 5);
+        (count() > before).then(|| simulated(&at))
+    }
+
+    fn unwell(&self) -> Vec<String> {
+        let well = |lab: &Lab| {
+            let hosts = lab.json(&["hosts", "--json"]);
+            let away = hosts.iter().filter(|host| host["status"] != "Connected").map(|host| host["name"].to_string());
+            let vms = lab.json(&["vms", "--json"]);
+            let lost = vms.iter().filter(|vm| vm["wanted"] == true && vm["state"] != "Running");
+            away.chain(lost.map(|vm| vm["name"].to_string())).collect::<Vec<_>>()
+        };
+        let deadline = Instant::now() + GRACE * 2;
+        loop {
+            let unwell = well(self);
+            if unwell.is_empty() || Instant::now() >= deadline {
+                return unwell.into_iter().map(|name| format!("{} is not well in the end", simulated(&name))).collect();
+            }
+            wait(LOOK_EVERY);
+        }
+    }
+
+    /// A guest that sees another writer on its disk says `S`.
+    fn split_brain(&self) -> Vec<String> {
+        let said = HOSTS.iter().filter_map(|host| {
+            let line =
+                ["host-exec.sh", host, "sh", "-c", "grep -l S /run/*.serial 2>/dev/null || true"].map(str::to_owned);
+            self.script(&line).ok().filter(|said| !said.trim().is_empty()).map(|said| (host, said))
+        });
+        said.map(|(host, said)| format!("violation of I1: two writers, seen on {host}: {}", said.trim())).collect()
+    }
+}
+
+/// A story says when things happen; between two looks at real parts time has to go by.
+#[allow(clippy::disallowed_methods)]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(why) = self.script(&["all-down.sh".to_owned()]) {
+            eprintln!("{why}");
+        }
+    }
+}
+
+const NAMES: [(&str, &str); 9] = [
+    ("host-0", "host-a"),
+    ("host-1", "host-b"),
+    ("host-2", "host-c"),
+    ("vm-0", "vm1"),
+    ("vm-1", "vm2"),
+    ("vm-2", "vm3"),
+    ("10.2.0.1", "10.77.0.11"),
+    ("10.2.0.2", "10.77.0.12"),
+    ("10.2.0.3", "10.77.0.13"),
+];
+
+fn on_the_lab(name: &str) -> String {
+    NAMES.iter().find(|(simulated, _)| *simulated == name).map_or(name, |(_, real)| *real).to_owned()
+}
+
+fn simulated(text: &str) -> String {
+    NAMES.iter().fold(text.to_owned(), |text, (simulated, real)| text.replace(real, simulated))
+}
