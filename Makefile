@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
-CAMPAIGN ?= --seeds 1..60
+CAMPAIGN ?= --seeds 17..60
 
 .PHONY: help demo lab lab-down lab-times test check-format lint docs unit doctest examples campaign scale sabotage deny bench clean
 
