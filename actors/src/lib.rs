@@ -13,6 +13,7 @@ pub mod ha;
 pub mod host;
 mod invariant;
 pub mod inventory;
+mod memory;
 pub mod ports;
 pub mod recovery;
 pub mod sabotage;

@@ -113,9 +113,13 @@ fn moments(scenario: &Scenario, steps: &[Step]) -> Vec<Moment> {
     moments
 }
 
+/// The lab's name of a story's host.
+fn host(name: &str) -> Option<&'static str> {
+    HOSTS.iter().enumerate().find(|(n, _)| format!("host-{n}") == name).map(|(_, host)| *host)
+}
+
 /// The scripts that begin or end a fault, with `active` ones left in force; nothing if the lab does not have it.
 fn commands(fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Option<Vec<Vec<String>>> {
-    let host = |name: &str| HOSTS.iter().enumerate().find(|(n, _)| format!("host-{n}") == name).map(|(_, host)| *host);
     let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     match fault {
         Fault::PowerLoss { host: name } => {
@@ -157,7 +161,6 @@ fn commands(fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Option
 /// Which hosts are cut off from what.
 fn cuts(fault: &Fault) -> Option<Vec<(&'static str, &'static str)>> {
     let Fault::Cut { from, to, one_way: false } = fault else { return None };
-    let host = |name: &str| HOSTS.iter().enumerate().find(|(n, _)| format!("host-{n}") == name).map(|(_, host)| *host);
     match (from.as_str(), to.as_str()) {
         ("controller", "management") => Some(HOSTS.iter().map(|at| (*at, "mgmt")).collect()),
         ("controller", name) => Some(vec![(host(name)?, "mgmt")]),

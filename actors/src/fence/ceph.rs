@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::{
     audit::Recorder,
     inventory::{Directory, Storage},
+    memory::{MEMORY_RETRY, not_ready},
     ports::{CephMap, CephPort, JournalPort},
     sabotage::{self, Sabotage},
 };
@@ -37,9 +38,6 @@ pub const CHECK_EVERY: Duration = Duration::from_secs(20);
 
 /// For so long after it was read back a fence is not ordered again.
 const FRESH: Duration = Duration::from_secs(5);
-
-/// Between tries to read the journal at the start.
-const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 /// One Ceph storage's actor.
 pub struct CephActor {
@@ -311,10 +309,6 @@ impl Handler<QueryWatchersMsg> for CephActor {
             Ok(WatchersReply { watchers })
         })
     }
-}
-
-fn not_ready() -> ErrorCode {
-    ErrorCode::new(Code::NOT_READY, "the journal is still being read: try again in a moment")
 }
 
 impl Handler<FenceHostOnStorageMsg> for CephActor {

@@ -32,6 +32,7 @@ use crate::{
     fence::{FENCER, ceph::CephActor},
     host::HostActor,
     inventory::{Directory, HaSettings},
+    memory::{MEMORY_RETRY, not_ready},
     ports::JournalPort,
     recovery::RecoveryActor,
     vm::{SEARCH_TIMEOUT, VmActor},
@@ -48,9 +49,6 @@ const FACTS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// For so long memory is promised to a VM that was sent to a host; then it shows in what the host says.
 const PROMISE: Duration = Duration::from_secs(10);
-
-/// Between tries to read the journal at the start.
-const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 /// HA: one for all hosts and VMs.
 pub struct HaActor {
@@ -278,10 +276,6 @@ async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         memory.maintenance.extend((event.new_state == HostState::Maintenance).then_some(event.host_uuid));
     }
     Ok(memory)
-}
-
-fn not_ready() -> ErrorCode {
-    ErrorCode::new(Code::NOT_READY, "the journal is still being read: try again in a moment")
 }
 
 impl Actor for HaActor {

@@ -20,15 +20,13 @@ use crate::{
     audit::Recorder,
     host::HostActor,
     inventory::{Directory, PingSettings},
+    memory::{MEMORY_RETRY, not_ready},
     ports::JournalPort,
     storage::{HEALTH_TIMEOUT, StorageActor, flow::DEPLOY_DEADLINE},
 };
 
 /// What a ask may take beyond the work it asks for: the way there and back.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// Between tries to read the journal at the start.
-const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 /// The supervisor of recovery: one for all hosts.
 pub struct RecoveryActor {
@@ -159,10 +157,6 @@ async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         }
     }
     Ok((states, quarantined))
-}
-
-fn not_ready() -> ErrorCode {
-    ErrorCode::new(Code::NOT_READY, "the journal is still being read: try again in a moment")
 }
 
 impl Actor for RecoveryActor {

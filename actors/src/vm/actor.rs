@@ -23,6 +23,7 @@ use crate::{
     fence::Policy,
     host::{HostActor, LaunchVmMsg},
     inventory::{Directory, Vm},
+    memory::MEMORY_RETRY,
     ports::{JournalPort, Ports},
     storage::StorageActor,
 };
@@ -292,9 +293,6 @@ impl VmActor {
         }
     }
 }
-
-/// Between tries to read the journal at the start.
-const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) fn to(host: HostId) -> Address {
     Address::new(HostActor::KIND, host)

@@ -393,7 +393,7 @@ impl HostAgentPort for End {
             let (ssh, agent) = {
                 let state = at.state();
                 let (there, here) = (Node::Host(other), Node::Host(at.host));
-                let open = state.links.open(here, there) && state.links.open(there, here);
+                let open = state.links.both_ways(here, there);
                 let machine = &state.machines[other];
                 let mute = machine.ssh.iter().any(|(_, how)| matches!(how, SshTrouble::Refused | SshTrouble::Hangs));
                 let reach = open && machine.answers();
@@ -532,7 +532,7 @@ async fn over_ssh(at: &At, failed: usize, vm: usize) -> Result<SiblingFenceVmOnH
     let (there, here) = (Node::Host(failed), Node::Host(at.host));
     let (reach, refused, frozen, boot) = {
         let state = at.state();
-        let open = state.links.open(here, there) && state.links.open(there, here);
+        let open = state.links.both_ways(here, there);
         let machine = &state.machines[failed];
         let closed = machine.ssh.iter().any(|(_, how)| *how == SshTrouble::Refused);
         (open && machine.on, closed, machine.freezes > 0, machine.boot)
@@ -573,7 +573,7 @@ async fn over_ssh(at: &At, failed: usize, vm: usize) -> Result<SiblingFenceVmOnH
     at.goes_on(true).await?;
     let open = {
         let state = at.state();
-        state.links.open(here, there) && state.links.open(there, here)
+        state.links.both_ways(here, there)
     };
     match said {
         Ok(Ok(Ok((found, killed, alive, reason)))) if open => {

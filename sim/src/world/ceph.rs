@@ -89,7 +89,7 @@ impl End {
         let dies = self.dies();
         let (silent, latency) = {
             let mut state = self.world.state();
-            let open = state.links.open(Node::Controller, Node::Ceph) && state.links.open(Node::Ceph, Node::Controller);
+            let open = state.links.both_ways(Node::Controller, Node::Ceph);
             (!open || state.ceph.has(CephTrouble::NoQuorum), state.some(5..120))
         };
         if silent {

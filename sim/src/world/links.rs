@@ -74,6 +74,11 @@ impl Links {
         self.duplication.retain(|(of, _)| *of != id);
     }
 
+    /// Whether messages get from one to the other and back.
+    pub(crate) fn both_ways(&self, a: Node, b: Node) -> bool {
+        self.open(a, b) && self.open(b, a)
+    }
+
     /// Whether a message gets from here to there. Nobody is cut off from itself.
     pub(crate) fn open(&self, from: Node, to: Node) -> bool {
         from == to

@@ -46,7 +46,7 @@ impl End {
         let at = self.world.host(host)?;
         let reach = |state: &State| {
             let (controller, mds, there) = (Node::Controller, Node::Mds, Node::Host(at));
-            let both = |a, b| state.links.open(a, b) && state.links.open(b, a);
+            let both = |a, b| state.links.both_ways(a, b);
             both(controller, mds) && both(mds, there) && state.machines[at].answers()
         };
         let silent = !reach(&self.world.state());
