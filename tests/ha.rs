@@ -15,15 +15,15 @@ use ringfence_actors::{
     },
     ha::HaActor,
     host::{HostActor, LaunchVmMsg},
-    inventory::{CephHostAccess, Inventory, PingSettings, Settings, Vm, Volume},
+    inventory::{CephHostAccess, Cluster, Inventory, PingSettings, Settings, Vm, Volume},
     testkit::{FakeWorld, cluster_of, storage_of},
     vm::VmActor,
 };
 use ringfence_messages::{
-    Code, ErrorCode, Event, HostId, StorageId, VmId,
+    ClusterId, Code, ErrorCode, Event, HostId, StorageId, VmId,
     ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, StorageFenceChanged, StorageFencePhase},
     fence::{FenceOutcome, SiblingFenceAudited},
-    ha::{ConfirmHostFencedMsg, HaStartVmInstanceMsg, QuarantineHostMsg, VmHaBlocked, VmHaStarted},
+    ha::{ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, QuarantineHostMsg, VmHaBlocked, VmHaStarted},
     storage::StorageKind,
     vhost::DeployVhostCmd,
     vm::{HaMode, QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState},
@@ -42,9 +42,9 @@ struct Scene {
 }
 
 impl Scene {
-    /// Hosts a, b, c that are Connected; VMs of these names on Ceph, NeverStop.
+    /// Hosts a, b, c that are Connected, and one far away in another cluster; VMs of these names on Ceph, NeverStop.
     async fn start_with(world: World, vms: &[&str], settings: Settings) -> Scene {
-        let fake = FakeWorld::new(["a", "b", "c"].map(host));
+        let fake = FakeWorld::new(["a", "b", "c", "far"].map(host));
         let of = |name: &&str| Vm {
             id: VmId::from_name(name),
             name: (*name).to_owned(),
@@ -62,7 +62,10 @@ impl Scene {
         let mut storage = storage_of("s", StorageKind::Ceph, &[]);
         storage.ceph = Some(CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() });
         let vms = vms.iter().map(of).collect();
-        let inventory = Inventory { storages: vec![storage], vms, ..cluster_of(["a", "b", "c"]) };
+        let mut inventory = Inventory { storages: vec![storage], vms, ..cluster_of(["a", "b", "c", "far"]) };
+        let elsewhere = Cluster { id: ClusterId::from_name("c2"), name: "c2".to_owned() };
+        inventory.hosts[3].cluster = elsewhere.id;
+        inventory.clusters.push(elsewhere);
         let ping = PingSettings { interval: S, timeout: S, sleep_after_failure: S / 5, ..PingSettings::default() };
         let settings = Settings { ping, ..settings };
         let assembly = Assembly::start(world.bus().clone(), inventory, settings, fake.ports()).await.unwrap();
@@ -304,5 +307,40 @@ fn what_was_stopped_stays_stopped_and_what_died_is_brought_back_on_the_same_host
         assert_eq!(scene.shown("vm1").await.incarnation, 2);
         assert_eq!(scene.place("vm2").await.0, VmState::Stopped);
         assert!(scene.outcomes().is_empty(), "its host said that it is gone: nothing is fenced");
+    });
+}
+
+/// Found as seed 16: somebody moved a VM to another cluster. Who answers pings there is not in the list of its own, so
+/// that its last host was never asked. And found at scale: every start asked every host for itself.
+#[test]
+fn who_asks_for_a_target_at_the_same_time_shares_the_answers_and_a_host_elsewhere_can_be_asked() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &[]).await;
+        scene.fake.take_calls();
+        let ask = |last: &str| FindTargetMsg {
+            vm_uuid: VmId::from_name("vm1"),
+            cluster_uuid: cluster_of([]).clusters[0].id,
+            memory_mib: 3000,
+            host_uuid: None,
+            last_host_uuid: Some(host(last)),
+            soft_avoid_host_uuids: Vec::new(),
+            dry_run: false,
+        };
+        let ha = Address::singleton(HaActor::KIND);
+        scene.power("c", false);
+        let all = ["a", "a", "far", "nobody knows it"].map(|last| scene.world.bus().ask(ha, ask(last)));
+        let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().map(Result::unwrap).collect();
+        let mut asked = scene.fake.take_calls();
+        asked.sort();
+        let mut once = ["a", "b", "c"].map(|name| (host(name), "facts"));
+        once.sort();
+        assert_eq!(asked, once, "each host once for all four");
+        // Each has room for one of them: home first, then the next best, then nobody.
+        let targets: Vec<_> = found.iter().map(|found| found.host_uuid).collect();
+        assert_eq!(targets[0], Some(host("a")));
+        assert_eq!(targets[1], Some(host("b")));
+        assert_eq!(&targets[2..], [None, None], "{found:?}");
+        let answers: Vec<_> = found.iter().map(|found| found.last_host_answers).collect();
+        assert_eq!(answers, [true, true, true, false]);
     });
 }

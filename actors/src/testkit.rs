@@ -242,8 +242,13 @@ impl HostAgentPort for FakeWorld {
         assert!(permit.covers(host, &cmd), "started without a permit for it");
         self.reach(host, "start", |host| {
             unless(&host.start_error)?;
-            let running =
-                RunningVm { vm_uuid: cmd.vm_uuid, pid: 42, incarnation: Some(cmd.incarnation), other_agent: false };
+            let running = RunningVm {
+                vm_uuid: cmd.vm_uuid,
+                pid: 42,
+                incarnation: Some(cmd.incarnation),
+                other_agent: false,
+                incoming: false,
+            };
             if host.vms.contains_key(&cmd.vm_uuid) {
                 return Err(ErrorCode::new(Code::CHANGE_STATE, "it runs already"));
             }

@@ -101,30 +101,40 @@ pub struct ScanHostCmdReply {
     pub reason: String,
 }
 
-/// Asks where a VM may be started.
+/// Asks where a VM may be started, and where else it may be found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FindTargetsMsg {
-    /// The VM's cluster.
+pub struct FindTargetMsg {
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Its cluster.
     pub cluster_uuid: ClusterId,
     /// The memory it needs, in MiB.
     pub memory_mib: u64,
+    /// The host that somebody named; `None` for the best.
+    pub host_uuid: Option<HostId>,
+    /// Where it ran last: taken again if it has room and is not to be avoided.
+    pub last_host_uuid: Option<HostId>,
     /// Hosts to avoid where others will do.
     pub soft_avoid_host_uuids: Vec<HostId>,
+    /// Nothing is going to be started: no memory is put aside.
+    pub dry_run: bool,
 }
-message!(FindTargetsMsg, 1 => TargetsReply);
+message!(FindTargetMsg, 1 => TargetReply);
 
 /// Where a VM may be started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TargetsReply {
-    /// Hosts with room, the best first.
-    pub host_uuids: Vec<HostId>,
+pub struct TargetReply {
+    /// There; `None` if nowhere.
+    pub host_uuid: Option<HostId>,
     /// Hosts that take work but have no room, or do not say.
-    pub full_host_uuids: Vec<HostId>,
-    /// Hosts that can be asked, whether or not they take work: their last ping was answered, or they are in maintenance
-    /// and not pinged.
-    pub answering_host_uuids: Vec<HostId>,
+    pub full: u32,
+    /// The host where it ran last can be asked: its last ping was answered, or it is not pinged, being in maintenance or
+    /// of another cluster.
+    pub last_host_answers: bool,
+    /// Hosts that seemed to run it a moment ago.
+    pub seen_host_uuids: Vec<HostId>,
 }
 
 /// Takes a host that does not answer out of service until it is reconciled; durable when answered. Idempotent.

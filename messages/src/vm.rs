@@ -292,6 +292,9 @@ pub struct RunningVm {
     pub incarnation: Option<u64>,
     /// Another agent of this machine started it (agents that share a machine see each other's processes).
     pub other_agent: bool,
+    /// It was started with `-incoming`: it waits for a migration, or came by one; its arguments stay the same.
+    #[serde(default)]
+    pub incoming: bool,
 }
 
 /// Starts a VM: on the host given, or on a connected one of its cluster.

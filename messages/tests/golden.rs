@@ -120,8 +120,9 @@ fn every_message_keeps_its_wire_form() {
         ScanHostMsg r#"{"hostUuid": @H}"# => r#"{"seenBy": [@S], "unseenBy": [], "reason": "r"}"#;
         ScanHostCmd r#"{"hostUuid": @H, "hostIp": "10.77.0.11", "sshPort": 22, "agentPort": 7070}"# =>
             r#"{"ssh": true, "agent": false, "reason": "r"}"#;
-        FindTargetsMsg r#"{"clusterUuid": @C, "memoryMib": 16, "softAvoidHostUuids": [@H]}"# =>
-            r#"{"hostUuids": [@H], "fullHostUuids": [], "answeringHostUuids": [@H]}"#;
+        FindTargetMsg r#"{"vmUuid": @V, "clusterUuid": @C, "memoryMib": 16, "hostUuid": null, "lastHostUuid": @H,
+            "softAvoidHostUuids": [@H], "dryRun": false}"# =>
+            r#"{"hostUuid": @H, "full": 1, "lastHostAnswers": true, "seenHostUuids": [@S]}"#;
         QuarantineHostMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
         ConfirmHostFencedMsg r#"{"hostUuid": @H, "by": "root"}"# => r#"{}"#;
         SetQuarantineMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
@@ -152,7 +153,7 @@ fn every_message_keeps_its_wire_form() {
             r#"{"pid": 7, "accel": "kvm", "memory": "memfd"}"#;
         StopVmCmd r#"{"vmUuid": @V, "epoch": 3}"# => r#"{}"#;
         ListVmsCmd r#"{"epoch": 3, "void": {"vmUuid": @V, "incarnation": 2}}"# =>
-            r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false}], "clockMs": 5}"#;
+            r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false, "incoming": true}], "clockMs": 5}"#;
         StartVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
         StopVmMsg r#"{}"# => r#"@vm"#;
         QueryVmMsg r#"{}"# => r#"@vm"#;

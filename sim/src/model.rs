@@ -23,7 +23,7 @@ use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     ceph::{StorageFenceReply, Watcher},
     fence::SiblingFenceVmOnHostReply,
-    ha::TargetsReply,
+    ha::TargetReply,
     vm::{DiskSource, HaMode, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
 };
 use stateright::{Checker, Model, Property};
@@ -230,16 +230,20 @@ impl Protocol {
         let (now, clock) = (state.now(), state.clock());
         let unit = |well| if well { Ok(()) } else { Err(failed()) };
         let event = match command {
-            Command::FindTargets(_) => {
+            Command::FindTarget(..) => {
                 // A host that is silent is known to be; that it is not may be old news.
                 let speaks = |host: &usize| !state.hosts[*host].silent;
                 let answering: Vec<HostId> = (0..2).filter(speaks).map(|host| self.id(host)).collect();
-                let targets = TargetsReply {
-                    host_uuids: answering.clone(),
-                    full_host_uuids: Vec::new(),
-                    answering_host_uuids: answering,
+                let place = state.controllers[c].as_ref()?.core.place();
+                let home = place.filter(|place| answering.contains(place));
+                let found = TargetReply {
+                    host_uuid: home.or(answering.first().copied()),
+                    full: 0,
+                    last_host_answers: home.is_some(),
+                    // Where it was seen a moment ago is a courtesy: nothing may depend on it.
+                    seen_host_uuids: Vec::new(),
                 };
-                Event::TargetsFound(Ok((targets, None)))
+                Event::TargetFound(Ok((found, None)))
             }
             Command::Search(id) => {
                 let host = &mut state.hosts[self.index(id)];
@@ -253,6 +257,7 @@ impl Protocol {
                         pid: 1,
                         incarnation: Some(incarnation),
                         other_agent: false,
+                        incoming: false,
                     };
                     ListVmsReply { vms: host.qemu.map(of).into_iter().collect(), clock_ms: clock }
                 });
@@ -359,7 +364,7 @@ impl Protocol {
         let plain = |command: &Command| {
             matches!(
                 command,
-                Command::FindTargets(_)
+                Command::FindTarget(..)
                     | Command::Export(..)
                     | Command::Reply(_)
                     | Command::Fence(_, attempt::Command::Audit { .. } | attempt::Command::Done(_))

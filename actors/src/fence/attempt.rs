@@ -49,7 +49,7 @@ pub struct Case {
     pub attempt: Uuid,
     /// The VM.
     pub vm: VmId,
-    /// Its cluster.
+    /// The cluster of the host where it ran last.
     pub cluster: ClusterId,
     /// Where it ran last.
     pub place: Place,

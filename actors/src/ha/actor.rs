@@ -6,18 +6,18 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use ringfence::{Accepts, Actor, Address, Ctx, EventHandler, Handler, Kind, Promise, Promised};
+use futures_util::future::{join, join_all};
+use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Promise, Promised};
 use ringfence_messages::{
-    Code, ErrorCode, Event as _, HostId, Result, VmId,
+    ClusterId, Code, ErrorCode, Event as _, HostId, Result, VmId,
     agent::Done,
     ceph::QueryWatchersMsg,
     ha::{
-        ConfirmHostFencedMsg, FindTargetsMsg, HaReply, HaStartVmInstanceMsg, HaStartVmInstanceReply,
+        ConfirmHostFencedMsg, FindTargetMsg, HaReply, HaStartVmInstanceMsg, HaStartVmInstanceReply,
         HostConfirmedFenced, HostQuarantineChanged, HostSuspected, QuarantineHostMsg, QueryHaMsg, ScanHostMsg,
-        SetQuarantineMsg, TargetsReply,
+        SetQuarantineMsg, TargetReply,
     },
-    host::{HostFactsCmd, HostState, HostStateChanged, HostStatusChanged, QueryServingHostsMsg},
+    host::{HostFactsCmd, HostState, HostStateChanged, HostStatusChanged, QueryServingHostsMsg, ServingHostsReply},
     vm::{ListVmsCmd, LookForVmMsg, VmStateChanged},
 };
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::{
     cleaning::Cleaner,
     core::{Belief, Command, Core, Event, Fact, TICK},
-    placement::{Candidate, rank},
+    placement::{Candidate, choose, rank},
 };
 use crate::{
     audit::Recorder,
@@ -41,11 +41,12 @@ use crate::{
 /// How long one VM may take to come back: three siblings, two storages, a start. Too low: a flow ends before its fence.
 pub const FLOW_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// For so long what a host said of its memory counts.
-const FACTS_FRESH: Duration = Duration::from_secs(2);
+/// For so long what a host said of its memory and its processes counts. Too high: a VM that something else just started
+/// is not noticed; its watchers and the fence do not depend on it.
+const GLANCE_FRESH: Duration = Duration::from_secs(2);
 
-/// How long a host may take to say what it has.
-const FACTS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a host may take to say it.
+const GLANCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// For so long memory is promised to a VM that was sent to a host; then it shows in what the host says.
 const PROMISE: Duration = Duration::from_secs(10);
@@ -63,7 +64,9 @@ pub struct HaActor {
     core: Option<Core>,
     /// Operators who wait for a VM.
     askers: HashMap<VmId, Promise<HaStartVmInstanceReply>>,
-    facts: HashMap<HostId, (Instant, Option<u64>)>,
+    glances: HashMap<HostId, Glance>,
+    /// Who waits for the hosts of a cluster to be asked.
+    rounds: HashMap<ClusterId, Vec<(FindTargetMsg, Promise<TargetReply>)>>,
     promised: Vec<(Instant, HostId, u64)>,
 }
 
@@ -75,7 +78,7 @@ impl HaActor {
         directory: Arc<Directory>,
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
-        bus: ringfence::Bus,
+        bus: Bus,
     ) -> HaActor {
         let cleaner = Cleaner { directory: directory.clone(), bus, recorder: recorder.clone() };
         HaActor {
@@ -88,7 +91,8 @@ impl HaActor {
             born: Instant::now(),
             core: None,
             askers: HashMap::new(),
-            facts: HashMap::new(),
+            glances: HashMap::new(),
+            rounds: HashMap::new(),
             promised: Vec::new(),
         }
     }
@@ -213,12 +217,7 @@ impl HaActor {
     }
 
     /// Durable first, then in force: a restart must not let the host back in.
-    fn quarantine(
-        &self,
-        host: HostId,
-        reason: String,
-        bus: ringfence::Bus,
-    ) -> impl Future<Output = Result<()>> + use<> {
+    fn quarantine(&self, host: HostId, reason: String, bus: Bus) -> impl Future<Output = Result<()>> + use<> {
         let (recorder, name) = (self.recorder.clone(), self.directory.host_name(host));
         async move {
             let change =
@@ -229,20 +228,69 @@ impl HaActor {
         }
     }
 
-    fn rank(&mut self, ask: &FindTargetsMsg, serving: &[HostId]) -> (Vec<HostId>, Vec<HostId>) {
-        self.promised.retain(|(at, _, _)| at.elapsed() < PROMISE);
-        let candidate = |host: &HostId| Candidate {
-            host: *host,
-            available_mib: self.facts.get(host).and_then(|(_, available)| *available),
-            promised_mib: self.promised.iter().filter(|(_, to, _)| to == host).map(|(_, _, mib)| mib).sum(),
-            vms: self.core.as_ref().map_or(0, |core| core.vms_on(*host))
-                + self.promised.iter().filter(|(_, to, _)| to == host).count(),
+    /// What a round found is for everyone who waited for it.
+    fn place(&mut self, cluster: ClusterId, found: Result<Round>) {
+        let waiting = self.rounds.remove(&cluster).unwrap_or_default();
+        let (standing, glances) = match found {
+            Ok(found) => found,
+            Err(error) => return waiting.into_iter().for_each(|(_, promise)| promise.complete(Err(error.clone()))),
         };
-        let candidates: Vec<Candidate> = serving.iter().map(candidate).collect();
-        let (roomy, full) = rank(&candidates, ask.memory_mib, &ask.soft_avoid_host_uuids);
-        self.promised.extend(roomy.first().map(|host| (Instant::now(), *host, ask.memory_mib)));
-        (roomy, full)
+        self.glances.extend(glances);
+        for (ask, promise) in waiting {
+            let target = self.target(&ask, &standing);
+            promise.complete(Ok(target));
+        }
     }
+
+    fn target(&mut self, ask: &FindTargetMsg, standing: &ServingHostsReply) -> TargetReply {
+        self.promised.retain(|(at, _, _)| at.elapsed() < PROMISE);
+        let mut promised: HashMap<HostId, (u64, usize)> = HashMap::new();
+        for (_, host, mib) in &self.promised {
+            let of = promised.entry(*host).or_default();
+            *of = (of.0 + mib, of.1 + 1);
+        }
+        let candidate = |host: &HostId| {
+            let (promised_mib, promised_vms) = promised.get(host).copied().unwrap_or_default();
+            let vms = self.core.as_ref().map_or(0, |core| core.vms_on(*host)) + promised_vms;
+            let available_mib = self.glances.get(host).and_then(|glance| glance.available_mib);
+            Candidate { host: *host, available_mib, promised_mib, vms }
+        };
+        let candidates: Vec<Candidate> = standing.host_uuids.iter().map(candidate).collect();
+        let (roomy, full) = rank(&candidates, ask.memory_mib, &ask.soft_avoid_host_uuids);
+        let target = choose((&roomy, &full), ask.host_uuid, ask.last_host_uuid, &ask.soft_avoid_host_uuids);
+        self.promised.extend(target.filter(|_| !ask.dry_run).map(|host| (Instant::now(), host, ask.memory_mib)));
+        let seen = |host: &&HostId| self.glances.get(host).is_some_and(|glance| glance.vms.contains(&ask.vm_uuid));
+        let not_pinged = |last: HostId| {
+            let elsewhere = self.directory.host(last).is_ok_and(|of| of.cluster != ask.cluster_uuid);
+            elsewhere || self.core.as_ref().is_some_and(|core| core.is_maintained(last))
+        };
+        let answers = |last: HostId| standing.answering_host_uuids.contains(&last) || not_pinged(last);
+        TargetReply {
+            host_uuid: target,
+            full: u32::try_from(full.len()).unwrap_or(u32::MAX),
+            last_host_answers: ask.last_host_uuid.is_some_and(answers),
+            seen_host_uuids: standing.host_uuids.iter().filter(seen).copied().collect(),
+        }
+    }
+}
+
+/// What a host said a moment ago of its memory and its QEMU processes: good for noticing something, no proof.
+struct Glance {
+    at: Instant,
+    available_mib: Option<u64>,
+    vms: Vec<VmId>,
+}
+
+/// How the hosts of a cluster stand, and what those said who were asked anew.
+type Round = (ServingHostsReply, Vec<(HostId, Glance)>);
+
+async fn glance(bus: Bus, host: HostId) -> (HostId, Glance) {
+    let to = Address::new(HostActor::KIND, host);
+    let facts = bus.ask_within(to, HostFactsCmd {}, GLANCE_TIMEOUT);
+    let listed = bus.ask_within(to, ListVmsCmd::default(), GLANCE_TIMEOUT);
+    let (facts, listed) = join(facts, listed).await;
+    let vms = listed.map(|listed| listed.vms.iter().map(|vm| vm.vm_uuid).collect()).unwrap_or_default();
+    (host, Glance { at: Instant::now(), available_mib: facts.ok().map(|facts| facts.available_mib), vms })
 }
 
 struct Memory {
@@ -283,7 +331,7 @@ impl Actor for HaActor {
 
     fn accepts(accepts: &mut Accepts<Self>) {
         accepts
-            .message::<FindTargetsMsg>()
+            .message::<FindTargetMsg>()
             .message::<QuarantineHostMsg>()
             .message::<ConfirmHostFencedMsg>()
             .message::<HaStartVmInstanceMsg>()
@@ -403,36 +451,31 @@ impl Handler<ConfirmHostFencedMsg> for HaActor {
     }
 }
 
-impl Handler<FindTargetsMsg> for HaActor {
-    type Answer = Promised<FindTargetsMsg>;
+/// Who asks while the hosts of the cluster are being asked waits for the same answers: a hundred starts at once in a
+/// cluster of a thousand hosts are a thousand questions, not a hundred thousand.
+impl Handler<FindTargetMsg> for HaActor {
+    type Answer = Promised<FindTargetMsg>;
 
-    fn handle(&mut self, message: FindTargetsMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
-        let (promise, answer) = ctx.promise::<FindTargetsMsg>();
+    fn handle(&mut self, message: FindTargetMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<FindTargetMsg>();
+        let cluster_uuid = message.cluster_uuid;
+        let waiting = self.rounds.entry(cluster_uuid).or_default();
+        waiting.push((message, promise));
+        if waiting.len() > 1 {
+            return answer;
+        }
         let fresh: BTreeSet<HostId> =
-            self.facts.iter().filter(|(_, (at, _))| at.elapsed() < FACTS_FRESH).map(|(host, _)| *host).collect();
-        let (bus, cluster_uuid) = (ctx.bus().clone(), message.cluster_uuid);
+            self.glances.iter().filter(|(_, of)| of.at.elapsed() < GLANCE_FRESH).map(|(host, _)| *host).collect();
+        let bus = ctx.bus().clone();
         let asked = async move {
             let ask = QueryServingHostsMsg { cluster_uuid };
             let standing = bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
             let stale = standing.host_uuids.iter().filter(|host| !fresh.contains(host));
-            let facts = join_all(stale.map(|host| async {
-                let to = Address::new(HostActor::KIND, *host);
-                (*host, bus.ask_within(to, HostFactsCmd {}, FACTS_TIMEOUT).await)
-            }));
-            let facts = facts.await;
-            Ok((standing, facts))
+            let glances = join_all(stale.map(|host| glance(bus.clone(), *host))).await;
+            Ok((standing, glances))
         };
-        ctx.spawn(asked, move |ha, found: Result<_>, _| {
-            promise.complete(found.map(|(standing, facts)| {
-                for (host, facts) in facts {
-                    ha.facts.insert(host, (Instant::now(), facts.ok().map(|facts| facts.available_mib)));
-                }
-                let (host_uuids, full_host_uuids) = ha.rank(&message, &standing.host_uuids);
-                let maintained = ha.core.iter().flat_map(|core| core.maintained(message.cluster_uuid));
-                let answering_host_uuids = standing.answering_host_uuids.into_iter().chain(maintained).collect();
-                TargetsReply { host_uuids, full_host_uuids, answering_host_uuids }
-            }));
-        });
+        // Detached: the first one may give up before the others.
+        ctx.spawn_detached(asked, move |ha, found, _| ha.place(cluster_uuid, found));
         answer
     }
 }

@@ -340,10 +340,9 @@ impl Core {
         self.on_host.get(&host).map_or(0, BTreeSet::len)
     }
 
-    /// The hosts of a cluster that are in maintenance.
-    pub fn maintained(&self, cluster: ClusterId) -> Vec<HostId> {
-        let of = self.directory.hosts.iter().filter(|of| of.cluster == cluster);
-        of.map(|of| of.id).filter(|id| self.hosts.get(id).is_some_and(|host| host.maintenance)).collect()
+    /// Whether a host is in maintenance.
+    pub fn is_maintained(&self, host: HostId) -> bool {
+        self.hosts.get(&host).is_some_and(|host| host.maintenance)
     }
 
     /// What is thought of everything that is not in order.

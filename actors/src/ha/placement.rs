@@ -27,6 +27,23 @@ pub fn rank(candidates: &[Candidate], need_mib: u64, soft_avoid: &[HostId]) -> (
     (hosts(roomy), hosts(full))
 }
 
+/// The host to start on: the one that somebody named, even without room: they know how much fits there. Else home, if it
+/// has room and is not to be avoided; else the best.
+pub fn choose(
+    (roomy, full): (&[HostId], &[HostId]),
+    named: Option<HostId>,
+    home: Option<HostId>,
+    soft_avoid: &[HostId],
+) -> Option<HostId> {
+    match named {
+        Some(named) => roomy.iter().chain(full).copied().find(|host| *host == named),
+        None => {
+            let at_home = home.filter(|home| roomy.contains(home) && !soft_avoid.contains(home));
+            at_home.or(roomy.first().copied())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +68,21 @@ mod tests {
         assert_eq!((roomy, full), (ids(&["big too", "big", "small"]), ids(&["promised", "silent"])));
         let (roomy, _) = rank(&hosts, 2048, &ids(&["big too"]));
         assert_eq!(roomy, ids(&["big", "small", "big too"]), "avoided where others will do");
+    }
+
+    #[test]
+    fn home_is_best_unless_avoided_and_a_full_host_is_taken_only_by_name() {
+        let ids = |names: &[&str]| names.iter().map(|name| HostId::from_name(name)).collect::<Vec<_>>();
+        let choose = |roomy: &[&str], named: Option<&str>, soft_avoid: &[&str]| {
+            let home = Some(HostId::from_name("home"));
+            choose((&ids(roomy), &ids(&["full"])), named.map(HostId::from_name), home, &ids(soft_avoid))
+        };
+        let host = |name| Some(HostId::from_name(name));
+        assert_eq!(choose(&["a", "home"], None, &[]), host("home"));
+        assert_eq!(choose(&["a", "home"], None, &["home"]), host("a"));
+        assert_eq!(choose(&["a", "b"], None, &[]), host("a"));
+        assert_eq!(choose(&["a"], Some("full"), &[]), host("full"));
+        assert_eq!(choose(&["a"], Some("gone"), &[]), None);
+        assert_eq!(choose(&[], None, &[]), None);
     }
 }

@@ -6,7 +6,7 @@ use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, 
 use ringfence_messages::{
     Event as _, HostId, Result,
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
-    ha::{HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
+    ha::{FindTargetMsg, HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
     host::HostStatusChanged,
     storage::ActivateVolumeMsg,
     vm::{
@@ -127,7 +127,7 @@ impl Handler<PlanHaStartMsg> for VmActor {
     type Answer = Later<HaStartPlan>;
 
     fn handle(&mut self, message: PlanHaStartMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        Later::new(self.plan(&self.core, message.host_uuid))
+        Later::new(self.plan(message.host_uuid))
     }
 }
 
@@ -175,9 +175,9 @@ impl VmActor {
     fn carry_out(&mut self, command: Command, ctx: &mut Ctx<'_, Self>) {
         let bus = self.bus.clone();
         match command {
-            Command::FindTargets(soft_avoid) => {
-                let found = self.targets(soft_avoid, self.core.place());
-                ctx.spawn(found, |vm, found, ctx| vm.on(Event::TargetsFound(found), ctx));
+            Command::FindTarget(host_uuid, soft_avoid_host_uuids) => {
+                let ask = FindTargetMsg { host_uuid, soft_avoid_host_uuids, ..self.find_target() };
+                ctx.spawn(self.target(ask), |vm, found, ctx| vm.on(Event::TargetFound(found), ctx));
             }
             Command::Search(host) => {
                 let void = VoidOrders { vm_uuid: self.vm.id, incarnation: self.core.incarnation() };

@@ -8,8 +8,8 @@
 //!     |                                                                                         | Disconnected
 //!     +---- searched: not there ---- Unknown <--------------------------------------------------+
 //! ```
-//! Invariants: I1: a VM is launched only with a permit of the fence, and after every serving host of its cluster was
-//! asked and has no QEMU of it. If the host where it ran last cannot be asked, a plain start is refused and an HA start
+//! Invariants: I1: a VM is launched only with a permit of the fence, and after its target, the host where it ran last and
+//! every other where it seemed to run were asked and have no QEMU of it. If the host where it ran last cannot be asked, a plain start is refused and an HA start
 //! fences it. I2: an outcome that is not known is looked up, never guessed.
 //! I4: nothing is launched or stopped before the intent is durable. One operation at a time; a second is refused.
 //! An operation ends only when every answer that it asked for has come, so that none is taken for a later one's.
@@ -17,7 +17,7 @@
 
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
-    ha::TargetsReply,
+    ha::TargetReply,
     host::HostStatus,
     vm::{DiskSource, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
 };
@@ -41,8 +41,8 @@ pub enum Event {
     Start(Order),
     /// Someone wants it stopped.
     Stop,
-    /// Where it may be started, and who attested that its last host is off, asked for by [`Command::FindTargets`].
-    TargetsFound(Result<(TargetsReply, Option<String>)>),
+    /// Where it may be started, and who attested that its last host is off, asked for by [`Command::FindTarget`].
+    TargetFound(Result<(TargetReply, Option<String>)>),
     /// Something about the fence under way.
     Fence(attempt::Event),
     /// Somebody may have seen it on this host, or misses it where it is believed to run.
@@ -94,8 +94,8 @@ pub struct Memory {
 /// What is to be done for a VM.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Ask where it may be started.
-    FindTargets(Vec<HostId>),
+    /// Ask where it may be started: there, or somewhere but for these.
+    FindTarget(Option<HostId>, Vec<HostId>),
     /// Ask a host for its QEMU processes, and have it refuse every order to start this VM that was given so far.
     Search(HostId),
     /// Make the change durable before anything is done.
@@ -137,15 +137,15 @@ pub(super) enum Busy {
     No,
     /// The journal was not read yet.
     Remembering,
-    /// A start waits for the list of hosts.
-    FindingTargets(Order),
+    /// A start waits to be told where.
+    FindingTarget(Order),
     /// A start waits for these hosts to say whether the VM is there; those that answered found this.
     Searching {
         order: Order,
         target: HostId,
         human: Option<String>,
         left: Vec<HostId>,
-        found: Vec<(HostId, Result<bool>)>,
+        found: Vec<(HostId, Result<Seen>)>,
     },
     /// A start waits for the fence.
     Fencing(Box<Attempt>, String),
@@ -248,8 +248,8 @@ impl Core {
         match (event, std::mem::replace(&mut self.busy, Busy::No)) {
             (Event::Remembered(memory), Busy::Remembering) => self.remember(memory, now),
             (Event::Start(order), Busy::No) => {
-                let command = Command::FindTargets(order.soft_avoid.clone());
-                self.busy = Busy::FindingTargets(order);
+                let command = Command::FindTarget(order.host, order.soft_avoid.clone());
+                self.busy = Busy::FindingTarget(order);
                 vec![command]
             }
             (Event::Stop, Busy::No) => self.stop(),
@@ -275,7 +275,7 @@ impl Core {
                 }
                 None => Vec::new(),
             },
-            (Event::TargetsFound(found), Busy::FindingTargets(order)) => self.choose(order, found),
+            (Event::TargetFound(found), Busy::FindingTarget(order)) => self.choose(order, found),
             (Event::Fence(event), Busy::Fencing(mut attempt, reason)) => {
                 let commands = attempt.on(event, now);
                 self.fence(attempt, commands, reason)
@@ -283,7 +283,7 @@ impl Core {
             (Event::Searched(host, answer), Busy::Searching { order, target, human, mut left, mut found }) => {
                 if let Some(position) = left.iter().position(|h| *h == host) {
                     left.swap_remove(position);
-                    found.push((host, answer.map(|reply| runs(self.vm.id, &reply.vms))));
+                    found.push((host, answer.map(|reply| Seen::of(self.vm.id, &reply.vms))));
                 }
                 if left.is_empty() {
                     return self.searched(order, target, human, found, now);
@@ -398,9 +398,11 @@ impl Core {
     /// A host said, or could not say, whether the VM runs there. Only its own host can say that it does not run.
     fn settle(&mut self, host: HostId, found: Result<ListVmsReply>, why: &str) -> Vec<Command> {
         let here = self.place == Some(host);
-        let (truth, reason) = match found.map(|reply| runs(self.vm.id, &reply.vms)) {
-            Ok(true) => (VmState::Running, format!("found running ({why})")),
-            Ok(false) => (VmState::Stopped, format!("not there ({why})")),
+        let (truth, reason) = match found.map(|reply| Seen::of(self.vm.id, &reply.vms)) {
+            // Whoever waits for a migration is not the VM yet, unless that is gone from where it ran last.
+            Ok(Seen::Coming) if !here && self.state != VmState::Stopped => return Vec::new(),
+            Ok(Seen::Running | Seen::Coming) => (VmState::Running, format!("found running ({why})")),
+            Ok(Seen::Nothing) => (VmState::Stopped, format!("not there ({why})")),
             Err(error) => (VmState::Unknown, format!("its host cannot be asked: {error} ({why})")),
         };
         match truth {
@@ -427,6 +429,23 @@ impl Core {
     }
 }
 
-pub(super) fn runs(vm: VmId, processes: &[RunningVm]) -> bool {
-    processes.iter().any(|process| process.vm_uuid == vm)
+/// What a host has of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// No QEMU.
+    Nothing,
+    /// Only one that was started to take a migration: it may wait for it yet, or be the VM since it took it.
+    Coming,
+    /// One that runs.
+    Running,
+}
+
+impl Seen {
+    pub(super) fn of(vm: VmId, processes: &[RunningVm]) -> Seen {
+        let mut of_it = processes.iter().filter(|process| process.vm_uuid == vm).peekable();
+        if of_it.peek().is_none() {
+            return Seen::Nothing;
+        }
+        if of_it.all(|process| process.incoming) { Seen::Coming } else { Seen::Running }
+    }
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
     fence::{FenceLevel, SiblingFenceVmOnHostReply},
-    ha::TargetsReply,
+    ha::TargetReply,
     host::HostStatus,
     vm::{DiskSource, HaMode, ListVmsReply, RunningVm, StartVmCmdReply, VmState},
 };
@@ -53,16 +53,20 @@ fn ha_start() -> Event {
     Event::Start(Order { ha: true, reason: "brought back".to_owned(), ..Order::default() })
 }
 
-/// Hosts with room, all of which answer.
-fn found(hosts: &[&str]) -> Event {
-    found_with(hosts, &["a", "b", "c"], &[])
+/// It may be started there, and the host where it ran last answers.
+fn found(target: &str) -> Event {
+    found_with(target, true, &[])
 }
 
-fn found_with(roomy: &[&str], answering: &[&str], full: &[&str]) -> Event {
-    let ids = |names: &[&str]| names.iter().map(|name| host(name)).collect();
-    let targets =
-        TargetsReply { host_uuids: ids(roomy), full_host_uuids: ids(full), answering_host_uuids: ids(answering) };
-    Event::TargetsFound(Ok((targets, None)))
+fn found_with(target: &str, last_host_answers: bool, seen: &[&str]) -> Event {
+    let seen_host_uuids = seen.iter().map(|name| host(name)).collect();
+    let found = TargetReply { host_uuid: Some(host(target)), full: 0, last_host_answers, seen_host_uuids };
+    Event::TargetFound(Ok((found, None)))
+}
+
+/// It may be started nowhere: so many hosts are full.
+fn found_none(full: u32) -> Event {
+    Event::TargetFound(Ok((TargetReply { full, last_host_answers: true, ..TargetReply::default() }, None)))
 }
 
 fn core() -> Core {
@@ -93,11 +97,22 @@ fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec
 }
 
 fn here() -> ListVmsReply {
-    listed(vec![RunningVm { vm_uuid: id(), pid: 42, incarnation: Some(1), other_agent: false }])
+    listed(vec![RunningVm { vm_uuid: id(), pid: 42, incarnation: Some(1), other_agent: false, incoming: false }])
 }
 
 fn elsewhere() -> ListVmsReply {
-    listed(vec![RunningVm { vm_uuid: VmId::from_name("other"), pid: 43, incarnation: None, other_agent: false }])
+    listed(vec![RunningVm {
+        vm_uuid: VmId::from_name("other"),
+        pid: 43,
+        incarnation: None,
+        other_agent: false,
+        incoming: false,
+    }])
+}
+
+/// A QEMU that was started to take a migration.
+fn coming() -> ListVmsReply {
+    listed(vec![RunningVm { incarnation: None, incoming: true, ..here().vms.remove(0) }])
 }
 
 /// The host's clock stands at 7 s.
@@ -132,8 +147,8 @@ fn told(commands: &[Command]) -> Vec<(VmState, VmState)> {
 /// A VM that ran on `a` before and is being launched on `b`.
 fn launching() -> Core {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
-    assert_eq!(core.feed(start(Some("b"))), [Command::FindTargets(Vec::new())]);
-    let searches = core.feed(found(&["a", "b"]));
+    assert_eq!(core.feed(start(Some("b"))), [Command::FindTarget(Some(host("b")), Vec::new())]);
+    let searches = core.feed(found("b"));
     assert_eq!(searches, [Command::Search(host("b")), Command::Search(host("a"))], "the target and where it ran last");
     assert!(core.feed(Event::Searched(host("b"), Ok(elsewhere()))).is_empty(), "one answer is not enough");
     let intent = core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
@@ -167,7 +182,7 @@ fn a_host_that_cannot_be_asked_refuses_the_start_whatever_the_other_says() {
     for silent_first in [true, false] {
         let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
         core.feed(start(Some("b")));
-        core.feed(found(&["b"]));
+        core.feed(found("b"));
         let mut answers = [(host("a"), Err(broken())), (host("b"), Ok(listed(Vec::new())))];
         if !silent_first {
             answers.reverse();
@@ -188,7 +203,7 @@ fn one_that_runs_is_found_not_started_and_its_known_place_counts_first() {
     core.feed(Event::Searched(host("a"), Ok(here())));
     assert_eq!(core.state(), VmState::Running);
     core.feed(start(Some("b")));
-    core.feed(found(&["a", "b"]));
+    core.feed(found("b"));
     // Both agents are of one machine, so both see its process.
     core.feed(Event::Searched(host("b"), Ok(here())));
     let commands = core.feed(Event::Searched(host("a"), Ok(here())));
@@ -200,7 +215,7 @@ fn one_that_runs_is_found_not_started_and_its_known_place_counts_first() {
 fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
     core.feed(start(Some("b")));
-    core.feed(found(&["b"]));
+    core.feed(found("b"));
     core.feed(Event::Searched(host("a"), Err(broken())));
     let commands = core.feed(Event::Searched(host("b"), Ok(here())));
     assert!(refusal(&commands).details.contains("already runs on b"));
@@ -208,11 +223,11 @@ fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
 }
 
 #[test]
-fn a_third_host_is_asked_too_but_its_silence_refuses_nothing() {
+fn a_third_host_where_it_was_seen_is_asked_too_but_its_silence_refuses_nothing() {
     for (answer, refused) in [(Ok(here()), true), (Ok(elsewhere()), false), (Err(broken()), false)] {
         let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
         core.feed(start(Some("b")));
-        let searches = core.feed(found(&["a", "b", "c"]));
+        let searches = core.feed(found_with("b", true, &["a", "c"]));
         assert_eq!(searches, ["b", "a", "c"].map(|name| Command::Search(host(name))));
         core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
         core.feed(Event::Searched(host("b"), Ok(listed(Vec::new()))));
@@ -246,11 +261,7 @@ fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
     };
     let mut core = silent();
     core.feed(start(Some("b")));
-    assert_eq!(
-        core.feed(found_with(&["b"], &["b"], &[])),
-        [Command::Search(host("b"))],
-        "a does not answer: not asked"
-    );
+    assert_eq!(core.feed(found_with("b", false, &[])), [Command::Search(host("b"))], "a does not answer: not asked");
     let commands = core.feed(Event::Searched(host("b"), Ok(elsewhere())));
     assert!(
         refusal(&commands).details.contains("may still run on a") && refusal(&commands).details.contains("ha-start")
@@ -259,7 +270,7 @@ fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
     for (killed, starts) in [(true, true), (false, false)] {
         let mut core = silent();
         core.feed(ha_start());
-        core.feed(found_with(&["b"], &["b"], &[]));
+        core.feed(found_with("b", false, &[]));
         let commands = core.feed(Event::Searched(host("b"), Ok(elsewhere())));
         let [Command::Fence(case, attempt::Command::Intend(FenceLevel::Sibling))] = &commands[..] else {
             panic!("{commands:?}")
@@ -279,21 +290,15 @@ fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
 }
 
 #[test]
-fn the_best_target_with_room_is_taken_home_is_best_and_a_full_one_only_by_name() {
-    let target = |event: Event, found: Event| {
+fn without_a_target_it_says_why() {
+    let why = |order: Event, full| {
         let (mut core, _) = remembering(VmState::Stopped, Some("b"), 1);
-        core.feed(event);
-        let commands = core.feed(found);
-        if let Some(Command::Search(at)) = commands.first() { Ok(*at) } else { Err(refusal(&commands).details.clone()) }
+        core.feed(order);
+        refusal(&core.feed(found_none(full))).details.clone()
     };
-    let all = ["a", "b", "c"];
-    assert_eq!(target(start(None), found(&["a", "b"])), Ok(host("b")));
-    assert_eq!(target(start(None), found(&["c", "a"])), Ok(host("c")));
-    assert_eq!(target(start(Some("a")), found_with(&["c"], &all, &["a"])), Ok(host("a")));
-    assert!(target(start(None), found_with(&[], &all, &["a"])).unwrap_err().contains("no host has room"));
-    assert!(target(start(None), found_with(&[], &all, &[])).unwrap_err().contains("no host of the cluster"));
-    let avoiding = Event::Start(Order { ha: true, soft_avoid: vec![host("b")], ..Order::default() });
-    assert_eq!(target(avoiding, found(&["c", "b"])), Ok(host("c")));
+    assert!(why(start(Some("a")), 1).contains("the host asked for cannot take vm1"));
+    assert!(why(start(None), 1).contains("no host has room for vm1: 1 connected"));
+    assert!(why(start(None), 0).contains("no host of the cluster"));
 }
 
 #[test]
@@ -314,7 +319,7 @@ fn one_that_is_seen_on_another_host_is_adopted_and_only_its_own_host_can_miss_it
 fn without_a_durable_intent_nothing_is_done() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
     core.feed(start(None));
-    core.feed(found(&["a"]));
+    core.feed(found("a"));
     core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     let commands = core.feed(Event::Recorded(Err(ErrorCode::new(Code::IO, "disk full"))));
     assert_eq!(commands.len(), 1, "{commands:?}");
@@ -322,7 +327,7 @@ fn without_a_durable_intent_nothing_is_done() {
     assert_eq!(core.state(), VmState::Stopped);
     // The number was used up: it may be in the journal after all.
     core.feed(start(None));
-    core.feed(found(&["a"]));
+    core.feed(found("a"));
     let intent = core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     assert!(matches!(&intent[..], [Command::Intend(change)] if change.incarnation == 2), "{intent:?}");
 }
@@ -331,7 +336,7 @@ fn without_a_durable_intent_nothing_is_done() {
 fn a_volume_that_cannot_be_opened_ends_the_start_before_anything_runs() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
     core.feed(start(None));
-    core.feed(found(&["a"]));
+    core.feed(found("a"));
     core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
     core.feed(Event::Recorded(Ok(())));
     assert!(core.feed(Event::Exported(0, Err(broken()))).is_empty(), "the other is waited for");
@@ -367,7 +372,7 @@ fn after_an_order_of_unknown_outcome_only_the_storages_word_counts_until_it_is_v
         }
         let mut feed = |event| core.on(event, now() + later);
         feed(ha_start());
-        feed(found_with(&["a"], &["a"], &[]));
+        feed(found_with("a", false, &[]));
         let begins = feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
         let [Command::Fence(case, _), ..] = &begins[..] else { panic!("{begins:?}") };
         assert_eq!(case.place, Place::Silent(host("b")));
@@ -445,8 +450,11 @@ fn nothing_is_done_before_the_journal_was_read() {
 fn answer(command: &Command, choice: u8) -> Option<Event> {
     let ok = !choice.is_multiple_of(4);
     Some(match command {
-        Command::FindTargets(_) if ok => found_with(&["a", "b"], if choice > 127 { &["a", "b"] } else { &["b"] }, &[]),
-        Command::FindTargets(_) => Event::TargetsFound(Err(broken())),
+        Command::FindTarget(named, _) if ok => {
+            let target = if named.is_some() || choice < 64 { "b" } else { "a" };
+            found_with(target, choice > 127, if choice % 8 == 3 { &["c"] } else { &[] })
+        }
+        Command::FindTarget(..) => Event::TargetFound(Err(broken())),
         Command::Search(at) => Event::Searched(
             *at,
             match choice % 4 {
@@ -522,4 +530,30 @@ proptest! {
         }
         prop_assert_eq!(answered, asked, "a request without an answer");
     }
+}
+
+/// Fault 12, found as seed 16: whoever waits for a migration was taken for the VM; when the migration failed, the VM
+/// counted as stopped where it had never run, and its real host was forgotten.
+#[test]
+fn a_qemu_that_waits_for_a_migration_is_the_vm_only_when_that_is_gone_from_where_it_ran() {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Err(broken())));
+    assert_eq!(core.state(), VmState::Unknown);
+    core.feed(Event::LookFor(Some(host("b"))));
+    assert_eq!(core.feed(Event::Searched(host("b"), Ok(coming()))), []);
+    assert_eq!((core.state(), core.place()), (VmState::Unknown, Some(host("a"))));
+
+    // Its last host cannot be asked: nothing is started beside it.
+    core.feed(ha_start());
+    core.feed(found_with("c", false, &["b"]));
+    core.feed(Event::Searched(host("c"), Ok(elsewhere())));
+    let refused = core.feed(Event::Searched(host("b"), Ok(coming())));
+    assert!(refusal(&refused).to_string().contains("waits for its migration"), "{refused:?}");
+
+    // Its last host says that it is not there any more: it moved.
+    core.feed(ha_start());
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    core.feed(Event::Searched(host("b"), Ok(coming())));
+    assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
 }

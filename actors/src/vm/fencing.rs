@@ -5,14 +5,14 @@ use ringfence_messages::{
     Event as _, HostId, Result,
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
-    ha::{FindTargetsMsg, HaStartPlan, HostConfirmedFenced, QuarantineHostMsg, TargetsReply},
+    ha::{FindTargetMsg, HaStartPlan, HostConfirmedFenced, QuarantineHostMsg, TargetReply},
     vm::{InstallPath, ListVmsCmd, VmState},
 };
 
 use super::{
     VmActor,
     actor::{SEARCH_TIMEOUT, to},
-    core::{Core, Event},
+    core::Event,
 };
 use crate::{
     fence::{
@@ -27,27 +27,34 @@ use crate::{
 const FENCER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(100);
 
 impl VmActor {
-    /// Where it may be started, and who attested that its last host is off.
-    pub(super) fn targets(
-        &self,
-        soft_avoid: Vec<HostId>,
-        place: Option<HostId>,
-    ) -> impl Future<Output = Result<(TargetsReply, Option<String>)>> + use<> {
-        let (bus, journal) = (self.bus.clone(), self.ports.journal.clone());
-        let place = place.map(|place| self.directory.host_name(place));
-        let ask = FindTargetsMsg {
+    /// The question where it may be started: on the best host.
+    pub(super) fn find_target(&self) -> FindTargetMsg {
+        FindTargetMsg {
+            vm_uuid: self.vm.id,
             cluster_uuid: self.vm.cluster,
             memory_mib: self.vm.memory_mib,
-            soft_avoid_host_uuids: soft_avoid,
-        };
+            host_uuid: None,
+            last_host_uuid: self.core.place(),
+            soft_avoid_host_uuids: Vec::new(),
+            dry_run: false,
+        }
+    }
+
+    /// Where it may be started, and who attested that its last host is off.
+    pub(super) fn target(
+        &self,
+        ask: FindTargetMsg,
+    ) -> impl Future<Output = Result<(TargetReply, Option<String>)>> + use<> {
+        let (bus, journal) = (self.bus.clone(), self.ports.journal.clone());
+        let place = ask.last_host_uuid.map(|place| self.directory.host_name(place));
         async move {
-            let targets = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
+            let found = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
             let human = match place {
                 Some(place) => journal.latest_of(HostConfirmedFenced::TOPIC, &place).await?,
                 None => None,
             };
             let human = human.map(|record| record.event::<HostConfirmedFenced>()).transpose()?;
-            Ok((targets, human.filter(|human| human.confirmed).map(|human| human.by)))
+            Ok((found, human.filter(|human| human.confirmed).map(|human| human.by)))
         }
     }
 
@@ -134,17 +141,17 @@ impl VmActor {
     }
 
     /// What an HA start would do now: everything is asked, nothing is changed.
-    pub(super) fn plan(&self, core: &Core, asked: Option<HostId>) -> impl Future<Output = Result<HaStartPlan>> + use<> {
-        let (state, place) = (core.state(), core.place());
+    pub(super) fn plan(&self, host_uuid: Option<HostId>) -> impl Future<Output = Result<HaStartPlan>> + use<> {
+        let (state, place) = (self.core.state(), self.core.place());
         let (bus, directory, vm) = (self.bus.clone(), self.directory.clone(), self.vm.clone());
-        let targets = self.targets(Vec::new(), place);
+        let found = self.target(FindTargetMsg { host_uuid, dry_run: true, ..self.find_target() });
         async move {
             let name = |host: HostId| directory.host_name(host);
             let mut plan = HaStartPlan { vm: vm.name.clone(), feasible: true, ..HaStartPlan::default() };
             let believed = place.map_or("nowhere".to_owned(), name);
             plan.evidence.push(format!("the journal: {state:?}, last on {believed}"));
-            let (targets, human) = targets.await?;
-            let silent = place.filter(|place| !targets.answering_host_uuids.contains(place));
+            let (found, human) = found.await?;
+            let silent = place.filter(|_| !found.last_host_answers);
             match place.filter(|_| silent.is_none()) {
                 Some(place) => {
                     let listed = bus.ask_within(to(place), ListVmsCmd::default(), SEARCH_TIMEOUT).await;
@@ -199,8 +206,7 @@ impl VmActor {
                 }
                 plan.steps.push("watchers are read again".to_owned());
             }
-            let target = asked.or(targets.host_uuids.first().copied());
-            match target {
+            match found.host_uuid {
                 Some(target) => plan.steps.push(format!("start it on {}", name(target))),
                 None => {
                     plan.feasible = false;

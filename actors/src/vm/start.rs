@@ -9,11 +9,11 @@ use std::{
 
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
-    ha::TargetsReply,
+    ha::TargetReply,
     vm::{DiskSource, DiskSpec, StartVmCmd, VmState},
 };
 
-use super::core::{Busy, Command, Core, Order};
+use super::core::{Busy, Command, Core, Order, Seen};
 use crate::fence::{
     StartPermit,
     attempt::{self, Attempt, Case, Place},
@@ -21,23 +21,14 @@ use crate::fence::{
 use crate::sabotage::{self, Sabotage};
 
 impl Core {
-    pub(super) fn choose(&mut self, order: Order, found: Result<(TargetsReply, Option<String>)>) -> Vec<Command> {
-        let (targets, human) = match found {
+    pub(super) fn choose(&mut self, order: Order, found: Result<(TargetReply, Option<String>)>) -> Vec<Command> {
+        let (found, human) = match found {
             Ok(found) => found,
             Err(error) => return vec![Command::Reply(Err(error))],
         };
-        let roomy = &targets.host_uuids;
-        let chosen = match order.host {
-            // Who names a host knows how much fits there.
-            Some(host) => roomy.iter().chain(&targets.full_host_uuids).find(|h| **h == host),
-            None => {
-                let at_home = |h: &&HostId| Some(**h) == self.place && !order.soft_avoid.contains(h);
-                roomy.iter().find(at_home).or(roomy.first())
-            }
-        };
-        let Some(target) = chosen.copied() else {
+        let Some(target) = found.host_uuid else {
             let vm = &self.vm.name;
-            let details = match (order.host, targets.full_host_uuids.len()) {
+            let details = match (order.host, found.full) {
                 (Some(_), _) => format!(
                     "the host asked for cannot take {vm}: it is not connected, in maintenance or quarantine, or of another cluster"
                 ),
@@ -49,20 +40,20 @@ impl Core {
             };
             return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_DISCONNECTED, details)))];
         };
-        // Something else may have started it on any host of the cluster. One that does not answer pings is not asked.
         let mut left = vec![target];
         let mut silent = Vec::new();
-        if let Some(place) = self.place.filter(|place| *place != target) {
-            match targets.answering_host_uuids.contains(&place) {
-                true => left.push(place),
-                false => {
-                    let error = ErrorCode::new(Code::HOST_DISCONNECTED, "its agent does not answer pings");
-                    silent.push((place, Err(error)));
-                }
+        // One that does not answer pings is not asked.
+        match self.place.filter(|place| *place != target) {
+            Some(place) if found.last_host_answers => left.push(place),
+            Some(place) => {
+                let error = ErrorCode::new(Code::HOST_DISCONNECTED, "its agent does not answer pings");
+                silent.push((place, Err(error)));
             }
+            None => {}
         }
-        let others = roomy.iter().chain(&targets.full_host_uuids);
-        left.extend(others.filter(|host| **host != target && Some(**host) != self.place));
+        // Something else may have started it on any host of the cluster.
+        let seen = found.seen_host_uuids.into_iter();
+        left.extend(seen.filter(|host| *host != target && Some(*host) != self.place));
         let commands = left.iter().map(|host| Command::Search(*host)).collect();
         self.busy = Busy::Searching { order, target, human, left, found: silent };
         commands
@@ -74,12 +65,20 @@ impl Core {
         order: Order,
         target: HostId,
         human: Option<String>,
-        found: Vec<(HostId, Result<bool>)>,
+        found: Vec<(HostId, Result<Seen>)>,
         now: Instant,
     ) -> Vec<Command> {
         // Where it is known to run counts before where else it is seen: agents of one machine see each other's.
         let elsewhere = |host: &HostId| Some(*host) != self.place;
-        let mut there: Vec<HostId> = found.iter().filter(|(_, is)| *is == Ok(true)).map(|(host, _)| *host).collect();
+        let says = |host: HostId| found.iter().find(|(of, _)| *of == host).map(|(_, is)| is);
+        // One that waits for a migration is the VM only if that is gone from where it ran last.
+        let left = self.place.is_none_or(|place| says(place) == Some(&Ok(Seen::Nothing)));
+        let is_it = |(host, is): &&(HostId, Result<Seen>)| match is {
+            Ok(Seen::Running) => true,
+            Ok(Seen::Coming) => left || Some(*host) == self.place,
+            _ => false,
+        };
+        let mut there: Vec<HostId> = found.iter().filter(is_it).map(|(host, _)| *host).collect();
         there.sort_by_key(elsewhere);
         if let Some(host) = there.first().copied().filter(|_| !sabotage::on(Sabotage::FoundElsewhereIgnored)) {
             let mut commands = Vec::new();
@@ -94,7 +93,15 @@ impl Core {
             }));
             return commands;
         }
-        let silence = |host: HostId| found.iter().find(|(h, _)| *h == host).and_then(|(_, is)| is.as_ref().err());
+        if let Some((host, _)) = found.iter().find(|(_, is)| *is == Ok(Seen::Coming)) {
+            let host = self.directory.host_name(*host);
+            let details = format!(
+                "a QEMU of {} on {host} waits for its migration, or took it: where it ran last cannot be asked, so not started",
+                self.vm.name
+            );
+            return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details)))];
+        }
+        let silence = |host: HostId| says(host).and_then(|is| is.as_ref().err());
         let refused = |host: HostId, why: &str, error: &ErrorCode| {
             let host = self.directory.host_name(host);
             let details = format!("{} may still run on {host}, which cannot be asked: not started{why}", self.vm.name);
@@ -117,7 +124,7 @@ impl Core {
         let case = Case {
             attempt: order.attempt,
             vm: self.vm.id,
-            cluster: self.vm.cluster,
+            cluster: last.map_or(self.vm.cluster, |host| host.cluster),
             place,
             addresses: last.map(|host| host.storage_ips.clone()).unwrap_or_default(),
             target,

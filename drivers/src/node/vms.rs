@@ -120,7 +120,7 @@ impl Vms {
                 let tail = own.strip_prefix(self.dir.parent()?).ok()?;
                 let other_agent = !ours && pidfile.is_some_and(|file| Path::new(file).ends_with(tail));
                 let incarnation = if ours { orders.incarnation(vm_uuid) } else { None };
-                Some(RunningVm { vm_uuid, pid: process.pid, incarnation, other_agent })
+                Some(RunningVm { vm_uuid, pid: process.pid, incarnation, other_agent, incoming: is_incoming(&process) })
             })
             .collect();
         vms.sort_by_key(|vm| (vm.vm_uuid, vm.pid));

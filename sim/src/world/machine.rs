@@ -145,6 +145,7 @@ impl Machine {
             pid: process.pid,
             incarnation: Some(process.incarnation),
             other_agent: false,
+            incoming: process.incoming,
         };
         self.processes.iter().map(of).collect()
     }
