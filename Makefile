@@ -49,8 +49,8 @@ deny:            ## bans, licenses, sources
 doctest:         ## the code in the docs
 	cargo test --locked --workspace --doc
 
-examples:        ## the programs that embed the bus; the panic that one of them survives needs no backtrace
-	export RUST_BACKTRACE=0; for example in request_reply events supervised_panic; do cargo run --quiet --locked --example $$example; done
+examples:        ## the programs that embed the bus, and the main stories told; the panic that one survives needs no backtrace
+	export RUST_BACKTRACE=0; for example in request_reply events supervised_panic race partition self_heal; do cargo run --quiet --locked --example $$example; done
 
 unit:            ## every test, closing with its counts
 	cargo nextest run --locked --workspace
