@@ -106,7 +106,12 @@ impl Handler<PingHostMsg> for HostActor {
     fn handle(&mut self, message: PingHostMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let (agents, host) = (self.agents.clone(), self.id);
         let call = Call::within(Duration::from_millis(message.timeout_ms));
-        Later::new(async move { Ok(judge_ping(host, agents.ping(host, call).await)) })
+        Later::new(async move {
+            let began = Instant::now();
+            let answer = agents.ping(host, call).await;
+            metrics::histogram!("ringfence_ping_seconds").record(began.elapsed());
+            Ok(judge_ping(host, answer))
+        })
     }
 }
 

@@ -4,7 +4,12 @@
 //! that say so, never a made-up answer; a call repeated with the same [`Call::task`] does nothing twice.
 //! Rejected: one `post(path, json)` method. It would move the protocol's types into every implementation.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use ringfence_messages::{
@@ -174,6 +179,7 @@ pub struct NewRecord {
 
 /// A record of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// From 1, without gaps.
@@ -226,6 +232,24 @@ pub trait JournalPort: Send + Sync {
     /// The newest record of one subject of a topic.
     async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
         Ok(self.latest(topic).await?.into_iter().find(|record| record.subject == subject))
+    }
+    /// The newest records, the oldest of them first, at most `limit` and [`MAX_READ`]: of these topics about one subject,
+    /// or of all. Unless overridden it reads everything.
+    async fn newest(&self, of: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>> {
+        let (limit, mut after, mut newest) = (limit.min(MAX_READ), 0, VecDeque::new());
+        loop {
+            let page = self.read(after, MAX_READ).await?;
+            let (last, more) = (page.last().map_or(after, |record| record.seq), page.len() == MAX_READ);
+            let wanted = |record: &Record| {
+                of.is_none_or(|(topics, subject)| record.subject == subject && topics.contains(&record.topic.as_str()))
+            };
+            newest.extend(page.into_iter().filter(wanted));
+            newest.drain(..newest.len().saturating_sub(limit));
+            if !more {
+                return Ok(newest.into());
+            }
+            after = last;
+        }
     }
 }
 

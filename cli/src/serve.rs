@@ -7,7 +7,7 @@ use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream::BoxStream};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use ringfence::{Actor, Address, Bus};
 use ringfence_actors::{
     assembly::Assembly,
@@ -27,7 +27,7 @@ use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result, VmId,
     audit::EventRecorded,
     fence::SiblingFenceAudited,
-    ha::{ConfirmHostFencedMsg, HaStartPlan, HaStartVmInstanceMsg, PlanHaStartMsg, QueryHaMsg},
+    ha::{ConfirmHostFencedMsg, HaReply, HaStartPlan, HaStartVmInstanceMsg, PlanHaStartMsg, QueryHaMsg},
     host::{ChangeHostStateMsg, HostAction, HostInventory, HostsReply, QueryHostsMsg},
     storage::{HostProtocolRef, StorageInventory},
     vm::{QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory},
@@ -42,7 +42,7 @@ use crate::{
         self,
         backend::{Backend, missing},
     },
-    listen,
+    listen, metrics,
 };
 
 /// How long a start or stop may take: searching, recording, exporting, launching, searching again.
@@ -73,10 +73,11 @@ pub async fn run(
         leadership: Arc::new(Embedded::new(state)),
         journal: Arc::new(journal),
     };
-    let metrics = PrometheusBuilder::new().build_recorder();
-    let handle = metrics.handle();
+    let recorder = metrics::recorder().map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
+    let handle = recorder.handle();
     // A second one in this process (a test) keeps the first.
-    let _ = ::metrics::set_global_recorder(metrics);
+    let _ = ::metrics::set_global_recorder(recorder);
+    metrics::describe();
 
     let bus = Bus::with_timing();
     let assembly = Assembly::start(bus.clone(), config.inventory.clone(), config.settings, ports).await?;
@@ -147,12 +148,20 @@ impl Backend for Controller {
 
     async fn metrics(&self) -> String {
         ringfence::export_metrics();
+        if let (Ok(known), Ok(vms)) = (self.known().await, self.vms().await) {
+            metrics::picture(&known.hosts, &vms, &known.storages, &known.refs, self.thoughts().await.ok().as_ref());
+        }
         self.metrics.run_upkeep();
         self.metrics.render()
     }
 
     async fn hosts(&self) -> Result<Vec<HostInventory>> {
         Ok(self.known().await?.hosts)
+    }
+
+    async fn host(&self, id: HostId) -> Result<HostInventory> {
+        let host = self.known().await?.hosts.into_iter().find(|known| known.uuid == id);
+        host.ok_or_else(|| missing("host", &id.to_string()))
     }
 
     async fn storages(&self) -> Result<Vec<StorageInventory>> {
@@ -190,6 +199,10 @@ impl Backend for Controller {
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
         self.assembly.ports.journal.read(after, limit).await
+    }
+
+    async fn newest(&self, of: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>> {
+        self.assembly.ports.journal.newest(of, limit).await
     }
 
     async fn live(&self) -> Result<BoxStream<'static, Record>> {
@@ -239,12 +252,11 @@ impl Backend for Controller {
     async fn confirm_fenced(&self, host: HostId, by: String) -> Result<HostInventory> {
         let confirm = ConfirmHostFencedMsg { host_uuid: host, by };
         self.assembly.bus.ask(Address::singleton(HaActor::KIND), confirm).await?;
-        let host = self.known().await?.hosts.into_iter().find(|known| known.uuid == host);
-        host.ok_or_else(|| missing("host", "this"))
+        self.host(host).await
     }
 
     async fn explain(&self, name: &str) -> Result<Vec<String>> {
-        let ha = self.assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await?;
+        let ha = self.thoughts().await?;
         let hosts = self.known().await?.hosts;
         let Ok(id) = self.vm_id(name) else {
             let id = self.host_id(name).map_err(|_| missing("VM or host", name))?;
@@ -258,6 +270,10 @@ impl Backend for Controller {
         let host = hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid);
         let braked = self.assembly.directory.vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));
         Ok(explain::vm(&vm, host, &ha, fence.as_ref(), braked))
+    }
+
+    async fn thoughts(&self) -> Result<HaReply> {
+        self.assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await
     }
 
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory> {

@@ -44,6 +44,12 @@ async fn what_was_appended_is_there_in_order_also_after_a_reopen() {
     assert_eq!(latest, [("b".to_owned(), 2), ("a".to_owned(), 4)]);
     assert_eq!(journal.latest_of("host", "a").await.unwrap().unwrap().payload, json!({ "n": 4 }));
     assert_eq!(journal.latest_of("host", "nobody").await.unwrap(), None);
+    let newest =
+        async |of, limit| -> Vec<u64> { journal.newest(of, limit).await.unwrap().iter().map(|r| r.seq).collect() };
+    assert_eq!(newest(None, 2).await, [3, 4], "the newest, the oldest of them first");
+    assert_eq!(newest(Some((&["host", "vm"], "a")), 10).await, [1, 3, 4]);
+    assert_eq!(newest(Some((&["host"], "a")), 1).await, [4]);
+    assert_eq!(newest(Some((&["nothing"], "a")), 10).await, [0; 0]);
     let next = journal.append(vec![record("t", "s", 5)]).await.unwrap();
     assert_eq!(next[0].seq, 5);
     assert_eq!(journal.verify().unwrap(), 5);

@@ -4,13 +4,13 @@
 use ringfence_sim::scenario::Scenario;
 
 /// A line of the log, known by these words, and what it means.
-pub struct Moment(pub &'static [&'static str], pub &'static str);
+pub(crate) struct Moment(pub(crate) &'static [&'static str], pub(crate) &'static str);
 
 /// Plays the story and tells it.
 ///
 /// # Errors
 /// What is wrong with the story, a rule that was broken, an expectation that was not met, or a moment that never came.
-pub fn tell(story: &str, moments: &[Moment]) -> Result<(), String> {
+pub(crate) fn tell(story: &str, moments: &[Moment]) -> Result<(), String> {
     let scenario = Scenario::parse(story)?;
     println!("{}\n", scenario.title);
     let played = scenario.play();
@@ -20,8 +20,9 @@ pub fn tell(story: &str, moments: &[Moment]) -> Result<(), String> {
         let line = line.ok_or_else(|| format!("{words:?} never came, or not in its order"))?;
         println!("{line}\n{:>11} {meaning}\n", "");
     }
-    match played.failures.is_empty() {
-        true => Ok(println!("no rule was broken")),
-        false => Err(played.failures.join("\n")),
+    if !played.failures.is_empty() {
+        return Err(played.failures.join("\n"));
     }
+    println!("no rule was broken");
+    Ok(())
 }

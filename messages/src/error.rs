@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A stable error code such as `SYS.1001`. Scripts match on it, so a code never changes its meaning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct Code(Cow<'static, str>);
 
@@ -66,6 +67,7 @@ impl fmt::Display for Code {
 ///
 /// `description` says what a code means in general, `details` what happened this time and what would help.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorCode {
     /// What kind of failure it is, for programs.
@@ -76,6 +78,7 @@ pub struct ErrorCode {
     pub details: String,
     /// The error beneath, if this one reports another's.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(no_recursion))]
     pub cause: Option<Box<ErrorCode>>,
     /// Machine-readable extras, ordered for stable output. Never a secret.
     #[serde(default)]

@@ -40,6 +40,7 @@ message!(PlanHaStartMsg, 1 => HaStartPlan);
 
 /// The plan of an HA start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HaStartPlan {
     /// The VM's name.

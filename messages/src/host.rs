@@ -14,6 +14,7 @@ use crate::{
 /// ```
 /// Every event is legal in every state; nothing is published when nothing changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum HostStatus {
     /// Not yet pinged, or being reconnected.
     Connecting,
@@ -25,6 +26,7 @@ pub enum HostStatus {
 
 /// What an operator wants of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum HostState {
     /// It serves.
     Enabled,
@@ -128,6 +130,7 @@ message!(ChangeHostStateMsg, 1, Lane::Control => HostInventory);
 
 /// A host as the outside sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HostInventory {
     /// The host.

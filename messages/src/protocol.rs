@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A protocol by which a host reaches a primary storage. JSON uses the names of the domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Protocol {
     /// NVMe over fabrics.
     #[serde(rename = "NVMEoF")]
@@ -65,6 +66,7 @@ pub enum Health {
 
 /// Whether a host reaches a storage, over one protocol or over all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum ProtocolStatus {
     /// It does.
     Connected,

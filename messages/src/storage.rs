@@ -9,6 +9,7 @@ use crate::{
 
 /// What kind of storage it is, as in the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum StorageKind {
     /// Ceph RBD.
@@ -101,6 +102,7 @@ message!(ActivateVolumeMsg, 1 => DiskSource);
 
 /// The state of one protocol between one host and one storage; unique per (storage, host, protocol).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HostProtocolRef {
     /// Position in the listing, stable while the inventory stands.
@@ -127,6 +129,7 @@ pub struct HostProtocolRef {
 
 /// The state of a storage on one host, over all its protocols.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StorageHostRef {
     /// The host.
@@ -147,6 +150,7 @@ pub struct StorageHostRef {
 
 /// A storage as the outside sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StorageInventory {
     /// The storage.

@@ -8,6 +8,7 @@ use crate::{HostId, StorageId, VmId, agent::Done, agent_command, event, message}
 
 /// What the controller believes of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum VmState {
     /// It runs nowhere, as far as is proven.
     Stopped,
@@ -23,6 +24,7 @@ pub enum VmState {
 
 /// Whether the controller brings a VM back by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum HaMode {
     /// It does not.
     #[default]
@@ -329,6 +331,7 @@ message!(QueryVmMsg, 1 => VmInventory);
 
 /// A VM as the outside sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VmInventory {
     /// The VM.
@@ -357,6 +360,7 @@ pub struct VmInventory {
 
 /// A volume as the outside sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeInventory {
     /// The storage it lies on.

@@ -173,7 +173,10 @@ impl HaActor {
                     ha_reason: reason,
                 };
                 let started = async move { bus.ask_within(Address::new(VmActor::KIND, vm), ask, FLOW_TIMEOUT).await };
+                let began = Instant::now();
                 ctx.spawn_detached(started, move |ha, result, ctx| {
+                    let outcome = if result.is_ok() { "started" } else { "refused" };
+                    metrics::histogram!("ringfence_ha_start_seconds", "outcome" => outcome).record(began.elapsed());
                     let asker = ha.askers.remove(&vm);
                     ha.on(Event::Started(vm, result.clone().map(|reply| reply.host_uuid)), ctx);
                     if let Some(asker) = asker {

@@ -5,6 +5,7 @@ pub mod check;
 mod client;
 mod follow;
 mod live;
+mod manual;
 
 use std::path::PathBuf;
 
@@ -103,6 +104,17 @@ pub enum Command {
     /// Play stories in the simulated world
     #[command(subcommand)]
     Scenario(ScenarioCommand),
+    /// Print what a shell needs to complete this program's words
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder; it is made if it is not there
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
     /// Kill every QEMU of a VM on this host; says in one line of JSON what was found. A sibling runs it over SSH
     #[command(hide = true)]
     KillVm {
@@ -220,6 +232,11 @@ pub async fn run(command: Command) -> u8 {
         Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
         Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
         Command::Host(HostCommand::ConfirmFenced(host)) => ask::confirm_fenced(&host).await,
+        Command::Completions { shell } => {
+            manual::completions(shell);
+            Ok(())
+        }
+        Command::Man { dir } => manual::pages(&dir),
         Command::KillVm { uuid } => sibling::kill(uuid).await.map(|killed| {
             crate::output::print(serde_json::to_string(&killed).unwrap_or_default());
         }),

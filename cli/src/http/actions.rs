@@ -4,25 +4,35 @@ use axum::{
     Json,
     body::Body,
     extract::{Path, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode},
 };
-use ringfence_messages::{Code, host::HostAction};
-use serde::{Deserialize, de::DeserializeOwned};
+use ringfence_messages::{
+    Code, ErrorCode, Result,
+    ha::HaStartPlan,
+    host::{HostAction, HostInventory},
+    vm::VmInventory,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Answer, App, errors::Failure};
+use super::{
+    Answer, App,
+    errors::{Failure, Problem},
+    read::matches,
+};
 use crate::listen::read_body;
 
 /// The largest body of an order, 64 KiB. They are a few dozen bytes.
-const MAX_BODY_BYTES: usize = 64 << 10;
+pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// `{}`: an order without particulars. Keys in it are mistakes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Empty {}
 
 /// What may be ordered of a VM.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum VmOrder {
     /// Start it.
@@ -34,7 +44,7 @@ pub(super) enum VmOrder {
 }
 
 /// How a VM is to be started.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct StartOrder {
     /// Name or uuid of a host; one is chosen where it is absent.
@@ -42,7 +52,7 @@ pub(super) struct StartOrder {
 }
 
 /// How a VM is to be brought back.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct HaStartOrder {
     /// Name or uuid of a host; one is chosen where it is absent.
@@ -53,7 +63,7 @@ pub(super) struct HaStartOrder {
 }
 
 /// What a human attests.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Confirmation {
     /// Who.
@@ -68,8 +78,22 @@ fn someone() -> String {
 /// The longest name of who attests.
 const MAX_BY_CHARS: usize = 100;
 
+/// Checks the name of who attests.
+///
+/// # Errors
+/// `SYS.1007` if it is empty, too long, or more than a line.
+pub(crate) fn attester(by: String) -> Result<String> {
+    match by.chars().count() > MAX_BY_CHARS || by.trim().is_empty() || by.chars().any(char::is_control) {
+        false => Ok(by),
+        true => {
+            let why = format!("\"by\" takes 1 to {MAX_BY_CHARS} characters in one line");
+            Err(ErrorCode::new(Code::INVALID_ARGUMENT, why))
+        }
+    }
+}
+
 /// What may be ordered of a host.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum HostOrder {
     /// Take it out of service.
@@ -82,9 +106,22 @@ pub(super) enum HostOrder {
     ConfirmFenced(Confirmation),
 }
 
-pub(super) async fn vm(State(backend): App, Path(id): Path<String>, body: Body) -> Answer<Response> {
+/// Start or stop a VM, or bring it back
+///
+/// `haStart` with `dryRun` answers with a plan.
+#[utoipa::path(post, path = "/v1/vms/{id}/actions", tag = "actions", request_body = VmOrder,
+    params(("id" = String, Path, description = "Name or uuid"), Conditions),
+    responses((status = 200, body = VmAnswer), (status = "default", body = Problem)))]
+pub(super) async fn vm(
+    State(backend): App,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<VmAnswer>> {
     let vm = backend.vm_id(&id)?;
-    let done = match read::<VmOrder>(body).await? {
+    let order = read::<VmOrder>(body).await?;
+    matches(&backend.vm(vm).await?, &headers)?;
+    let done = match order {
         VmOrder::Start(order) => {
             let host = order.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
             backend.start_vm(vm, host).await?
@@ -93,33 +130,69 @@ pub(super) async fn vm(State(backend): App, Path(id): Path<String>, body: Body) 
         VmOrder::HaStart(order) => {
             let host = order.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
             if order.dry_run {
-                return Ok(Json(backend.plan_ha_start(vm, host).await?).into_response());
+                return Ok(Json(VmAnswer::Plan(backend.plan_ha_start(vm, host).await?)));
             }
             backend.ha_start_vm(vm, host).await?
         }
     };
-    Ok(Json(done).into_response())
+    Ok(Json(VmAnswer::Vm(done)))
 }
 
-pub(super) async fn host(State(backend): App, Path(id): Path<String>, body: Body) -> Answer<Response> {
+/// Take a host out of service or back, ping it, or attest that it is off
+#[utoipa::path(post, path = "/v1/hosts/{id}/actions", tag = "actions", request_body = HostOrder,
+    params(("id" = String, Path, description = "Name or uuid"), Conditions),
+    responses((status = 200, body = HostInventory), (status = "default", body = Problem)))]
+pub(super) async fn host(
+    State(backend): App,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<HostInventory>> {
     let host = backend.host_id(&id)?;
-    let action = match read::<HostOrder>(body).await? {
+    let order = read::<HostOrder>(body).await?;
+    matches(&backend.host(host).await?, &headers)?;
+    let action = match order {
         HostOrder::Maintain(_) => HostAction::Maintain,
         HostOrder::Activate(_) => HostAction::Activate,
         HostOrder::Ping(_) => HostAction::Ping,
         HostOrder::ConfirmFenced(Confirmation { by }) => {
-            if by.chars().count() > MAX_BY_CHARS || by.trim().is_empty() || by.chars().any(char::is_control) {
-                let why = format!("\"by\" takes 1 to {MAX_BY_CHARS} characters in one line");
-                return Err(Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why));
-            }
-            return Ok(Json(backend.confirm_fenced(host, by).await?).into_response());
+            return Ok(Json(backend.confirm_fenced(host, attester(by)?).await?));
         }
     };
-    Ok(Json(backend.host_action(host, action).await?).into_response())
+    Ok(Json(backend.host_action(host, action).await?))
+}
+
+/// What an order may be tied to.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)]
+struct Conditions {
+    /// Only if the thing is still as this `ETag` says
+    #[param(rename = "if-match")]
+    if_match: Option<String>,
+    /// Names this order: sent again it is not carried out again, but answered as it was the first time
+    #[param(rename = "idempotency-key", max_length = 100)]
+    idempotency_key: Option<String>,
+}
+
+/// What comes of an order about a VM.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum VmAnswer {
+    /// The VM as it is now.
+    Vm(VmInventory),
+    /// What would be done.
+    Plan(HaStartPlan),
 }
 
 async fn read<T: DeserializeOwned>(body: Body) -> Answer<T> {
     let bad = |status, why: String| Failure::with(status, Code::INVALID_ARGUMENT, why);
     let bytes = read_body(body, MAX_BODY_BYTES).await.map_err(|why| bad(why.status(), why.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|e| bad(StatusCode::BAD_REQUEST, format!("the body is not an order: {e}")))
+    let bad = |why: String| bad(StatusCode::BAD_REQUEST, format!("the body is not an order: {why}"));
+    let order: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    // serde takes an array for a struct; the API does not.
+    if !order.as_object().is_some_and(|order| order.values().all(Value::is_object)) {
+        return Err(bad("it is an object such as {\"start\": {}}".to_owned()));
+    }
+    serde_json::from_value(order).map_err(|e| bad(e.to_string()))
 }

@@ -5,7 +5,7 @@ use futures_util::stream::BoxStream;
 use ringfence_actors::ports::Record;
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
-    ha::HaStartPlan,
+    ha::{HaReply, HaStartPlan},
     host::{HostAction, HostInventory},
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
@@ -21,6 +21,8 @@ pub trait Backend: Send + Sync {
     async fn metrics(&self) -> String;
     /// All hosts.
     async fn hosts(&self) -> Result<Vec<HostInventory>>;
+    /// One host.
+    async fn host(&self, id: HostId) -> Result<HostInventory>;
     /// All storages.
     async fn storages(&self) -> Result<Vec<StorageInventory>>;
     /// All VMs.
@@ -31,6 +33,8 @@ pub trait Backend: Send + Sync {
     async fn refs(&self) -> Result<Vec<HostProtocolRef>>;
     /// Records of the journal after `after`, at most `limit`.
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>>;
+    /// The newest records, the oldest of them first, at most `limit`: of these topics about one subject, or of all.
+    async fn newest(&self, of: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>>;
     /// Records as they are made from now on, in order; it ends if the reader is too slow.
     async fn live(&self) -> Result<BoxStream<'static, Record>>;
     /// A picture of all actors.
@@ -47,6 +51,8 @@ pub trait Backend: Send + Sync {
     async fn confirm_fenced(&self, host: HostId, by: String) -> Result<HostInventory>;
     /// In plain words: what state a VM or host is in, why, and what would change it.
     async fn explain(&self, name: &str) -> Result<Vec<String>>;
+    /// What HA thinks of everything that is not in order.
+    async fn thoughts(&self) -> Result<HaReply>;
     /// Does something to a host.
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory>;
     /// The host of this name or uuid.

@@ -6,7 +6,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ringfence_messages::{Code, ErrorCode};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// How every error looks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// What is wrong.
+    error: ErrorCode,
+}
 
 /// An error on its way out.
 pub(super) struct Failure {
@@ -20,24 +28,28 @@ impl Failure {
     }
 }
 
+/// The status that fits an error.
+pub(crate) fn status(error: &ErrorCode) -> StatusCode {
+    match error.code.as_str() {
+        "SYS.1001" => StatusCode::GATEWAY_TIMEOUT,
+        "SYS.1003" | "SYS.1009" => StatusCode::NOT_FOUND,
+        "SYS.1005" | "HOST.1005" | "HOST.1010" => StatusCode::CONFLICT,
+        "SYS.1007" => StatusCode::BAD_REQUEST,
+        "SYS.1010" | "SYS.1012" | "SYS.1016" => StatusCode::SERVICE_UNAVAILABLE,
+        "SYS.1006" | "SYS.1015" | "HOST.1011" => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 impl From<ErrorCode> for Failure {
     fn from(error: ErrorCode) -> Failure {
-        let status = match error.code.as_str() {
-            "SYS.1001" => StatusCode::GATEWAY_TIMEOUT,
-            "SYS.1003" | "SYS.1009" => StatusCode::NOT_FOUND,
-            "SYS.1005" | "HOST.1005" | "HOST.1010" => StatusCode::CONFLICT,
-            "SYS.1007" => StatusCode::BAD_REQUEST,
-            "SYS.1010" | "SYS.1012" | "SYS.1016" => StatusCode::SERVICE_UNAVAILABLE,
-            "SYS.1006" | "SYS.1015" | "HOST.1011" => StatusCode::BAD_GATEWAY,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Failure { status, error }
+        Failure { status: status(&error), error }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.error }))).into_response()
+        (self.status, Json(Problem { error: self.error })).into_response()
     }
 }
 

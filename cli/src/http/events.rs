@@ -3,6 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
+    Json,
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode},
     response::{
@@ -13,9 +14,13 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use ringfence_actors::ports::{MAX_READ, Record};
 use ringfence_messages::Code;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Answer, App, errors::Failure, items};
+use super::{
+    Answer, App,
+    errors::{Failure, Problem},
+};
 
 /// Records of a page unless asked otherwise.
 const DEFAULT_LIMIT: usize = 100;
@@ -23,28 +28,52 @@ const DEFAULT_LIMIT: usize = 100;
 /// Between signs of life on a stream on which nothing happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-#[derive(Debug, Deserialize)]
+/// Which records.
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Page {
+    /// Only those after this sequence number.
     #[serde(default)]
+    #[param(default = 0, maximum = 9223372036854775807i64)]
     after: u64,
+    /// So many at most; 100 unless said.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+}
+
+/// Records of the journal, the oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Records {
+    /// Without gaps.
+    items: Vec<Record>,
 }
 
 fn page(query: Result<Query<Page>, QueryRejection>) -> Answer<Page> {
     let bad = |why: String| Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why);
     let Query(page) = query.map_err(|e| bad(format!("after and limit are whole numbers: {}", e.body_text())))?;
+    if i64::try_from(page.after).is_err() {
+        return Err(bad(format!("after is {} at most", i64::MAX)));
+    }
     if page.limit.is_some_and(|limit| !(1..=MAX_READ).contains(&limit)) {
         return Err(bad(format!("limit is 1 to {MAX_READ}")));
     }
     Ok(page)
 }
 
-pub(super) async fn list(State(backend): App, query: Result<Query<Page>, QueryRejection>) -> Answer {
+/// What happened
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(Page),
+    responses((status = 200, body = Records), (status = "default", body = Problem)))]
+pub(super) async fn list(State(backend): App, query: Result<Query<Page>, QueryRejection>) -> Answer<Json<Records>> {
     let page = page(query)?;
-    Ok(items(backend.events(page.after, page.limit.unwrap_or(DEFAULT_LIMIT)).await?))
+    let items = backend.events(page.after, page.limit.unwrap_or(DEFAULT_LIMIT)).await?;
+    Ok(Json(Records { items }))
 }
 
+/// What happened, and what happens from now on: a stream that does not end
+#[utoipa::path(get, path = "/v1/events/stream", tag = "events",
+    params(Page, ("last-event-id" = Option<u64>, Header, description = "Go on after this one")),
+    responses((status = 200, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)))]
 pub(super) async fn stream(
     State(backend): App,
     headers: HeaderMap,

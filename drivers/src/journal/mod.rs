@@ -186,6 +186,28 @@ impl JournalPort for Journal {
             .await?;
         Ok(found.pop())
     }
+
+    async fn newest(&self, of: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>> {
+        let limit = limit.min(MAX_READ) as i64;
+        let of = of.map(|(topics, subject)| (serde_json::json!(topics).to_string(), subject.to_owned()));
+        let mut newest = self
+            .read_with(move |connection| match &of {
+                None => {
+                    let sql = format!("SELECT {COLUMNS} FROM events ORDER BY seq DESC LIMIT ?1");
+                    collect(connection, &sql, params![limit])
+                }
+                Some((topics, subject)) => {
+                    let sql = format!(
+                        "SELECT {COLUMNS} FROM events WHERE topic IN (SELECT value FROM json_each(?1)) AND subject = ?2 \
+                         ORDER BY seq DESC LIMIT ?3"
+                    );
+                    collect(connection, &sql, params![topics, subject, limit])
+                }
+            })
+            .await?;
+        newest.reverse();
+        Ok(newest)
+    }
 }
 
 impl Writer {

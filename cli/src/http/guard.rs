@@ -1,0 +1,102 @@
+//! What every request passes: nobody else's page may speak for the operator, and nothing of ours is shown in theirs.
+//!
+//! The API listens on loopback and asks for no password there, so that any page that an operator visits could send it
+//! orders from their browser. Invariants: an order that a browser sends for another site is refused, known by `Sec-Fetch-Site`
+//! or by an `Origin` that is not the `Host`; a `Host` that is a name other than `localhost` is refused (DNS rebinding: a site
+//! that resolves to 127.0.0.1 would be the same origin); every answer has headers that forbid framing, sniffing and scripts
+//! of others. Rejected: tokens in forms. They protect forms alone, and the API takes JSON.
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use ringfence_messages::Code;
+use sha2::{Digest, Sha256};
+
+use super::errors::Failure;
+
+/// Headers of every answer.
+const HEADERS: [(header::HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "same-origin"),
+];
+
+pub(super) async fn guard(request: Request, next: Next) -> Response {
+    let mut response = match refusal(request.method(), request.headers()) {
+        Some(why) => Failure::with(StatusCode::FORBIDDEN, Code::INVALID_ARGUMENT, why).into_response(),
+        None => next.run(request).await,
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Why a request is not served, if so.
+fn refusal(method: &Method, headers: &HeaderMap) -> Option<String> {
+    let text = |name: header::HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let host = text(header::HOST).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(&*host, |(name, port)| if port.ends_with(']') { &host } else { name });
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    if !host.is_empty() && bare != "localhost" && bare.parse::<std::net::IpAddr>().is_err() {
+        return Some(format!("Host is {host:.80}: the controller is asked by address, or as localhost"));
+    }
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return None;
+    }
+    let site = text(header::HeaderName::from_static("sec-fetch-site"));
+    if site.as_deref().is_some_and(|site| site != "same-origin" && site != "none") {
+        return Some("an order from another site's page".to_owned());
+    }
+    let origin = text(header::ORIGIN)?;
+    let same = origin.split_once("://").is_some_and(|(_, of)| of == host);
+    (!same).then(|| format!("an order from a page of {origin:.80}"))
+}
+
+/// The entity tag of a body.
+pub(super) fn tag(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_of_other_sites_and_rebound_names_are_refused() {
+        let refused = |method: Method, headers: &[(&'static str, &str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()));
+            refusal(&method, &headers.collect()).is_some()
+        };
+        let host = ("host", "127.0.0.1:7080");
+        for ok in ["127.0.0.1:7080", "localhost:7080", "localhost", "[::1]:7080", "[::1]", "10.0.0.1"] {
+            assert!(!refused(Method::GET, &[("host", ok)]), "{ok}");
+        }
+        for bad in ["evil.example:7080", "evil.example", "localhost.evil.example:7080"] {
+            assert!(refused(Method::GET, &[("host", bad)]), "{bad}");
+        }
+        assert!(!refused(Method::POST, &[host]), "a script");
+        assert!(!refused(
+            Method::POST,
+            &[host, ("origin", "http://127.0.0.1:7080"), ("sec-fetch-site", "same-origin")]
+        ));
+        assert!(refused(Method::POST, &[host, ("origin", "http://evil.example")]));
+        assert!(refused(Method::POST, &[host, ("origin", "null")]));
+        assert!(refused(Method::POST, &[host, ("origin", "http://127.0.0.1:8080")]), "another port is another site");
+        for site in ["cross-site", "same-site"] {
+            assert!(refused(Method::POST, &[host, ("sec-fetch-site", site)]), "{site}");
+        }
+        assert!(!refused(Method::GET, &[host, ("sec-fetch-site", "cross-site")]), "a link to it");
+    }
+}

@@ -1,0 +1,194 @@
+//! Questions: what there is, and how it is.
+
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use ringfence_messages::{
+    Code,
+    host::HostInventory,
+    storage::{HostProtocolRef, StorageInventory},
+    vm::VmInventory,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::page;
+
+use super::{
+    Answer, App,
+    errors::{Failure, Problem},
+    guard::tag,
+};
+
+/// Which part of a list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Part {
+    /// So many are left out at the beginning.
+    #[serde(default)]
+    #[param(default = 0)]
+    offset: usize,
+    /// So many at most; all unless said.
+    #[param(minimum = 1)]
+    limit: Option<usize>,
+}
+
+/// A list, or a part of it, in the order of the inventory.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct List<T> {
+    /// What was asked for.
+    items: Vec<T>,
+    /// How many there are in all.
+    total: usize,
+}
+
+/// Lines of plain text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Lines {
+    /// One sentence each.
+    items: Vec<String>,
+}
+
+fn part<T: Serialize>(all: Vec<T>, query: Result<Query<Part>, QueryRejection>, headers: &HeaderMap) -> Answer {
+    let bad = |why: String| Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why);
+    let Query(part) = query.map_err(|e| bad(format!("offset and limit are whole numbers: {}", e.body_text())))?;
+    if part.limit == Some(0) {
+        return Err(bad("limit is 1 or more".to_owned()));
+    }
+    let total = all.len();
+    let items = all.into_iter().skip(part.offset).take(part.limit.unwrap_or(usize::MAX)).collect();
+    Ok(tagged(&List { items, total }, headers))
+}
+
+/// An answer with its tag; nothing but the tag for who has it already.
+fn tagged(answer: &impl Serialize, headers: &HeaderMap) -> Response {
+    let body = serde_json::to_vec(answer).unwrap_or_default();
+    let tag = tag(&body);
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let Ok(value) = HeaderValue::from_str(&tag) else { return body.into_response() };
+    let tag = [(header::ETAG, value)];
+    match known {
+        true => (StatusCode::NOT_MODIFIED, tag).into_response(),
+        false => (tag, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    }
+}
+
+/// What the API has, in plain text; for who accepts `text/html`, the web page
+#[utoipa::path(get, path = "/", tag = "controller", responses((status = 200, body = String, content_type = "text/plain")))]
+pub(super) async fn index(backend: App, headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).map(|accepts| String::from_utf8_lossy(accepts.as_bytes()));
+    // The page's script accepts anything, and says who it is.
+    match accepts.is_some_and(|accepts| accepts.contains("text/html")) || headers.contains_key("hx-request") {
+        true => page::overview(backend).await.into_response(),
+        false => INDEX.into_response(),
+    }
+}
+
+const INDEX: &str = "Ringfence controller\n\
+     \n\
+     GET  /v1/hosts  /v1/storages  /v1/vms  /v1/host-protocol-refs\n\
+     GET  /v1/events?after=SEQ&limit=N   /v1/events/stream\n\
+     POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  {\"haStart\":{\"dryRun\":true}}\n\
+     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"activate\":{}}  {\"ping\":{}}  {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
+     GET  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\
+     A browser sees a page at /\n";
+
+/// Whether the controller can do its work: its journal and its actors answer
+#[utoipa::path(get, path = "/healthz", tag = "controller",
+    responses((status = 200, body = Value), (status = "default", body = Problem)))]
+pub(super) async fn healthz(State(backend): App) -> Answer {
+    backend.healthy().await?;
+    Ok(Json(json!({ "status": "ok" })).into_response())
+}
+
+/// Metrics in Prometheus' text format
+#[utoipa::path(get, path = "/metrics", tag = "controller",
+    responses((status = 200, body = String, content_type = "text/plain; version=0.0.4; charset=utf-8")))]
+pub(super) async fn metrics(State(backend): App) -> Response {
+    let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (text, backend.metrics().await).into_response()
+}
+
+/// The hosts
+#[utoipa::path(get, path = "/v1/hosts", tag = "inventory", params(Part),
+    responses((status = 200, body = List<HostInventory>), (status = "default", body = Problem)))]
+pub(super) async fn hosts(
+    State(backend): App,
+    query: Result<Query<Part>, QueryRejection>,
+    headers: HeaderMap,
+) -> Answer {
+    part(backend.hosts().await?, query, &headers)
+}
+
+/// One host
+#[utoipa::path(get, path = "/v1/hosts/{id}", tag = "inventory", params(("id" = String, Path, description = "Name or uuid")),
+    responses((status = 200, body = HostInventory), (status = "default", body = Problem)))]
+pub(super) async fn host(State(backend): App, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+    Ok(tagged(&backend.host(backend.host_id(&id)?).await?, &headers))
+}
+
+/// The storages, and how each host reaches them
+#[utoipa::path(get, path = "/v1/storages", tag = "inventory", params(Part),
+    responses((status = 200, body = List<StorageInventory>), (status = "default", body = Problem)))]
+pub(super) async fn storages(
+    State(backend): App,
+    query: Result<Query<Part>, QueryRejection>,
+    headers: HeaderMap,
+) -> Answer {
+    part(backend.storages().await?, query, &headers)
+}
+
+/// The VMs
+#[utoipa::path(get, path = "/v1/vms", tag = "inventory", params(Part),
+    responses((status = 200, body = List<VmInventory>), (status = "default", body = Problem)))]
+pub(super) async fn vms(State(backend): App, query: Result<Query<Part>, QueryRejection>, headers: HeaderMap) -> Answer {
+    part(backend.vms().await?, query, &headers)
+}
+
+/// One VM
+#[utoipa::path(get, path = "/v1/vms/{id}", tag = "inventory", params(("id" = String, Path, description = "Name or uuid")),
+    responses((status = 200, body = VmInventory), (status = "default", body = Problem)))]
+pub(super) async fn vm(State(backend): App, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+    Ok(tagged(&backend.vm(backend.vm_id(&id)?).await?, &headers))
+}
+
+/// Each protocol of each storage on each host
+#[utoipa::path(get, path = "/v1/host-protocol-refs", tag = "inventory", params(Part),
+    responses((status = 200, body = List<HostProtocolRef>), (status = "default", body = Problem)))]
+pub(super) async fn refs(
+    State(backend): App,
+    query: Result<Query<Part>, QueryRejection>,
+    headers: HeaderMap,
+) -> Answer {
+    part(backend.refs().await?, query, &headers)
+}
+
+/// In plain words: what state a VM or host is in, why, and what would change it
+#[utoipa::path(get, path = "/v1/explain/{id}", tag = "inventory", params(("id" = String, Path, description = "Name or uuid")),
+    responses((status = 200, body = Lines), (status = "default", body = Problem)))]
+pub(super) async fn explain(State(backend): App, Path(id): Path<String>) -> Answer<Json<Lines>> {
+    Ok(Json(Lines { items: backend.explain(&id).await? }))
+}
+
+/// A picture of all actors
+#[utoipa::path(get, path = "/v1/inspect", tag = "controller", responses((status = 200, body = Value)))]
+pub(super) async fn inspect(State(backend): App) -> Response {
+    Json(backend.inspect().await).into_response()
+}
+
+/// The tags that an order's `If-Match` may name now: of the thing as it is shown.
+pub(super) fn matches(thing: &impl Serialize, headers: &HeaderMap) -> Answer<()> {
+    let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
+    let is = tag(&serde_json::to_vec(thing).unwrap_or_default());
+    if wanted.as_bytes() == b"*" || wanted.as_bytes() == is.as_bytes() {
+        return Ok(());
+    }
+    let why =
+        format!("it changed since: If-Match is {:.80}, it is {is} now", String::from_utf8_lossy(wanted.as_bytes()));
+    Err(Failure::with(StatusCode::PRECONDITION_FAILED, Code::CHANGE_STATE, why))
+}

@@ -1,0 +1,76 @@
+//! What all pages have: head, navigation, and the small pieces they are made of.
+
+use maud::{DOCTYPE, Markup, html};
+use serde::Serialize;
+
+const PAGES: [(&str, &str); 5] = [
+    ("/", "Overview"),
+    ("/ui/hosts", "Hosts"),
+    ("/ui/storages", "Storages"),
+    ("/ui/vms", "VMs"),
+    ("/ui/events", "Events"),
+];
+
+/// A page; `at` is its entry in the navigation, `live` the last record that it shows, after which it is renewed by itself.
+pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="htmx-config" content=r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true}"#;
+                title { (title) " - Ringfence" }
+                link rel="icon" href="data:,";
+                link rel="stylesheet" href="/ui/assets/page.css";
+                script src="/ui/assets/htmx.min.js" defer {}
+                script src="/ui/assets/idiomorph-ext.min.js" defer {}
+                script src="/ui/assets/page.js" defer {}
+            }
+            body hx-ext="morph" data-after=[live] {
+                a.skip href="#main" { "Skip to content" }
+                header {
+                    strong { "Ringfence" }
+                    nav aria-label="Pages" {
+                        @for (href, name) in PAGES {
+                            a href=(href) aria-current=[(href == at).then_some("page")] { (name) }
+                        }
+                    }
+                    span #live role="status" { @if live.is_some() { "connecting" } @else { "" } }
+                }
+                main #main tabindex="-1" hx-trigger="renew" hx-get="" hx-select="#main" hx-swap="morph:outerHTML" { (body) }
+            }
+        }
+    }
+}
+
+/// The word that JSON has for a value.
+pub(super) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => "not known".to_owned(),
+    }
+}
+
+/// A state: a word with a shape and a colour.
+pub(super) fn state(value: &impl Serialize) -> Markup {
+    let word = word(value);
+    let kind = match word.as_str() {
+        "Connected" | "Running" | "Enabled" => "good",
+        "Disconnected" | "Unknown" => "bad",
+        "Maintenance" | "Starting" | "Stopping" | "Connecting" => "busy",
+        _ => "idle",
+    };
+    html! { span class={ "state " (kind) } { (word) } }
+}
+
+/// A link to a thing, if there is one.
+pub(super) fn link(kind: &str, name: Option<&str>) -> Markup {
+    html! {
+        @match name {
+            Some(name) => a href={ "/ui/" (kind) "/" (name) } { (name) },
+            None => "-",
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The web page: what the API says, to be looked at, and the orders, to be confirmed.
+//!
+//! ```text
+//! GET  /                                overview: what needs attention, what happened
+//! GET  /ui/hosts /ui/storages /ui/vms /ui/events
+//! GET  /ui/hosts/{name} /ui/vms/{name}  one thing: why it is so, its fences, what may be done
+//! GET  /ui/{hosts,vms}/{name}/{order}   what an order would do, to be confirmed
+//! POST /ui/{hosts,vms}/{name}/{order}   the order
+//! GET  /ui/stream?after=SEQ             what happens, as lines of the page
+//! ```
+//! Invariants: everything is rendered here and works without JavaScript; the script only renews `<main>` when something
+//! happened. Nothing is fetched from elsewhere. An order goes through [`Backend`], as the API's do, and through the same guard.
+//! State is told by a word, and a colour besides. Rejected: an application in the browser. Two programs that must agree.
+
+mod assets;
+mod events;
+mod hosts;
+mod ladder;
+mod layout;
+mod orders;
+mod overview;
+mod storages;
+mod vms;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use maud::html;
+use ringfence_messages::ErrorCode;
+
+use crate::http::{backend::Backend, status};
+
+type App = axum::extract::State<Arc<dyn Backend>>;
+
+pub(crate) use overview::overview;
+
+/// The page's routes; `/` itself is shared with the API.
+pub(crate) fn routes() -> Router<Arc<dyn Backend>> {
+    Router::new()
+        .route("/ui/hosts", get(hosts::list))
+        .route("/ui/hosts/{name}", get(hosts::one))
+        .route("/ui/hosts/{name}/{order}", get(orders::ask_host).post(orders::host))
+        .route("/ui/storages", get(storages::list))
+        .route("/ui/vms", get(vms::list))
+        .route("/ui/vms/{name}", get(vms::one))
+        .route("/ui/vms/{name}/{order}", get(orders::ask_vm).post(orders::vm))
+        .route("/ui/events", get(events::list))
+        .route("/ui/stream", get(events::stream))
+        .route("/ui/assets/{file}", get(assets::file))
+}
+
+/// An error as a page.
+pub(crate) struct Trouble(StatusCode, ErrorCode);
+
+impl From<ErrorCode> for Trouble {
+    fn from(error: ErrorCode) -> Trouble {
+        Trouble(status(&error), error)
+    }
+}
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        let Trouble(status, error) = self;
+        let body = html! {
+            h1 { "That did not work" }
+            p.trouble role="alert" { (error.to_string()) }
+            p { a href="/" { "Back to the overview" } }
+        };
+        (status, layout::page("Error", "", None, &body)).into_response()
+    }
+}
+
+type Shown<T = maud::Markup> = Result<T, Trouble>;

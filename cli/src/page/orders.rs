@@ -1,0 +1,116 @@
+//! Orders: what one would do is shown first, and is done when that is confirmed.
+
+use axum::{
+    Form,
+    extract::{Path, State},
+    http::StatusCode,
+    response::Redirect,
+};
+use maud::{Markup, html};
+use ringfence_messages::{Code, ErrorCode, host::HostAction};
+use serde::Deserialize;
+
+use super::{App, Shown, Trouble, layout::page};
+
+fn no_such(order: &str) -> Trouble {
+    Trouble(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("there is no order {order:.40?}")))
+}
+
+/// What an order does, in words.
+fn meaning(kind: &str, order: &str, name: &str) -> Shown<String> {
+    Ok(match (kind, order) {
+        ("vms", "start") => {
+            format!("Starts {name}, if where it ran last says that it does not run there. Never fences.")
+        }
+        ("vms", "stop") => format!("Stops {name}: QEMU is asked to quit, then killed; it is not brought back."),
+        ("vms", "ha-start") => format!("Brings {name} back: what it would do now is below."),
+        ("hosts", "maintain") => {
+            format!("Takes {name} out of service: not pinged, not healed, nothing is started there. Its VMs run on.")
+        }
+        ("hosts", "activate") => format!("Puts {name} back into service."),
+        ("hosts", "ping") => format!("Pings {name} now, instead of when its turn has come."),
+        ("hosts", "confirm-fenced") => format!(
+            "You attest that you have seen {name} powered off. Its VMs are then started elsewhere without any other proof: if \
+             one of them still writes, its disk is destroyed."
+        ),
+        _ => return Err(no_such(order)),
+    })
+}
+
+fn confirmation(kind: &str, order: &str, name: &str, more: &Markup) -> Shown {
+    let meaning = meaning(kind, order, name)?;
+    let body = html! {
+        h1 { (order) " " (name) "?" }
+        p { (meaning) }
+        (more)
+        form method="post" {
+            @if order == "confirm-fenced" {
+                p { label { "Who attests it: " input name="by" required maxlength="100" autocomplete="name"; } }
+            }
+            button { "Yes, " (order) " " (name) }
+            " " a href={ "/ui/" (kind) "/" (name) } { "No, back" }
+        }
+    };
+    Ok(page(order, &format!("/ui/{kind}"), None, &body))
+}
+
+pub(super) async fn ask_vm(State(backend): App, Path((name, order)): Path<(String, String)>) -> Shown {
+    let vm = backend.vm(backend.vm_id(&name)?).await?;
+    let more = match order.as_str() {
+        "ha-start" => {
+            let plan = backend.plan_ha_start(vm.uuid, None).await?;
+            html! {
+                h2 { "What is known" }
+                ul { @for line in &plan.evidence { li { (line) } } }
+                h2 { "What would be done" }
+                ol { @for line in &plan.steps { li { (line) } } }
+                @if !plan.feasible { p.trouble { "As things are now, that does not end in a start." } }
+            }
+        }
+        _ => html! {},
+    };
+    confirmation("vms", &order, &vm.name, &more)
+}
+
+pub(super) async fn vm(State(backend): App, Path((name, order)): Path<(String, String)>) -> Shown<Redirect> {
+    let vm = backend.vm_id(&name)?;
+    match order.as_str() {
+        "start" => backend.start_vm(vm, None).await?,
+        "stop" => backend.stop_vm(vm).await?,
+        "ha-start" => backend.ha_start_vm(vm, None).await?,
+        _ => return Err(no_such(&order)),
+    };
+    Ok(Redirect::to(&format!("/ui/vms/{}", backend.vm(vm).await?.name)))
+}
+
+pub(super) async fn ask_host(State(backend): App, Path((name, order)): Path<(String, String)>) -> Shown {
+    let host = backend.host(backend.host_id(&name)?).await?;
+    confirmation("hosts", &order, &host.name, &html! {})
+}
+
+/// What the form of an order carries.
+#[derive(Debug, Deserialize)]
+pub(super) struct Attested {
+    #[serde(default)]
+    by: String,
+}
+
+pub(super) async fn host(
+    State(backend): App,
+    Path((name, order)): Path<(String, String)>,
+    Form(Attested { by }): Form<Attested>,
+) -> Shown<Redirect> {
+    let host = backend.host_id(&name)?;
+    let action = match order.as_str() {
+        "maintain" => Some(HostAction::Maintain),
+        "activate" => Some(HostAction::Activate),
+        "ping" => Some(HostAction::Ping),
+        "confirm-fenced" => None,
+        _ => return Err(no_such(&order)),
+    };
+    let host = match action {
+        Some(action) => backend.host_action(host, action).await?,
+        None => backend.confirm_fenced(host, crate::http::attester(by)?).await?,
+    };
+    Ok(Redirect::to(&format!("/ui/hosts/{}", host.name)))
+}

@@ -1,0 +1,90 @@
+//! The VMs, and one of them.
+
+use axum::extract::{Path, State};
+use maud::{Markup, html};
+use ringfence_messages::vm::VmState;
+
+use super::{
+    App, Shown,
+    events::{last_of_all, timeline},
+    hosts::HISTORY,
+    ladder,
+    layout::{link, page, state, word},
+};
+
+/// What is told of a VM.
+const TOPICS: [&str; 5] =
+    ["vm.state-changed", "fence.intent", "ceph.ha.sibling-fence", "ha.vm-started", "ha.vm-blocked"];
+
+pub(super) async fn list(State(backend): App) -> Shown {
+    let (live, vms) = (last_of_all(&*backend).await?, backend.vms().await?);
+    let body = html! {
+        h1 { "VMs" }
+        table {
+            caption { (vms.len()) " VMs" }
+            thead {
+                tr { @for name in ["VM", "Cluster", "State", "Host", "HA", "Is to run", "Start"] { th scope="col" { (name) } } }
+            }
+            tbody {
+                @for vm in &vms {
+                    tr #{ "vm-" (vm.uuid) } {
+                        th scope="row" { (link("vms", Some(&vm.name))) }
+                        td { (vm.cluster) }
+                        td { (state(&vm.state)) }
+                        td { (link("hosts", vm.host.as_deref())) }
+                        td { (word(&vm.ha)) }
+                        td { @if vm.wanted { "yes" } @else { "no" } }
+                        td.number { (vm.incarnation) }
+                    }
+                }
+            }
+        }
+    };
+    Ok(page("VMs", "/ui/vms", Some(live), &body))
+}
+
+/// Sentences of `explain`: the first is what it is, the rest why, and what would change it.
+pub(super) fn reasons(lines: &[String]) -> Markup {
+    html! {
+        section aria-labelledby="why" {
+            h2 #why { "Why, and what would change it" }
+            ul { @for line in lines { li { (line.trim_start_matches([' ', '-'])) } } }
+        }
+    }
+}
+
+pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown {
+    let live = last_of_all(&*backend).await?;
+    let vm = backend.vm(backend.vm_id(&name)?).await?;
+    let why = backend.explain(&vm.name).await?;
+    let history = backend.newest(Some((&TOPICS, &vm.name)), HISTORY).await?;
+    let attempts = ladder::attempts(&history);
+    let order = |order: &str, what: &str| html! { a.order href={ "/ui/vms/" (vm.name) "/" (order) } { (what) } };
+    let body = html! {
+        h1 { (vm.name) }
+        p {
+            (state(&vm.state)) " on " (link("hosts", vm.host.as_deref())) " in cluster " (vm.cluster)
+            ", start " (vm.incarnation) ", ha " (word(&vm.ha))
+        }
+        (reasons(&why))
+        nav.orders aria-label="What may be done" {
+            @if vm.state == VmState::Running { (order("stop", "Stop it")) }
+            @else {
+                (order("start", "Start it"))
+                (order("ha-start", "Fence it where it ran last, and start it"))
+            }
+        }
+        @if !attempts.is_empty() {
+            section aria-labelledby="fences" {
+                h2 #fences { "Fences" }
+                @for attempt in attempts.iter().rev() { (ladder::shown(attempt)) }
+            }
+        }
+        section aria-labelledby="volumes" {
+            h2 #volumes { "Volumes" }
+            ul { @for volume in &vm.volumes { li { code { (volume.install_path) } @if volume.root { " (it boots from it)" } } } }
+        }
+        section aria-labelledby="history" { h2 #history { "What happened to it" } (timeline(&history)) }
+    };
+    Ok(page(&vm.name, "/ui/vms", Some(live), &body))
+}

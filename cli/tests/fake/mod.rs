@@ -1,0 +1,264 @@
+//! A controller of memory behind the real HTTP routes.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use parking_lot::Mutex;
+use ringfence_actors::ports::Record;
+use ringfence_cli::{
+    http::{
+        self,
+        backend::{Backend, missing},
+    },
+    listen,
+};
+use ringfence_messages::{
+    ClusterId, Event, HostId, Protocol, ProtocolStatus, Result, StorageId, VmId,
+    fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited},
+    ha::{HaReply, HaStartPlan, VmHa},
+    host::{HostAction, HostInventory, HostState, HostStatus},
+    storage::{HostProtocolRef, StorageHostRef, StorageInventory, StorageKind},
+    vm::{HaMode, VmInventory, VmState, VolumeInventory},
+};
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+
+/// A controller of memory.
+pub(crate) struct Fake {
+    pub(crate) hosts: Mutex<Vec<HostInventory>>,
+    pub(crate) vms: Mutex<Vec<VmInventory>>,
+    records: Mutex<Vec<Record>>,
+    live: broadcast::Sender<Record>,
+    pub(crate) orders: Mutex<Vec<String>>,
+}
+
+impl Fake {
+    /// So many hosts with a VM each; the second host is down, and its VM was fenced.
+    pub(crate) fn new(count: usize) -> Arc<Fake> {
+        let host = |n: usize| HostInventory {
+            uuid: HostId::from_name(&format!("host-{n}")),
+            name: format!("host-{n}"),
+            cluster: "c1".to_owned(),
+            management_ip: format!("10.77.{}.{}", n / 250, n % 250 + 1),
+            state: HostState::Enabled,
+            status: if n == 1 { HostStatus::Disconnected } else { HostStatus::Connected },
+            reason: (n == 1).then(|| "no answer within 2s".to_owned()),
+        };
+        let hosts: Vec<HostInventory> = (0..count).map(host).collect();
+        let vm = |(n, host): (usize, &HostInventory)| VmInventory {
+            uuid: VmId::from_name(&format!("vm{n}")),
+            name: format!("vm{n}"),
+            cluster: "c1".to_owned(),
+            ha: HaMode::NeverStop,
+            state: if n == 1 { VmState::Unknown } else { VmState::Running },
+            host_uuid: Some(host.uuid),
+            host: Some(host.name.clone()),
+            last_host_uuid: Some(host.uuid),
+            incarnation: 1,
+            wanted: true,
+            volumes: vec![VolumeInventory {
+                primary_storage_uuid: StorageId::from_name("ceph-1"),
+                install_path: format!("ceph://rbd/vm{n}"),
+                root: true,
+            }],
+        };
+        let vms = hosts.iter().enumerate().map(vm).collect();
+        let fake = Arc::new(Fake {
+            hosts: Mutex::new(hosts),
+            vms: Mutex::new(vms),
+            records: Mutex::default(),
+            live: broadcast::channel(64).0,
+            orders: Mutex::default(),
+        });
+        let (attempt, a) = (VmId::from_name("attempt").0, HostId::from_name("host-1"));
+        for level in [FenceLevel::Sibling, FenceLevel::Storage] {
+            fake.happens(&FenceIntended {
+                attempt,
+                vm_uuid: VmId::from_name("vm1"),
+                vm: "vm1".to_owned(),
+                failed_host_uuid: a,
+                cluster_uuid: ClusterId::from_name("c1"),
+                ha_target_host_uuid: HostId::from_name("host-0"),
+                level,
+            });
+        }
+        fake.happens(&SiblingFenceAudited {
+            attempt,
+            vm_uuid: VmId::from_name("vm1"),
+            vm: "vm1".to_owned(),
+            failed_host_uuid: a,
+            failed_host: "host-1".to_owned(),
+            cluster_uuid: ClusterId::from_name("c1"),
+            ha_target_host_uuid: HostId::from_name("host-0"),
+            outcome: FenceOutcome::FailedUnreachable,
+            executor_host_uuid: None,
+            reason: "sibling: cannot reach it (host-0: ssh false); storage: not fenced: no quorum <b>bold</b>"
+                .to_owned(),
+        });
+        fake
+    }
+
+    pub(crate) fn happens<E: Event>(&self, event: &E) {
+        let mut records = self.records.lock();
+        let record = Record {
+            seq: records.len() as u64 + 1,
+            time: "2026-11-21T10:00:00.000Z".to_owned(),
+            topic: E::TOPIC.to_owned(),
+            subject: event.subject(),
+            payload: serde_json::to_value(event).unwrap(),
+            hash: String::new(),
+        };
+        records.push(record.clone());
+        let _ = self.live.send(record);
+    }
+
+    fn ordered(&self, what: impl Into<String>) {
+        self.orders.lock().push(what.into());
+    }
+}
+
+#[async_trait]
+impl Backend for Fake {
+    async fn healthy(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn metrics(&self) -> String {
+        String::new()
+    }
+
+    async fn hosts(&self) -> Result<Vec<HostInventory>> {
+        Ok(self.hosts.lock().clone())
+    }
+
+    async fn host(&self, id: HostId) -> Result<HostInventory> {
+        Ok(self.hosts.lock().iter().find(|host| host.uuid == id).unwrap().clone())
+    }
+
+    async fn storages(&self) -> Result<Vec<StorageInventory>> {
+        let of = |host: &HostInventory| StorageHostRef {
+            host_uuid: host.uuid,
+            host: host.name.clone(),
+            primary_storage_uuid: StorageId::from_name("vhost-1"),
+            storage: "vhost-1".to_owned(),
+            status: Some(ProtocolStatus::Connected),
+            reason: None,
+            check_error: None,
+        };
+        Ok(vec![StorageInventory {
+            uuid: StorageId::from_name("vhost-1"),
+            name: "vhost-1".to_owned(),
+            kind: StorageKind::Vhost,
+            clusters: vec!["c1".to_owned()],
+            protocols: vec![Protocol::Vhost],
+            hosts: self.hosts.lock().iter().map(of).collect(),
+        }])
+    }
+
+    async fn vms(&self) -> Result<Vec<VmInventory>> {
+        Ok(self.vms.lock().clone())
+    }
+
+    async fn vm(&self, id: VmId) -> Result<VmInventory> {
+        Ok(self.vms.lock().iter().find(|vm| vm.uuid == id).unwrap().clone())
+    }
+
+    async fn refs(&self) -> Result<Vec<HostProtocolRef>> {
+        let of = |host: &HostInventory| HostProtocolRef {
+            id: 1,
+            host_uuid: host.uuid,
+            host: host.name.clone(),
+            primary_storage_uuid: StorageId::from_name("vhost-1"),
+            storage: "vhost-1".to_owned(),
+            protocol: Protocol::Vhost,
+            status: Some(ProtocolStatus::Disconnected),
+            reason: Some("the target does not run".to_owned()),
+            redeploys: 3,
+            skip_pings: 7,
+        };
+        Ok(self.hosts.lock().iter().take(1).map(of).collect())
+    }
+
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
+        Ok(self.records.lock().iter().filter(|record| record.seq > after).take(limit).cloned().collect())
+    }
+
+    async fn newest(&self, of: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>> {
+        let records = self.records.lock();
+        let wanted = records.iter().filter(|record| {
+            of.is_none_or(|(topics, subject)| record.subject == subject && topics.contains(&record.topic.as_str()))
+        });
+        let wanted: Vec<Record> = wanted.cloned().collect();
+        Ok(wanted[wanted.len().saturating_sub(limit)..].to_vec())
+    }
+
+    async fn live(&self) -> Result<BoxStream<'static, Record>> {
+        let live = self.live.subscribe();
+        Ok(stream::unfold(live, |mut live| async { live.recv().await.ok().map(|record| (record, live)) }).boxed())
+    }
+
+    async fn inspect(&self) -> Value {
+        json!({})
+    }
+
+    async fn start_vm(&self, vm: VmId, _: Option<HostId>) -> Result<VmInventory> {
+        self.ordered("start");
+        self.vm(vm).await
+    }
+
+    async fn stop_vm(&self, vm: VmId) -> Result<VmInventory> {
+        self.ordered("stop");
+        self.vm(vm).await
+    }
+
+    async fn ha_start_vm(&self, vm: VmId, _: Option<HostId>) -> Result<VmInventory> {
+        self.ordered("ha-start");
+        self.vm(vm).await
+    }
+
+    async fn plan_ha_start(&self, _: VmId, _: Option<HostId>) -> Result<HaStartPlan> {
+        let steps = vec!["quarantine host-1".to_owned(), "start it on host-0".to_owned()];
+        Ok(HaStartPlan { vm: "vm1".to_owned(), feasible: true, evidence: vec!["nobody watches it".to_owned()], steps })
+    }
+
+    async fn confirm_fenced(&self, host: HostId, by: String) -> Result<HostInventory> {
+        self.ordered(format!("confirm-fenced by {by}"));
+        self.host(host).await
+    }
+
+    async fn explain(&self, name: &str) -> Result<Vec<String>> {
+        Ok(vec![format!("{name} is explained."), "  - it would be unblocked by this".to_owned()])
+    }
+
+    async fn thoughts(&self) -> Result<HaReply> {
+        let vms = vec![VmHa { vm_uuid: VmId::from_name("vm1"), why: "it may still write".to_owned() }];
+        Ok(HaReply { hosts: Vec::new(), vms, braked: Vec::new() })
+    }
+
+    async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory> {
+        self.ordered(format!("{action:?}"));
+        self.host(host).await
+    }
+
+    fn host_id(&self, text: &str) -> Result<HostId> {
+        let hosts = self.hosts.lock();
+        hosts.iter().find(|host| host.name == text).map(|host| host.uuid).ok_or_else(|| missing("host", text))
+    }
+
+    fn vm_id(&self, text: &str) -> Result<VmId> {
+        let vms = self.vms.lock();
+        vms.iter().find(|vm| vm.name == text).map(|vm| vm.uuid).ok_or_else(|| missing("VM", text))
+    }
+}
+
+/// Serves it; the address.
+pub(crate) async fn serve(fake: Arc<Fake>) -> SocketAddr {
+    let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(listen::serve(listener, http::router(fake), std::future::pending()));
+    address
+}
