@@ -3,9 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
-CAMPAIGN ?= --seeds 17..60
+CAMPAIGN ?= --minutes 10
 
-.PHONY: help demo lab lab-down lab-times test check-format lint docs unit doctest examples campaign scale sabotage deny bench clean
+.PHONY: help demo lab lab-down screenshots lab-times test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -22,6 +22,11 @@ lab:             ## real Ceph, three hosts, agents, a controller and three VMs t
 lab-down:        ## the lab away
 	lab/all-down.sh
 
+screenshots:     ## a host of a lab loses its power; what the page says of it, into docs/images; needs root
+	scripts/setup.sh test
+	cargo build --locked --bin ringfence
+	scripts/screenshots.sh
+
 lab-times:       ## how long from the loss of a host to its VM writing elsewhere, phase by phase; needs root
 	scripts/setup.sh test
 	cargo bench --locked --package ringfence-cli --bench times
@@ -31,7 +36,7 @@ test:            ## everything that CI runs
 	$(MAKE) --no-print-directory check-format lint docs deny doctest examples
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
-	$(MAKE) --no-print-directory campaign unit
+	$(MAKE) --no-print-directory api-fuzz alerts campaign unit
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -55,7 +60,14 @@ examples:        ## the programs that embed the bus, and the main stories told; 
 unit:            ## every test, closing with its counts
 	cargo nextest run --locked --workspace
 
-campaign:        ## the model, then seeds with all faults; CAMPAIGN="--minutes 10" for fresh ones. A seed that breaks a rule is printed
+api-fuzz:        ## schemathesis against the API, by its own description
+	PATH=$(CURDIR)/target/tools/bin:$$PATH scripts/api-fuzz.sh
+
+alerts:          ## promtool on the alerts
+	target/tools/promtool check rules deploy/prometheus/alerts.yml
+	target/tools/promtool test rules deploy/prometheus/alerts_test.yml
+
+campaign:        ## the model, then fresh seeds with all faults for ten minutes; CAMPAIGN="--seeds 1..60" for these. One that breaks a rule is printed
 	cargo build --locked --profile campaign --bin ringfence
 	target/campaign/ringfence model --depth 14
 	target/campaign/ringfence sim $(CAMPAIGN)

@@ -86,6 +86,7 @@ cat <<PLAY
 The lab is up. Play with it:
   rf() { ip netns exec $TB_NET $C/ringfence "\$@"; }
   rf status;  rf events --follow
+  lab/page.sh                              the page at http://127.0.0.1:7080/
   lab/vm-journal.sh vm1 5                  who wrote last on vm1's disk
   lab/host-exec.sh host-a bash             a console on a host
   lab/host-cut.sh host-a ceph|mgmt|all     cut it off;  lab/host-heal.sh host-a

@@ -38,6 +38,7 @@ need nft nftables
 need uuidgen uuid-runtime
 need unshare util-linux
 need ip iproute2
+need socat socat
 need pgrep procps
 need libvirtd libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # no libvirt-daemon-system: nothing is to run here by itself
 [[ $WHAT == lab ]] && exit 0
@@ -46,6 +47,28 @@ need rustfmt rustfmt-web
 cargo clippy --version >/dev/null 2>&1 || need cargo-clippy rust-web-clippy
 need as binutils
 need dockerd docker.io
+need chromedriver chromium chromium-driver fonts-dejavu-core
+python3 -c 'import ensurepip' 2>/dev/null || need python3-venv-is-no-command python3 python3-venv
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --locked cargo-nextest; }
 cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --locked cargo-deny; }
+
+# Checkers that are no packages of Debian, or that come with a daemon nobody asked for: under target/tools.
+TOOLS=target/tools
+mkdir -p $TOOLS
+if [[ ! -x $TOOLS/bin/st || ! -f $TOOLS/axe.min.js ]]; then
+  say "schemathesis and axe into $TOOLS"
+  python3 -m venv $TOOLS
+  $TOOLS/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
+  $TOOLS/bin/pip install --quiet --disable-pip-version-check --no-deps axe-core-python==0.1.0
+  cp $TOOLS/lib/python3*/site-packages/axe_core_python/axe.min.js $TOOLS/axe.min.js
+fi
+if [[ ! -x $TOOLS/promtool ]]; then
+  say "promtool into $TOOLS"
+  [[ $updated ]] || "${SUDO[@]}" apt-get update -qq >&2 || true
+  # The package would start a Prometheus here: only its promtool is taken.
+  PACKAGE=$(mktemp -d)
+  (cd "$PACKAGE" && apt-get download -qq prometheus 2>/dev/null && dpkg -x prometheus_*.deb .)
+  cp "$PACKAGE/usr/bin/promtool" $TOOLS/promtool
+  rm -rf "$PACKAGE"
+fi

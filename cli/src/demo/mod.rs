@@ -98,7 +98,7 @@ async fn tell(timeline: &mut Timeline, keep: bool) -> Result<String> {
         let server = cluster.server().to_owned();
         let (program, down) = (program.display(), cluster.keep());
         return Ok(format!(
-            "It stays up. Play with it:\n  export RINGFENCE_SERVER={server}\n  {program} status\n  \
+            "It stays up. Look at it: {server}/\nPlay with it:\n  export RINGFENCE_SERVER={server}\n  {program} status\n  \
              {program} events --follow\n  kill -9 {target}    # the target of {VM}: watch it come back\n\
              Take it down:\n  {down}"
         ));

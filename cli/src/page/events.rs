@@ -82,7 +82,7 @@ fn line(record: &Record) -> Markup {
 /// What a record says, in a few words: the fields that matter of those that events have.
 fn told(record: &Record) -> String {
     let text = |key: &str| record.payload[key].as_str().filter(|text| !text.is_empty());
-    let place = text("host").filter(|host| *host != record.subject);
+    let place = text("host").filter(|host| !record.subject.contains(host));
     let states = match (text("oldState").or(text("oldStatus")), text("newState").or(text("newStatus"))) {
         (Some(old), Some(new)) => Some(format!("{old} to {new}")),
         _ => None,

@@ -52,9 +52,24 @@ const RUNGS: [(&str, &str, Option<FenceLevel>); 4] = [
     ("Nobody new watches its volumes", "watchers: ", None),
 ];
 
+/// What an audit says of each rung, in order. A rung's own words may hold the sign that stands between rungs.
+fn evidence(reason: &str) -> Vec<String> {
+    let mut of: Vec<String> = Vec::new();
+    for part in reason.split("; ") {
+        match of.last_mut() {
+            Some(last) if !RUNGS.iter().any(|(_, says, _)| part.starts_with(says)) => {
+                last.push_str("; ");
+                last.push_str(part);
+            }
+            _ => of.push(part.to_owned()),
+        }
+    }
+    of
+}
+
 /// The attempt as a list of rungs.
 pub(super) fn shown(attempt: &Attempt) -> Markup {
-    let evidence: Vec<&str> = attempt.ended.iter().flat_map(|(_, audit)| audit.reason.split("; ")).collect();
+    let evidence: Vec<String> = attempt.ended.iter().flat_map(|(_, audit)| evidence(&audit.reason)).collect();
     let success = attempt.ended.as_ref().is_some_and(|(_, audit)| audit.outcome.as_str().starts_with("success"));
     let outcome = attempt.ended.as_ref().map_or("under way", |(_, audit)| audit.outcome.as_str());
     let first = attempt.begun.first().map(|(time, _)| time.as_str());
@@ -82,5 +97,18 @@ pub(super) fn shown(attempt: &Attempt) -> Markup {
             }
             @if let Some((time, _)) = &attempt.ended { p { "Ended at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } ", audited once." } }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_siblings_say_stays_together() {
+        let reason = "sibling: cannot reach it (host-b: refused; host-c: refused); storage: refuses 10.77.0.11; human: Ada attested";
+        let sibling = "sibling: cannot reach it (host-b: refused; host-c: refused)";
+        assert_eq!(evidence(reason), [sibling, "storage: refuses 10.77.0.11", "human: Ada attested"]);
+        assert_eq!(evidence("odd; words"), ["odd; words"]);
     }
 }
