@@ -5,7 +5,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 CAMPAIGN ?= --minutes 10
 
-.PHONY: help demo lab lab-down screenshots lab-times test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
+.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -30,6 +30,9 @@ screenshots:     ## a host of a lab loses its power; what the page says of it, i
 lab-times:       ## how long from the loss of a host to its VM writing elsewhere, phase by phase; needs root
 	scripts/setup.sh test
 	cargo bench --locked --package ringfence-cli --bench times
+
+slow-clients:    ## what a thousand slow clients of the API do to pings, side by side with nobody
+	cargo bench --locked --package ringfence-cli --bench slow_clients
 
 test:            ## everything that CI runs
 	scripts/setup.sh test

@@ -58,8 +58,11 @@ fn dependencies_point_one_way() {
 
 #[test]
 fn messages_need_no_runtime() {
-    let expected = ["bincode", "serde", "uuid"].map(str::to_owned).into_iter().collect();
+    // utoipa describes types for who asks for it, and runs nothing.
+    let expected = ["bincode", "serde", "utoipa", "uuid"].map(str::to_owned).into_iter().collect();
     assert_eq!(dependencies("messages"), expected);
+    let manifest = fs::read_to_string(Path::new(ROOT).join("messages/Cargo.toml")).unwrap();
+    assert!(manifest.contains("\nutoipa = { workspace = true, optional = true }\n"));
 }
 
 /// The bus is for embedding: it must not know what Ringfence is for.

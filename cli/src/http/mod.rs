@@ -13,7 +13,7 @@
 //! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a
 //! reader of the stream who is slow is cut off and can resume; nothing here decides anything: see [`backend`]; every
 //! route comes from the attribute that describes it, so that `/openapi.json` leaves none out.
-//! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see [`guard`].
+//! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see `guard`.
 
 mod actions;
 pub mod backend;
