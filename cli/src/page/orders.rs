@@ -1,7 +1,7 @@
 //! Orders: what one would do is shown first, and is done when that is confirmed.
 
 use axum::{
-    Form,
+    body::Body,
     extract::{Path, State},
     http::StatusCode,
     response::Redirect,
@@ -11,6 +11,7 @@ use ringfence_messages::{Code, ErrorCode, host::HostAction};
 use serde::Deserialize;
 
 use super::{App, Shown, Trouble, layout::page};
+use crate::listen::read_body;
 
 fn no_such(order: &str) -> Trouble {
     Trouble(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("there is no order {order:.40?}")))
@@ -88,6 +89,9 @@ pub(super) async fn ask_host(State(backend): App, Path((name, order)): Path<(Str
     confirmation("hosts", &order, &host.name, &html! {})
 }
 
+/// The largest form: a name, and what a browser adds.
+const MAX_FORM_BYTES: usize = 4096;
+
 /// What the form of an order carries.
 #[derive(Debug, Deserialize)]
 pub(super) struct Attested {
@@ -98,9 +102,13 @@ pub(super) struct Attested {
 pub(super) async fn host(
     State(backend): App,
     Path((name, order)): Path<(String, String)>,
-    Form(Attested { by }): Form<Attested>,
+    body: Body,
 ) -> Shown<Redirect> {
     let host = backend.host_id(&name)?;
+    let wrong = |status, why: String| Trouble(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
+    let form = read_body(body, MAX_FORM_BYTES).await.map_err(|why| wrong(why.status(), why.to_string()))?;
+    let Attested { by } =
+        serde_urlencoded::from_bytes(&form).map_err(|why| wrong(StatusCode::BAD_REQUEST, why.to_string()))?;
     let action = match order.as_str() {
         "maintain" => Some(HostAction::Maintain),
         "activate" => Some(HostAction::Activate),
