@@ -40,6 +40,7 @@ use crate::{
     explain,
     http::{
         self,
+        access::Access,
         backend::{Backend, missing},
     },
     listen, metrics,
@@ -84,7 +85,8 @@ pub async fn run(
     tracing::info!(%address, epoch = assembly.epoch, "the controller serves");
     ready(address);
 
-    let app = http::router(Arc::new(Controller { assembly, metrics: handle }));
+    let access = Access::by(config.api_tokens);
+    let app = http::router(Arc::new(Controller { assembly, metrics: handle }), access);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let api = std::thread::Builder::new().name("api".to_owned()).spawn(move || {

@@ -3,9 +3,11 @@
 
 mod fake;
 
-use fake::{Fake, serve};
+use fake::{Fake, serve, serve_for};
 use reqwest::{Client, Response};
+use ringfence_cli::http::access::{Access, Role, Token};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 fn client() -> Client {
     Client::builder().no_proxy().build().unwrap()
@@ -94,6 +96,80 @@ async fn other_sites_are_refused_and_every_answer_says_what_a_browser_may_do_wit
         assert_eq!((header("x-content-type-options"), header("x-frame-options")), ("nosniff".into(), "DENY".into()));
         assert!(header("content-security-policy").starts_with("default-src 'self'"), "{path}");
     }
+}
+
+/// Three tokens, one of each role, named by it.
+fn three_tokens() -> Access {
+    let token = |(name, role): (&str, Role)| Token {
+        name: name.to_owned(),
+        role,
+        sha256: Sha256::digest(name.as_bytes()).into(),
+    };
+    Access::by([("viewer", Role::Viewer), ("operator", Role::Operator), ("admin", Role::Admin)].map(token).to_vec())
+}
+
+#[tokio::test]
+async fn every_role_may_what_it_may_and_nobody_without_a_token_sees_anything() {
+    let fake = Fake::new(3);
+    let address = serve_for(fake.clone(), three_tokens()).await;
+    let send = async |method: &str, path: &str, body: &'static str, token: &str| {
+        let request = client().request(method.parse().unwrap(), format!("http://{address}{path}")).body(body);
+        let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+        request.send().await.unwrap().status().as_u16()
+    };
+    let (vm, host) = ("/v1/vms/vm1/actions", "/v1/hosts/host-1/actions");
+    let confirm = r#"{"confirmFenced":{"by":"me"}}"#;
+    // Status without a token, with a wrong one, and for each role.
+    for (method, path, body, wanted) in [
+        ("GET", "/v1/vms", "", [401, 401, 200, 200, 200]),
+        ("GET", "/metrics", "", [401, 401, 200, 200, 200]),
+        ("GET", "/v1/nothing", "", [401, 401, 404, 404, 404]),
+        ("POST", vm, r#"{"stop":{}}"#, [401, 401, 403, 200, 200]),
+        ("POST", host, r#"{"maintain":{}}"#, [401, 401, 403, 200, 200]),
+        ("POST", host, confirm, [401, 401, 403, 403, 200]),
+        ("POST", "/ui/vms/vm1/stop", "", [401, 401, 403, 200, 200]),
+        ("POST", "/ui/hosts/host-1/confirm-fenced", "by=me", [401, 401, 403, 403, 200]),
+        ("GET", "/healthz", "", [200; 5]),
+        ("GET", "/openapi.json", "", [200; 5]),
+        ("GET", "/ui/assets/page.css", "", [200; 5]),
+    ] {
+        let tokens = ["", "wrong", "viewer", "operator", "admin"];
+        for (token, wanted) in tokens.into_iter().zip(wanted) {
+            assert_eq!(send(method, path, body, token).await, wanted, "{method} {path} with {token:?}");
+        }
+    }
+    let orders = fake.orders.lock().clone();
+    let admins = orders.iter().filter(|order| order.contains("confirm-fenced")).count();
+    assert_eq!((orders.len(), admins), (8, 2), "{orders:?}");
+
+    // A browser is sent to where it can sign in, and gets a cookie that no script can read.
+    let browser = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let sent = browser.get(format!("http://{address}/")).header("accept", "text/html").send().await.unwrap();
+    assert_eq!((sent.status().as_u16(), sent.headers()["location"].to_str().unwrap()), (303, "/ui/sign-in"));
+    let sign_in = async |token: &'static str| {
+        browser.post(format!("http://{address}/ui/sign-in")).body(format!("token={token}")).send().await.unwrap()
+    };
+    assert_eq!(sign_in("wrong").await.status(), 401);
+    let cookie = sign_in("viewer").await.headers()["set-cookie"].to_str().unwrap().to_owned();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    let carried = cookie.split(';').next().unwrap();
+    let page = browser.get(format!("http://{address}/")).header("accept", "text/html").header("cookie", carried);
+    assert_eq!(page.send().await.unwrap().status(), 200);
+}
+
+#[test]
+fn a_token_is_made_with_the_table_that_knows_it() {
+    let made = |arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_ringfence")).arg("token").args(arguments).output().unwrap()
+    };
+    let output = made(&["ops", "--role", "operator"]);
+    let token = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let table = String::from_utf8(output.stderr).unwrap();
+    let hash: String = Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(table, format!("[[api_token]]\nname = \"ops\"\nrole = \"operator\"\nsha256 = \"{hash}\"\n"));
+    assert_eq!(token.len(), 64);
+    assert_ne!(made(&["ops"]).stdout, made(&["ops"]).stdout);
+    assert_eq!(made(&["o\"ps"]).status.code(), Some(1));
 }
 
 /// A change here is a change for everybody who scripts against the API: it belongs into the CHANGELOG.

@@ -39,6 +39,8 @@ impl Code {
     pub const IO: Code = Code::new("SYS.1016");
     /// Cancelled before it finished.
     pub const CANCELLED: Code = Code::new("SYS.1017");
+    /// Whoever asks may not do this, or is not known.
+    pub const NOT_PERMITTED: Code = Code::new("SYS.1018");
     /// The VM could not be started.
     pub const HOST_START_VM: Code = Code::new("HOST.1005");
     /// The host is not connected.
@@ -144,6 +146,7 @@ fn describe(code: &Code) -> &'static str {
         "SYS.1015" => "HTTP error",
         "SYS.1016" => "I/O error",
         "SYS.1017" => "cancelled",
+        "SYS.1018" => "not permitted",
         "HOST.1005" => "VM start failed",
         "HOST.1010" => "host disconnected",
         "HOST.1011" => "host operation failed",

@@ -16,7 +16,7 @@ use super::{Ask, Client, HostArgs};
 use crate::output::{print, state, table};
 
 fn client(ask: &Ask) -> Result<Client> {
-    Client::new(&ask.server.server)
+    ask.server.client()
 }
 
 fn show<T: Serialize>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {

@@ -1,12 +1,15 @@
 //! Asks a controller over HTTP.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use reqwest::{Method, Response};
 use ringfence_drivers::agent_client::IDLE_TIMEOUT;
 use ringfence_messages::{Code, ErrorCode, Result};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
+
+use crate::agent::read_token;
 
 /// How long the controller may take: as long as a VM's start.
 const TIMEOUT: Duration = Duration::from_secs(130);
@@ -16,6 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A controller, seen from outside.
 pub struct Client {
+    token: Option<SecretString>,
     base: String,
     http: reqwest::Client,
 }
@@ -42,7 +46,16 @@ impl Client {
             .no_proxy()
             .build();
         let http = http.map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
-        Ok(Client { base: base.trim_end_matches('/').to_owned(), http })
+        Ok(Client { token: None, base: base.trim_end_matches('/').to_owned(), http })
+    }
+
+    /// With the token of this file.
+    ///
+    /// # Errors
+    /// `SYS.1007`, naming the file and the fix.
+    pub fn with_token_file(mut self, file: Option<&Path>) -> Result<Client> {
+        self.token = file.map(read_token).transpose()?;
+        Ok(self)
     }
 
     /// The items of a listing.
@@ -89,6 +102,9 @@ impl Client {
         }
         if let Some(body) = body {
             request = request.json(body);
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
         }
         let response = request.send().await.map_err(|e| self.unreachable(&e))?;
         if response.status().is_success() {

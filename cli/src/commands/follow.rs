@@ -7,14 +7,14 @@ use futures_util::StreamExt;
 use ringfence_actors::ports::Record;
 use ringfence_messages::Result;
 
-use super::{Ask, Client, ask::event_line};
+use super::{Ask, ask::event_line};
 use crate::output::print;
 
 /// Between tries to reach a controller that went away.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(ask: &Ask, mut after: u64) -> Result<()> {
-    let client = Client::new(&ask.server.server)?;
+    let client = ask.server.client()?;
     // The first time an error is the answer; later it is worth waiting for.
     let mut stream = Some(client.open(&path(after)).await?);
     let follow = async {

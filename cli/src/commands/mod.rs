@@ -6,6 +6,7 @@ mod client;
 mod follow;
 mod live;
 mod manual;
+mod token;
 
 use std::path::PathBuf;
 
@@ -14,7 +15,12 @@ use clap::{Args, Parser, Subcommand};
 pub use client::Client;
 use ringfence_drivers::node::sibling;
 
-use crate::sim::{ModelArgs, ScenarioCommand, SimArgs};
+use ringfence_messages::Result;
+
+use crate::{
+    http::access::Role,
+    sim::{ModelArgs, ScenarioCommand, SimArgs},
+};
 
 /// Keeps every virtual machine running on at most one host.
 #[derive(Debug, Parser)]
@@ -104,6 +110,14 @@ pub enum Command {
     /// Play stories in the simulated world
     #[command(subcommand)]
     Scenario(ScenarioCommand),
+    /// Make a token for the API: its table for the controller's file on standard error, the token on standard output
+    Token {
+        /// Whose it is
+        name: String,
+        /// What its bearer may do: look, order, or attest too that a host is off
+        #[arg(long, value_enum, default_value = "viewer")]
+        role: Role,
+    },
     /// Print what a shell needs to complete this program's words
     Completions {
         /// The shell
@@ -139,6 +153,15 @@ pub struct Server {
     /// The controller
     #[arg(long, env = "RINGFENCE_SERVER", default_value = "http://127.0.0.1:7080")]
     server: String,
+    /// File with the token that it asks for, mode 0600
+    #[arg(long, env = "RINGFENCE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl Server {
+    fn client(&self) -> Result<Client> {
+        Client::new(&self.server)?.with_token_file(self.token_file.as_deref())
+    }
 }
 
 /// Orders about a VM.
@@ -232,6 +255,7 @@ pub async fn run(command: Command) -> u8 {
         Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
         Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
         Command::Host(HostCommand::ConfirmFenced(host)) => ask::confirm_fenced(&host).await,
+        Command::Token { name, role } => token::make(&name, role),
         Command::Completions { shell } => {
             manual::completions(shell);
             Ok(())

@@ -17,6 +17,8 @@ use ringfence_messages::{
 };
 use serde_spanned::Spanned;
 
+use crate::http::access::Token;
+
 use super::{
     Checker, Problems,
     raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawPing, RawRecovery, RawStorage, RawVm, Text},
@@ -60,6 +62,8 @@ pub struct ControllerConfig {
     pub state_dir: PathBuf,
     /// File with the token that agents want to see.
     pub agent_token_file: Option<PathBuf>,
+    /// Who may use the API; everybody on this machine while there are none.
+    pub api_tokens: Vec<Token>,
     /// The actors' settings.
     pub settings: Settings,
     /// What it looks after.
@@ -172,8 +176,10 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
     if host_tables == 0 {
         c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
     }
+    let api_tokens = super::tokens::tokens(c, &raw.api_token);
     let config = listen.map(|listen| ControllerConfig {
         listen,
+        api_tokens,
         state_dir: base.join(&raw.controller.state_dir),
         agent_token_file: raw.controller.agent_token_file.as_ref().map(|file| base.join(file)),
         settings,

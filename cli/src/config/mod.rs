@@ -8,6 +8,7 @@ mod agent;
 mod controller;
 mod raw;
 mod text;
+mod tokens;
 
 use std::{fmt, ops::Range, path::Path};
 

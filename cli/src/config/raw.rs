@@ -7,6 +7,8 @@ use ringfence_messages::{Protocol, storage::StorageKind, vm::HaMode};
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+use crate::http::access::Role;
+
 pub(super) type Text = Spanned<String>;
 
 #[derive(Deserialize)]
@@ -29,6 +31,16 @@ pub(super) struct Raw {
     pub(super) storage: Vec<Spanned<RawStorage>>,
     #[serde(default)]
     pub(super) vm: Vec<Spanned<RawVm>>,
+    #[serde(default)]
+    pub(super) api_token: Vec<Spanned<RawApiToken>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApiToken {
+    pub(super) name: Text,
+    pub(super) role: Role,
+    pub(super) sha256: Text,
 }
 
 #[derive(Deserialize)]

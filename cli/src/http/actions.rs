@@ -1,7 +1,7 @@
 //! Orders: start and stop VMs, take hosts out of service and back.
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Answer, App,
+    access::{Bearer, Role},
     errors::{Failure, Problem},
     read::matches,
 };
@@ -145,6 +146,7 @@ pub(super) async fn vm(
 pub(super) async fn host(
     State(backend): App,
     Path(id): Path<String>,
+    Extension(bearer): Extension<Bearer>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Json<HostInventory>> {
@@ -156,6 +158,7 @@ pub(super) async fn host(
         HostOrder::Activate(_) => HostAction::Activate,
         HostOrder::Ping(_) => HostAction::Ping,
         HostOrder::ConfirmFenced(Confirmation { by }) => {
+            bearer.may(Role::Admin)?;
             return Ok(Json(backend.confirm_fenced(host, attester(by)?).await?));
         }
     };

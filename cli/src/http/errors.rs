@@ -35,6 +35,7 @@ pub(crate) fn status(error: &ErrorCode) -> StatusCode {
         "SYS.1003" | "SYS.1009" => StatusCode::NOT_FOUND,
         "SYS.1005" | "HOST.1005" | "HOST.1010" => StatusCode::CONFLICT,
         "SYS.1007" => StatusCode::BAD_REQUEST,
+        "SYS.1018" => StatusCode::FORBIDDEN,
         "SYS.1010" | "SYS.1012" | "SYS.1016" => StatusCode::SERVICE_UNAVAILABLE,
         "SYS.1006" | "SYS.1015" | "HOST.1011" => StatusCode::BAD_GATEWAY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

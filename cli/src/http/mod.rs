@@ -14,7 +14,9 @@
 //! reader of the stream who is slow is cut off and can resume; nothing here decides anything: see [`backend`]; every
 //! route comes from the attribute that describes it, so that `/openapi.json` leaves none out.
 //! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see `guard`.
+//! Who may what: [`access`].
 
+pub mod access;
 mod actions;
 pub mod backend;
 mod errors;
@@ -25,11 +27,12 @@ mod repeat;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, middleware, response::IntoResponse};
+use axum::{Extension, Json, Router, extract::State, middleware, response::IntoResponse};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::page;
+use access::Access;
 pub(crate) use actions::attester;
 use backend::Backend;
 use errors::Failure;
@@ -81,8 +84,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     described().split_for_parts().1
 }
 
-/// The routes of the API over a backend.
-pub fn router(backend: Arc<dyn Backend>) -> Router {
+/// The routes of the API and of the page over a backend, for whom `access` lets in.
+pub fn router(backend: Arc<dyn Backend>, access: Access) -> Router {
     let (router, document) = described().split_for_parts();
     let repeats = Arc::new(Repeats::default());
     router
@@ -91,6 +94,8 @@ pub fn router(backend: Arc<dyn Backend>) -> Router {
         .fallback(errors::no_such_path)
         .method_not_allowed_fallback(errors::no_such_method)
         .layer(middleware::from_fn_with_state(repeats, repeat::once))
+        .layer(middleware::from_fn_with_state(access.clone(), access::check))
+        .layer(Extension(access))
         .layer(middleware::from_fn(guard::guard))
         .with_state(backend)
 }

@@ -6,6 +6,7 @@
 //! GET  /ui/hosts/{name} /ui/vms/{name}  one thing: why it is so, its fences, what may be done
 //! GET  /ui/{hosts,vms}/{name}/{order}   what an order would do, to be confirmed
 //! POST /ui/{hosts,vms}/{name}/{order}   the order
+//! GET  /ui/sign-in                      where a token is asked for, if the config has some
 //! GET  /ui/stream?after=SEQ             what happens, as lines of the page
 //! ```
 //! Invariants: everything is rendered here and works without JavaScript; the script only renews `<main>` when something
@@ -19,6 +20,7 @@ mod ladder;
 mod layout;
 mod orders;
 mod overview;
+mod sign_in;
 mod storages;
 mod vms;
 
@@ -33,7 +35,11 @@ use axum::{
 use maud::html;
 use ringfence_messages::ErrorCode;
 
-use crate::http::{backend::Backend, status};
+use crate::http::{
+    access::{self, SIGN_IN},
+    backend::Backend,
+    status,
+};
 
 type App = axum::extract::State<Arc<dyn Backend>>;
 
@@ -50,6 +56,7 @@ pub(crate) fn routes() -> Router<Arc<dyn Backend>> {
         .route("/ui/vms/{name}", get(vms::one))
         .route("/ui/vms/{name}/{order}", get(orders::ask_vm).post(orders::vm))
         .route("/ui/events", get(events::list))
+        .route(SIGN_IN, get(sign_in::form).post(access::sign_in))
         .route("/ui/stream", get(events::stream))
         .route("/ui/assets/{file}", get(assets::file))
 }

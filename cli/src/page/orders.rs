@@ -1,6 +1,7 @@
 //! Orders: what one would do is shown first, and is done when that is confirmed.
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State},
     http::StatusCode,
@@ -11,7 +12,10 @@ use ringfence_messages::{Code, ErrorCode, host::HostAction};
 use serde::Deserialize;
 
 use super::{App, Shown, Trouble, layout::page};
-use crate::listen::read_body;
+use crate::{
+    http::access::{Bearer, Role},
+    listen::read_body,
+};
 
 fn no_such(order: &str) -> Trouble {
     Trouble(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("there is no order {order:.40?}")))
@@ -102,6 +106,7 @@ pub(super) struct Attested {
 pub(super) async fn host(
     State(backend): App,
     Path((name, order)): Path<(String, String)>,
+    Extension(bearer): Extension<Bearer>,
     body: Body,
 ) -> Shown<Redirect> {
     let host = backend.host_id(&name)?;
@@ -118,7 +123,10 @@ pub(super) async fn host(
     };
     let host = match action {
         Some(action) => backend.host_action(host, action).await?,
-        None => backend.confirm_fenced(host, crate::http::attester(by)?).await?,
+        None => {
+            bearer.may(Role::Admin)?;
+            backend.confirm_fenced(host, crate::http::attester(by)?).await?
+        }
     };
     Ok(Redirect::to(&format!("/ui/hosts/{}", host.name)))
 }

@@ -12,6 +12,7 @@ use ringfence_actors::ports::Record;
 use ringfence_cli::{
     http::{
         self,
+        access::Access,
         backend::{Backend, missing},
     },
     listen,
@@ -257,8 +258,13 @@ impl Backend for Fake {
 
 /// Serves it; the address.
 pub(crate) async fn serve(fake: Arc<Fake>) -> SocketAddr {
+    serve_for(fake, Access::default()).await
+}
+
+/// Serves it to whom `access` lets in.
+pub(crate) async fn serve_for(fake: Arc<Fake>, access: Access) -> SocketAddr {
     let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(listen::serve(listener, http::router(fake), std::future::pending()));
+    tokio::spawn(listen::serve(listener, http::router(fake, access), std::future::pending()));
     address
 }

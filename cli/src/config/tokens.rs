@@ -1,0 +1,33 @@
+//! `[[api_token]]`: who may use the API, and as what.
+
+use serde_spanned::Spanned;
+
+use super::{Checker, raw::RawApiToken, text};
+use crate::http::access::Token;
+
+/// The tokens of the file; each hash once.
+pub(super) fn tokens(c: &mut Checker, raw: &[Spanned<RawApiToken>]) -> Vec<Token> {
+    let mut tokens: Vec<Token> = Vec::with_capacity(raw.len());
+    for table in raw {
+        let of = table.get_ref();
+        c.ok(of.name.span(), text::name(of.name.get_ref(), 64));
+        let Some(sha256) = hash(of.sha256.get_ref()) else {
+            c.wrong(
+                of.sha256.span(),
+                "this is no SHA-256: 64 hex digits",
+                "`ringfence token NAME` makes a token and the table for it",
+            );
+            continue;
+        };
+        if let Some(known) = tokens.iter().find(|known| known.sha256 == sha256 || known.name == *of.name.get_ref()) {
+            let message = format!("{:?} has this name or this token already", known.name);
+            c.wrong(table.span(), message, "give each its own: `ringfence token NAME` makes one");
+        }
+        tokens.push(Token { name: of.name.get_ref().clone(), role: of.role, sha256 });
+    }
+    tokens
+}
+
+fn hash(text: &str) -> Option<[u8; 32]> {
+    hex::decode(text).ok()?.try_into().ok()
+}

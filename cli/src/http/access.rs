@@ -1,0 +1,189 @@
+//! Who may what: tokens with roles.
+//!
+//! Invariants: a token is known here only by its SHA-256, so that nobody who reads the config can use it; without
+//! any token in the config everybody who reaches the loopback is an admin, as before there were tokens; what needs none (`/healthz`,
+//! the description, the sign-in page) shows nothing of the inventory. Hashes are compared, not tokens: how long that takes says
+//! nothing. A token has 256 random bits: neither salt nor a slow hash would add anything to what nobody can guess.
+//! Rejected: users and passwords. Scripts have none, and people should come by SSH.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Redirect, Response},
+};
+use ringfence_messages::{Code, ErrorCode, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::errors::Failure;
+use crate::listen::read_body;
+
+/// What somebody may do; each may what those before may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Start, stop and bring back VMs, take hosts out of service and back.
+    Operator,
+    /// Attest that a host is off: nothing else proves it then.
+    Admin,
+}
+
+/// A token, as the config knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Whose it is.
+    pub name: String,
+    /// What its bearer may do.
+    pub role: Role,
+    /// What it is known by.
+    pub sha256: [u8; 32],
+}
+
+/// Who may what; nobody is asked while there are no tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Access(Arc<[Token]>);
+
+/// The cookie that a browser carries its token in.
+const COOKIE: &str = "ringfence-token";
+
+/// Whose request it is, as far as [`Access`] told.
+#[derive(Clone, Debug)]
+pub(crate) struct Bearer {
+    /// What they may do.
+    pub(crate) role: Role,
+}
+
+impl Bearer {
+    /// Refuses who may not as much.
+    ///
+    /// # Errors
+    /// `SYS.1018`, shown as 403.
+    pub(crate) fn may(&self, role: Role) -> Result<()> {
+        match self.role >= role {
+            true => Ok(()),
+            false => {
+                let why = format!("the role {role:?} may do this, the token's is {:?}", self.role);
+                Err(ErrorCode::new(Code::NOT_PERMITTED, why))
+            }
+        }
+    }
+}
+
+impl Access {
+    /// Access by these tokens.
+    pub fn by(tokens: Vec<Token>) -> Access {
+        Access(tokens.into())
+    }
+
+    /// What a token allows; nothing if nobody knows it.
+    fn role(&self, token: &str) -> Option<Role> {
+        let is: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        self.0.iter().find(|of| of.sha256 == is).map(|of| of.role)
+    }
+
+    fn bearer(&self, headers: &HeaderMap) -> Option<Bearer> {
+        if self.0.is_empty() {
+            return Some(Bearer { role: Role::Admin });
+        }
+        let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let presented = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        let carried = || {
+            let mut cookies = text(header::COOKIE)?.split(';').filter_map(|cookie| cookie.trim().split_once('='));
+            cookies.find(|(name, _)| *name == COOKIE).map(|(_, token)| token)
+        };
+        let role = self.role(presented.or_else(carried)?.trim())?;
+        Some(Bearer { role })
+    }
+}
+
+/// What anybody may see: nothing of the inventory.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/healthz" | "/openapi.json" | SIGN_IN) || path.starts_with("/ui/assets/")
+}
+
+/// Where a browser's user presents a token.
+pub(crate) const SIGN_IN: &str = "/ui/sign-in";
+
+pub(super) async fn check(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let bearer = access.bearer(request.headers());
+    let refuse = |status, why: &str| Failure::with(status, Code::NOT_PERMITTED, why).into_response();
+    match bearer {
+        Some(bearer) => {
+            let looks = matches!(*request.method(), Method::GET | Method::HEAD) || is_open(request.uri().path());
+            if !looks && bearer.role < Role::Operator {
+                return refuse(StatusCode::FORBIDDEN, "this token is a viewer's: it may look, and order nothing");
+            }
+            request.extensions_mut().insert(bearer);
+            next.run(request).await
+        }
+        None if is_open(request.uri().path()) => next.run(request).await,
+        None => {
+            let accepts = request.headers().get(header::ACCEPT).and_then(|of| of.to_str().ok()).unwrap_or_default();
+            if accepts.contains("text/html") {
+                return Redirect::to(SIGN_IN).into_response();
+            }
+            let why = "a token is needed: send `Authorization: Bearer TOKEN`, or set RINGFENCE_TOKEN_FILE for the command line";
+            let mut refused = refuse(StatusCode::UNAUTHORIZED, why);
+            refused.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            refused
+        }
+    }
+}
+
+/// The longest sign-in form.
+const MAX_FORM_BYTES: usize = 4096;
+
+/// A token in a form.
+#[derive(Deserialize)]
+struct Presented {
+    token: String,
+}
+
+/// Takes a token from a form into a cookie that scripts cannot read and other sites cannot send.
+pub(crate) async fn sign_in(Extension(access): Extension<Access>, body: Body) -> Response {
+    let form = read_body(body, MAX_FORM_BYTES).await.ok();
+    let presented = form.and_then(|form| serde_urlencoded::from_bytes::<Presented>(&form).ok());
+    match presented.filter(|of| access.role(of.token.trim()).is_some()) {
+        Some(Presented { token }) => {
+            let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict", token.trim());
+            ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+        }
+        None => {
+            let why = "nobody knows this token";
+            Failure::with(StatusCode::UNAUTHORIZED, Code::NOT_PERMITTED, why).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_is_known_by_hash_in_header_or_cookie_and_by_nothing_else() {
+        let sha256 = Sha256::digest(b"secret").into();
+        let access = Access::by(vec![Token { name: "ops".to_owned(), role: Role::Operator, sha256 }]);
+        let role = |name: header::HeaderName, value: &str| {
+            let headers = HeaderMap::from_iter([(name, value.parse().unwrap())]);
+            access.bearer(&headers).map(|bearer| bearer.role)
+        };
+        assert_eq!(role(header::AUTHORIZATION, "Bearer secret"), Some(Role::Operator));
+        assert_eq!(role(header::COOKIE, "a=b; ringfence-token=secret"), Some(Role::Operator));
+        for (name, value) in [
+            (header::AUTHORIZATION, "Bearer secre"),
+            (header::AUTHORIZATION, "Basic secret"),
+            (header::COOKIE, "xringfence-token=secret"),
+            (header::ACCEPT, "secret"),
+        ] {
+            assert_eq!(role(name, value), None, "{value}");
+        }
+        assert_eq!(Access::default().bearer(&HeaderMap::new()).map(|bearer| bearer.role), Some(Role::Admin));
+    }
+}
