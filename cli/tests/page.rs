@@ -8,6 +8,7 @@ mod fake;
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -16,9 +17,10 @@ use std::{
 use fake::{Fake, serve};
 use fantoccini::{Client, ClientBuilder, Locator};
 use ringfence_messages::{HostId, VmId, ha::VmHaStarted, vm::VmState};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-/// A browser; its driver ends with it.
+/// A browser. Chromium is in the group of its driver, and ends with it.
 struct Browser {
     driver: Child,
     client: Client,
@@ -27,7 +29,9 @@ struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.driver.kill();
+        if let Some(group) = Pid::from_raw(self.driver.id().cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let _ = self.driver.wait();
     }
 }
@@ -35,7 +39,12 @@ impl Drop for Browser {
 impl Browser {
     /// None where there is no Chromium; on CI there is one.
     async fn start() -> Option<Browser> {
-        let driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
         let Ok(mut driver) = driver else {
             assert!(std::env::var_os("CI").is_none(), "skipped on CI: chromedriver is missing");
             eprintln!("skipped: chromedriver is missing; `scripts/setup.sh test` installs it");
