@@ -28,6 +28,8 @@ const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
 
 /// A lab that is up; taken down when it is dropped.
 struct Lab {
+    /// Prefix of its namespaces: two stories may be played side by side.
+    id: String,
     scripts: PathBuf,
     dir: PathBuf,
     environment: Vec<(&'static str, String)>,
@@ -179,15 +181,15 @@ impl Lab {
         let scripts =
             Path::new("lab").canonicalize().map_err(|e| format!("lab/: {e}: run it in the project's folder"))?;
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
-        let dir = std::env::temp_dir().join("ringfence-lab-st");
+        let id = format!("s{}", std::process::id());
+        let dir = std::env::temp_dir().join(format!("ringfence-lab-{id}"));
         let environment = vec![
             ("TB", dir.display().to_string()),
-            ("TB_ID", "st".to_owned()),
+            ("TB_ID", id.clone()),
             ("TB_VMS", vms.max(1).to_string()),
             ("RINGFENCE", program.display().to_string()),
         ];
-        let lab = Lab { scripts, dir, environment };
-        lab.script(&["all-down.sh".to_owned()]).ok();
+        let lab = Lab { id, scripts, dir, environment };
         lab.script(&["up.sh".to_owned()])?;
         Ok(lab)
     }
@@ -212,7 +214,7 @@ impl Lab {
     fn ringfence(&self, arguments: &[&str]) -> Option<Output> {
         let program = self.dir.join("controller/ringfence");
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", "st-net"]).arg(program).args(arguments).output().ok()
+        command.args(["netns", "exec", &format!("{}-net", self.id)]).arg(program).args(arguments).output().ok()
     }
 
     fn json(&self, arguments: &[&str]) -> Vec<Value> {

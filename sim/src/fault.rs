@@ -171,6 +171,26 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// Whether it is felt beyond one host or VM: by the controller, Ceph, or the networks between.
+    pub fn is_everywhere(&self) -> bool {
+        matches!(
+            self,
+            Fault::Cut { .. }
+                | Fault::Loss { .. }
+                | Fault::Delay { .. }
+                | Fault::Duplication { .. }
+                | Fault::Ceph { .. }
+                | Fault::ControllerCrash
+                | Fault::ControllerCrashInCall { .. }
+                | Fault::ControllerFreeze
+                | Fault::SecondController
+                | Fault::JournalBroken
+                | Fault::ClockJump { .. }
+        )
+    }
+}
+
 /// What SSH does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
