@@ -168,7 +168,8 @@ fn is_calm(steps: &[Step], at: Duration) -> bool {
         What::Fault(fault, lasting) => {
             let end = step.at + *lasting;
             let lasts = step.at <= at && end >= at;
-            !within(step.at) && !within(end) && !(lasts && fault.is_everywhere())
+            let disturbs = within(step.at) || within(end) || (lasts && fault.is_everywhere());
+            !disturbs
         }
         What::Act(_) => true,
     })
