@@ -7,7 +7,7 @@ use ringfence_messages::{host::HostState, vm::VmInventory};
 use super::{
     App, Shown,
     events::{last_of_all, timeline},
-    layout::{link, page, state},
+    layout::{columns, link, page, state},
 };
 
 /// What is told of a host.
@@ -27,11 +27,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
         h1 { "Hosts" }
         table {
             caption { (hosts.len()) " hosts" }
-            thead {
-                tr {
-                    @for name in ["Host", "Cluster", "Status", "Wanted", "VMs", "Address", "Why"] { th scope="col" { (name) } }
-                }
-            }
+            (columns(["Host", "Cluster", "Status", "Wanted", "VMs", "Address", "Why"]))
             tbody {
                 @for host in &hosts {
                     tr #{ "host-" (host.uuid) } {

@@ -65,6 +65,11 @@ pub(super) fn state(value: &impl Serialize) -> Markup {
     html! { span class={ "state " (kind) } { (word) } }
 }
 
+/// The head of a table.
+pub(super) fn columns<'a>(names: impl IntoIterator<Item = &'a str>) -> Markup {
+    html! { thead { tr { @for name in names { th scope="col" { (name) } } } } }
+}
+
 /// A link to a thing, if there is one.
 pub(super) fn link(kind: &str, name: Option<&str>) -> Markup {
     html! {

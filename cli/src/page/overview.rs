@@ -11,7 +11,7 @@ use ringfence_messages::{
 use super::{
     App, Shown,
     events::timeline,
-    layout::{link, page, state},
+    layout::{columns, link, page, state},
 };
 
 /// Lines of the timeline on the first page.
@@ -47,7 +47,7 @@ pub(crate) async fn overview(State(backend): App) -> Shown {
             @if !lost.is_empty() {
                 table {
                     caption { "VMs that are to run and do not" }
-                    thead { tr { th scope="col" { "VM" } th scope="col" { "State" } th scope="col" { "Last host" } th scope="col" { "Why" } } }
+                    (columns(["VM", "State", "Last host", "Why"]))
                     tbody {
                         @for vm in &lost {
                             tr {
@@ -63,7 +63,7 @@ pub(crate) async fn overview(State(backend): App) -> Shown {
             @if !away.is_empty() {
                 table {
                     caption { "Hosts that do not serve" }
-                    thead { tr { th scope="col" { "Host" } th scope="col" { "Status" } th scope="col" { "Wanted" } th scope="col" { "Why" } } }
+                    (columns(["Host", "Status", "Wanted", "Why"]))
                     tbody {
                         @for host in &away {
                             tr {

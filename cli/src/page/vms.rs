@@ -9,7 +9,7 @@ use super::{
     events::{last_of_all, timeline},
     hosts::HISTORY,
     ladder,
-    layout::{link, page, state, word},
+    layout::{columns, link, page, state, word},
 };
 
 /// What is told of a VM.
@@ -22,9 +22,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
         h1 { "VMs" }
         table {
             caption { (vms.len()) " VMs" }
-            thead {
-                tr { @for name in ["VM", "Cluster", "State", "Host", "HA", "Is to run", "Start"] { th scope="col" { (name) } } }
-            }
+            (columns(["VM", "Cluster", "State", "Host", "HA", "Is to run", "Start"]))
             tbody {
                 @for vm in &vms {
                     tr #{ "vm-" (vm.uuid) } {
