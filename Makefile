@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
-CAMPAIGN ?= --minutes 10
+CAMPAIGN ?= --seeds 1..200
 
 .PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
 
@@ -70,7 +70,7 @@ alerts:          ## promtool on the alerts
 	target/tools/promtool check rules deploy/prometheus/alerts.yml
 	target/tools/promtool test rules deploy/prometheus/alerts_test.yml
 
-campaign:        ## the model, then fresh seeds with all faults for ten minutes; CAMPAIGN="--seeds 1..60" for these. One that breaks a rule is printed
+campaign:        ## the model, then seeds with all faults; CAMPAIGN="--minutes 10" for fresh ones. One that breaks a rule is printed
 	cargo build --locked --profile campaign --bin ringfence
 	target/campaign/ringfence model --depth 14
 	target/campaign/ringfence sim $(CAMPAIGN)
