@@ -13,6 +13,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use ringfence_messages::{Code, ErrorCode, Result};
+use serde::de::DeserializeOwned;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -159,6 +160,18 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Vec<u8>, BodyError> {
         if discarded == 0 { Ok(bytes) } else { Err(BodyError::TooLong(limit)) }
     };
     tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(BodyError::TooSlow))
+}
+
+/// The largest form: a name or a token, and what a browser adds.
+const MAX_FORM_BYTES: usize = 4096;
+
+/// Reads a form that a browser sent.
+///
+/// # Errors
+/// The status of the answer and why: too long, too slow, cut short, or not such a form.
+pub async fn read_form<T: DeserializeOwned>(body: Body) -> Result<T, (StatusCode, String)> {
+    let form = read_body(body, MAX_FORM_BYTES).await.map_err(|why| (why.status(), why.to_string()))?;
+    serde_urlencoded::from_bytes(&form).map_err(|why| (StatusCode::BAD_REQUEST, why.to_string()))
 }
 
 /// Resolves when the process is asked to end: SIGTERM or SIGINT.

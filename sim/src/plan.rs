@@ -134,9 +134,8 @@ impl Plan {
             }
         }
         steps.sort_by_key(|step| step.at);
-        let calm: Vec<bool> = steps.iter().map(|step| !is_removal(step) || is_calm(&steps, step.at)).collect();
-        let mut calm = calm.into_iter();
-        steps.retain(|_| calm.next() == Some(true));
+        let all = steps.clone();
+        steps.retain(|step| !is_removal(step) || is_calm(&all, step.at));
         let places = (0..inventory.vms.len()).map(|n| inventory.hosts[n % size.hosts].name.clone()).collect();
         Plan {
             seed,

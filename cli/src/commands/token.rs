@@ -4,7 +4,7 @@ use rand::Rng;
 use ringfence_messages::{Code, ErrorCode, Result};
 use sha2::{Digest, Sha256};
 
-use crate::{http::access::Role, output::print};
+use crate::{config::token_name, http::access::Role, output::print};
 
 /// Prints a new token, and to standard error the table by which the controller knows it: a token that goes into a file by
 /// `>` does not take the table along.
@@ -12,11 +12,8 @@ use crate::{http::access::Role, output::print};
 /// # Errors
 /// `SYS.1007` if the name cannot stand in the table.
 pub(super) fn make(name: &str, role: Role) -> Result<()> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        let why = format!("{name:?} cannot be a token's name: 1 to 64 of A-Z a-z 0-9 . _ -");
-        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, why));
-    }
+    let refused = |(what, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{what}: {fix}"));
+    token_name(name).map_err(refused)?;
     let token = hex::encode(rand::rng().random::<[u8; 32]>());
     let sha256 = hex::encode(Sha256::digest(token.as_bytes()));
     let role = serde_json::to_value(role).unwrap_or_default();

@@ -10,6 +10,8 @@ mod raw;
 mod text;
 mod tokens;
 
+pub(crate) use tokens::name as token_name;
+
 use std::{fmt, ops::Range, path::Path};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceSpan};

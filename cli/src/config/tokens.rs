@@ -10,7 +10,7 @@ pub(super) fn tokens(c: &mut Checker, raw: &[Spanned<RawApiToken>]) -> Vec<Token
     let mut tokens: Vec<Token> = Vec::with_capacity(raw.len());
     for table in raw {
         let of = table.get_ref();
-        c.ok(of.name.span(), text::name(of.name.get_ref(), 64));
+        c.ok(of.name.span(), name(of.name.get_ref()));
         let Some(sha256) = hash(of.sha256.get_ref()) else {
             c.wrong(
                 of.sha256.span(),
@@ -26,6 +26,11 @@ pub(super) fn tokens(c: &mut Checker, raw: &[Spanned<RawApiToken>]) -> Vec<Token
         tokens.push(Token { name: of.name.get_ref().clone(), role: of.role, sha256 });
     }
     tokens
+}
+
+/// Whether a token may be called so; else what is wrong, and the fix.
+pub(crate) fn name(text: &str) -> Result<(), (String, String)> {
+    text::name(text, 64)
 }
 
 fn hash(text: &str) -> Option<[u8; 32]> {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::errors::Failure;
-use crate::listen::read_body;
+use crate::listen::read_form;
 
 /// What somebody may do; each may what those before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
@@ -137,9 +137,6 @@ pub(super) async fn check(State(access): State<Access>, mut request: Request, ne
     }
 }
 
-/// The longest sign-in form.
-const MAX_FORM_BYTES: usize = 4096;
-
 /// A token in a form.
 #[derive(Deserialize)]
 struct Presented {
@@ -148,8 +145,7 @@ struct Presented {
 
 /// Takes a token from a form into a cookie that scripts cannot read and other sites cannot send.
 pub(crate) async fn sign_in(Extension(access): Extension<Access>, body: Body) -> Response {
-    let form = read_body(body, MAX_FORM_BYTES).await.ok();
-    let presented = form.and_then(|form| serde_urlencoded::from_bytes::<Presented>(&form).ok());
+    let presented = read_form::<Presented>(body).await.ok();
     match presented.filter(|of| access.role(of.token.trim()).is_some()) {
         Some(Presented { token }) => {
             let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict", token.trim());

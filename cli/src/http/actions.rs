@@ -20,7 +20,7 @@ use super::{
     Answer, App,
     access::{Bearer, Role},
     errors::{Failure, Problem},
-    read::matches,
+    tag::matches,
 };
 use crate::listen::read_body;
 
@@ -121,7 +121,7 @@ pub(super) async fn vm(
 ) -> Answer<Json<VmAnswer>> {
     let vm = backend.vm_id(&id)?;
     let order = read::<VmOrder>(body).await?;
-    matches(&backend.vm(vm).await?, &headers)?;
+    matches(&headers, backend.vm(vm)).await?;
     let done = match order {
         VmOrder::Start(order) => {
             let host = order.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
@@ -152,7 +152,7 @@ pub(super) async fn host(
 ) -> Answer<Json<HostInventory>> {
     let host = backend.host_id(&id)?;
     let order = read::<HostOrder>(body).await?;
-    matches(&backend.host(host).await?, &headers)?;
+    matches(&headers, backend.host(host)).await?;
     let action = match order {
         HostOrder::Maintain(_) => HostAction::Maintain,
         HostOrder::Activate(_) => HostAction::Activate,

@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ringfence_messages::Code;
-use sha2::{Digest, Sha256};
 
 use super::errors::Failure;
 
@@ -58,13 +57,6 @@ fn refusal(method: &Method, headers: &HeaderMap) -> Option<String> {
     let origin = text(header::ORIGIN)?;
     let same = origin.split_once("://").is_some_and(|(_, of)| of == host);
     (!same).then(|| format!("an order from a page of {origin:.80}"))
-}
-
-/// The entity tag of a body.
-pub(super) fn tag(body: &[u8]) -> String {
-    let digest = Sha256::digest(body);
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
 }
 
 #[cfg(test)]

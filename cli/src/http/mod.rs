@@ -24,6 +24,7 @@ mod events;
 mod guard;
 mod read;
 mod repeat;
+mod tag;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use ringfence_messages::{
@@ -21,7 +21,7 @@ use crate::page;
 use super::{
     Answer, App,
     errors::{Failure, Problem},
-    guard::tag,
+    tag::tagged,
 };
 
 /// Which part of a list.
@@ -63,19 +63,6 @@ fn part<T: Serialize>(all: Vec<T>, query: Result<Query<Part>, QueryRejection>, h
     let total = all.len();
     let items = all.into_iter().skip(part.offset).take(part.limit.unwrap_or(usize::MAX)).collect();
     Ok(tagged(&List { items, total }, headers))
-}
-
-/// An answer with its tag; nothing but the tag for who has it already.
-fn tagged(answer: &impl Serialize, headers: &HeaderMap) -> Response {
-    let body = serde_json::to_vec(answer).unwrap_or_default();
-    let tag = tag(&body);
-    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let Ok(value) = HeaderValue::from_str(&tag) else { return body.into_response() };
-    let tag = [(header::ETAG, value)];
-    match known {
-        true => (StatusCode::NOT_MODIFIED, tag).into_response(),
-        false => (tag, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
-    }
 }
 
 /// What the API has, in plain text; for who accepts `text/html`, the web page
@@ -179,16 +166,4 @@ pub(super) async fn explain(State(backend): App, Path(id): Path<String>) -> Answ
 #[utoipa::path(get, path = "/v1/inspect", tag = "controller", responses((status = 200, body = Value)))]
 pub(super) async fn inspect(State(backend): App) -> Response {
     Json(backend.inspect().await).into_response()
-}
-
-/// The tags that an order's `If-Match` may name now: of the thing as it is shown.
-pub(super) fn matches(thing: &impl Serialize, headers: &HeaderMap) -> Answer<()> {
-    let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
-    let is = tag(&serde_json::to_vec(thing).unwrap_or_default());
-    if wanted.as_bytes() == b"*" || wanted.as_bytes() == is.as_bytes() {
-        return Ok(());
-    }
-    let why =
-        format!("it changed since: If-Match is {:.80}, it is {is} now", String::from_utf8_lossy(wanted.as_bytes()));
-    Err(Failure::with(StatusCode::PRECONDITION_FAILED, Code::CHANGE_STATE, why))
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{App, Shown, Trouble, layout::page};
 use crate::{
     http::access::{Bearer, Role},
-    listen::read_body,
+    listen::read_form,
 };
 
 fn no_such(order: &str) -> Trouble {
@@ -93,9 +93,6 @@ pub(super) async fn ask_host(State(backend): App, Path((name, order)): Path<(Str
     confirmation("hosts", &order, &host.name, &html! {})
 }
 
-/// The largest form: a name, and what a browser adds.
-const MAX_FORM_BYTES: usize = 4096;
-
 /// What the form of an order carries.
 #[derive(Debug, Deserialize)]
 pub(super) struct Attested {
@@ -111,9 +108,7 @@ pub(super) async fn host(
 ) -> Shown<Redirect> {
     let host = backend.host_id(&name)?;
     let wrong = |status, why: String| Trouble(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
-    let form = read_body(body, MAX_FORM_BYTES).await.map_err(|why| wrong(why.status(), why.to_string()))?;
-    let Attested { by } =
-        serde_urlencoded::from_bytes(&form).map_err(|why| wrong(StatusCode::BAD_REQUEST, why.to_string()))?;
+    let Attested { by } = read_form(body).await.map_err(|(status, why)| wrong(status, why))?;
     let action = match order.as_str() {
         "maintain" => Some(HostAction::Maintain),
         "activate" => Some(HostAction::Activate),
