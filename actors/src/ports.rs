@@ -175,6 +175,8 @@ pub struct NewRecord {
     pub subject: String,
     /// The event as a JSON object.
     pub payload: Value,
+    /// How long ago it happened: a fact that waited for a full disk keeps its own time.
+    pub waited: Duration,
 }
 
 /// A record of the journal.
@@ -184,7 +186,7 @@ pub struct NewRecord {
 pub struct Record {
     /// From 1, without gaps.
     pub seq: u64,
-    /// RFC 3339 in UTC with milliseconds.
+    /// When it happened, not when it could be written: RFC 3339 in UTC with milliseconds.
     pub time: String,
     /// The event's topic.
     pub topic: String,

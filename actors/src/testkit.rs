@@ -418,7 +418,7 @@ impl JournalPort for MemoryJournal {
         unless(&self.broken.lock())?;
         let mut records = self.records.lock();
         let mut appended = Vec::with_capacity(new.len());
-        for NewRecord { topic, subject, payload } in new {
+        for NewRecord { topic, subject, payload, waited: _ } in new {
             let seq = records.len() as u64 + 1;
             let record = Record { seq, time: String::new(), topic, subject, payload, hash: String::new() };
             records.push(record.clone());

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use ringfence_actors::ports::{JournalPort, MAX_PAYLOAD_BYTES, NewRecord};
@@ -14,7 +15,12 @@ use rusqlite::Connection;
 use serde_json::json;
 
 fn record(topic: &str, subject: &str, n: u64) -> NewRecord {
-    NewRecord { topic: topic.to_owned(), subject: subject.to_owned(), payload: json!({ "n": n }) }
+    NewRecord {
+        topic: topic.to_owned(),
+        subject: subject.to_owned(),
+        payload: json!({ "n": n }),
+        waited: Duration::ZERO,
+    }
 }
 
 async fn filled(dir: &Path, count: u64) -> Journal {
@@ -159,7 +165,7 @@ async fn a_full_disk_refuses_with_the_reason_and_goes_on_when_there_is_room() {
     let mut file = std::fs::File::create(&ballast).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
     let mut appended = 3;
-    let large = || NewRecord { topic: "t".into(), subject: "s".into(), payload: json!({ "text": "x".repeat(20_000) }) };
+    let large = || NewRecord { payload: json!({ "text": "x".repeat(20_000) }), ..record("t", "s", 0) };
     let error = loop {
         match journal.append(vec![large()]).await {
             Ok(records) => appended = records[0].seq,
@@ -198,8 +204,19 @@ async fn what_is_no_journal_of_ours_is_refused_with_the_fix() {
 async fn a_record_that_is_too_large_is_refused_and_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
     let journal = filled(dir.path(), 1).await;
-    let huge = NewRecord { topic: "t".into(), subject: "s".into(), payload: json!("x".repeat(MAX_PAYLOAD_BYTES)) };
+    let huge = NewRecord { payload: json!("x".repeat(MAX_PAYLOAD_BYTES)), ..record("t", "s", 3) };
     let error = journal.append(vec![record("t", "s", 2), huge]).await.unwrap_err();
     assert!(error.is(&Code::INVALID_ARGUMENT), "{error}");
     assert_eq!(journal.verify().unwrap(), 1, "all or none");
+}
+
+#[tokio::test]
+async fn a_fact_that_waited_for_the_disk_keeps_the_time_at_which_it_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let waited = Duration::from_secs(600);
+    let both = vec![NewRecord { waited, ..record("t", "s", 1) }, record("t", "s", 2)];
+    let times = journal.append(both).await.unwrap().into_iter().map(|record| record.time.parse::<jiff::Timestamp>());
+    let [then, now] = times.collect::<Result<Vec<_>, _>>().unwrap()[..] else { panic!("two") };
+    assert_eq!(now.duration_since(then).unsigned_abs(), waited);
 }

@@ -153,8 +153,8 @@ impl State {
         self.newest::<HostQuarantineChanged>(&self.machines[host].name).is_some_and(|is| is.quarantined)
     }
 
-    /// A record is durable.
-    pub(crate) fn check_record(&mut self, record: &Record) {
+    /// A record is durable; it tells what happened `at`.
+    pub(crate) fn check_record(&mut self, record: &Record, at: Duration) {
         match record.topic.as_str() {
             FenceIntended::TOPIC => {
                 let Ok(intent) = record.event::<FenceIntended>() else { return };
@@ -180,7 +180,7 @@ impl State {
             }
             HostFailed::TOPIC => {
                 let Ok(failed) = record.event::<HostFailed>() else { return };
-                self.failed(&failed);
+                self.failed(&failed, at);
             }
             _ => {}
         }
@@ -215,11 +215,10 @@ impl State {
         }
     }
 
-    fn failed(&mut self, failed: &HostFailed) {
-        let now = self.now;
+    fn failed(&mut self, failed: &HostFailed, at: Duration) {
         let (cluster, size) = self.checks.clusters.get(&failed.host).cloned().unwrap_or_default();
-        self.checks.failed.retain(|(at, _, _)| now.saturating_sub(*at) < STORM_WINDOW);
-        self.checks.failed.push((now, cluster.clone(), failed.host.clone()));
+        self.checks.failed.retain(|(before, _, _)| at.saturating_sub(*before) < STORM_WINDOW);
+        self.checks.failed.push((at, cluster.clone(), failed.host.clone()));
         let together: BTreeSet<&String> =
             self.checks.failed.iter().filter(|(_, of, _)| *of == cluster).map(|(_, _, host)| host).collect();
         let limit = (size * self.checks.storm_percent / 100).max(1);

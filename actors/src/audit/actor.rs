@@ -59,7 +59,7 @@ impl AuditActor {
                 }
                 Command::WakeAt(at) => {
                     ctx.after(at.saturating_sub(self.born.elapsed()), |audit, ctx| {
-                        let commands = audit.core.wakeup();
+                        let commands = audit.core.wakeup(audit.born.elapsed());
                         audit.carry_out(commands, ctx);
                     });
                 }
@@ -89,7 +89,7 @@ impl Handler<RecordMsg> for AuditActor {
         let token = self.next;
         self.next += 1;
         self.owed.insert(token, promise);
-        let commands = self.core.record(token, message);
+        let commands = self.core.record(token, message, self.born.elapsed());
         self.carry_out(commands, ctx);
         answer
     }

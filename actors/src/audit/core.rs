@@ -52,6 +52,7 @@ pub(crate) enum Command {
 struct Pending {
     token: Token,
     durability: Durability,
+    since: Duration,
     record: NewRecord,
 }
 
@@ -87,7 +88,7 @@ impl Core {
     }
 
     /// Someone wants a record made.
-    pub(crate) fn record(&mut self, token: Token, message: RecordMsg) -> Vec<Command> {
+    pub(crate) fn record(&mut self, token: Token, message: RecordMsg, now: Duration) -> Vec<Command> {
         if let Err(error) = self.admit(&message) {
             return vec![Command::Reply(token, Err(error))];
         }
@@ -99,9 +100,9 @@ impl Core {
                 return vec![Command::Reply(token, Err(error))];
             }
         };
-        let record = NewRecord { topic: message.topic, subject: message.subject, payload };
-        self.pending.push_back(Pending { token, durability: message.durability, record });
-        if matches!(self.state, State::Idle) { self.append() } else { Vec::new() }
+        let record = NewRecord { topic: message.topic, subject: message.subject, payload, waited: Duration::ZERO };
+        self.pending.push_back(Pending { token, durability: message.durability, since: now, record });
+        if matches!(self.state, State::Idle) { self.append(now) } else { Vec::new() }
     }
 
     fn admit(&self, message: &RecordMsg) -> Result<()> {
@@ -138,7 +139,7 @@ impl Core {
                     commands.push(Command::Reply(pending.token, Ok(RecordReply { seq: record.seq })));
                     commands.push(Command::Publish(record));
                 }
-                commands.extend(self.append());
+                commands.extend(self.append(now));
                 commands
             }
             Err(why) => {
@@ -159,20 +160,21 @@ impl Core {
     }
 
     /// The time asked for by [`Command::WakeAt`] has come.
-    pub(crate) fn wakeup(&mut self) -> Vec<Command> {
+    pub(crate) fn wakeup(&mut self, now: Duration) -> Vec<Command> {
         if !matches!(self.state, State::Blocked { .. }) {
             return Vec::new();
         }
         self.state = State::Idle;
-        self.append()
+        self.append(now)
     }
 
-    fn append(&mut self) -> Vec<Command> {
+    fn append(&mut self, now: Duration) -> Vec<Command> {
         if self.pending.is_empty() {
             return Vec::new();
         }
         let batch: Vec<Pending> = self.pending.drain(..self.pending.len().min(MAX_BATCH)).collect();
-        let records = batch.iter().map(|p| p.record.clone()).collect();
+        let aged = |p: &Pending| NewRecord { waited: now.saturating_sub(p.since), ..p.record.clone() };
+        let records = batch.iter().map(aged).collect();
         self.state = State::Appending(batch);
         vec![Command::Append(records)]
     }
@@ -194,7 +196,7 @@ mod tests {
     }
 
     fn new_record(subject: &str) -> NewRecord {
-        NewRecord { topic: "t".into(), subject: subject.into(), payload: json!({}) }
+        NewRecord { topic: "t".into(), subject: subject.into(), payload: json!({}), waited: Duration::ZERO }
     }
 
     fn record(seq: u64, subject: &str) -> Record {
@@ -209,9 +211,12 @@ mod tests {
     #[test]
     fn records_that_come_while_appending_go_as_one_batch_in_order() {
         let mut core = Core::new();
-        assert_eq!(core.record(1, message("a", Durability::Fact)), [Command::Append(vec![new_record("a")])]);
-        assert_eq!(core.record(2, message("b", Durability::Fact)), []);
-        assert_eq!(core.record(3, message("c", Durability::Intent)), []);
+        assert_eq!(
+            core.record(1, message("a", Durability::Fact), Duration::ZERO),
+            [Command::Append(vec![new_record("a")])]
+        );
+        assert_eq!(core.record(2, message("b", Durability::Fact), Duration::ZERO), []);
+        assert_eq!(core.record(3, message("c", Durability::Intent), Duration::ZERO), []);
         assert_eq!(
             core.appended(Ok(vec![record(1, "a")]), Duration::ZERO),
             [
@@ -225,46 +230,63 @@ mod tests {
     #[test]
     fn a_failed_append_refuses_intents_and_keeps_facts() {
         let mut core = Core::new();
-        core.record(1, message("a", Durability::Fact));
-        core.record(2, message("b", Durability::Intent));
+        core.record(1, message("a", Durability::Fact), Duration::ZERO);
+        core.record(2, message("b", Durability::Intent), Duration::ZERO);
         assert_eq!(
             core.appended(Err(disk_full()), Duration::from_secs(1)),
             [Command::Reply(2, Err(refused(&disk_full()))), Command::WakeAt(Duration::from_secs(1) + RETRY_FLOOR),]
         );
-        assert_eq!(core.record(3, message("c", Durability::Intent)), [Command::Reply(3, Err(refused(&disk_full())))]);
-        assert_eq!(core.record(4, message("d", Durability::Fact)), []);
-        assert_eq!(core.wakeup(), [Command::Append(vec![new_record("a"), new_record("d")])]);
+        assert_eq!(
+            core.record(3, message("c", Durability::Intent), Duration::ZERO),
+            [Command::Reply(3, Err(refused(&disk_full())))]
+        );
+        assert_eq!(core.record(4, message("d", Durability::Fact), Duration::ZERO), []);
+        assert_eq!(core.wakeup(Duration::ZERO), [Command::Append(vec![new_record("a"), new_record("d")])]);
         let done = core.appended(Ok(vec![record(1, "a"), record(2, "d")]), Duration::from_secs(2));
         assert_eq!(done.len(), 4, "both facts answered and published: {done:?}");
-        assert_eq!(core.record(5, message("e", Durability::Intent)), [Command::Append(vec![new_record("e")])]);
+        assert_eq!(
+            core.record(5, message("e", Durability::Intent), Duration::ZERO),
+            [Command::Append(vec![new_record("e")])]
+        );
+    }
+
+    #[test]
+    fn a_fact_that_waits_keeps_its_own_time() {
+        let at = Duration::from_secs;
+        let mut core = Core::new();
+        core.record(1, message("a", Durability::Fact), at(10));
+        core.appended(Err(disk_full()), at(11));
+        core.record(2, message("b", Durability::Fact), at(15));
+        let [Command::Append(records)] = &core.wakeup(at(70))[..] else { panic!("nothing to append") };
+        assert_eq!(records.iter().map(|record| record.waited).collect::<Vec<_>>(), [at(60), at(55)]);
     }
 
     #[test]
     fn the_wait_between_tries_doubles_to_its_ceiling_and_starts_over_after_a_success() {
         let mut core = Core::new();
-        core.record(1, message("a", Durability::Fact));
+        core.record(1, message("a", Durability::Fact), Duration::ZERO);
         let mut waits = Vec::new();
         for _ in 0..8 {
             let commands = core.appended(Err(disk_full()), Duration::ZERO);
             let [Command::WakeAt(at)] = commands[..] else { panic!("{commands:?}") };
             waits.push(at.as_millis());
-            core.wakeup();
+            core.wakeup(Duration::ZERO);
         }
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         core.appended(Ok(vec![record(1, "a")]), Duration::ZERO);
-        core.record(2, message("b", Durability::Fact));
+        core.record(2, message("b", Durability::Fact), Duration::ZERO);
         assert_eq!(core.appended(Err(disk_full()), Duration::ZERO), [Command::WakeAt(RETRY_FLOOR)]);
     }
 
     #[test]
     fn the_backlog_is_bounded_and_the_refusal_names_the_cause() {
         let mut core = Core::new();
-        core.record(0, message("first", Durability::Fact));
+        core.record(0, message("first", Durability::Fact), Duration::ZERO);
         core.appended(Err(disk_full()), Duration::ZERO);
         for token in 1..MAX_PENDING as u64 {
-            assert_eq!(core.record(token, message("x", Durability::Fact)), []);
+            assert_eq!(core.record(token, message("x", Durability::Fact), Duration::ZERO), []);
         }
-        let refusal = core.record(99_999, message("x", Durability::Fact));
+        let refusal = core.record(99_999, message("x", Durability::Fact), Duration::ZERO);
         let [Command::Reply(99_999, Err(error))] = &refusal[..] else { panic!("{refusal:?}") };
         assert_eq!((&error.code, error.cause.as_deref()), (&Code::NOT_READY, Some(&disk_full())));
         assert_eq!(core.backlog(), MAX_PENDING);
@@ -278,7 +300,7 @@ mod tests {
         let mut odd = message("b", Durability::Fact);
         odd.payload = "{".into();
         for message in [huge, odd] {
-            let answer = core.record(1, message);
+            let answer = core.record(1, message, Duration::ZERO);
             assert!(matches!(&answer[..], [Command::Reply(1, Err(e))] if e.is(&Code::INVALID_ARGUMENT)), "{answer:?}");
         }
         assert_eq!(core.backlog(), 0);

@@ -167,6 +167,8 @@ pub(super) struct Host {
     pub(super) scanning: bool,
     pub(super) scan: Option<(Duration, ScanHostReply)>,
     pub(super) failed: Option<Duration>,
+    /// That it failed was told: as long as it cannot be recorded it fails anew with each look, which is no news.
+    pub(super) told: bool,
     pub(super) quarantining: bool,
     pub(super) quarantined: bool,
     pub(super) confirmed: bool,
@@ -303,7 +305,7 @@ impl Core {
                     of.cleaning = false;
                     of.clean_error = result.err().map(|error| error.to_string());
                     if of.clean_error.is_none() {
-                        (of.quarantined, of.confirmed, of.failed, of.scan) = (false, false, None, None);
+                        (of.quarantined, of.confirmed, of.failed, of.scan, of.told) = (false, false, None, None, false);
                     }
                     of.next_clean = now + SCAN_EVERY;
                 }

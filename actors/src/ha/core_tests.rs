@@ -105,6 +105,23 @@ fn a_host_that_nobody_sees_fails_and_its_vms_wait_for_the_durable_quarantine() {
 }
 
 #[test]
+fn a_host_whose_quarantine_cannot_be_recorded_is_judged_again_and_told_once() {
+    let told =
+        |commands: &[Command]| commands.iter().filter(|c| matches!(c, Command::Tell(Fact::HostFailed(_)))).count();
+    let full = || ErrorCode::new(Code::IO, "disk full");
+    let mut core = core_of(&["v"], 10);
+    assert_eq!(told(&lose(&mut core, "a", S)), 1);
+    for n in 2..5 {
+        core.on(Event::Quarantined(host("a"), Err(full())), n * S);
+        let commands = core.on(scanned("a", &[], &["b", "c"]), n * S);
+        assert_eq!((quarantines(&commands), told(&commands)), (vec![host("a")], 0), "at {n} s");
+    }
+    core.on(Event::Quarantined(host("a"), Err(full())), 5 * S);
+    core.on(Event::HostChanged(host("a"), HostStatus::Connected), 6 * S);
+    assert_eq!(told(&lose(&mut core, "a", 7 * S)), 1, "another failure is news");
+}
+
+#[test]
 fn a_host_that_a_sibling_sees_or_nobody_could_look_for_does_not_fail() {
     for (seen, unseen) in [(&["b"][..], &["c"][..]), (&[], &[])] {
         let mut core = core_of(&["v1"], 10);

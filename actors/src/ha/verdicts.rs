@@ -58,7 +58,7 @@ impl Core {
         let Some(of) = self.hosts.get_mut(&host) else { return };
         of.status = Some(status);
         match status {
-            HostStatus::Connected => (of.suspect, of.failed, of.scan) = (false, None, None),
+            HostStatus::Connected => (of.suspect, of.failed, of.scan, of.told) = (false, None, None, false),
             HostStatus::Connecting => of.suspect = false,
             HostStatus::Disconnected => {
                 (of.suspect, of.answers) = (true, false);
@@ -88,12 +88,10 @@ impl Core {
         };
         of.failed = Some(now);
         let name = self.directory.host_name(host);
-        commands.push(Command::Tell(Fact::HostFailed(HostFailed {
-            host_uuid: host,
-            host: name,
-            unseen_by,
-            reason: reason.clone(),
-        })));
+        if !std::mem::replace(&mut of.told, true) {
+            let failed = HostFailed { host_uuid: host, host: name, unseen_by, reason: reason.clone() };
+            commands.push(Command::Tell(Fact::HostFailed(failed)));
+        }
         if !of.quarantined && !std::mem::replace(&mut of.quarantining, true) {
             commands.push(Command::Quarantine(host, format!("it failed: {reason}")));
         }

@@ -214,13 +214,14 @@ impl Writer {
     fn append(&mut self, records: Vec<NewRecord>) -> rusqlite::Result<Vec<Record>> {
         let transaction = self.connection.transaction()?;
         let (mut seq, mut hash) = self.last.clone();
-        let mut appended = Vec::with_capacity(records.len());
+        let (mut appended, now) = (Vec::with_capacity(records.len()), jiff::Timestamp::now());
         {
             let sql = format!("INSERT INTO events ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
             let mut insert = transaction.prepare_cached(&sql)?;
             for record in records {
                 seq += 1;
-                let time = jiff::Timestamp::now();
+                // A wait beyond what the calendar can tell is none of ours.
+                let time = now.checked_sub(record.waited).unwrap_or(now);
                 let mut stored = Stored {
                     seq,
                     time: format!("{time:.3}"),

@@ -34,12 +34,13 @@ impl State {
             return Err(ErrorCode::new(Code::IO, "the journal cannot be written: disk full"));
         }
         let mut appended = Vec::with_capacity(new.len());
-        for NewRecord { topic, subject, payload } in new {
+        for NewRecord { topic, subject, payload, waited } in new {
             let seq = self.office.records.len() as u64 + 1;
-            let time = format!("{:.3}", self.now.as_secs_f64() + self.office.clock as f64);
+            let at = self.now.saturating_sub(waited);
+            let time = format!("{:.3}", at.as_secs_f64() + self.office.clock as f64);
             let record = Record { seq, time, topic, subject, payload, hash: String::new() };
             self.log(crate::check::line(&record));
-            self.check_record(&record);
+            self.check_record(&record, at);
             self.office.latest.insert((record.topic.clone(), record.subject.clone()), self.office.records.len());
             self.office.records.push(record.clone());
             appended.push(record);
