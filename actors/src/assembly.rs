@@ -1,21 +1,35 @@
-//! Starts all actors over one [`Ports`] value: daemon, tests and simulator run the same code.
+//! Starts all actors over one [`Ports`] value, and lets them come and go with the inventory: daemon, tests and simulator run
+//! the same code.
 
-use std::sync::Arc;
+use std::{collections::HashSet, time::Duration};
 
+use futures_util::future::try_join_all;
 use ringfence::{Actor, Address, Bus, Event, Result};
-use ringfence_messages::{audit::ControllerStarted, storage::StorageKind};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, StorageId, VmId,
+    audit::ControllerStarted,
+    ha::{HostConfirmedFenced, HostQuarantineChanged, QueryHaMsg},
+    host::QueryHostsMsg,
+    storage::StorageKind,
+    vm::{ListVmsCmd, QueryVmMsg},
+};
 
 use crate::{
     audit::{AuditActor, Recorder},
+    change::{Change, Difference, ForgetHostMsg, How, InventoryChanged, Known, RetireMsg},
     fence::{FENCER, SiblingFencer, ceph::CephActor},
     ha::HaActor,
     host::{AGENT_VERSION, HostActor},
-    inventory::{Directory, Inventory, Settings},
+    inventory::{Catalog, Inventory, Settings, Storage, Vm},
     ports::Ports,
     recovery::RecoveryActor,
     storage::StorageActor,
-    vm::VmActor,
+    vm::{SEARCH_TIMEOUT, VmActor},
 };
+
+/// Looks whether an actor that was told to end did, and the time between them: together far longer than it takes.
+const RETIRE_LOOKS: u32 = 5000;
+const RETIRE_EVERY: Duration = Duration::from_millis(1);
 
 /// Everything that runs.
 #[derive(Clone)]
@@ -23,11 +37,13 @@ pub struct Assembly {
     /// The bus it runs on.
     pub bus: Bus,
     /// What it looks after.
-    pub directory: Arc<Directory>,
+    pub catalog: Catalog,
     /// The ports it runs over.
     pub ports: Ports,
     /// This start's number: above every earlier start's on the same journal.
     pub epoch: u64,
+    settings: Settings,
+    recorder: Recorder,
 }
 
 impl Assembly {
@@ -40,7 +56,8 @@ impl Assembly {
     /// # Panics
     /// Outside an actix system.
     pub async fn start(bus: Bus, inventory: Inventory, settings: Settings, ports: Ports) -> Result<Assembly> {
-        let directory = Arc::new(Directory::new(inventory));
+        let catalog = Catalog::new(inventory);
+        let directory = catalog.now();
         let journal = ports.journal.clone();
         bus.spawn(uuid::Uuid::nil(), move || AuditActor::new(journal.clone()))?;
         let recorder = Recorder::new(bus.clone());
@@ -48,52 +65,193 @@ impl Assembly {
         let epoch = ports.leadership.acquire(last_epoch(&ports).await?).await?;
         recorder.intent(&ControllerStarted { epoch, version: AGENT_VERSION.to_owned() }).await?;
 
-        for host in &directory.hosts {
-            let (id, agents, leadership) = (host.id, ports.agents.clone(), ports.leadership.clone());
-            bus.spawn(id, move || HostActor::new(id, agents.clone(), leadership.clone(), epoch))?;
-        }
-        for storage in &directory.storages {
-            let (of, directory, mds, on) = (storage.clone(), directory.clone(), ports.mds.clone(), bus.clone());
-            let hugepages = settings.hugepages;
-            if of.kind == StorageKind::Ceph {
-                let (of, directory, recorder) = (of.clone(), directory.clone(), recorder.clone());
-                let (ceph, journal) = (ports.ceph.clone(), ports.journal.clone());
-                bus.spawn(storage.id, move || {
-                    CephActor::new(of.clone(), directory.clone(), ceph.clone(), journal.clone(), recorder.clone())
-                })?;
-            }
-            bus.spawn(storage.id, move || {
-                StorageActor::new(of.clone(), directory.clone(), hugepages, mds.clone(), on.clone())
-            })?;
-        }
+        let assembly = Assembly { bus, catalog, ports, epoch, settings, recorder };
+        directory.hosts.iter().try_for_each(|host| assembly.host(host.id))?;
+        directory.storages.iter().try_for_each(|storage| assembly.storage(storage))?;
+        let Assembly { bus, catalog, ports, recorder, .. } = &assembly;
         if settings.sibling_fencer {
-            let (of, on, cross_cluster) = (directory.clone(), bus.clone(), settings.cross_cluster_siblings);
+            let (of, on, cross_cluster) = (catalog.clone(), bus.clone(), settings.cross_cluster_siblings);
             bus.spawn(FENCER.id, move || SiblingFencer::new(of.clone(), on.clone(), cross_cluster))?;
         }
         // Before the VMs, whose first changes it must hear.
-        let (of, on, told, journal) = (directory.clone(), bus.clone(), recorder.clone(), ports.journal.clone());
+        let (of, on, told, journal) = (catalog.clone(), bus.clone(), recorder.clone(), ports.journal.clone());
         bus.spawn(uuid::Uuid::nil(), move || {
             let (of, on, told) = (of.clone(), on.clone(), told.clone());
             HaActor::new(settings.ha, settings.ping.interval, of, journal.clone(), told, on)
         })?;
-        for vm in &directory.vms {
-            let (of, directory, ports, on) = (vm.clone(), directory.clone(), ports.clone(), bus.clone());
-            bus.spawn(vm.id, move || {
-                VmActor::new(of.clone(), epoch, settings.fence, directory.clone(), ports.clone(), on.clone())
-            })?;
-        }
+        directory.vms.iter().try_for_each(|vm| assembly.vm(vm))?;
         // Last: everyone it will speak to is there.
-        let (of, journal) = (directory.clone(), ports.journal.clone());
+        let (of, journal, recorder) = (catalog.clone(), ports.journal.clone(), recorder.clone());
         bus.spawn(uuid::Uuid::nil(), move || {
             RecoveryActor::new(settings.ping, of.clone(), journal.clone(), recorder.clone())
         })?;
-        Ok(Assembly { bus, directory, ports, epoch })
+        Ok(assembly)
+    }
+
+    fn host(&self, id: HostId) -> Result<()> {
+        let (agents, leadership, epoch) = (self.ports.agents.clone(), self.ports.leadership.clone(), self.epoch);
+        self.bus.spawn(id, move || HostActor::new(id, agents.clone(), leadership.clone(), epoch)).map(|_| ())
+    }
+
+    fn storage(&self, of: &Storage) -> Result<()> {
+        let (id, catalog, mds, on) = (of.id, self.catalog.clone(), self.ports.mds.clone(), self.bus.clone());
+        let hugepages = self.settings.hugepages;
+        if of.kind == StorageKind::Ceph {
+            self.ceph(id)?;
+        }
+        let storage = move || StorageActor::new(id, catalog.clone(), hugepages, mds.clone(), on.clone());
+        self.bus.spawn(id, storage).map(|_| ())
+    }
+
+    fn ceph(&self, id: StorageId) -> Result<()> {
+        let (catalog, recorder) = (self.catalog.clone(), self.recorder.clone());
+        let (ceph, journal) = (self.ports.ceph.clone(), self.ports.journal.clone());
+        let actor = move || CephActor::new(id, catalog.clone(), ceph.clone(), journal.clone(), recorder.clone());
+        self.bus.spawn(id, actor).map(|_| ())
+    }
+
+    fn vm(&self, of: &Vm) -> Result<()> {
+        let (of, catalog, ports, on) = (of.clone(), self.catalog.clone(), self.ports.clone(), self.bus.clone());
+        let (id, epoch, policy) = (of.id, self.epoch, self.settings.fence);
+        let vm = move || VmActor::new(of.clone(), epoch, policy, catalog.clone(), ports.clone(), on.clone());
+        self.bus.spawn(id, vm).map(|_| ())
+    }
+
+    /// What would have to be done to look after this inventory instead.
+    ///
+    /// # Errors
+    /// `SYS.1005` why that may not be done now, all reasons and what would let it.
+    pub async fn plan(&self, new: &Inventory) -> Result<Change> {
+        let change = Change::between(&self.catalog.now(), new);
+        let directory = self.catalog.now();
+        let asked = directory.vms.iter().map(|vm| self.bus.ask(vm_address(vm.id), QueryVmMsg {}));
+        let vms = try_join_all(asked).await?;
+        let hosts = self.bus.ask(self.recovery(), QueryHostsMsg {}).await?.hosts;
+        let mut quarantined = HashSet::new();
+        for record in self.ports.journal.latest(HostQuarantineChanged::TOPIC).await? {
+            let event: HostQuarantineChanged = record.event()?;
+            quarantined.extend(event.quarantined.then_some(event.host_uuid));
+        }
+        let mut refusals = change.refusals(&Known { hosts: &hosts, quarantined: &quarantined, vms: &vms });
+        if refusals.is_empty() {
+            for host in change.leaving() {
+                refusals.extend(self.left_on(host).await?);
+            }
+        }
+        match refusals.is_empty() {
+            true => Ok(change),
+            false => Err(ErrorCode::new(Code::CHANGE_STATE, refusals.join("; "))),
+        }
+    }
+
+    /// Why it is not known that nothing of ours is left on a host that goes.
+    async fn left_on(&self, host: &Difference<HostId>) -> Result<Option<String>> {
+        let name = &host.name;
+        let attested = self.ports.journal.latest_of(HostConfirmedFenced::TOPIC, name).await?;
+        let attested = attested.map(|record| record.event::<HostConfirmedFenced>()).transpose()?;
+        if attested.is_some_and(|attested| attested.confirmed) {
+            return Ok(None);
+        }
+        let to = Address::new(HostActor::KIND, host.id);
+        let directory = self.catalog.now();
+        Ok(match self.bus.ask_within(to, ListVmsCmd::default(), SEARCH_TIMEOUT).await {
+            Err(error) => Some(format!(
+                "host {name} cannot be asked what runs on it ({error}): bring its agent up, or attest that it is off with \
+                 `ringfence host confirm-fenced {name}` before it is maintained"
+            )),
+            Ok(listed) => {
+                let ours = listed.vms.iter().filter_map(|running| directory.vm(running.vm_uuid).ok());
+                let ours: Vec<&str> = ours.map(|vm| vm.name.as_str()).collect();
+                (!ours.is_empty()).then(|| format!("host {name} still runs {}: stop it first", ours.join(", ")))
+            }
+        })
+    }
+
+    /// Looks after another inventory from now on; `ports` already reach what is new in it. One change at a time: the caller's
+    /// duty.
+    ///
+    /// # Errors
+    /// As [`plan`](Assembly::plan), and `SYS.1016` if it cannot be recorded. Everything is then as it was.
+    pub async fn change(&self, new: Inventory, by: &str) -> Result<Change> {
+        let change = self.plan(&new).await?;
+        if change.is_empty() {
+            return Ok(change);
+        }
+        let old = self.catalog.now();
+        if let Err(error) = self.leave(&change, by).await {
+            // Those that ended already are there again: they remember.
+            let mut vms = old.vms.iter().filter(|vm| !self.bus.is_alive(vm_address(vm.id)));
+            vms.try_for_each(|vm| self.vm(vm))?;
+            let ceph = old.storages.iter().filter(|of| of.kind == StorageKind::Ceph);
+            let mut ceph = ceph.filter(|of| !self.bus.is_alive(Address::new(CephActor::KIND, of.id)));
+            ceph.try_for_each(|of| self.ceph(of.id))?;
+            return Err(error);
+        }
+        self.catalog.set(new);
+        let directory = self.catalog.now();
+        for host in change.hosts.iter().filter(|of| of.how == How::Added) {
+            self.host(host.id)?;
+        }
+        for storage in change.storages.iter().filter(|of| of.how == How::Added) {
+            self.storage(directory.storage(storage.id)?)?;
+        }
+        for vm in change.vms.iter().filter(|of| of.how == How::Added) {
+            self.vm(directory.vm(vm.id)?)?;
+        }
+        // Both take charge when they are asked.
+        self.bus.ask(self.recovery(), QueryHostsMsg {}).await?;
+        self.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await?;
+        for host in change.leaving() {
+            self.retire(Address::new(HostActor::KIND, host.id)).await?;
+        }
+        for storage in change.storages.iter().filter(|of| of.how == How::Removed) {
+            self.retire(Address::new(StorageActor::KIND, storage.id)).await?;
+        }
+        Ok(change)
+    }
+
+    /// Has those that may refuse end first, and records the change as the last word.
+    async fn leave(&self, change: &Change, by: &str) -> Result<()> {
+        for vm in change.vms.iter().filter(|of| of.how == How::Removed) {
+            self.retire(vm_address(vm.id)).await?;
+        }
+        for storage in change.storages.iter().filter(|of| of.how == How::Removed) {
+            self.retire(Address::new(CephActor::KIND, storage.id)).await?;
+        }
+        for host in change.leaving() {
+            for vm in &self.catalog.now().vms {
+                let to = vm_address(vm.id);
+                if self.bus.is_alive(to) && self.bus.ask(to, QueryVmMsg {}).await?.last_host_uuid == Some(host.id) {
+                    self.bus.ask(to, ForgetHostMsg { host_uuid: host.id }).await?;
+                }
+            }
+        }
+        self.recorder.intent(&InventoryChanged { by: by.to_owned(), changes: change.lines() }).await.map(|_| ())
+    }
+
+    /// Ends an actor and waits until its address is free.
+    async fn retire(&self, of: Address) -> Result<()> {
+        if !self.bus.is_alive(of) {
+            return Ok(());
+        }
+        self.bus.ask(of, RetireMsg {}).await?;
+        for _ in 0..RETIRE_LOOKS {
+            if !self.bus.is_alive(of) {
+                return Ok(());
+            }
+            tokio::time::sleep(RETIRE_EVERY).await;
+        }
+        Err(ErrorCode::new(Code::TIMEOUT, format!("{of} does not end")))
     }
 
     /// The address of the supervisor of recovery.
     pub fn recovery(&self) -> Address {
         Address::singleton(RecoveryActor::KIND)
     }
+}
+
+fn vm_address(id: VmId) -> Address {
+    Address::new(VmActor::KIND, id)
 }
 
 async fn last_epoch(ports: &Ports) -> Result<u64> {

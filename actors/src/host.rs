@@ -10,6 +10,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Message, Result,
+    agent::Done,
     fence::SiblingFenceVmCmd,
     ha::ScanHostCmd,
     host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply},
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    change::RetireMsg,
     fence::StartPermit,
     invariant,
     ports::{Call, HostAgentPort, LeadershipPort},
@@ -96,7 +98,8 @@ impl Actor for HostActor {
             .message::<StopVmCmd>()
             .message::<ListVmsCmd>()
             .message::<SiblingFenceVmCmd>()
-            .message::<ScanHostCmd>();
+            .message::<ScanHostCmd>()
+            .message::<RetireMsg>();
     }
 }
 
@@ -112,6 +115,15 @@ impl Handler<PingHostMsg> for HostActor {
             metrics::histogram!("ringfence_ping_seconds").record(began.elapsed());
             Ok(judge_ping(host, answer))
         })
+    }
+}
+
+impl Handler<RetireMsg> for HostActor {
+    type Answer = Result<Done>;
+
+    fn handle(&mut self, _: RetireMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        ctx.stop();
+        Ok(Done {})
     }
 }
 

@@ -3,7 +3,9 @@
 //! Invariant: an [`Inventory`] is checked where it is read (names unique, references resolved), so that no
 //! actor has to handle a dangling id.
 
-use std::{collections::HashMap, fmt::Display, net::IpAddr, ops::Deref, time::Duration};
+use std::{collections::HashMap, fmt::Display, net::IpAddr, ops::Deref, sync::Arc, time::Duration};
+
+use parking_lot::RwLock;
 
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
@@ -195,8 +197,30 @@ impl Default for Settings {
     }
 }
 
-/// An inventory that finds a thing by its id at once. Immutable; shared by all actors.
-#[derive(Debug)]
+/// The directory that is in force, for all actors. Who has to hold still while he works takes one [`now`](Catalog::now) and
+/// keeps it; who keeps something for each thing compares it with the next one.
+#[derive(Clone, Debug)]
+pub struct Catalog(Arc<RwLock<Arc<Directory>>>);
+
+impl Catalog {
+    /// With this inventory in force.
+    pub fn new(inventory: Inventory) -> Catalog {
+        Catalog(Arc::new(RwLock::new(Arc::new(Directory::new(inventory)))))
+    }
+
+    /// What is in force.
+    pub fn now(&self) -> Arc<Directory> {
+        self.0.read().clone()
+    }
+
+    /// Puts another one into force.
+    pub(crate) fn set(&self, inventory: Inventory) {
+        *self.0.write() = Arc::new(Directory::new(inventory));
+    }
+}
+
+/// An inventory that finds a thing by its id at once. Immutable.
+#[derive(Debug, Default)]
 pub struct Directory {
     inventory: Inventory,
     clusters: HashMap<ClusterId, usize>,

@@ -8,6 +8,7 @@
 
 pub mod assembly;
 pub mod audit;
+pub mod change;
 pub mod fence;
 pub mod ha;
 pub mod host;

@@ -10,6 +10,7 @@ pub mod config;
 pub mod demo;
 mod explain;
 pub mod http;
+pub mod inventory;
 pub mod listen;
 pub mod metrics;
 pub mod output;

@@ -3,7 +3,7 @@
 //! Invariant: the actors run on this thread's actix system; the API runs on threads of its own and reaches them
 //! only through the bus, so that slow clients cost the actors nothing.
 
-use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream::BoxStream};
@@ -15,14 +15,7 @@ use ringfence_actors::{
     ports::{Ports, Record},
     vm::VmActor,
 };
-use ringfence_drivers::{
-    agent_client::AgentClient,
-    ceph::Clusters,
-    journal::Journal,
-    leadership::Embedded,
-    state_dir::StateDir,
-    zbs::{HostAccess, ZbsClient},
-};
+use ringfence_drivers::{journal::Journal, leadership::Embedded, state_dir::StateDir};
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result, VmId,
     audit::EventRecorded,
@@ -35,7 +28,6 @@ use ringfence_messages::{
 use serde_json::Value;
 
 use crate::{
-    agent::read_token,
     config::ControllerConfig,
     explain,
     http::{
@@ -43,6 +35,7 @@ use crate::{
         access::Access,
         backend::{Backend, missing},
     },
+    inventory::{self, Inventory, Order, Reach},
     listen, metrics,
 };
 
@@ -66,11 +59,11 @@ pub async fn run(
     let journal = Journal::open(state.path())?;
     let records = journal.verify()?;
     tracing::info!(records, "the journal's chain is whole");
-    let clusters = config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())).collect();
+    let reach = Reach::of(&config)?;
     let ports = Ports {
-        agents: Arc::new(agents(&config)?),
-        mds: Arc::new(mds(&config)?),
-        ceph: Arc::new(Clusters(clusters)),
+        agents: reach.agents.clone(),
+        mds: reach.mds.clone(),
+        ceph: reach.ceph.clone(),
         leadership: Arc::new(Embedded::new(state)),
         journal: Arc::new(journal),
     };
@@ -85,8 +78,9 @@ pub async fn run(
     tracing::info!(%address, epoch = assembly.epoch, "the controller serves");
     ready(address);
 
-    let access = Access::by(config.api_tokens);
-    let app = http::router(Arc::new(Controller { assembly, metrics: handle }), access);
+    let access = Access::by(config.api_tokens.clone());
+    let inventory = inventory::keep(config, assembly.clone(), reach);
+    let app = http::router(Arc::new(Controller { assembly, inventory, metrics: handle }), access);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let api = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
@@ -108,26 +102,10 @@ pub async fn run(
     Ok(())
 }
 
-fn agents(config: &ControllerConfig) -> Result<AgentClient> {
-    let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
-    let urls = config.agents.iter().map(|(id, access)| (*id, access.url.clone())).collect();
-    AgentClient::new(urls, token)
-}
-
-fn mds(config: &ControllerConfig) -> Result<ZbsClient> {
-    let mut hosts = HashMap::new();
-    for host in &config.inventory.hosts {
-        let Some(access) = config.agents.get(&host.id) else { continue };
-        let ssh_password = access.ssh_password_file.as_deref().map(read_token).transpose()?;
-        let (ssh_port, ssh_user) = (access.ssh_port, access.ssh_user.clone());
-        hosts.insert(host.id, HostAccess { ip: host.management_ip.clone(), ssh_port, ssh_user, ssh_password });
-    }
-    ZbsClient::new(config.mds.clone(), hosts)
-}
-
 /// The API's view of the assembly.
 struct Controller {
     assembly: Assembly,
+    inventory: Inventory,
     metrics: PrometheusHandle,
 }
 
@@ -168,7 +146,7 @@ impl Backend for Controller {
 
     async fn storages(&self) -> Result<Vec<StorageInventory>> {
         let known = self.known().await?;
-        let directory = &self.assembly.directory;
+        let directory = self.assembly.catalog.now();
         let inventory = |of: &ringfence_actors::inventory::Storage| StorageInventory {
             uuid: of.id,
             name: of.name.clone(),
@@ -183,7 +161,8 @@ impl Backend for Controller {
     async fn vms(&self) -> Result<Vec<VmInventory>> {
         let asked: Vec<_> = self
             .assembly
-            .directory
+            .catalog
+            .now()
             .vms
             .iter()
             .map(|vm| self.assembly.bus.ask(Self::vm(vm.id), QueryVmMsg {}))
@@ -270,7 +249,7 @@ impl Backend for Controller {
         let fence = self.assembly.ports.journal.latest_of(SiblingFenceAudited::TOPIC, &vm.name).await?;
         let fence = fence.map(|record| Ok((record.time.clone(), record.event()?))).transpose()?;
         let host = hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid);
-        let braked = self.assembly.directory.vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));
+        let braked = self.assembly.catalog.now().vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));
         Ok(explain::vm(&vm, host, &ha, fence.as_ref(), braked))
     }
 
@@ -282,14 +261,20 @@ impl Backend for Controller {
         self.assembly.bus.ask(self.assembly.recovery(), ChangeHostStateMsg { host_uuid: host, action }).await
     }
 
+    async fn inventory(&self, order: Order, by: String, dry_run: bool) -> Result<Value> {
+        self.inventory.ask(order, by, dry_run).await
+    }
+
     fn host_id(&self, text: &str) -> Result<HostId> {
-        let mut all = self.assembly.directory.hosts.iter();
+        let directory = self.assembly.catalog.now();
+        let mut all = directory.hosts.iter();
         let found = all.find(|host| host.name == text || text.parse() == Ok(host.id));
         found.map(|host| host.id).ok_or_else(|| missing("host", text))
     }
 
     fn vm_id(&self, text: &str) -> Result<VmId> {
-        let mut all = self.assembly.directory.vms.iter();
+        let directory = self.assembly.catalog.now();
+        let mut all = directory.vms.iter();
         let found = all.find(|vm| vm.name == text || text.parse() == Ok(vm.id));
         found.map(|vm| vm.id).ok_or_else(|| missing("VM", text))
     }

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use reqwest::{Client, StatusCode, redirect};
 use ringfence_actors::{
     fence::StartPermit,
@@ -130,7 +131,7 @@ fn unreachable(url: &str, error: &reqwest::Error) -> ErrorCode {
 /// Where the agents are.
 pub struct AgentClient {
     poster: Poster,
-    hosts: HashMap<HostId, String>,
+    hosts: RwLock<HashMap<HostId, String>>,
     token: Option<SecretString>,
 }
 
@@ -140,14 +141,19 @@ impl AgentClient {
     /// # Errors
     /// `SYS.1000` if the HTTP client cannot be made.
     pub fn new(hosts: HashMap<HostId, String>, token: Option<SecretString>) -> Result<AgentClient> {
-        Ok(AgentClient { poster: Poster::new()?, hosts, token })
+        Ok(AgentClient { poster: Poster::new()?, hosts: RwLock::new(hosts), token })
+    }
+
+    /// Reaches these agents too, or elsewhere than before.
+    pub fn reach(&self, hosts: impl IntoIterator<Item = (HostId, String)>) {
+        self.hosts.write().extend(hosts);
     }
 
     async fn call<C: AgentCommand>(&self, host: HostId, command: C, call: Call) -> Result<C::Reply> {
-        let Some(base) = self.hosts.get(&host) else {
+        let Some(base) = self.hosts.read().get(&host).cloned() else {
             return Err(ErrorCode::new(Code::NOT_FOUND, format!("no agent is known for host {host}")));
         };
-        self.poster.post::<C>(base, self.token.as_ref(), &command, call).await
+        self.poster.post::<C>(&base, self.token.as_ref(), &command, call).await
     }
 }
 

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::Stdio, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use ringfence_actors::ports::{CephMap, CephPort};
 use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fence::UnknownReason};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -270,11 +271,21 @@ fn whole_address(entry: &str) -> Option<IpAddr> {
 }
 
 /// The Ceph clusters of a controller's storages.
-pub struct Clusters(pub BTreeMap<StorageId, Ceph>);
+pub struct Clusters(RwLock<BTreeMap<StorageId, Ceph>>);
 
 impl Clusters {
-    fn of(&self, storage: StorageId) -> Result<&Ceph> {
-        self.0.get(&storage).ok_or_else(|| {
+    /// These clusters, by storage.
+    pub fn new(clusters: BTreeMap<StorageId, Ceph>) -> Clusters {
+        Clusters(RwLock::new(clusters))
+    }
+
+    /// Reaches these too, or by another configuration than before.
+    pub fn reach(&self, clusters: impl IntoIterator<Item = (StorageId, Ceph)>) {
+        self.0.write().extend(clusters);
+    }
+
+    fn of(&self, storage: StorageId) -> Result<Ceph> {
+        self.0.read().get(&storage).cloned().ok_or_else(|| {
             ErrorCode::new(Code::NOT_FOUND, format!("storage {storage} has no Ceph cluster of the controller's own"))
         })
     }

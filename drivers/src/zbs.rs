@@ -4,10 +4,10 @@
 //! first answer a cheap question before it is trusted with work again; an SSH password is added to a request as
 //! it leaves and is nowhere else.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use ringfence_actors::ports::{Call, MdsPort};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
@@ -50,8 +50,8 @@ struct Mds {
 /// The MDS agents of all ZBS storages.
 pub struct ZbsClient {
     poster: Poster,
-    storages: HashMap<StorageId, Mutex<Vec<Mds>>>,
-    hosts: HashMap<HostId, HostAccess>,
+    storages: RwLock<HashMap<StorageId, Arc<Mutex<Vec<Mds>>>>>,
+    hosts: RwLock<HashMap<HostId, Arc<HostAccess>>>,
 }
 
 /// A command with the password beside its own fields. The only place where the secret is exposed.
@@ -70,15 +70,22 @@ impl ZbsClient {
     /// # Errors
     /// `SYS.1000` if the HTTP client cannot be made.
     pub fn new(storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) -> Result<ZbsClient> {
-        let mds = |urls: Vec<String>| urls.into_iter().map(|url| Mds { url, bad_cycles: 0 }).collect();
-        let storages = storages.into_iter().map(|(id, urls)| (id, Mutex::new(mds(urls)))).collect();
-        Ok(ZbsClient { poster: Poster::new()?, storages, hosts })
+        let client = ZbsClient { poster: Poster::new()?, storages: RwLock::default(), hosts: RwLock::default() };
+        client.reach(storages, hosts);
+        Ok(client)
     }
 
-    fn host(&self, id: HostId) -> Result<&HostAccess> {
-        self.hosts
-            .get(&id)
-            .ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no SSH access is known for host {id}")))
+    /// Reaches these too, or elsewhere than before.
+    pub fn reach(&self, storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) {
+        let mds = |urls: Vec<String>| urls.into_iter().map(|url| Mds { url, bad_cycles: 0 }).collect();
+        let storages = storages.into_iter().map(|(id, urls)| (id, Arc::new(Mutex::new(mds(urls)))));
+        self.storages.write().extend(storages);
+        self.hosts.write().extend(hosts.into_iter().map(|(id, access)| (id, Arc::new(access))));
+    }
+
+    fn host(&self, id: HostId) -> Result<Arc<HostAccess>> {
+        let known = self.hosts.read().get(&id).cloned();
+        known.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no SSH access is known for host {id}")))
     }
 
     async fn call<C: AgentCommand>(
@@ -88,7 +95,7 @@ impl ZbsClient {
         host: Option<&HostAccess>,
         call: Call,
     ) -> Result<C::Reply> {
-        let Some(all) = self.storages.get(&storage) else {
+        let Some(all) = self.storages.read().get(&storage).cloned() else {
             return Err(ErrorCode::new(Code::NOT_FOUND, format!("no MDS is known for storage {storage}")));
         };
         let deadline = Instant::now() + call.timeout;
@@ -142,7 +149,7 @@ impl MdsPort for ZbsClient {
             ssh_port: host.ssh_port,
             ssh_username: host.ssh_user.clone(),
         };
-        self.call(storage, command, Some(host), call).await
+        self.call(storage, command, Some(&host), call).await
     }
 
     async fn update_host_dependency(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done> {
@@ -154,7 +161,7 @@ impl MdsPort for ZbsClient {
         let host = self.host(host)?;
         let command =
             VhostHostCmd { host_ip: host.ip.clone(), ssh_port: host.ssh_port, ssh_username: host.ssh_user.clone() };
-        self.call(storage, command, Some(host), call).await
+        self.call(storage, command, Some(&host), call).await
     }
 
     async fn check_host_connection(
@@ -185,6 +192,6 @@ impl MdsPort for ZbsClient {
             volume: volume.to_owned(),
             bdev_name: bdev_name.to_owned(),
         };
-        self.call(storage, command, Some(host), call).await
+        self.call(storage, command, Some(&host), call).await
     }
 }

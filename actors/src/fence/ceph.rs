@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc, time::D
 
 use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later, Promise, Promised};
 use ringfence_messages::{
-    Code, ErrorCode, Event as _, HostId, Result,
+    Code, ErrorCode, Event as _, HostId, Result, StorageId,
     agent::Done,
     ceph::{
         FenceHostOnStorageMsg, LiftStorageFenceMsg, QueryStorageFencesMsg, QueryWatchersMsg, StorageFenceChanged,
@@ -22,7 +22,8 @@ use tokio::time::Instant;
 
 use crate::{
     audit::Recorder,
-    inventory::{Directory, Storage},
+    change::RetireMsg,
+    inventory::{Catalog, Directory},
     memory::{MEMORY_RETRY, not_ready},
     ports::{CephMap, CephPort, JournalPort},
     sabotage::{self, Sabotage},
@@ -58,11 +59,11 @@ struct Fence {
     waiting: Vec<Promise<StorageFenceReply>>,
 }
 
-/// What an order needs; it never changes.
+/// What an order works with to its end.
 #[derive(Clone)]
 struct Flow {
-    storage: Arc<Storage>,
-    directory: Arc<Directory>,
+    storage: StorageId,
+    catalog: Catalog,
     ceph: Arc<dyn CephPort>,
     recorder: Recorder,
 }
@@ -70,17 +71,17 @@ struct Flow {
 impl CephActor {
     /// The actor of this storage.
     pub fn new(
-        storage: Storage,
-        directory: Arc<Directory>,
+        storage: StorageId,
+        catalog: Catalog,
         ceph: Arc<dyn CephPort>,
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
     ) -> CephActor {
-        CephActor { flow: Flow { storage: Arc::new(storage), directory, ceph, recorder }, journal, fences: None }
+        CephActor { flow: Flow { storage, catalog, ceph, recorder }, journal, fences: None }
     }
 
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
-        let (journal, storage) = (self.journal.clone(), self.flow.storage.id);
+        let (journal, storage) = (self.journal.clone(), self.flow.storage);
         let fenced = async move {
             let mut fenced = Vec::new();
             for record in journal.latest(StorageFenceChanged::TOPIC).await? {
@@ -148,17 +149,17 @@ impl CephActor {
             return;
         }
         let flow = self.flow.clone();
-        let map = async move { flow.ceph.map(flow.storage.id).await };
+        let map = async move { flow.ceph.map(flow.storage).await };
         ctx.spawn_detached(map, |this, map, ctx| match map {
-            Err(error) => tracing::warn!(%error, storage = this.flow.storage.name, "whether fences hold is not known"),
+            Err(error) => tracing::warn!(%error, storage = this.flow.name(), "whether fences hold is not known"),
             Ok(map) => {
                 let fences = this.fences.iter().flatten().filter(|(_, fence)| !fence.busy);
                 let due: Vec<_> = fences
                     .filter_map(|(host, fence)| fence.due(&map, Instant::now()).map(|why| (*host, why)))
                     .collect();
                 for (host, why) in due {
-                    let name = this.flow.directory.host_name(host);
-                    tracing::warn!(host = name, storage = this.flow.storage.name, "fence ordered again: {why}");
+                    let name = this.flow.catalog.now().host_name(host);
+                    tracing::warn!(host = name, storage = this.flow.name(), "fence ordered again: {why}");
                     metrics::counter!("ringfence_storage_fence_renewals_total", "why" => why).increment(1);
                     this.order(host, why, ctx);
                 }
@@ -191,6 +192,10 @@ struct Refused {
 }
 
 impl Flow {
+    fn name(&self) -> String {
+        self.catalog.now().storage(self.storage).map_or_else(|_| self.storage.to_string(), |of| of.name.clone())
+    }
+
     fn event(
         &self,
         host: HostId,
@@ -199,10 +204,10 @@ impl Flow {
         reason: String,
     ) -> StorageFenceChanged {
         StorageFenceChanged {
-            primary_storage_uuid: self.storage.id,
-            storage: self.storage.name.clone(),
+            primary_storage_uuid: self.storage,
+            storage: self.name(),
             host_uuid: host,
-            host: self.directory.host_name(host),
+            host: self.catalog.now().host_name(host),
             phase,
             addresses: addresses.to_vec(),
             osd_epoch: None,
@@ -213,14 +218,15 @@ impl Flow {
 
     async fn fence(&self, host: HostId, reason: String, renews: bool) -> Result<StorageFenceReply, Refused> {
         let untouched = |error| Refused { error, touched: false };
-        let addresses = self.directory.host(host).map_err(untouched)?.storage_ips.clone();
-        let map = self.ceph.map(self.storage.id).await.map_err(untouched)?;
-        may_block(&self.directory, host, &map).map_err(untouched)?;
+        let directory = self.catalog.now();
+        let addresses = directory.host(host).map_err(untouched)?.storage_ips.clone();
+        let map = self.ceph.map(self.storage).await.map_err(untouched)?;
+        may_block(&directory, host, &map).map_err(untouched)?;
         let intent = self.event(host, StorageFencePhase::Intended, &addresses, reason.clone());
         self.recorder.intent(&intent).await.map_err(untouched)?;
         let mut osd_epoch = 0;
         for ip in &addresses {
-            match self.ceph.block(self.storage.id, *ip, LASTING).await {
+            match self.ceph.block(self.storage, *ip, LASTING).await {
                 Ok(epoch) => osd_epoch = epoch,
                 Err(error) => {
                     let failed = self.event(host, StorageFencePhase::Failed, &addresses, error.to_string());
@@ -238,13 +244,13 @@ impl Flow {
     }
 
     async fn lift(&self, host: HostId) -> Result<Done> {
-        let addresses = self.directory.host(host)?.storage_ips.clone();
+        let addresses = self.catalog.now().host(host)?.storage_ips.clone();
         let reason = "no QEMU of a VM that moved is left on it".to_owned();
         let intent = self.event(host, StorageFencePhase::LiftIntended, &addresses, reason.clone());
         self.recorder.intent(&intent).await?;
         let mut lifted = self.event(host, StorageFencePhase::Lifted, &addresses, reason);
         for ip in &addresses {
-            lifted.osd_epoch = Some(self.ceph.unblock(self.storage.id, *ip).await?);
+            lifted.osd_epoch = Some(self.ceph.unblock(self.storage, *ip).await?);
         }
         let _ = self.recorder.fact(lifted).await;
         Ok(Done {})
@@ -280,7 +286,8 @@ impl Actor for CephActor {
             .message::<QueryWatchersMsg>()
             .message::<FenceHostOnStorageMsg>()
             .message::<LiftStorageFenceMsg>()
-            .message::<QueryStorageFencesMsg>();
+            .message::<QueryStorageFencesMsg>()
+            .message::<RetireMsg>();
     }
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -290,7 +297,8 @@ impl Actor for CephActor {
 
     fn observe(&self) -> serde_json::Value {
         let fences = self.fences.iter().flatten();
-        let named = fences.map(|(host, fence)| (self.flow.directory.host_name(*host), fence.in_force.is_some().into()));
+        let directory = self.flow.catalog.now();
+        let named = fences.map(|(host, fence)| (directory.host_name(*host), fence.in_force.is_some().into()));
         serde_json::Value::Object(named.collect())
     }
 }
@@ -305,7 +313,7 @@ impl Handler<QueryWatchersMsg> for CephActor {
                 let details = format!("{} does not lie on Ceph", message.install_path);
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             };
-            let watchers = flow.ceph.watchers(flow.storage.id, &pool, &image).await?;
+            let watchers = flow.ceph.watchers(flow.storage, &pool, &image).await?;
             Ok(WatchersReply { watchers })
         })
     }
@@ -373,6 +381,20 @@ fn lift(flow: Flow, host: HostId, promise: Promise<Done>, ctx: &mut Ctx<'_, Ceph
         }
         promise.complete(result);
     });
+}
+
+impl Handler<RetireMsg> for CephActor {
+    type Answer = Result<Done>;
+
+    fn handle(&mut self, _: RetireMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let fences = self.fences.as_ref().ok_or_else(not_ready)?;
+        if let Some(host) = fences.keys().next() {
+            let details = format!("{} still refuses {host}: nobody would lift that", self.flow.name());
+            return Err(ErrorCode::new(Code::CHANGE_STATE, details));
+        }
+        ctx.stop();
+        Ok(Done {})
+    }
 }
 
 impl Handler<QueryStorageFencesMsg> for CephActor {

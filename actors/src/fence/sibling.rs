@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     host::HostActor,
-    inventory::{Directory, Host},
+    inventory::{Catalog, Directory},
     recovery::RecoveryActor,
 };
 
@@ -45,22 +45,23 @@ pub struct SiblingFencer {
 }
 
 struct Inner {
-    directory: Arc<Directory>,
+    catalog: Catalog,
     bus: Bus,
     cross_cluster: bool,
 }
 
 impl SiblingFencer {
     /// A fencer; `cross_cluster` lets hosts of other clusters stand in where none of the own can be asked.
-    pub fn new(directory: Arc<Directory>, bus: Bus, cross_cluster: bool) -> SiblingFencer {
-        SiblingFencer { inner: Arc::new(Inner { directory, bus, cross_cluster }), unseen: HashMap::new() }
+    pub fn new(catalog: Catalog, bus: Bus, cross_cluster: bool) -> SiblingFencer {
+        SiblingFencer { inner: Arc::new(Inner { catalog, bus, cross_cluster }), unseen: HashMap::new() }
     }
 }
 
 impl Inner {
     /// The hosts that can be sent to a failed one, the best first.
     async fn siblings(&self, failed: HostId, cluster: ClusterId, first: Option<HostId>) -> Result<Vec<HostId>> {
-        let others = self.directory.clusters.iter().map(|c| c.id).filter(|id| self.cross_cluster && *id != cluster);
+        let directory = self.catalog.now();
+        let others = directory.clusters.iter().map(|c| c.id).filter(|id| self.cross_cluster && *id != cluster);
         let mut siblings = Vec::new();
         for cluster_uuid in std::iter::once(cluster).chain(others) {
             let ask = QueryServingHostsMsg { cluster_uuid };
@@ -73,7 +74,8 @@ impl Inner {
     }
 
     async fn fence(&self, message: SiblingFenceVmOnHostMsg) -> Result<SiblingFenceVmOnHostReply> {
-        let failed = self.directory.host(message.failed_host_uuid)?;
+        let directory = self.catalog.now();
+        let failed = directory.host(message.failed_host_uuid)?;
         let cmd = SiblingFenceVmCmd {
             vm_uuid: message.vm_uuid,
             failed_host_ip: failed.management_ip.clone(),
@@ -100,7 +102,7 @@ impl Inner {
             (Some(reply), None) => Ok(reply),
             // One got no answer there, another one could not tell: that is not "unreachable".
             (_, Some((sibling, error))) => {
-                let details = format!("{} could not tell", self.directory.host_name(sibling));
+                let details = format!("{} could not tell", directory.host_name(sibling));
                 let reason = error.opaque.get("reason").cloned();
                 let failed = ErrorCode::new(Code::OPERATION, details).caused_by(error);
                 Err(match reason {
@@ -115,7 +117,9 @@ impl Inner {
         }
     }
 
-    async fn scan(&self, host: &Host) -> Result<ScanHostReply> {
+    async fn scan(&self, host: HostId) -> Result<ScanHostReply> {
+        let directory = self.catalog.now();
+        let host = directory.host(host)?;
         let cmd = ScanHostCmd {
             host_uuid: host.id,
             host_ip: host.management_ip.clone(),
@@ -127,7 +131,7 @@ impl Inner {
             .iter()
             .map(|sibling| self.bus.ask_within(Address::new(HostActor::KIND, *sibling), cmd.clone(), SCAN_TIMEOUT));
         let answers = join_all(asked).await;
-        Ok(summary(&self.directory, siblings.into_iter().zip(answers)))
+        Ok(summary(&directory, siblings.into_iter().zip(answers)))
     }
 }
 
@@ -188,7 +192,7 @@ impl Handler<ScanHostMsg> for SiblingFencer {
     fn handle(&mut self, message: ScanHostMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<ScanHostMsg>();
         let inner = self.inner.clone();
-        let scanned = async move { inner.scan(inner.directory.host(message.host_uuid)?).await };
+        let scanned = async move { inner.scan(message.host_uuid).await };
         ctx.spawn(scanned, move |this, scan: Result<ScanHostReply>, _| {
             this.unseen.remove(&message.host_uuid);
             if let Ok(scan) = &scan

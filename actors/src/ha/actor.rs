@@ -31,7 +31,7 @@ use crate::{
     audit::Recorder,
     fence::{FENCER, ceph::CephActor},
     host::HostActor,
-    inventory::{Directory, HaSettings},
+    inventory::{Catalog, HaSettings},
     memory::{MEMORY_RETRY, not_ready},
     ports::JournalPort,
     recovery::RecoveryActor,
@@ -55,7 +55,7 @@ const PROMISE: Duration = Duration::from_secs(10);
 pub struct HaActor {
     settings: HaSettings,
     census_every: Duration,
-    directory: Arc<Directory>,
+    catalog: Catalog,
     journal: Arc<dyn JournalPort>,
     recorder: Recorder,
     cleaner: Cleaner,
@@ -75,16 +75,16 @@ impl HaActor {
     pub fn new(
         settings: HaSettings,
         census_every: Duration,
-        directory: Arc<Directory>,
+        catalog: Catalog,
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
         bus: Bus,
     ) -> HaActor {
-        let cleaner = Cleaner { directory: directory.clone(), bus, recorder: recorder.clone() };
+        let cleaner = Cleaner { catalog: catalog.clone(), bus, recorder: recorder.clone() };
         HaActor {
             settings,
             census_every,
-            directory,
+            catalog,
             journal,
             recorder,
             cleaner,
@@ -100,9 +100,8 @@ impl HaActor {
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
         ctx.spawn_detached(memory(self.journal.clone()), |ha, memory, ctx| match memory {
             Ok(Memory { vms, quarantined, confirmed, maintenance }) => {
-                let directory = ha.directory.clone();
-                let core =
-                    Core::new(ha.settings, ha.census_every, directory, vms, &quarantined, &confirmed, &maintenance);
+                let directory = ha.catalog.now();
+                let core = Core::new(ha.settings, ha.census_every, directory, vms, quarantined, confirmed, maintenance);
                 ha.core = Some(core);
                 ha.on(Event::Tick, ctx);
                 ctx.every(TICK, |ha, ctx| ha.on(Event::Tick, ctx));
@@ -117,6 +116,7 @@ impl HaActor {
     fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
         let now = self.born.elapsed();
         let Some(core) = &mut self.core else { return };
+        core.look_after(&self.catalog.now());
         for command in core.on(event, now) {
             self.carry_out(command, ctx);
         }
@@ -146,13 +146,14 @@ impl HaActor {
                 let cleaner = self.cleaner.clone();
                 ctx.spawn_detached(async move { cleaner.clean(host, confirmed).await }, move |ha, result, ctx| {
                     if let Err(error) = &result {
-                        tracing::warn!(%error, host = ha.directory.host_name(host), "not clean yet");
+                        tracing::warn!(%error, host = ha.catalog.now().host_name(host), "not clean yet");
                     }
                     ha.on(Event::Cleaned(host, result), ctx);
                 });
             }
             Command::Watch(vm) => {
-                let of = self.directory.vm(vm).ok();
+                let directory = self.catalog.now();
+                let of = directory.vm(vm).ok();
                 let asked = of.iter().flat_map(|of| &of.volumes).map(|volume| {
                     let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
                     bus.ask(Address::new(CephActor::KIND, volume.storage), ask)
@@ -221,7 +222,7 @@ impl HaActor {
 
     /// Durable first, then in force: a restart must not let the host back in.
     fn quarantine(&self, host: HostId, reason: String, bus: Bus) -> impl Future<Output = Result<()>> + use<> {
-        let (recorder, name) = (self.recorder.clone(), self.directory.host_name(host));
+        let (recorder, name) = (self.recorder.clone(), self.catalog.now().host_name(host));
         async move {
             let change =
                 HostQuarantineChanged { host_uuid: host, host: name, quarantined: true, reason: reason.clone() };
@@ -263,8 +264,9 @@ impl HaActor {
         let target = choose((&roomy, &full), ask.host_uuid, ask.last_host_uuid, &ask.soft_avoid_host_uuids);
         self.promised.extend(target.filter(|_| !ask.dry_run).map(|host| (Instant::now(), host, ask.memory_mib)));
         let seen = |host: &&HostId| self.glances.get(host).is_some_and(|glance| glance.vms.contains(&ask.vm_uuid));
+        let directory = self.catalog.now();
         let not_pinged = |last: HostId| {
-            let elsewhere = self.directory.host(last).is_ok_and(|of| of.cluster != ask.cluster_uuid);
+            let elsewhere = directory.host(last).is_ok_and(|of| of.cluster != ask.cluster_uuid);
             elsewhere || self.core.as_ref().is_some_and(|core| core.is_maintained(last))
         };
         let answers = |last: HostId| standing.answering_host_uuids.contains(&last) || not_pinged(last);
@@ -382,7 +384,9 @@ impl Handler<QueryHaMsg> for HaActor {
     type Answer = Result<HaReply>;
 
     fn handle(&mut self, _: QueryHaMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        self.core.as_ref().map(Core::thoughts).ok_or_else(not_ready)
+        let core = self.core.as_mut().ok_or_else(not_ready)?;
+        core.look_after(&self.catalog.now());
+        Ok(core.thoughts())
     }
 }
 
@@ -442,7 +446,7 @@ impl Handler<ConfirmHostFencedMsg> for HaActor {
             promise.complete(Err(error));
             return answer;
         }
-        let (recorder, name) = (self.recorder.clone(), self.directory.host_name(host));
+        let (recorder, name) = (self.recorder.clone(), self.catalog.now().host_name(host));
         let event = HostConfirmedFenced { host_uuid: host, host: name, confirmed: true, by: message.by };
         ctx.spawn_detached(async move { recorder.intent(&event).await }, move |ha, result, ctx| {
             if result.is_ok() {

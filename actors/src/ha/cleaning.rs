@@ -5,7 +5,7 @@
 //! middle is cleaned anew. A VM that is to run here is left alone, unless a storage refused this host meanwhile: its
 //! disk is gone from under it, and its client would never show up as a watcher again.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use ringfence::{Actor, Address, Bus};
 use ringfence_messages::{
@@ -20,7 +20,7 @@ use crate::{
     audit::Recorder,
     fence::ceph::CephActor,
     host::HostActor,
-    inventory::Directory,
+    inventory::Catalog,
     recovery::RecoveryActor,
     sabotage::{self, Sabotage},
     vm::{SEARCH_TIMEOUT, VM_TIMEOUT, VmActor},
@@ -33,10 +33,10 @@ const WATCH_LOOKS: u32 = 20;
 /// Between those looks.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
-/// What cleaning needs; it never changes.
+/// What cleaning needs.
 #[derive(Clone)]
 pub(super) struct Cleaner {
-    pub(super) directory: Arc<Directory>,
+    pub(super) catalog: Catalog,
     pub(super) bus: Bus,
     pub(super) recorder: Recorder,
 }
@@ -70,7 +70,7 @@ impl Cleaner {
         for storage in refusing.into_iter().filter(|_| !sabotage::on(Sabotage::NeverLift)) {
             self.bus.ask(Address::new(CephActor::KIND, storage), LiftStorageFenceMsg { host_uuid: host }).await?;
         }
-        let name = self.directory.host_name(host);
+        let name = self.catalog.now().host_name(host);
         let reason = match left.len() {
             0 => "it answers, and nothing was left on it".to_owned(),
             n => format!("it answers, and {n} left-over QEMUs were killed"),
@@ -90,7 +90,8 @@ impl Cleaner {
     /// The storages that refuse this host, or may.
     async fn refusing(&self, host: HostId) -> Result<BTreeSet<StorageId>> {
         let mut refusing = BTreeSet::new();
-        for storage in self.directory.storages.iter().filter(|storage| storage.kind == StorageKind::Ceph) {
+        let directory = self.catalog.now();
+        for storage in directory.storages.iter().filter(|storage| storage.kind == StorageKind::Ceph) {
             let fences = self.bus.ask(Address::new(CephActor::KIND, storage.id), QueryStorageFencesMsg {}).await?;
             if fences.host_uuids.contains(&host) {
                 refusing.insert(storage.id);
@@ -103,9 +104,10 @@ impl Cleaner {
     async fn left(&self, host: HostId, refusing: &BTreeSet<StorageId>) -> Result<Vec<VmId>> {
         let listed =
             self.bus.ask_within(Address::new(HostActor::KIND, host), ListVmsCmd::default(), SEARCH_TIMEOUT).await?;
+        let directory = self.catalog.now();
         let mut left = BTreeSet::new();
         for running in listed.vms {
-            let Ok(vm) = self.directory.vm(running.vm_uuid) else { continue };
+            let Ok(vm) = directory.vm(running.vm_uuid) else { continue };
             let believed = self.bus.ask(Address::new(VmActor::KIND, vm.id), QueryVmMsg {}).await?;
             let moved = believed.last_host_uuid.is_some_and(|last| last != host);
             if moved || vm.volumes.iter().any(|volume| refusing.contains(&volume.storage)) {

@@ -206,6 +206,10 @@ pub struct Core {
     pub(super) flows: usize,
     /// Hosts of one tick of the census, and where it stands.
     pub(super) census: (usize, usize),
+    /// Ticks of one census.
+    ticks: usize,
+    /// What is known of hosts that are not in the directory: one that comes back is as it was.
+    gone: BTreeMap<HostId, Host>,
 }
 
 impl Core {
@@ -217,30 +221,29 @@ impl Core {
         census_every: Duration,
         directory: Arc<Directory>,
         vms: Vec<(VmId, Belief)>,
-        quarantined: &BTreeSet<HostId>,
-        confirmed: &BTreeSet<HostId>,
-        maintenance: &BTreeSet<HostId>,
+        quarantined: BTreeSet<HostId>,
+        confirmed: BTreeSet<HostId>,
+        maintenance: BTreeSet<HostId>,
     ) -> Core {
-        let host = |id: HostId| Host {
-            quarantined: quarantined.contains(&id),
-            confirmed: confirmed.contains(&id),
-            maintenance: maintenance.contains(&id),
-            ..Host::default()
-        };
-        let hosts = directory.hosts.iter().map(|of| (of.id, host(of.id))).collect();
+        let mut gone = BTreeMap::<HostId, Host>::new();
+        quarantined.into_iter().for_each(|id| gone.entry(id).or_default().quarantined = true);
+        confirmed.into_iter().for_each(|id| gone.entry(id).or_default().confirmed = true);
+        maintenance.into_iter().for_each(|id| gone.entry(id).or_default().maintenance = true);
         let ticks = (census_every.as_millis() / TICK.as_millis()).max(1) as usize;
-        let census = (directory.hosts.len().div_ceil(ticks).min(CENSUS_PER_TICK), 0);
         let mut core = Core {
             settings,
-            directory,
-            hosts,
+            directory: Arc::default(),
+            hosts: BTreeMap::new(),
             vms: BTreeMap::new(),
             lost: BTreeSet::new(),
             on_host: BTreeMap::new(),
             braked: BTreeSet::new(),
             flows: 0,
-            census,
+            census: (0, 0),
+            ticks,
+            gone,
         };
+        core.look_after(&directory);
         for (id, mut belief) in vms {
             // Whoever was running when the controller ended may have ended since.
             if belief.state != VmState::Stopped {
@@ -249,6 +252,23 @@ impl Core {
             core.believe(id, belief);
         }
         core
+    }
+
+    /// Takes charge of what this directory has. A host that is not in it any more is forgotten but for what an operator
+    /// or a fence said of it.
+    pub fn look_after(&mut self, directory: &Arc<Directory>) {
+        if Arc::ptr_eq(&self.directory, directory) {
+            return;
+        }
+        self.directory = directory.clone();
+        self.gone.append(&mut self.hosts);
+        self.hosts = directory.hosts.iter().map(|of| (of.id, self.gone.remove(&of.id).unwrap_or_default())).collect();
+        self.gone.values_mut().for_each(|host| {
+            let Host { quarantined, confirmed, maintenance, .. } = *host;
+            *host = Host { quarantined, confirmed, maintenance, ..Host::default() };
+        });
+        self.census = (directory.hosts.len().div_ceil(self.ticks).min(CENSUS_PER_TICK), 0);
+        self.braked.retain(|id| directory.cluster(*id).is_ok());
     }
 
     /// Handles one event. `now` never goes back.

@@ -46,7 +46,8 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
     let inventory = Inventory { vms: vms.iter().map(of).collect(), ..hosts };
     let settings = HaSettings { parallelism, storm_brake_percent: 30 };
     let none = BTreeSet::new();
-    let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), Vec::new(), &none, &none, &none);
+    let mut core =
+        Core::new(settings, S, Arc::new(Directory::new(inventory)), Vec::new(), none.clone(), none.clone(), none);
     for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
         core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
     }
@@ -307,7 +308,7 @@ fn everything_is_known_again_after_a_restart() {
     };
     let (quarantined, none) = (BTreeSet::from([host("a")]), BTreeSet::new());
     let directory = Arc::new(Directory::new(hosts));
-    let mut core = Core::new(HaSettings::default(), S, directory, vec![(id, memory)], &quarantined, &none, &none);
+    let mut core = Core::new(HaSettings::default(), S, directory, vec![(id, memory)], quarantined, none.clone(), none);
     core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
     let commands = core.on(scanned("a", &[], &["b"]), S);
     assert_eq!(quarantines(&commands), [], "it is already");

@@ -19,7 +19,7 @@ use super::core::{Command, Core, Event, Fact};
 use crate::{
     audit::Recorder,
     host::HostActor,
-    inventory::{Directory, PingSettings},
+    inventory::{Catalog, PingSettings},
     memory::{MEMORY_RETRY, not_ready},
     ports::JournalPort,
     storage::{HEALTH_TIMEOUT, StorageActor, flow::DEPLOY_DEADLINE},
@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The supervisor of recovery: one for all hosts.
 pub struct RecoveryActor {
     settings: PingSettings,
-    directory: Arc<Directory>,
+    catalog: Catalog,
     journal: Arc<dyn JournalPort>,
     recorder: Recorder,
     born: Instant,
@@ -44,11 +44,11 @@ impl RecoveryActor {
     /// The supervisor of the hosts of this inventory.
     pub fn new(
         settings: PingSettings,
-        directory: Arc<Directory>,
+        catalog: Catalog,
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
     ) -> RecoveryActor {
-        RecoveryActor { settings, directory, journal, recorder, born: Instant::now(), core: None, timer: None }
+        RecoveryActor { settings, catalog, journal, recorder, born: Instant::now(), core: None, timer: None }
     }
 
     /// Without knowing which hosts are in maintenance nothing may be pinged or healed.
@@ -57,7 +57,7 @@ impl RecoveryActor {
         ctx.spawn_detached(memory(journal), |recovery, memory, ctx| match memory {
             Ok((states, quarantined)) => {
                 let now = recovery.born.elapsed();
-                let core = Core::new(recovery.settings, recovery.directory.clone(), &states, &quarantined, now);
+                let core = Core::new(recovery.settings, recovery.catalog.now(), &states, &quarantined, now);
                 recovery.core = Some(core);
                 recovery.on(Event::Tick, ctx);
             }
@@ -71,6 +71,7 @@ impl RecoveryActor {
     fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
         let now = self.born.elapsed();
         let Some(core) = &mut self.core else { return };
+        core.look_after(&self.catalog.now(), now);
         let commands = core.on(event, now);
         for command in commands {
             self.carry_out(command, ctx);
@@ -178,7 +179,11 @@ impl Actor for RecoveryActor {
 impl Handler<QueryHostsMsg> for RecoveryActor {
     type Answer = Result<HostsReply>;
 
-    fn handle(&mut self, _: QueryHostsMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+    fn handle(&mut self, _: QueryHostsMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let now = self.born.elapsed();
+        if self.core.as_mut().is_some_and(|core| core.look_after(&self.catalog.now(), now)) {
+            self.on(Event::Tick, ctx);
+        }
         self.core.as_ref().map(Core::hosts).ok_or_else(not_ready)
     }
 }
@@ -208,7 +213,7 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
     fn handle(&mut self, message: ChangeHostStateMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<ChangeHostStateMsg>();
         let host = message.host_uuid;
-        let before = match (&self.core, self.directory.host(host)) {
+        let before = match (&self.core, self.catalog.now().host(host)) {
             (None, _) => Err(not_ready()),
             (_, Err(error)) => Err(error),
             (Some(core), Ok(_)) => core.host(host).ok_or_else(not_ready),

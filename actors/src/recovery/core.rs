@@ -34,9 +34,12 @@ use ringfence_messages::{
 use super::{backoff::Backoff, schedule::Schedule};
 use crate::{
     invariant,
-    inventory::{Directory, PingSettings},
+    inventory::{Directory, PingSettings, Storage},
     sabotage::{self, Sabotage},
 };
+
+/// Generations between those of hosts that came with one change of the inventory and those that come with the next.
+const GENERATIONS: u32 = 1 << 16;
 
 /// What happens.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,6 +193,10 @@ pub struct Core {
     index: HashMap<HostId, u32>,
     hosts: Vec<Host>,
     schedule: Schedule,
+    /// What is wanted of hosts that are not in the directory, and why they are quarantined: one that comes back is as it was.
+    gone: HashMap<HostId, (HostState, Option<Box<str>>)>,
+    /// Where the generations of hosts begin that are new: no answer to a question of before counts.
+    first_generation: u32,
 }
 
 impl Core {
@@ -202,35 +209,62 @@ impl Core {
         quarantined: &HashMap<HostId, String>,
         now: Duration,
     ) -> Core {
+        let mut gone: HashMap<_, _> = states.iter().map(|(id, state)| (*id, (*state, None))).collect();
+        for (id, why) in quarantined {
+            gone.entry(*id).or_insert((HostState::Enabled, None)).1 = Some(why.as_str().into());
+        }
         let mut core = Core {
             settings,
-            index: directory.hosts.iter().enumerate().map(|(i, h)| (h.id, i as u32)).collect(),
-            hosts: Vec::with_capacity(directory.hosts.len()),
+            index: HashMap::new(),
+            hosts: Vec::new(),
             schedule: Schedule::new(settings.interval, settings.parallelism),
-            directory,
+            directory: Arc::default(),
+            gone,
+            first_generation: 0,
         };
-        let directory = core.directory.clone();
-        let count = directory.hosts.len().max(1) as u32;
-        for (i, host) in directory.hosts.iter().enumerate() {
-            let state = states.get(&host.id).copied().unwrap_or(HostState::Enabled);
-            let storages = directory.storages.iter().enumerate();
-            let links = storages.filter(|(_, s)| s.clusters.contains(&host.cluster) && !s.protocols.is_empty());
-            core.hosts.push(Host {
-                state,
-                status: HostStatus::Connecting,
-                reason: None,
-                failures: 0,
-                answers: false,
-                quarantine: quarantined.get(&host.id).map(|why| why.as_str().into()),
-                generation: 0,
-                links: links.map(|(i, s)| Link::new(i as u32, &s.protocols)).collect(),
-            });
-            core.schedule.add();
-            if state == HostState::Enabled {
-                core.schedule.start(i as u32, now + settings.interval * i as u32 / count);
-            }
-        }
+        core.look_after(&directory, now);
         core
+    }
+
+    /// Takes charge of what this directory has. Hosts that stay keep their status, rhythm and backoff; first pings of new
+    /// ones are spread over one interval. Whether anything is new: then [`Event::Tick`] is due.
+    pub fn look_after(&mut self, directory: &Arc<Directory>, now: Duration) -> bool {
+        if Arc::ptr_eq(&self.directory, directory) {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.directory, directory.clone());
+        let from: Vec<Option<u32>> = directory.hosts.iter().map(|host| self.index.get(&host.id).copied()).collect();
+        let mut old: Vec<Option<Host>> = std::mem::take(&mut self.hosts).into_iter().map(Some).collect();
+        self.schedule.rearrange(&from);
+        self.index = directory.hosts.iter().enumerate().map(|(i, h)| (h.id, i as u32)).collect();
+        let count = from.iter().filter(|from| from.is_none()).count().max(1) as u32;
+        let mut new = 0;
+        for (i, of) in directory.hosts.iter().enumerate() {
+            let known = from[i].and_then(|from| old[from as usize].take());
+            let is_new = known.is_none();
+            let mut host = known.unwrap_or_else(|| {
+                let (state, quarantine) = self.gone.remove(&of.id).unwrap_or((HostState::Enabled, None));
+                Host::new(state, quarantine, self.first_generation)
+            });
+            let mut links = std::mem::take(&mut host.links).into_vec();
+            let storages = directory.storages.iter().enumerate();
+            let storages = storages.filter(|(_, s)| s.clusters.contains(&of.cluster) && !s.protocols.is_empty());
+            let link = |(i, s): (usize, &Storage)| {
+                let known = links.iter().position(|link| before.storages[link.storage as usize].id == s.id);
+                Link::new(i as u32, &s.protocols, known.map(|n| links.swap_remove(n)))
+            };
+            host.links = storages.map(link).collect();
+            if is_new && host.state == HostState::Enabled {
+                self.schedule.start(i as u32, now + self.settings.interval * new / count);
+                new += 1;
+            }
+            self.hosts.push(host);
+        }
+        for (left, of) in old.into_iter().zip(&before.hosts) {
+            self.gone.extend(left.map(|left| (of.id, (left.state, left.quarantine))));
+        }
+        self.first_generation = self.first_generation.wrapping_add(GENERATIONS);
+        true
     }
 
     /// Handles one event.
@@ -524,16 +558,26 @@ impl Core {
     }
 }
 
+impl Host {
+    fn new(state: HostState, quarantine: Option<Box<str>>, generation: u32) -> Host {
+        let status = HostStatus::Connecting;
+        Host { state, status, reason: None, failures: 0, answers: false, quarantine, generation, links: Box::default() }
+    }
+}
+
 impl Link {
-    fn new(storage: u32, protocols: &[Protocol]) -> Link {
-        let key = |protocol: &Protocol| Key {
-            protocol: *protocol,
-            status: None,
-            reason: None,
-            backoff: Backoff::default(),
-            deploying: false,
+    /// A storage with these protocols; what was known of them stays.
+    fn new(storage: u32, protocols: &[Protocol], before: Option<Link>) -> Link {
+        let mut link =
+            before.unwrap_or(Link { storage, status: None, check_error: None, checking: false, keys: Box::default() });
+        let mut known = std::mem::take(&mut link.keys).into_vec();
+        let key = |protocol: &Protocol| match known.iter().position(|key| key.protocol == *protocol) {
+            Some(n) => known.swap_remove(n),
+            None => {
+                Key { protocol: *protocol, status: None, reason: None, backoff: Backoff::default(), deploying: false }
+            }
         };
-        Link { storage, status: None, check_error: None, checking: false, keys: protocols.iter().map(key).collect() }
+        Link { storage, keys: protocols.iter().map(key).collect(), ..link }
     }
 
     /// Why the storage is not connected here: the reason of its first protocol that is not. None when it is.

@@ -46,9 +46,23 @@ impl Schedule {
         }
     }
 
-    /// Adds the next host, not pinged yet.
-    pub(crate) fn add(&mut self) {
-        self.hosts.push((Place::Off, Duration::ZERO));
+    /// Other hosts from now on: the n-th is the one that was the `from[n]`-th, or a new one, not pinged yet.
+    pub(crate) fn rearrange(&mut self, from: &[Option<u32>]) {
+        let old = |n: &Option<u32>| n.map_or((Place::Off, Duration::ZERO), |n| self.hosts[n as usize]);
+        let hosts: Vec<_> = from.iter().map(old).collect();
+        let mut to = vec![None; self.hosts.len()];
+        for (new, old) in from.iter().enumerate() {
+            old.map(|old| to[old as usize].replace(new as u32));
+        }
+        self.queued = self.queued.iter().filter_map(|old| to[*old as usize]).collect();
+        self.in_flight = hosts.iter().filter(|(place, _)| *place == Place::InFlight).count();
+        self.hosts = hosts;
+        self.waiting.clear();
+        for (n, (place, _)) in self.hosts.iter().enumerate() {
+            if let Place::Waiting(at) = place {
+                self.waiting.push(Reverse((*at, n as u32)));
+            }
+        }
     }
 
     /// Starts the rhythm of a host with a ping at `first`.
@@ -148,8 +162,8 @@ mod tests {
 
     fn of(hosts: u32, parallelism: usize) -> Schedule {
         let mut schedule = Schedule::new(10 * S, parallelism);
+        schedule.rearrange(&vec![None; hosts as usize]);
         for host in 0..hosts {
-            schedule.add();
             schedule.start(host, S * host);
         }
         schedule
@@ -186,6 +200,24 @@ mod tests {
         assert_eq!(due(&mut schedule, 3 * S), [0]);
         schedule.ended(0, 4 * S, None);
         assert_eq!(schedule.next(), Some(10 * S));
+    }
+
+    #[test]
+    fn who_stays_keeps_his_rhythm_and_who_goes_leaves_room() {
+        let mut schedule = of(4, 2);
+        assert_eq!(due(&mut schedule, 2 * S), [0, 1], "host 2 waits for room");
+        schedule.rearrange(&[None, Some(2), Some(3), Some(1)]);
+        assert_eq!(
+            (due(&mut schedule, 2 * S), schedule.in_flight()),
+            (vec![1], 2),
+            "the old host 2 has the old host 0's room"
+        );
+        schedule.start(0, 4 * S);
+        schedule.ended(3, 3 * S, None);
+        assert_eq!(due(&mut schedule, 3 * S), [2], "the old host 3 is due at 3 s as before");
+        schedule.ended(1, 4 * S, None);
+        assert_eq!(due(&mut schedule, 4 * S), [0]);
+        assert_eq!(schedule.next(), Some(11 * S), "the old host 1 in its rhythm");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, Handler, Kind, Later};
 use ringfence_messages::{
-    Code, ErrorCode, Health, HostId, Protocol, Result,
+    Code, ErrorCode, Health, HostId, Protocol, Result, StorageId,
+    agent::Done,
     recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
     storage::{
         ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeployClientMsg, DeployClientReply,
@@ -18,8 +19,9 @@ use ringfence_messages::{
 use super::flow::{Flow, Next, Step};
 use crate::{
     audit::Recorder,
+    change::RetireMsg,
     host::HostActor,
-    inventory::{Directory, Storage},
+    inventory::{Catalog, Directory, Storage},
     ports::{Call, MdsPort},
 };
 
@@ -29,10 +31,14 @@ pub const HEALTH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5
 
 /// One primary storage's actor.
 pub struct StorageActor {
-    inner: Arc<Inner>,
+    id: StorageId,
+    catalog: Catalog,
+    hugepages: u64,
+    mds: Arc<dyn MdsPort>,
+    bus: Bus,
 }
 
-/// What the flows in flight share; it never changes.
+/// What one flow works with to its end.
 struct Inner {
     storage: Storage,
     inventory: Arc<Directory>,
@@ -44,9 +50,22 @@ struct Inner {
 
 impl StorageActor {
     /// The actor of this storage. `hugepages` is what hosts are prepared with.
-    pub fn new(storage: Storage, inventory: Arc<Directory>, hugepages: u64, mds: Arc<dyn MdsPort>, bus: Bus) -> Self {
-        let recorder = Recorder::new(bus.clone());
-        StorageActor { inner: Arc::new(Inner { storage, inventory, hugepages, mds, bus, recorder }) }
+    pub fn new(id: StorageId, catalog: Catalog, hugepages: u64, mds: Arc<dyn MdsPort>, bus: Bus) -> Self {
+        StorageActor { id, catalog, hugepages, mds, bus }
+    }
+
+    /// Runs a flow on what the inventory says now.
+    fn run<T, F>(&self, flow: impl FnOnce(Inner) -> F + 'static) -> Later<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let inventory = self.catalog.now();
+        let storage = inventory.storage(self.id).cloned();
+        let (hugepages, mds, bus) = (self.hugepages, self.mds.clone(), self.bus.clone());
+        Later::new(async move {
+            let recorder = Recorder::new(bus.clone());
+            flow(Inner { storage: storage?, inventory, hugepages, mds, bus, recorder }).await
+        })
     }
 }
 
@@ -54,7 +73,11 @@ impl Actor for StorageActor {
     const KIND: Kind = Kind::new("storage");
 
     fn accepts(accepts: &mut Accepts<Self>) {
-        accepts.message::<CheckHostHealthMsg>().message::<DeployClientMsg>().message::<ActivateVolumeMsg>();
+        accepts
+            .message::<CheckHostHealthMsg>()
+            .message::<DeployClientMsg>()
+            .message::<ActivateVolumeMsg>()
+            .message::<RetireMsg>();
     }
 }
 
@@ -62,8 +85,7 @@ impl Handler<CheckHostHealthMsg> for StorageActor {
     type Answer = Later<CheckHostHealthReply>;
 
     fn handle(&mut self, message: CheckHostHealthMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        let inner = self.inner.clone();
-        Later::new(async move {
+        self.run(async move |inner| {
             let mut protocols = Vec::with_capacity(inner.storage.protocols.len());
             for protocol in &inner.storage.protocols {
                 protocols.push(inner.health(message.host_uuid, *protocol).await?);
@@ -77,8 +99,7 @@ impl Handler<DeployClientMsg> for StorageActor {
     type Answer = Later<DeployClientReply>;
 
     fn handle(&mut self, message: DeployClientMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        let inner = self.inner.clone();
-        Later::new(async move { inner.deploy(message).await })
+        self.run(async move |inner| inner.deploy(message).await)
     }
 }
 
@@ -86,8 +107,16 @@ impl Handler<ActivateVolumeMsg> for StorageActor {
     type Answer = Later<DiskSource>;
 
     fn handle(&mut self, message: ActivateVolumeMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        let inner = self.inner.clone();
-        Later::new(async move { inner.activate(message).await })
+        self.run(async move |inner| inner.activate(message).await)
+    }
+}
+
+impl Handler<RetireMsg> for StorageActor {
+    type Answer = Result<Done>;
+
+    fn handle(&mut self, _: RetireMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        ctx.stop();
+        Ok(Done {})
     }
 }
 

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Later, Promise, Promised};
 use ringfence_messages::{
     Event as _, HostId, Result,
+    agent::Done,
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
     ha::{FindTargetMsg, HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
     host::HostStatusChanged,
@@ -20,9 +21,10 @@ use uuid::Uuid;
 use super::core::{Change, Command, Core, Event, Memory, Order};
 use crate::{
     audit::Recorder,
+    change::{ForgetHostMsg, RetireMsg},
     fence::Policy,
     host::{HostActor, LaunchVmMsg},
-    inventory::{Directory, Vm},
+    inventory::{Catalog, Vm},
     memory::MEMORY_RETRY,
     ports::{JournalPort, Ports},
     storage::StorageActor,
@@ -38,8 +40,7 @@ pub const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// One VM's actor.
 pub struct VmActor {
     pub(super) core: Core,
-    pub(super) vm: Vm,
-    pub(super) directory: Arc<Directory>,
+    pub(super) catalog: Catalog,
     pub(super) bus: Bus,
     pub(super) recorder: Recorder,
     pub(super) ports: Ports,
@@ -55,10 +56,10 @@ enum Asker {
 
 impl VmActor {
     /// The actor of this VM under the controller of this epoch.
-    pub fn new(vm: Vm, epoch: u64, policy: Policy, directory: Arc<Directory>, ports: Ports, bus: Bus) -> VmActor {
+    pub fn new(vm: Vm, epoch: u64, policy: Policy, catalog: Catalog, ports: Ports, bus: Bus) -> VmActor {
         let recorder = Recorder::new(bus.clone());
-        let core = Core::new(vm.clone(), directory.clone(), epoch, policy);
-        VmActor { core, vm, directory, bus, recorder, ports, asker: None }
+        let core = Core::new(vm, catalog.now(), epoch, policy);
+        VmActor { core, catalog, bus, recorder, ports, asker: None }
     }
 }
 
@@ -73,6 +74,8 @@ impl Actor for VmActor {
             .message::<HaStartVmInstanceMsg>()
             .message::<PlanHaStartMsg>()
             .message::<LookForVmMsg>()
+            .message::<ForgetHostMsg>()
+            .message::<RetireMsg>()
             .event::<HostStatusChanged>();
     }
 
@@ -145,7 +148,29 @@ impl Handler<QueryVmMsg> for VmActor {
     type Answer = Result<VmInventory>;
 
     fn handle(&mut self, _: QueryVmMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        self.core.look_after(&self.catalog.now());
         Ok(self.inventory())
+    }
+}
+
+/// The host where it ran last leaves the inventory, with nothing of it left there.
+impl Handler<ForgetHostMsg> for VmActor {
+    type Answer = Result<VmInventory>;
+
+    fn handle(&mut self, message: ForgetHostMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        self.core.may_retire(Instant::now().into_std())?;
+        self.on(Event::HostGone(message.host_uuid), ctx);
+        Ok(self.inventory())
+    }
+}
+
+impl Handler<RetireMsg> for VmActor {
+    type Answer = Result<Done>;
+
+    fn handle(&mut self, _: RetireMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        self.core.may_retire(Instant::now().into_std())?;
+        ctx.stop();
+        Ok(Done {})
     }
 }
 
@@ -157,6 +182,7 @@ impl EventHandler<HostStatusChanged> for VmActor {
 
 impl VmActor {
     pub(super) fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
+        self.core.look_after(&self.catalog.now());
         let commands = self.core.on(event, Instant::now().into_std());
         for command in commands {
             self.carry_out(command, ctx);
@@ -180,7 +206,7 @@ impl VmActor {
                 ctx.spawn(self.target(ask), |vm, found, ctx| vm.on(Event::TargetFound(found), ctx));
             }
             Command::Search(host) => {
-                let void = VoidOrders { vm_uuid: self.vm.id, incarnation: self.core.incarnation() };
+                let void = VoidOrders { vm_uuid: self.core.vm.id, incarnation: self.core.incarnation() };
                 let ask = ListVmsCmd { epoch: 0, void: Some(void) };
                 let answer = async move { bus.ask_within(to(host), ask, SEARCH_TIMEOUT).await };
                 ctx.spawn(answer, move |vm, found, ctx| vm.on(Event::Searched(host, found), ctx));
@@ -192,11 +218,11 @@ impl VmActor {
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Recorded(result.map(|_| ())), ctx));
             }
             Command::Export(host, index) => {
-                let volume = &self.vm.volumes[index];
+                let volume = &self.core.vm.volumes[index];
                 let ask = ActivateVolumeMsg {
                     host_uuid: host,
                     install_path: volume.install_path.clone(),
-                    bdev_name: format!("{}-{index}", self.vm.name),
+                    bdev_name: format!("{}-{index}", self.core.vm.name),
                 };
                 let storage = Address::new(StorageActor::KIND, volume.storage);
                 let answer = async move { bus.ask_within(storage, ask, VM_TIMEOUT).await };
@@ -205,13 +231,13 @@ impl VmActor {
             Command::Launch(host, permit, mut cmd) => {
                 let host_name = self.host_name(Some(host)).unwrap_or_default();
                 for arg in cmd.qemu_args.iter_mut().chain(&mut cmd.libvirt_xml) {
-                    *arg = fill_in(arg, &host_name, &self.vm);
+                    *arg = fill_in(arg, &host_name, &self.core.vm);
                 }
                 let answer = async move { bus.ask_within(to(host), LaunchVmMsg { permit, cmd }, VM_TIMEOUT).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Launched(result), ctx));
             }
             Command::Halt(host) => {
-                let cmd = StopVmCmd { vm_uuid: self.vm.id, epoch: 0 };
+                let cmd = StopVmCmd { vm_uuid: self.core.vm.id, epoch: 0 };
                 let answer = async move { bus.ask_within(to(host), cmd, VM_TIMEOUT).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Halted(result.map(|_| ())), ctx));
             }
@@ -231,7 +257,7 @@ impl VmActor {
 
     /// Reads the journal until it answers: without its memory a VM may not be touched.
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
-        let memory = memory(self.ports.journal.clone(), self.vm.name.clone());
+        let memory = memory(self.ports.journal.clone(), self.core.vm.name.clone());
         ctx.spawn_detached(memory, |vm, memory, ctx| match memory {
             Ok((memory, orphan)) => {
                 if let Some(intent) = orphan {
@@ -242,20 +268,20 @@ impl VmActor {
                 vm.on(Event::Remembered(memory), ctx);
             }
             Err(error) => {
-                tracing::error!(%error, vm = vm.vm.name, "the journal does not say where this VM ran");
+                tracing::error!(%error, vm = vm.core.vm.name, "the journal does not say where this VM ran");
                 ctx.after(MEMORY_RETRY, |vm, ctx| vm.remember(ctx));
             }
         });
     }
 
     fn host_name(&self, host: Option<HostId>) -> Option<String> {
-        host.and_then(|id| self.directory.host(id).ok()).map(|host| host.name.clone())
+        host.and_then(|id| self.core.directory.host(id).ok()).map(|host| host.name.clone())
     }
 
     fn event(&self, change: Change) -> VmStateChanged {
         VmStateChanged {
-            vm_uuid: self.vm.id,
-            vm: self.vm.name.clone(),
+            vm_uuid: self.core.vm.id,
+            vm: self.core.vm.name.clone(),
             old_state: change.old,
             new_state: change.new,
             host_uuid: change.host,
@@ -267,21 +293,20 @@ impl VmActor {
     }
 
     fn inventory(&self) -> VmInventory {
-        let place = self.core.place();
+        let (vm, place) = (&self.core.vm, self.core.place());
         let at = place.filter(|_| self.core.state() != VmState::Stopped);
         VmInventory {
-            uuid: self.vm.id,
-            name: self.vm.name.clone(),
-            cluster: self.directory.cluster(self.vm.cluster).map(|c| c.name.clone()).unwrap_or_default(),
-            ha: self.vm.ha,
+            uuid: vm.id,
+            name: vm.name.clone(),
+            cluster: self.core.directory.cluster(vm.cluster).map(|c| c.name.clone()).unwrap_or_default(),
+            ha: vm.ha,
             state: self.core.state(),
             host_uuid: at,
             host: self.host_name(at),
             last_host_uuid: place,
             incarnation: self.core.incarnation(),
             wanted: self.core.wanted(),
-            volumes: self
-                .vm
+            volumes: vm
                 .volumes
                 .iter()
                 .map(|v| VolumeInventory {

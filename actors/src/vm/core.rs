@@ -61,6 +61,8 @@ pub enum Event {
     Remembered(Option<Memory>),
     /// A host's status changed.
     HostChanged(HostId, HostStatus),
+    /// A host leaves the inventory; it was asked, or a human attests that it is off: nothing of the VM is left there.
+    HostGone(HostId),
 }
 
 /// How a VM is to be started.
@@ -208,6 +210,36 @@ impl Core {
         }
     }
 
+    /// Works by this directory from now on. What is under way ends on what it began with.
+    pub fn look_after(&mut self, directory: &Arc<Directory>) {
+        if Arc::ptr_eq(&self.directory, directory) || !matches!(self.busy, Busy::No) {
+            return;
+        }
+        self.directory = directory.clone();
+        if let Ok(vm) = directory.vm(self.vm.id) {
+            self.vm = vm.clone();
+        }
+    }
+
+    /// Whether it may leave the inventory, or what it needs may.
+    ///
+    /// # Errors
+    /// It runs or may run, is being worked on, or an order to start it may still be carried out.
+    pub fn may_retire(&self, now: Instant) -> Result<()> {
+        let idle = matches!(self.busy, Busy::No) && self.ordered.is_none_or(|(_, until)| now >= until);
+        match self.state {
+            VmState::Stopped if idle => Ok(()),
+            VmState::Stopped => {
+                let details = format!("{} is being started, stopped or looked for: try again", self.vm.name);
+                Err(ErrorCode::new(Code::CHANGE_STATE, details))
+            }
+            state => {
+                let details = format!("{} is {state:?}: `ringfence vm stop {}` first", self.vm.name, self.vm.name);
+                Err(ErrorCode::new(Code::CHANGE_STATE, details))
+            }
+        }
+    }
+
     /// Whether it is to run.
     pub fn wanted(&self) -> bool {
         self.wanted
@@ -275,6 +307,13 @@ impl Core {
                 }
                 None => Vec::new(),
             },
+            (Event::HostGone(host), Busy::No) if self.place == Some(host) && self.state == VmState::Stopped => {
+                vec![self.becomes(
+                    VmState::Stopped,
+                    None,
+                    "the host where it ran last was removed, with nothing left on it",
+                )]
+            }
             (Event::TargetFound(found), Busy::FindingTarget(order)) => self.choose(order, found),
             (Event::Fence(event), Busy::Fencing(mut attempt, reason)) => {
                 let commands = attempt.on(event, now);

@@ -30,9 +30,9 @@ impl VmActor {
     /// The question where it may be started: on the best host.
     pub(super) fn find_target(&self) -> FindTargetMsg {
         FindTargetMsg {
-            vm_uuid: self.vm.id,
-            cluster_uuid: self.vm.cluster,
-            memory_mib: self.vm.memory_mib,
+            vm_uuid: self.core.vm.id,
+            cluster_uuid: self.core.vm.cluster,
+            memory_mib: self.core.vm.memory_mib,
             host_uuid: None,
             last_host_uuid: self.core.place(),
             soft_avoid_host_uuids: Vec::new(),
@@ -46,7 +46,7 @@ impl VmActor {
         ask: FindTargetMsg,
     ) -> impl Future<Output = Result<(TargetReply, Option<String>)>> + use<> {
         let (bus, journal) = (self.bus.clone(), self.ports.journal.clone());
-        let place = ask.last_host_uuid.map(|place| self.directory.host_name(place));
+        let place = ask.last_host_uuid.map(|place| self.core.directory.host_name(place));
         async move {
             let found = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
             let human = match place {
@@ -64,7 +64,7 @@ impl VmActor {
         let intent = |level| FenceIntended {
             attempt: case.attempt,
             vm_uuid: case.vm,
-            vm: self.vm.name.clone(),
+            vm: self.core.vm.name.clone(),
             failed_host_uuid: failed,
             cluster_uuid: case.cluster,
             ha_target_host_uuid: case.target,
@@ -72,7 +72,7 @@ impl VmActor {
         };
         match command {
             attempt::Command::Intend(level) => {
-                let reason = format!("{} is fenced there", self.vm.name);
+                let reason = format!("{} is fenced there", self.core.vm.name);
                 let intent = intent(level);
                 let intended = async move {
                     let quarantine = QuarantineHostMsg { host_uuid: failed, reason };
@@ -92,7 +92,7 @@ impl VmActor {
                 ctx.spawn(report, |vm, report, ctx| vm.on(Event::Fence(attempt::Event::Reported(report)), ctx));
             }
             attempt::Command::Block(storage) => {
-                let ask = FenceHostOnStorageMsg { host_uuid: failed, reason: format!("for {}", self.vm.name) };
+                let ask = FenceHostOnStorageMsg { host_uuid: failed, reason: format!("for {}", self.core.vm.name) };
                 let blocked = async move { bus.ask(Address::new(CephActor::KIND, storage), ask).await };
                 ctx.spawn(blocked, move |vm, result, ctx| {
                     vm.on(Event::Fence(attempt::Event::Blocked(storage, result)), ctx);
@@ -109,7 +109,7 @@ impl VmActor {
 
     fn watch(&mut self, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
         let attempt::Command::Watch(index) = command else { return };
-        let Some(volume) = self.vm.volumes.get(index) else { return };
+        let Some(volume) = self.core.vm.volumes.get(index) else { return };
         let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
         let (bus, to) = (self.bus.clone(), Address::new(CephActor::KIND, volume.storage));
         let watched = async move { bus.ask(to, ask).await.map(|reply| reply.watchers) };
@@ -131,7 +131,7 @@ impl VmActor {
             vm_uuid: intent.vm_uuid,
             vm: intent.vm.clone(),
             failed_host_uuid: intent.failed_host_uuid,
-            failed_host: self.directory.host_name(intent.failed_host_uuid),
+            failed_host: self.core.directory.host_name(intent.failed_host_uuid),
             cluster_uuid: intent.cluster_uuid,
             ha_target_host_uuid: intent.ha_target_host_uuid,
             outcome,
@@ -143,7 +143,7 @@ impl VmActor {
     /// What an HA start would do now: everything is asked, nothing is changed.
     pub(super) fn plan(&self, host_uuid: Option<HostId>) -> impl Future<Output = Result<HaStartPlan>> + use<> {
         let (state, place) = (self.core.state(), self.core.place());
-        let (bus, directory, vm) = (self.bus.clone(), self.directory.clone(), self.vm.clone());
+        let (bus, directory, vm) = (self.bus.clone(), self.core.directory.clone(), self.core.vm.clone());
         let found = self.target(FindTargetMsg { host_uuid, dry_run: true, ..self.find_target() });
         async move {
             let name = |host: HostId| directory.host_name(host);

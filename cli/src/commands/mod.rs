@@ -4,6 +4,7 @@ mod ask;
 pub mod check;
 mod client;
 mod follow;
+mod inventory;
 mod live;
 mod manual;
 mod token;
@@ -101,6 +102,9 @@ pub enum Command {
     /// Take a host out of service or back, or ping it
     #[command(subcommand)]
     Host(HostCommand),
+    /// Show or change what is looked after, while the controller runs
+    #[command(subcommand)]
+    Inventory(inventory::InventoryCommand),
     /// Show the actors inside the controller
     Inspect(Ask),
     /// Search the simulated world for a broken rule: seed after seed, with every fault there is
@@ -255,6 +259,7 @@ pub async fn run(command: Command) -> u8 {
         Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
         Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
         Command::Host(HostCommand::ConfirmFenced(host)) => ask::confirm_fenced(&host).await,
+        Command::Inventory(command) => inventory::run(command).await,
         Command::Token { name, role } => token::make(&name, role),
         Command::Completions { shell } => {
             manual::completions(shell);

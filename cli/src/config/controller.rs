@@ -20,7 +20,7 @@ use serde_spanned::Spanned;
 use crate::http::access::Token;
 
 use super::{
-    Checker, Problems,
+    Checker, Problems, Source,
     raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawPing, RawRecovery, RawStorage, RawVm, Text},
     text,
 };
@@ -56,6 +56,8 @@ pub struct CephAccess {
 /// A controller's file, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
+    /// What it was read from.
+    pub source: Source,
     /// Where the API listens.
     pub listen: SocketAddr,
     /// Its durable state; one controller at a time.
@@ -130,8 +132,9 @@ impl<Id: Copy + PartialEq> Names<Id> {
     }
 }
 
-pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Problems> {
-    let mut checker = Checker::new(path, content);
+pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
+    let path = source.path.as_path();
+    let mut checker = Checker::new(path, source.text.clone()).and(&source.managed_path, &source.managed);
     let Some(raw) = checker.parse::<Raw>() else { return checker.finish(None) };
     let base = path.parent().unwrap_or(Path::new("."));
     let c = &mut checker;
@@ -178,6 +181,7 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
     }
     let api_tokens = super::tokens::tokens(c, &raw.api_token);
     let config = listen.map(|listen| ControllerConfig {
+        source: source.clone(),
         listen,
         api_tokens,
         state_dir: base.join(&raw.controller.state_dir),

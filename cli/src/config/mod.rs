@@ -6,6 +6,7 @@
 
 mod agent;
 mod controller;
+pub(crate) mod managed;
 mod raw;
 mod text;
 mod tokens;
@@ -18,6 +19,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, So
 
 pub use agent::AgentConfig;
 pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
+pub use managed::Source;
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -60,6 +62,17 @@ impl Problems {
         text
     }
 
+    /// One line each, with the line of the file that is meant, for who did not write that file.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |of: &Problem| {
+            let (text, at) = (of.text.inner(), of.at.offset());
+            let begin = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+            let here = text[begin..].lines().next().unwrap_or_default().trim();
+            format!("{here}: {}: {}", of.message, of.help)
+        };
+        self.file.iter().cloned().chain(self.problems.iter().map(line)).collect()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.problems.len() + usize::from(self.file.is_some())
@@ -91,7 +104,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = read(path)?;
     let is_controller = ["[controller]", "[[host]]", "[[cluster]]", "[[storage]]", "[[vm]]", "[ping]"];
     if text.lines().any(|line| is_controller.contains(&line.split('#').next().unwrap_or("").trim())) {
-        controller::parse(path, text).map(|config| Config::Controller(Box::new(config)))
+        controller::parse(Source::read(path, text)?).map(|config| Config::Controller(Box::new(config)))
     } else {
         agent::parse(path, text).map(|config| Config::Agent(Box::new(config)))
     }
@@ -102,7 +115,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// # Errors
 /// Every mistake that was found.
 pub fn load_controller(path: &Path) -> Result<ControllerConfig, Problems> {
-    controller::parse(path, read(path)?)
+    controller::parse(Source::read(path, read(path)?)?)
 }
 
 /// Reads an agent's file.
@@ -113,7 +126,8 @@ pub fn load_agent(path: &Path) -> Result<AgentConfig, Problems> {
     agent::parse(path, read(path)?)
 }
 
-fn read(path: &Path) -> Result<String, Problems> {
+/// The text of a file that is not too large.
+pub(crate) fn read(path: &Path) -> Result<String, Problems> {
     let whole = |why: String| Problems { file: Some(format!("{}:1: {why}", path.display())), problems: Vec::new() };
     let metadata = std::fs::metadata(path)
         .map_err(|e| whole(format!("cannot read it: {e}\n  help: name the file with --config FILE")))?;
@@ -138,23 +152,35 @@ fn read(path: &Path) -> Result<String, Problems> {
     })
 }
 
-/// Collects mistakes while a file is checked.
+/// Collects mistakes while a file, and what is read as if it stood at its end, is checked.
 struct Checker {
-    name: String,
+    /// The files, each with where it begins in the text of all.
+    files: Vec<(String, usize)>,
     text: String,
     problems: Vec<Problem>,
 }
 
 impl Checker {
     fn new(path: &Path, text: String) -> Checker {
-        Checker { name: path.display().to_string(), text, problems: Vec::new() }
+        Checker { files: vec![(path.display().to_string(), 0)], text, problems: Vec::new() }
+    }
+
+    /// Goes on with another file.
+    fn and(mut self, path: &Path, text: &str) -> Checker {
+        self.text.push('\n');
+        self.files.push((path.display().to_string(), self.text.len()));
+        self.text.push_str(text);
+        self
     }
 
     /// Notes a mistake.
     fn wrong(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
-        let end = at.end.min(self.text.len());
-        let at = SourceSpan::from(at.start.min(end)..end);
-        let text = NamedSource::new(&self.name, self.text.clone());
+        let of = self.files.iter().rposition(|(_, begin)| *begin <= at.start).unwrap_or(0);
+        let (name, begin) = &self.files[of];
+        let limit = self.files.get(of + 1).map_or(self.text.len(), |(_, next)| next - 1);
+        let end = at.end.min(limit);
+        let at = SourceSpan::from(at.start.min(end) - begin..end - begin);
+        let text = NamedSource::new(name, self.text[*begin..limit].to_owned());
         self.problems.push(Problem { message: message.into(), help: help.into(), text, at });
     }
 

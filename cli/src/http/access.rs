@@ -31,7 +31,7 @@ pub enum Role {
     Viewer,
     /// Start, stop and bring back VMs, take hosts out of service and back.
     Operator,
-    /// Attest that a host is off: nothing else proves it then.
+    /// Change the inventory, and attest that a host is off: nothing else proves it then.
     Admin,
 }
 
@@ -56,6 +56,8 @@ const COOKIE: &str = "ringfence-token";
 /// Whose request it is, as far as [`Access`] told.
 #[derive(Clone, Debug)]
 pub(crate) struct Bearer {
+    /// Who they are, for the journal.
+    pub(crate) name: String,
     /// What they may do.
     pub(crate) role: Role,
 }
@@ -82,15 +84,15 @@ impl Access {
         Access(tokens.into())
     }
 
-    /// What a token allows; nothing if nobody knows it.
-    fn role(&self, token: &str) -> Option<Role> {
+    /// Whose a token is; nobody's if it is not known.
+    fn whose(&self, token: &str) -> Option<Bearer> {
         let is: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        self.0.iter().find(|of| of.sha256 == is).map(|of| of.role)
+        self.0.iter().find(|of| of.sha256 == is).map(|of| Bearer { name: of.name.clone(), role: of.role })
     }
 
     fn bearer(&self, headers: &HeaderMap) -> Option<Bearer> {
         if self.0.is_empty() {
-            return Some(Bearer { role: Role::Admin });
+            return Some(Bearer { name: "a local user".to_owned(), role: Role::Admin });
         }
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let presented = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
@@ -98,8 +100,7 @@ impl Access {
             let mut cookies = text(header::COOKIE)?.split(';').filter_map(|cookie| cookie.trim().split_once('='));
             cookies.find(|(name, _)| *name == COOKIE).map(|(_, token)| token)
         };
-        let role = self.role(presented.or_else(carried)?.trim())?;
-        Some(Bearer { role })
+        self.whose(presented.or_else(carried)?.trim())
     }
 }
 
@@ -146,7 +147,7 @@ struct Presented {
 /// Takes a token from a form into a cookie that scripts cannot read and other sites cannot send.
 pub(crate) async fn sign_in(Extension(access): Extension<Access>, body: Body) -> Response {
     let presented = read_form::<Presented>(body).await.ok();
-    match presented.filter(|of| access.role(of.token.trim()).is_some()) {
+    match presented.filter(|of| access.whose(of.token.trim()).is_some()) {
         Some(Presented { token }) => {
             let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict", token.trim());
             ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()

@@ -169,7 +169,7 @@ pub(super) async fn host(
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[allow(dead_code)]
-struct Conditions {
+pub(super) struct Conditions {
     /// Only if the thing is still as this `ETag` says
     #[param(rename = "if-match")]
     if_match: Option<String>,
@@ -188,7 +188,8 @@ pub(super) enum VmAnswer {
     Plan(HaStartPlan),
 }
 
-async fn read<T: DeserializeOwned>(body: Body) -> Answer<T> {
+/// Reads an order: an object of objects.
+pub(super) async fn read<T: DeserializeOwned>(body: Body) -> Answer<T> {
     let bad = |status, why: String| Failure::with(status, Code::INVALID_ARGUMENT, why);
     let bytes = read_body(body, MAX_BODY_BYTES).await.map_err(|why| bad(why.status(), why.to_string()))?;
     let bad = |why: String| bad(StatusCode::BAD_REQUEST, format!("the body is not an order: {why}"));

@@ -12,6 +12,8 @@ use ringfence_messages::{
 };
 use serde_json::Value;
 
+use crate::inventory::Order;
+
 /// The controller, as the API sees it.
 #[async_trait]
 pub trait Backend: Send + Sync {
@@ -55,6 +57,8 @@ pub trait Backend: Send + Sync {
     async fn thoughts(&self) -> Result<HaReply>;
     /// Does something to a host.
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory>;
+    /// Shows or changes the inventory, for this person. The answer's shape is the order's.
+    async fn inventory(&self, order: Order, by: String, dry_run: bool) -> Result<Value>;
     /// The host of this name or uuid.
     fn host_id(&self, text: &str) -> Result<HostId>;
     /// The VM of this name or uuid.

@@ -22,6 +22,7 @@ pub mod backend;
 mod errors;
 mod events;
 mod guard;
+mod inventory;
 mod read;
 mod repeat;
 mod tag;
@@ -73,6 +74,9 @@ fn described() -> OpenApiRouter<Arc<dyn Backend>> {
         .routes(routes!(read::vms))
         .routes(routes!(read::vm))
         .routes(routes!(actions::vm))
+        .routes(routes!(inventory::show))
+        .routes(routes!(inventory::change))
+        .routes(routes!(inventory::reload))
         .routes(routes!(read::refs))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))

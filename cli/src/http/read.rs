@@ -82,6 +82,7 @@ const INDEX: &str = "Ringfence controller\n\
      GET  /v1/events?after=SEQ&limit=N   /v1/events/stream\n\
      POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  {\"haStart\":{\"dryRun\":true}}\n\
      POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"activate\":{}}  {\"ping\":{}}  {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
+     GET  /v1/inventory    POST /v1/inventory/changes  /v1/inventory/reload  (?dryRun=true)\n\
      GET  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\
      A browser sees a page at /\n";
 

@@ -10,11 +10,13 @@ use futures_util::{
 use parking_lot::Mutex;
 use ringfence_actors::ports::Record;
 use ringfence_cli::{
+    config::Source,
     http::{
         self,
         access::Access,
         backend::{Backend, missing},
     },
+    inventory::Order,
     listen,
 };
 use ringfence_messages::{
@@ -35,7 +37,11 @@ pub(crate) struct Fake {
     records: Mutex<Vec<Record>>,
     live: broadcast::Sender<Record>,
     pub(crate) orders: Mutex<Vec<String>>,
+    source: Mutex<Source>,
 }
+
+const CONFIG: &str = "controller.state_dir = 'state'\ncluster = [{ name = 'c1' }]\n\
+    host = [{ name = 'host-0', cluster = 'c1', management_ip = '10.0.0.1', agent = 'http://10.0.0.1:7070' }]\n";
 
 impl Fake {
     /// So many hosts with a VM each; the second host is down, and its VM was fenced.
@@ -74,6 +80,12 @@ impl Fake {
             records: Mutex::default(),
             live: broadcast::channel(64).0,
             orders: Mutex::default(),
+            source: Mutex::new(Source {
+                path: "/etc/controller.toml".into(),
+                text: CONFIG.to_owned(),
+                managed_path: "/state/inventory.toml".into(),
+                managed: String::new(),
+            }),
         });
         let (attempt, a) = (VmId::from_name("attempt").0, HostId::from_name("host-1"));
         for level in [FenceLevel::Sibling, FenceLevel::Storage] {
@@ -243,6 +255,18 @@ impl Backend for Fake {
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory> {
         self.ordered(format!("{action:?}"));
         self.host(host).await
+    }
+
+    async fn inventory(&self, order: Order, by: String, dry_run: bool) -> Result<Value> {
+        let mut source = self.source.lock();
+        let Order::Edit(edit) = order else { return source.shown() };
+        let new = source.edited(&edit)?;
+        new.clone().config()?;
+        self.ordered(format!("inventory by {by}, dry run {dry_run}"));
+        if !dry_run {
+            *source = new;
+        }
+        Ok(json!({ "applied": !dry_run, "changes": [], "needRestart": [] }))
     }
 
     fn host_id(&self, text: &str) -> Result<HostId> {

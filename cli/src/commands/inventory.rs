@@ -1,0 +1,147 @@
+//! The inventory from the command line: shown, changed, read again.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use ringfence_messages::{Code, ErrorCode, Result};
+use serde_json::{Value, json};
+
+use super::Ask;
+use crate::{
+    config,
+    inventory::Outcome,
+    output::{print, table},
+};
+
+/// Orders about the inventory.
+#[derive(Debug, Subcommand)]
+pub enum InventoryCommand {
+    /// Show what is looked after, and where it is defined
+    Show(Ask),
+    /// Add what a TOML file has ([[cluster]], [[host]], [[storage]], [[vm]]), or replace what is there; shows the difference
+    Apply {
+        /// The file
+        file: PathBuf,
+        /// What is to be done with it
+        #[command(flatten)]
+        how: How,
+    },
+    /// Take something out that was added so; shows the difference
+    Remove {
+        /// What it is
+        kind: Kind,
+        /// Its name
+        name: String,
+        /// What is to be done with it
+        #[command(flatten)]
+        how: How,
+    },
+    /// Read the controller's config file again; shows the difference
+    Reload(How),
+}
+
+/// How a change is made.
+#[derive(Debug, clap::Args)]
+pub struct How {
+    /// Do it; without this nothing is changed
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+/// A kind of thing.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Kind {
+    /// A cluster
+    Cluster,
+    /// A host
+    Host,
+    /// A storage
+    Storage,
+    /// A VM
+    Vm,
+}
+
+impl Kind {
+    fn plural(self) -> &'static str {
+        match self {
+            Kind::Cluster => "clusters",
+            Kind::Host => "hosts",
+            Kind::Storage => "storages",
+            Kind::Vm => "vms",
+        }
+    }
+}
+
+pub(super) async fn run(command: InventoryCommand) -> Result<()> {
+    match command {
+        InventoryCommand::Show(ask) => show(&ask).await,
+        InventoryCommand::Apply { file, how } => {
+            let tables = read(&file)?;
+            change(&how, "changes", &json!({ "put": tables })).await
+        }
+        InventoryCommand::Remove { kind, name, how } => {
+            let mut names = serde_json::Map::new();
+            names.insert(kind.plural().to_owned(), json!([name]));
+            change(&how, "changes", &json!({ "remove": names })).await
+        }
+        InventoryCommand::Reload(how) => change(&how, "reload", &json!({})).await,
+    }
+}
+
+async fn show(ask: &Ask) -> Result<()> {
+    let all: Value = ask.server.client()?.get("/v1/inventory").await?;
+    if ask.json {
+        print(serde_json::to_string_pretty(&all).unwrap_or_default());
+        return Ok(());
+    }
+    let mut shown = table(&["KIND", "NAME", "DEFINED BY"]);
+    for kind in [Kind::Cluster, Kind::Host, Kind::Storage, Kind::Vm] {
+        for of in all[kind.plural()].as_array().into_iter().flatten() {
+            let by = if of["managed"] == true { "the API" } else { "the config" };
+            let name = of["definition"]["name"].as_str().unwrap_or("-");
+            shown.add_row([format!("{kind:?}").to_lowercase().as_str(), name, by]);
+        }
+    }
+    print(shown);
+    Ok(())
+}
+
+async fn change(how: &How, what: &str, order: &Value) -> Result<()> {
+    let path = format!("/v1/inventory/{what}?dryRun={}", !how.yes);
+    let outcome: Outcome = how.ask.server.client()?.post(&path, order).await?;
+    if how.ask.json {
+        print(serde_json::to_string_pretty(&outcome).unwrap_or_default());
+        return Ok(());
+    }
+    outcome.changes.iter().for_each(print);
+    for table in &outcome.need_restart {
+        print(format!("! {table} counts from the next start of the controller on"));
+    }
+    print(match (outcome.changes.is_empty(), outcome.applied) {
+        (true, _) => "nothing is another",
+        (false, true) => "in force",
+        (false, false) => "nothing was changed: --yes does it",
+    });
+    Ok(())
+}
+
+/// The tables of a file, by kind, as the API takes them.
+fn read(file: &Path) -> Result<Value> {
+    let bad = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why);
+    let text = config::read(file).map_err(|why| bad(why.to_string().trim_end().to_owned()))?;
+    let tables: toml::Table = text
+        .parse()
+        .map_err(|why: toml::de::Error| bad(format!("{}: {}", file.display(), why.to_string().trim_end())))?;
+    let mut by_kind = serde_json::Map::new();
+    for (key, value) in tables {
+        let kind = Kind::value_variants().iter().find(|kind| format!("{kind:?}").to_lowercase() == key);
+        let kind = kind.ok_or_else(|| {
+            bad(format!("{}: {key:?} is none of [[cluster]], [[host]], [[storage]], [[vm]]", file.display()))
+        })?;
+        let value = serde_json::to_value(value).map_err(|why| bad(why.to_string()))?;
+        by_kind.insert(kind.plural().to_owned(), value);
+    }
+    Ok(Value::Object(by_kind))
+}

@@ -1,0 +1,368 @@
+//! What the API added to the inventory: tables in a file of the controller's own, read as if they stood at the end of its config.
+//!
+//! Purpose: hosts, storages and VMs may be added and removed by the API, and the config file stays its writer's. Invariants:
+//! each thing stands in one of the two files, and is changed where it stands; the file is replaced as a whole, or not at
+//! all; what it says is checked by the same code as the config.
+//! Rejected: writing into the config file. It may be under version control, and is none of the service's to write.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use ringfence_messages::{Code, ErrorCode, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{ControllerConfig, MAX_FILE_BYTES, Problems, controller, read};
+
+/// The file in the state directory.
+const FILE: &str = "inventory.toml";
+
+const HEAD: &str = "# Written by the controller: `ringfence inventory` changes it.\n\n";
+
+/// What a controller's config was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The config file.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// The file of what the API added.
+    pub managed_path: PathBuf,
+    /// Its text; empty where there is none.
+    pub managed: String,
+}
+
+/// The tables of an inventory, by kind, as the config has them; keys may be written as JSON does (`managementIp`).
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tables {
+    /// `[[cluster]]`.
+    pub clusters: Vec<Map<String, Value>>,
+    /// `[[host]]`.
+    pub hosts: Vec<Map<String, Value>>,
+    /// `[[storage]]`.
+    pub storages: Vec<Map<String, Value>>,
+    /// `[[vm]]`.
+    pub vms: Vec<Map<String, Value>>,
+}
+
+/// Names, by kind.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Names {
+    /// Of clusters.
+    pub clusters: Vec<String>,
+    /// Of hosts.
+    pub hosts: Vec<String>,
+    /// Of storages.
+    pub storages: Vec<String>,
+    /// Of VMs.
+    pub vms: Vec<String>,
+}
+
+/// A change of the inventory: all of it or nothing.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Edit {
+    /// Things that are added, or replaced where one of the same name is there.
+    pub put: Tables,
+    /// Things that are taken out.
+    pub remove: Names,
+}
+
+/// A file's tables of each kind: how they are called in JSON and in TOML.
+const KINDS: [(&str, &str); 4] = [("clusters", "cluster"), ("hosts", "host"), ("storages", "storage"), ("vms", "vm")];
+
+impl Source {
+    /// What stands in a config file and beside it.
+    ///
+    /// # Errors
+    /// The file of what the API added cannot be read.
+    pub(super) fn read(path: &Path, text: String) -> Result<Source, Problems> {
+        #[derive(Deserialize)]
+        struct Head {
+            controller: Controller,
+        }
+        #[derive(Deserialize)]
+        struct Controller {
+            state_dir: PathBuf,
+        }
+        // One that cannot be understood is explained by who reads all of it.
+        let state_dir = toml::from_str::<Head>(&text).map(|head| head.controller.state_dir).unwrap_or_default();
+        let managed_path = path.parent().unwrap_or(Path::new(".")).join(state_dir).join(FILE);
+        let managed = if managed_path.exists() { read(&managed_path)? } else { String::new() };
+        Ok(Source { path: path.to_owned(), text, managed_path, managed })
+    }
+
+    /// The config that both files say together.
+    ///
+    /// # Errors
+    /// `SYS.1007`, all mistakes.
+    pub fn config(self) -> Result<ControllerConfig> {
+        controller::parse(self).map_err(|why| ErrorCode::new(Code::INVALID_ARGUMENT, why.lines().join("; ")))
+    }
+
+    /// The same with another set of what the API added.
+    ///
+    /// # Errors
+    /// `SYS.1007`: a table without a name, something that stands in the config file, or that is not there at all.
+    pub fn edited(&self, edit: &Edit) -> Result<Source> {
+        let bad = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why);
+        let (config, mut managed) = (tables(&self.text)?, tables(&self.managed)?);
+        let Edit { put, remove } = edit;
+        let put = [&put.clusters, &put.hosts, &put.storages, &put.vms];
+        let remove = [&remove.clusters, &remove.hosts, &remove.storages, &remove.vms];
+        for (((_, kind), put), remove) in KINDS.iter().zip(put).zip(remove) {
+            let elsewhere = |name: &str| {
+                let there = array(&config, kind).iter().any(|of| name_of(of) == Some(name));
+                let why = || format!("{kind} {name} stands in {}: change it there, then reload", self.path.display());
+                if there { Err(bad(why())) } else { Ok(()) }
+            };
+            let mut all = array(&managed, kind).to_vec();
+            for name in remove {
+                elsewhere(name)?;
+                let at = all.iter().position(|of| name_of(of) == Some(name));
+                all.remove(
+                    at.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("there is no {kind} {name:.80}")))?,
+                );
+            }
+            for table in put {
+                let table = toml_of(&Value::Object(table.clone())).unwrap_or(toml::Value::Table(toml::Table::new()));
+                let name = name_of(&table).ok_or_else(|| bad(format!("a {kind} needs a name: add name = \"NAME\"")))?;
+                elsewhere(name)?;
+                match all.iter().position(|of| name_of(of) == Some(name)) {
+                    Some(at) => all[at] = table,
+                    None => all.push(table),
+                }
+            }
+            match all.is_empty() {
+                true => managed.remove(*kind),
+                false => managed.insert((*kind).to_owned(), toml::Value::Array(all)),
+            };
+        }
+        let written = toml::to_string(&managed).map_err(|why| bad(why.to_string()))?;
+        let managed = if written.is_empty() { written } else { format!("{HEAD}{written}") };
+        if managed.len() as u64 > MAX_FILE_BYTES {
+            return Err(bad(format!("the inventory would have {} bytes, at most {MAX_FILE_BYTES} fit", managed.len())));
+        }
+        Ok(Source { managed, ..self.clone() })
+    }
+
+    /// Tables of the config file that are others and are read at the start only: `[ping]`.
+    pub fn need_restart(&self, new: &Source) -> Vec<String> {
+        let (Ok(old), Ok(new)) = (tables(&self.text), tables(&new.text)) else { return Vec::new() };
+        let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        let inventory = |key: &str| KINDS.iter().any(|(_, kind)| *kind == key);
+        let others = keys.into_iter().filter(|key| !inventory(key) && old.get(*key) != new.get(*key));
+        others.map(|key| format!("[{key}]")).collect()
+    }
+
+    /// Everything that both files say of the inventory, as JSON, and which of it the API may change.
+    ///
+    /// # Errors
+    /// `SYS.1007` if one of the files cannot be understood.
+    pub fn shown(&self) -> Result<Value> {
+        let mut shown = Map::new();
+        let both = [(tables(&self.text)?, false), (tables(&self.managed)?, true)];
+        for (plural, kind) in KINDS {
+            let of = |(tables, managed): &(toml::Table, bool)| {
+                let item = |of: &toml::Value| serde_json::json!({ "managed": managed, "definition": json_of(of) });
+                array(tables, kind).iter().map(item).collect::<Vec<_>>()
+            };
+            shown.insert(plural.to_owned(), both.iter().flat_map(of).collect());
+        }
+        Ok(Value::Object(shown))
+    }
+
+    /// Writes what the API added beside its place; [`Written::replace`] puts it there.
+    ///
+    /// # Errors
+    /// `SYS.1016`: nothing was changed.
+    pub fn write(&self) -> Result<Written<'_>> {
+        let failed = |why: std::io::Error| {
+            ErrorCode::new(Code::IO, format!("{}: {why}: nothing was changed", self.managed_path.display()))
+        };
+        let dir = self.managed_path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+        file.write_all(self.managed.as_bytes()).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        Ok(Written { file, path: &self.managed_path })
+    }
+}
+
+/// A file that waits to replace another; dropped, it is gone.
+pub struct Written<'a> {
+    file: tempfile::NamedTempFile,
+    path: &'a Path,
+}
+
+impl Written<'_> {
+    /// Replaces the file.
+    ///
+    /// # Errors
+    /// `SYS.1016`.
+    pub fn replace(self) -> Result<()> {
+        let failed = |why: std::io::Error| ErrorCode::new(Code::IO, format!("{}: {why}", self.path.display()));
+        self.file.persist(self.path).map_err(|why| failed(why.error))?;
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+}
+
+fn tables(text: &str) -> Result<toml::Table> {
+    text.parse().map_err(|why: toml::de::Error| ErrorCode::new(Code::INVALID_ARGUMENT, why.to_string()))
+}
+
+fn array<'a>(tables: &'a toml::Table, kind: &str) -> &'a [toml::Value] {
+    tables.get(kind).and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn name_of(table: &toml::Value) -> Option<&str> {
+    table.get("name")?.as_str()
+}
+
+/// As TOML, with its keys; what is null is left out.
+fn toml_of(value: &Value) -> Option<toml::Value> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(is) => (*is).into(),
+        Value::Number(n) => n.as_i64().map_or_else(|| n.as_f64().unwrap_or(f64::NAN).into(), toml::Value::from),
+        Value::String(text) => text.as_str().into(),
+        Value::Array(all) => toml::Value::Array(all.iter().filter_map(toml_of).collect()),
+        Value::Object(all) => {
+            toml::Value::Table(all.iter().filter_map(|(key, of)| Some((snake(key), toml_of(of)?))).collect())
+        }
+    })
+}
+
+/// As JSON, with its keys.
+fn json_of(value: &toml::Value) -> Value {
+    match value {
+        toml::Value::Table(all) => Value::Object(all.iter().map(|(key, of)| (camel(key), json_of(of))).collect()),
+        toml::Value::Array(all) => all.iter().map(json_of).collect(),
+        other => serde_json::to_value(other).unwrap_or_default(),
+    }
+}
+
+/// `managementIp` as `management_ip`.
+fn snake(key: &str) -> String {
+    let mut snake = String::with_capacity(key.len() + 2);
+    for c in key.chars() {
+        if c.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
+/// `management_ip` as `managementIp`.
+fn camel(key: &str) -> String {
+    let mut words = key.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |mut camel, word| {
+        let mut chars = word.chars();
+        camel.extend(chars.next().map(|c| c.to_ascii_uppercase()));
+        camel.push_str(chars.as_str());
+        camel
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const CONFIG: &str = "\
+[controller]
+state_dir = \"state\"
+[[cluster]]
+name = \"c1\"
+[[host]]
+name = \"a\"
+cluster = \"c1\"
+management_ip = \"10.0.0.1\"
+agent = \"http://10.0.0.1:7070\"
+[[storage]]
+name = \"v\"
+kind = \"vhost\"
+clusters = [\"c1\"]
+dir = \"/srv\"
+";
+
+    fn source() -> Source {
+        Source {
+            path: "/etc/c.toml".into(),
+            text: CONFIG.into(),
+            managed_path: "/s/inventory.toml".into(),
+            managed: String::new(),
+        }
+    }
+
+    fn edit(edit: Value) -> Edit {
+        serde_json::from_value(edit).unwrap()
+    }
+
+    fn vm(name: &str) -> Value {
+        let volume = json!({ "storage": "v", "installPath": format!("vhost://{name}"), "root": true });
+        json!({ "name": name, "cluster": "c1", "memoryMib": 64, "ha": "NeverStop", "volume": [volume], "uuid": null })
+    }
+
+    #[test]
+    fn what_the_api_adds_is_read_as_if_it_stood_in_the_config() {
+        let host = json!({ "name": "b", "cluster": "c1", "managementIp": "10.0.0.2", "agent": "http://10.0.0.2:7070" });
+        let both = edit(json!({ "put": { "hosts": [host], "vms": [vm("vm1"), vm("vm2")] } }));
+        let source = source().edited(&both).unwrap();
+        let config = source.clone().config().unwrap();
+        assert_eq!(config.inventory.hosts.iter().map(|of| of.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(config.inventory.vms[1].memory_mib, 64);
+        // Replaced where it stands, and taken out.
+        let mut other = vm("vm1");
+        other["memoryMib"] = json!(128);
+        let source = source.edited(&edit(json!({ "put": { "vms": [other] }, "remove": { "vms": ["vm2"] } }))).unwrap();
+        let config = source.clone().config().unwrap();
+        assert_eq!((config.inventory.vms.len(), config.inventory.vms[0].memory_mib), (1, 128));
+        let shown = source.shown().unwrap();
+        assert_eq!((&shown["hosts"][0]["managed"], &shown["hosts"][1]["managed"]), (&json!(false), &json!(true)));
+        assert_eq!(shown["vms"][0]["definition"]["volume"][0]["installPath"], "vhost://vm1");
+        let all = edit(json!({ "remove": { "hosts": ["b"], "vms": ["vm1"] } }));
+        assert_eq!(source.edited(&all).unwrap().managed, "", "nothing is left of it");
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_line_and_what_stands_in_the_config_is_left_alone() {
+        for (change, says) in [
+            (
+                json!({ "put": { "hosts": [{ "name": "a" }] } }),
+                "host a stands in /etc/c.toml: change it there, then reload",
+            ),
+            (json!({ "remove": { "hosts": ["a"] } }), "host a stands in /etc/c.toml"),
+            (json!({ "remove": { "vms": ["x"] } }), "there is no vm x"),
+            (json!({ "put": { "vms": [{ "cluster": "c1" }] } }), "a vm needs a name"),
+        ] {
+            let error = source().edited(&edit(change.clone())).unwrap_err();
+            assert!(error.details.contains(says), "{change}: {error}");
+        }
+        let mut wrong = vm("vm1");
+        (wrong["cluster"], wrong["memoryMIB"]) = (json!("c9"), json!(1));
+        let error = source().edited(&edit(json!({ "put": { "vms": [wrong] } }))).unwrap().config().unwrap_err();
+        assert!(error.details.contains("memory_m_i_b = 1: unknown"), "{error}");
+        let mut wrong = vm("vm1");
+        wrong["cluster"] = json!("c9");
+        let error = source().edited(&edit(json!({ "put": { "vms": [wrong] } }))).unwrap().config().unwrap_err();
+        assert!(error.details.contains("cluster = \"c9\": there is no cluster named \"c9\""), "{error}");
+    }
+
+    #[test]
+    fn what_only_a_restart_takes_up_is_named() {
+        let mut new = source();
+        new.text = format!("{CONFIG}[ping]\ninterval = \"1s\"\n").replace("/srv", "/other");
+        assert_eq!(source().need_restart(&new), ["[ping]"], "the storage is part of the inventory");
+    }
+}

@@ -1,0 +1,246 @@
+//! The inventory changes while everything runs: what stays notices nothing, and nothing that may write leaves.
+#![allow(missing_docs)]
+
+use std::{sync::Arc, time::Duration};
+
+use ringfence::{
+    Actor, Address,
+    testkit::{self, World},
+};
+use ringfence_actors::{
+    assembly::Assembly,
+    change::InventoryChanged,
+    ha::HaActor,
+    inventory::{CephHostAccess, Inventory, PingSettings, Settings, Vm, Volume},
+    testkit::{FakeWorld, cluster_of, storage_of},
+    vm::VmActor,
+};
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
+    ha::QuarantineHostMsg,
+    host::{ChangeHostStateMsg, HostAction, HostInventory, HostStatus, HostStatusChanged, QueryHostsMsg},
+    recovery::ProtocolRedeploy,
+    storage::StorageKind,
+    vm::{HaMode, QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory, VmState},
+};
+
+const S: Duration = Duration::from_secs(1);
+
+fn host(name: &str) -> HostId {
+    HostId::from_name(name)
+}
+
+fn vm(name: &str, memory_mib: u64) -> Vm {
+    let volume = Volume {
+        storage: StorageId::from_name("s"),
+        install_path: format!("ceph://rbd/{name}").parse().unwrap(),
+        root: true,
+    };
+    Vm {
+        id: VmId::from_name(name),
+        name: name.to_owned(),
+        cluster: cluster_of([]).clusters[0].id,
+        ha: HaMode::None,
+        memory_mib,
+        qemu_args: Vec::new(),
+        libvirt_xml: None,
+        volumes: vec![volume],
+    }
+}
+
+fn inventory(hosts: &[&str], vms: Vec<Vm>) -> Inventory {
+    let mut ceph = storage_of("s", StorageKind::Ceph, &[]);
+    ceph.ceph = Some(CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() });
+    let target = storage_of("v", StorageKind::Vhost, &[Protocol::Vhost]);
+    Inventory { storages: vec![ceph, target], vms, ..cluster_of(hosts.iter().copied()) }
+}
+
+struct Scene {
+    world: World,
+    fake: Arc<FakeWorld>,
+    assembly: Assembly,
+}
+
+impl Scene {
+    /// The world has a, b and d; the inventory a and b, and `vm1`.
+    async fn start(world: World) -> Scene {
+        let fake = FakeWorld::new(["a", "b", "d"].map(host));
+        let ping = PingSettings { interval: S, timeout: S, sleep_after_failure: S / 5, ..PingSettings::default() };
+        let settings = Settings { ping, ..Settings::default() };
+        let inventory = inventory(&["a", "b"], vec![vm("vm1", 512)]);
+        let assembly = Assembly::start(world.bus().clone(), inventory, settings, fake.ports()).await.unwrap();
+        let scene = Scene { world, fake, assembly };
+        tokio::time::sleep(3 * S).await;
+        scene
+    }
+
+    async fn change(&self, inventory: Inventory) -> Result<Vec<String>> {
+        self.assembly.change(inventory, "ops").await.map(|change| change.lines())
+    }
+
+    async fn run(&self, name: &str, at: Option<&str>) -> Result<VmInventory> {
+        let ask = StartVmMsg { host_uuid: at.map(host) };
+        self.world.bus().ask(Address::new(VmActor::KIND, VmId::from_name(name)), ask).await
+    }
+
+    async fn stop(&self, name: &str) {
+        self.world.bus().ask(Address::new(VmActor::KIND, VmId::from_name(name)), StopVmMsg {}).await.unwrap();
+    }
+
+    async fn shown(&self, name: &str) -> Result<VmInventory> {
+        self.world.bus().ask(Address::new(VmActor::KIND, VmId::from_name(name)), QueryVmMsg {}).await
+    }
+
+    async fn hosts(&self) -> Vec<HostInventory> {
+        self.world.bus().ask(self.assembly.recovery(), QueryHostsMsg {}).await.unwrap().hosts
+    }
+
+    async fn maintain(&self, name: &str) {
+        let order = ChangeHostStateMsg { host_uuid: host(name), action: HostAction::Maintain };
+        self.world.bus().ask(self.assembly.recovery(), order).await.unwrap();
+    }
+
+    fn statuses(&self) -> usize {
+        self.fake.journal.events::<HostStatusChanged>().len()
+    }
+}
+
+fn refused(result: Result<Vec<String>>, says: &str) {
+    let error = result.unwrap_err();
+    assert!(error.is(&Code::CHANGE_STATE) && error.details.contains(says), "{error}");
+}
+
+#[test]
+fn a_host_a_storage_and_a_vm_come_and_those_that_stay_notice_nothing() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        // The target of `b` stays down: its backoff must not start over.
+        scene
+            .fake
+            .host(host("b"), |b| (b.target, b.deploy_error) = (false, Some(ErrorCode::new(Code::OPERATION, "no"))));
+        tokio::time::sleep(12 * S).await;
+        let before = scene.statuses();
+        let tries = |scene: &Scene| {
+            let all = scene.fake.journal.events::<ProtocolRedeploy>();
+            all.into_iter().filter(|of| of.host == "b").map(|of| of.attempt).max().unwrap()
+        };
+        let tried = tries(&scene);
+        assert!(tried > 1, "it was tried {tried} times");
+
+        let mut new = inventory(&["d", "a", "b"], vec![vm("vm1", 512), vm("vm2", 512)]);
+        // As before: only the order is another, and addresses follow from it.
+        for of in &mut new.hosts {
+            let n = ["a", "b", "d"].iter().position(|name| *name == of.name).unwrap() as u8;
+            of.management_ip = format!("10.0.0.{}", n + 1);
+            of.storage_ips = vec![of.management_ip.parse().unwrap()];
+        }
+        new.storages.push(storage_of("w", StorageKind::Vhost, &[Protocol::Vhost]));
+        assert_eq!(scene.change(new).await.unwrap(), ["+ host d", "+ storage w", "+ VM vm2"]);
+        tokio::time::sleep(3 * S).await;
+        let now: Vec<_> = scene.hosts().await.into_iter().map(|host| (host.name, host.status)).collect();
+        let connected = |name: &str| (name.to_owned(), HostStatus::Connected);
+        assert_eq!(now, [connected("d"), connected("a"), connected("b")]);
+        assert_eq!(scene.statuses(), before + 1, "only d's status is news");
+        tokio::time::sleep(60 * S).await;
+        let newest = scene
+            .fake
+            .journal
+            .events::<ProtocolRedeploy>()
+            .into_iter()
+            .filter(|of| of.host == "b" && of.storage == "v");
+        let attempts: Vec<u32> = newest.map(|of| of.attempt).collect();
+        assert!(attempts.is_sorted() && *attempts.last().unwrap() > tried, "the backoff goes on: {attempts:?}");
+
+        assert_eq!(scene.run("vm2", Some("d")).await.unwrap().host.as_deref(), Some("d"));
+        let told = scene.fake.journal.events::<InventoryChanged>();
+        assert_eq!((told.len(), told[0].by.as_str(), told[0].changes.len()), (1, "ops", 3));
+    });
+}
+
+#[test]
+fn a_vm_leaves_only_when_it_is_stopped_and_remembers_when_it_is_back() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        scene.run("vm1", Some("a")).await.unwrap();
+        refused(scene.change(inventory(&["a", "b"], vec![])).await, "VM vm1 is Running: `ringfence vm stop vm1` first");
+        assert_eq!(scene.shown("vm1").await.unwrap().state, VmState::Running, "it is as it was");
+        scene.stop("vm1").await;
+        assert_eq!(scene.change(inventory(&["a", "b"], vec![])).await.unwrap(), ["- VM vm1"]);
+        assert!(scene.shown("vm1").await.unwrap_err().is(&Code::NO_ROUTE));
+
+        let again = vec![vm("vm1", 1024)];
+        assert_eq!(scene.change(inventory(&["a", "b"], again)).await.unwrap(), ["+ VM vm1"]);
+        assert_eq!(scene.run("vm1", None).await.unwrap().incarnation, 2, "the journal knows it");
+    });
+}
+
+#[test]
+fn what_changes_of_a_running_vm_counts_at_its_next_start_and_its_disks_do_not_change_under_it() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        scene.run("vm1", Some("a")).await.unwrap();
+        let mut other = vm("vm1", 512);
+        other.volumes[0].install_path = "ceph://rbd/another".parse().unwrap();
+        refused(scene.change(inventory(&["a", "b"], vec![other])).await, "change only while it is stopped");
+
+        let lines = scene.change(inventory(&["a", "b"], vec![vm("vm1", 8192)])).await.unwrap();
+        assert_eq!(lines, ["~ VM vm1: memory_mib: 512 -> 8192"]);
+        scene.stop("vm1").await;
+        let error = scene.run("vm1", None).await.unwrap_err();
+        assert!(error.to_string().contains("8192 MiB"), "no host has so much: {error}");
+    });
+}
+
+#[test]
+fn a_host_leaves_only_from_maintenance_with_nothing_left_on_it() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        scene.run("vm1", Some("b")).await.unwrap();
+        let without = || inventory(&["a"], vec![vm("vm1", 512)]);
+        refused(scene.change(without()).await, "host b has VMs: stop vm1 first");
+        scene.stop("vm1").await;
+        refused(scene.change(without()).await, "`ringfence host maintain b` first");
+        scene.maintain("b").await;
+        scene.fake.host(host("b"), |b| b.answers = false);
+        refused(scene.change(without()).await, "cannot be asked what runs on it");
+        scene.fake.host(host("b"), |b| b.answers = true);
+        assert_eq!(scene.change(without()).await.unwrap(), ["- host b"]);
+        assert_eq!(scene.hosts().await.len(), 1);
+
+        // Nobody can ask b any more, and nobody has to.
+        scene.fake.host(host("b"), |b| b.answers = false);
+        assert_eq!(scene.run("vm1", None).await.unwrap().host.as_deref(), Some("a"));
+        scene.stop("vm1").await;
+        // One that comes back is as it was.
+        scene.change(inventory(&["a", "b"], vec![vm("vm1", 512)])).await.unwrap();
+        let b = scene.hosts().await.remove(1);
+        assert_eq!((b.name.as_str(), b.state), ("b", ringfence_messages::host::HostState::Maintenance));
+    });
+}
+
+#[test]
+fn a_host_in_quarantine_stays_as_it_is() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        scene.fake.host(host("b"), |b| (b.answers, b.ssh) = (false, false));
+        tokio::time::sleep(10 * S).await;
+        let order = QuarantineHostMsg { host_uuid: host("b"), reason: "asked".to_owned() };
+        scene.world.bus().ask(Address::singleton(HaActor::KIND), order).await.unwrap();
+        let mut other = inventory(&["a", "b"], vec![vm("vm1", 512)]);
+        other.hosts[1].storage_ips.clear();
+        refused(scene.change(other).await, "host b is in quarantine");
+    });
+}
+
+#[test]
+fn a_change_that_cannot_be_recorded_changes_nothing() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        scene.fake.journal.set_broken(Some(ErrorCode::new(Code::IO, "disk full")));
+        assert!(scene.change(inventory(&["a", "b", "d"], vec![])).await.unwrap_err().is(&Code::IO));
+        assert_eq!(scene.hosts().await.len(), 2);
+        scene.fake.journal.set_broken(None);
+        tokio::time::sleep(6 * S).await;
+        assert_eq!(scene.run("vm1", Some("a")).await.unwrap().state, VmState::Running, "it is there again");
+    });
+}
