@@ -187,3 +187,39 @@ async fn the_description_is_complete_and_keeps_its_form() {
         assert_eq!(get.status(), if methods["get"].is_object() { 200 } else { 405 }, "{path}");
     }
 }
+
+#[tokio::test]
+async fn the_inventory_is_shown_with_its_tag_and_changed_by_an_admin_only_if_it_is_still_that() {
+    let token = |name: &str, role| Token { name: name.to_owned(), role, sha256: Sha256::digest(name).into() };
+    let access = Access::by(vec![token("ops", Role::Operator), token("root", Role::Admin)]);
+    let fake = Fake::new(1);
+    let url = format!("http://{}/v1/inventory", serve_for(fake.clone(), access).await);
+    let get = async || client().get(&url).bearer_auth("ops").send().await.unwrap();
+    let first = get().await;
+    let tag = first.headers()["etag"].to_str().unwrap().to_owned();
+    assert_eq!(body(first).await["hosts"][0]["managed"], false);
+    let change = async |who: &str, query: &str, tag: &str, order: Value| {
+        let order =
+            client().post(format!("{url}/changes{query}")).bearer_auth(who).header("if-match", tag).json(&order);
+        let answer = order.send().await.unwrap();
+        (answer.status().as_u16(), body(answer).await)
+    };
+    let order = || json!({ "put": { "clusters": [{ "name": "c2" }] } });
+    assert_eq!(change("ops", "?dryRun=true", "*", order()).await.0, 200, "who may order may look what would be");
+    assert_eq!(change("ops", "", "*", order()).await.0, 403);
+    assert_eq!(
+        change("root", "", &tag, order()).await,
+        (200, json!({ "applied": true, "changes": [], "needRestart": [] }))
+    );
+    assert_eq!(change("root", "", &tag, order()).await.0, 412, "it changed since");
+    assert_eq!(body(get().await).await["clusters"][1], json!({ "managed": true, "definition": { "name": "c2" } }));
+    assert_eq!(*fake.orders.lock(), ["inventory by ops, dry run true", "inventory by root, dry run false"]);
+    let (status, said) =
+        change("root", "", "*", json!({ "put": { "hosts": [{ "name": "h", "cluster": "c9" }] } })).await;
+    assert_eq!((status, &said["error"]["code"]), (400, &json!("SYS.1007")), "{said}");
+    for wrong in
+        [json!({ "put": { "disks": [] } }), json!({ "put": { "hosts": {} } }), json!({ "clusters": {} }), json!([])]
+    {
+        assert_eq!(change("root", "", "*", wrong.clone()).await.0, 400, "{wrong}");
+    }
+}

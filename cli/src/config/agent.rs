@@ -122,7 +122,7 @@ pub struct AgentConfig {
 
 pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problems> {
     let mut checker = Checker::new(path, content);
-    let Some(raw) = checker.parse::<Raw>() else { return checker.finish(None) };
+    let Some(raw) = checker.parse::<Raw>(0) else { return checker.finish(None) };
     let base = path.parent().unwrap_or(Path::new("."));
     let listen: Option<SocketAddr> = checker.ok(raw.listen.span(), text::socket(raw.listen.get_ref()));
     if let Some(address) = listen

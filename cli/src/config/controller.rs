@@ -21,7 +21,7 @@ use crate::http::access::Token;
 
 use super::{
     Checker, Problems, Source,
-    raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawPing, RawRecovery, RawStorage, RawVm, Text},
+    raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawManaged, RawPing, RawRecovery, RawStorage, RawVm, Text},
     text,
 };
 
@@ -135,7 +135,14 @@ impl<Id: Copy + PartialEq> Names<Id> {
 pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
     let path = source.path.as_path();
     let mut checker = Checker::new(path, source.text.clone()).and(&source.managed_path, &source.managed);
-    let Some(raw) = checker.parse::<Raw>() else { return checker.finish(None) };
+    let (Some(mut raw), Some(more)) = (checker.parse::<Raw>(0), checker.parse::<RawManaged>(1)) else {
+        return checker.finish(None);
+    };
+    raw.cluster.extend(more.cluster);
+    raw.host.extend(more.host);
+    raw.storage.extend(more.storage);
+    raw.vm.extend(more.vm);
+
     let base = path.parent().unwrap_or(Path::new("."));
     let c = &mut checker;
 

@@ -195,9 +195,13 @@ impl Checker {
         }
     }
 
-    /// Reads the text as TOML of this shape.
-    fn parse<T: serde::de::DeserializeOwned>(&mut self) -> Option<T> {
-        match toml::from_str(&self.text) {
+    /// Reads the n-th file as TOML of this shape.
+    fn parse<T: serde::de::DeserializeOwned>(&mut self, n: usize) -> Option<T> {
+        let begin = self.files[n].1;
+        let end = self.files.get(n + 1).map_or(self.text.len(), |(_, next)| next - 1);
+        // Blanks where the others stand: what is read has its place in the text of all.
+        let blanks = " ".repeat(begin);
+        match toml::from_str(&(blanks + &self.text[begin..end])) {
             Ok(raw) => Some(raw),
             Err(error) => {
                 let at = error.span().unwrap_or(0..0);

@@ -35,6 +35,20 @@ pub(super) struct Raw {
     pub(super) api_token: Vec<Spanned<RawApiToken>>,
 }
 
+/// The file of what the API added.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawManaged {
+    #[serde(default)]
+    pub(super) cluster: Vec<Spanned<RawCluster>>,
+    #[serde(default)]
+    pub(super) host: Vec<Spanned<RawHost>>,
+    #[serde(default)]
+    pub(super) storage: Vec<Spanned<RawStorage>>,
+    #[serde(default)]
+    pub(super) vm: Vec<Spanned<RawVm>>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawApiToken {
