@@ -7,6 +7,7 @@
 
 mod api;
 mod commands;
+mod executor;
 mod lines;
 mod stories;
 mod tables;
