@@ -37,6 +37,7 @@ slow-clients:    ## what a thousand slow clients of the API do to pings, side by
 test:            ## everything that CI runs
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory check-format lint docs deny doctest examples
+	$(MAKE) --no-print-directory book
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
 	$(MAKE) --no-print-directory api-fuzz alerts campaign unit

@@ -56,11 +56,22 @@ fn operation(method: &str, path: &str, of: &Value, text: &mut String) {
     for says in [of["summary"].as_str().unwrap_or_default(), description(of)].iter().filter(|says| !says.is_empty()) {
         let _ = writeln!(text, "{}{}\n", says, if says.ends_with(['.', '`']) { "" } else { "." });
     }
-    let parameters: Vec<Vec<String>> = of["parameters"].as_array().into_iter().flatten().map(|of| {
-        let text = |key: &str| of[key].as_str().unwrap_or_default().to_owned();
-        let needed = if of["required"] == true { "yes" } else { "" };
-        vec![format!("`{}`", text("name")), text("in"), kind(&of["schema"]), needed.to_owned(), description(of).to_owned()]
-    }).collect();
+    let parameters: Vec<Vec<String>> = of["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|of| {
+            let text = |key: &str| of[key].as_str().unwrap_or_default().to_owned();
+            let needed = if of["required"] == true { "yes" } else { "" };
+            vec![
+                format!("`{}`", text("name")),
+                text("in"),
+                kind(&of["schema"]),
+                needed.to_owned(),
+                description(of).to_owned(),
+            ]
+        })
+        .collect();
     if !parameters.is_empty() {
         let _ = writeln!(text, "{}", table(&["parameter", "in", "type", "needed", "meaning"], &parameters));
     }
@@ -80,16 +91,18 @@ fn properties(of: &Value) -> Vec<Vec<String>> {
     of.map(|(name, of)| {
         let always = if needed(name) { "yes" } else { "" };
         vec![format!("`{name}`"), kind(of), always.to_owned(), description(of).to_owned()]
-    }).collect()
+    })
+    .collect()
 }
 
 fn schema(name: &str, of: &Value, text: &mut String) {
     let _ = writeln!(text, "### {name}\n\n{}\n", description(of));
     if let Some(variants) = of["oneOf"].as_array() {
         // An order: one key says which, and what is under it says how.
-        let keyed: Vec<_> = variants.iter().flat_map(properties).collect();
+        let mut keyed: Vec<_> = variants.iter().flat_map(properties).collect();
+        keyed.iter_mut().for_each(|row| drop(row.remove(2)));
         match keyed.is_empty() {
-            false => drop(writeln!(text, "Exactly one of:\n\n{}", table(&["key", "type", "", "meaning"], &keyed))),
+            false => drop(writeln!(text, "Exactly one of:\n\n{}", table(&["key", "type", "meaning"], &keyed))),
             true => drop(writeln!(text, "One of: {}.\n", variants.iter().map(kind).collect::<Vec<_>>().join(", "))),
         }
     } else if let Some(values) = of["enum"].as_array() {

@@ -97,7 +97,9 @@ fn what_does_not_exist_is_found() {
         let code = lines::Code { line: 1, block: block.map(str::to_owned), text: text.to_owned() };
         wrong(&code, &targets).is_some()
     };
-    for fine in ["ringfence vm start vm1 --host host-a   # there", "ringfence status | less", "make demo DEMO_FLAGS=--keep"] {
+    for fine in
+        ["ringfence vm start vm1 --host host-a   # there", "ringfence status | less", "make demo DEMO_FLAGS=--keep"]
+    {
         assert!(!wrong(Some("sh"), fine) && !wrong(None, fine), "{fine}");
     }
     assert!(!wrong(None, "ringfence explain VM"));
@@ -121,8 +123,11 @@ fn help(command: &mut Command, text: &mut String) {
     let says = command.render_long_help().to_string();
     let says: Vec<&str> = says.trim().lines().map(str::trim_end).collect();
     *text += &format!("## {name}\n\n```text\n{}\n```\n\n", says.join("\n"));
-    let names: Vec<String> =
-        command.get_subcommands().filter(|inner| !inner.is_hide_set()).map(|inner| inner.get_name().to_owned()).collect();
+    let names: Vec<String> = command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set())
+        .map(|inner| inner.get_name().to_owned())
+        .collect();
     for inner in names {
         help(command.find_subcommand_mut(&inner).expect("it was just listed"), text);
     }

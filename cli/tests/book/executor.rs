@@ -63,7 +63,7 @@ async fn sshd(dir: &Path, settings: &SshSettings) -> Sshd {
     );
     fs::write(dir.join("sshd_config"), config).unwrap();
     if rustix::process::geteuid().is_root() {
-        fs::create_dir_all("/run/sshd").unwrap();           // sshd insists; where it runs as a service it is there
+        fs::create_dir_all("/run/sshd").unwrap(); // sshd insists; where it runs as a service it is there
     }
     let log = fs::File::create(dir.join("log")).unwrap();
     let mut command = Command::new(SSHD);
@@ -108,7 +108,9 @@ async fn the_executors_key_kills_vms_and_does_nothing_else() {
 
     // Whatever else the key is used for is taken for the name of a VM, and refused.
     let mark = dir.path().join("mark");
-    for command in [format!("touch {}", mark.display()), format!("sh -s -- $(touch {})", mark.display()), "sh".to_owned()] {
+    for command in
+        [format!("touch {}", mark.display()), format!("sh -s -- $(touch {})", mark.display()), "sh".to_owned()]
+    {
         let script = format!("touch {}\n", mark.display());
         let run = ssh::run(&settings, "127.0.0.1".parse().unwrap(), sshd.port, &command, script.as_bytes(), UP).await;
         assert!(run.is_err(), "{command}: {run:?}");

@@ -7,6 +7,7 @@
 
 mod api;
 mod commands;
+mod configs;
 mod executor;
 mod lines;
 mod stories;

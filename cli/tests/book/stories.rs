@@ -153,9 +153,7 @@ impl Source {
     }
 
     fn table(&self, name: &str) -> String {
-        let row = |key: &Key| {
-            vec![format!("`{}`", key.name), self.kind(key), needed(key).to_owned(), key.docs.clone()]
-        };
+        let row = |key: &Key| vec![format!("`{}`", key.name), self.kind(key), needed(key).to_owned(), key.docs.clone()];
         table(&["key", "takes", "needed", "meaning"], &self.keys(name).iter().map(row).collect::<Vec<_>>())
     }
 
@@ -167,7 +165,10 @@ impl Source {
             });
             vec![format!("`{kind}`"), keys.collect::<Vec<_>>().join("; "), docs.clone()]
         };
-        table(&[tag, "keys, those in brackets may be left out", "what happens"], &self.kinds(name).iter().map(row).collect::<Vec<_>>())
+        table(
+            &[tag, "keys, those in brackets may be left out", "what happens"],
+            &self.kinds(name).iter().map(row).collect::<Vec<_>>(),
+        )
     }
 
     /// Some value that a key takes, as TOML; the words of a choice by number.
@@ -217,7 +218,8 @@ fn every_kind_on_the_page_is_taken_with_its_keys_and_not_without() {
         for (kind, keys, _) in source.kinds(name) {
             kinds += 1;
             let step = |keys: &[&Key], nth: usize| {
-                let keys = keys.iter().map(|key| format!(", {} = {}", key.name, source.value(key, nth % source.choices(key))));
+                let keys =
+                    keys.iter().map(|key| format!(", {} = {}", key.name, source.value(key, nth % source.choices(key))));
                 format!("{field} = {{ {tag} = \"{kind}\"{} }}", keys.collect::<String>())
             };
             let all: Vec<&Key> = keys.iter().collect();

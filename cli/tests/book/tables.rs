@@ -15,7 +15,8 @@ const PROFILES: [(&str, Policy); 2] = [("safe", Profile::Safe.policy()), ("zstac
 
 /// The words by which a file chooses a value: those that it is read by.
 fn words<T: for<'de> serde::Deserialize<'de> + PartialEq>(value: T, of: &[&'static str]) -> String {
-    let named = |word: &str| T::deserialize(IntoDeserializer::<Error>::into_deserializer(word)).is_ok_and(|it| it == value);
+    let named =
+        |word: &str| T::deserialize(IntoDeserializer::<Error>::into_deserializer(word)).is_ok_and(|it| it == value);
     format!("`{}`", of.iter().find(|word| named(word)).expect("one of its words"))
 }
 
@@ -74,7 +75,8 @@ fn who_watches() {
         ("the failed host alone", vec![watchers(&[FAILED]), watchers(&[])]),
         ("nobody", vec![watchers(&[]), watchers(&[])]),
     ];
-    let policies = [OnWatchers::Fence, OnWatchers::Block].map(|on_watchers| Policy { on_watchers, ..Policy::default() });
+    let policies =
+        [OnWatchers::Fence, OnWatchers::Block].map(|on_watchers| Policy { on_watchers, ..Policy::default() });
     let rows = cases.map(|(who, volumes)| {
         let mut row = vec![who.to_owned()];
         row.extend(policies.iter().map(|policy| judge(&volumes, policy).to_owned()));
@@ -87,7 +89,9 @@ fn who_watches() {
 fn says(next: Next) -> String {
     match next {
         Next::Start(outcome) => format!("start: `{outcome}`"),
-        Next::Storage { fenced, not } => format!("storage fence: then start, `{fenced}`; if it is not confirmed, refused, `{not}`"),
+        Next::Storage { fenced, not } => {
+            format!("storage fence: then start, `{fenced}`; if it is not confirmed, refused, `{not}`")
+        }
         Next::Refuse(outcome) => format!("refused: `{outcome}`"),
     }
 }
@@ -123,7 +127,8 @@ fn reports() {
     for bits in order.map(of) {
         let what = what(bits);
         if what.starts_with("SSH") {
-            for on_ssh_unreachable in [OnSshUnreachable::StorageFence, OnSshUnreachable::Allow, OnSshUnreachable::Block] {
+            for on_ssh_unreachable in [OnSshUnreachable::StorageFence, OnSshUnreachable::Allow, OnSshUnreachable::Block]
+            {
                 let policies = both.map(|policy| Policy { on_ssh_unreachable, ..policy });
                 add(what, &format!("`on_ssh_unreachable =` {}", says_ssh(&policies[0])), &report(bits), &policies);
             }
