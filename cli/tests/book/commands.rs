@@ -11,7 +11,7 @@ const ENDS: [&str; 9] = ["|", "||", "&&", "&", ";", ">", ">>", "<", "2>/dev/null
 /// The words of a line up to where another program begins; nothing for a line that no shell takes.
 fn words(line: &str) -> Vec<String> {
     let line = line.trim().trim_start_matches("$ ").trim_start_matches("sudo ");
-    let words = shlex::split(line).unwrap_or_default();
+    let words = shlex::split(line).unwrap_or_else(|| line.split_whitespace().map(str::to_owned).collect());
     words.into_iter().take_while(|word| !ENDS.contains(&word.as_str()) && !word.starts_with('#')).collect()
 }
 

@@ -160,8 +160,11 @@ impl Source {
     fn kinds_table(&self, name: &str, tag: &str) -> String {
         let row = |(kind, keys, docs): &(String, Vec<Key>, String)| {
             let keys = keys.iter().map(|key| {
+                // What a name or a word of a list means is clear; what a number counts is not.
+                let plain = key.of == "String" || self.choice(&key.of).is_some();
+                let docs = if plain { String::new() } else { format!(" ({})", key.docs.trim_end_matches('.')) };
                 let brackets = if key.optional { ("[", "]") } else { ("", "") };
-                format!("{}`{}`: {}{}", brackets.0, key.name, self.kind(key), brackets.1)
+                format!("{}`{}`: {}{docs}{}", brackets.0, key.name, self.kind(key), brackets.1)
             });
             vec![format!("`{kind}`"), keys.collect::<Vec<_>>().join("; "), docs.clone()]
         };
