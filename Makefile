@@ -5,7 +5,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 CAMPAIGN ?= --seeds 1..200
 
-.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
+.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -51,6 +51,7 @@ lint:            ## clippy, warnings are errors
 docs:            ## rustdoc, warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --all-features --no-deps --document-private-items
 
+.PHONY: book
 book:            ## docs/ as a book into target/book, every link in it checked
 	scripts/setup.sh book
 	scripts/book.sh
