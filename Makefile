@@ -37,6 +37,7 @@ slow-clients:    ## what a thousand slow clients of the API do to pings, side by
 test:            ## everything that CI runs
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory check-format lint docs deny doctest examples
+	$(MAKE) --no-print-directory book
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
 	$(MAKE) --no-print-directory api-fuzz alerts campaign unit
@@ -49,6 +50,11 @@ lint:            ## clippy, warnings are errors
 
 docs:            ## rustdoc, warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --all-features --no-deps --document-private-items
+
+.PHONY: book
+book:            ## docs/ as a book into target/book, every link in it checked
+	scripts/setup.sh book
+	scripts/book.sh
 
 deny:            ## bans, licenses, sources
 	cargo fetch --locked --quiet

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# setup.sh demo|lab|test: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
+# setup.sh demo|lab|test|book: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
 # something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs.
+# `book` is what the book needs, and no more.
 set -euo pipefail
-WHAT=${1:?usage: setup.sh demo|lab|test}
+WHAT=${1:?usage: setup.sh demo|lab|test|book}
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -23,6 +24,13 @@ need() {                      # need COMMAND PACKAGE...: install the packages if
 
 need cc gcc libc6-dev
 need cargo cargo-web rustc-web      # Debian 12's own rustc is too old; this one follows the browsers' needs
+if [[ $WHAT == book ]]; then
+  export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  # Without optimization: the book is small, the build takes half as long.
+  command -v mdbook >/dev/null || { say "building mdbook (about two minutes, once)"; cargo install --debug --locked --no-default-features --features search mdbook@0.5.4; }
+  command -v hyperlink >/dev/null || { say "building hyperlink (half a minute, once)"; cargo install --debug --locked hyperlink@0.3.2; }
+  exit 0
+fi
 if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemon >/dev/null; then
   # A backported qemu-utils conflicts with the stable qemu-system: take both from the same release.
   need qemu-system-x86_64 qemu-utils/bookworm qemu-system-x86 || need qemu-system-x86_64 qemu-utils qemu-system-x86
