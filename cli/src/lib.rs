@@ -8,6 +8,7 @@ pub mod agent;
 pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 mod explain;
 pub mod http;
 pub mod listen;

@@ -14,6 +14,7 @@ use ringfence_actors::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     agent::{AgentAnswer, AgentCommand, DEADLINE_HEADER, Done, MAX_BODY_BYTES, TASK_HEADER},
+    doctor::{DiagnoseHostCmd, DiagnoseHostReply},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
@@ -141,6 +142,14 @@ impl AgentClient {
     /// `SYS.1000` if the HTTP client cannot be made.
     pub fn new(hosts: HashMap<HostId, String>, token: Option<SecretString>) -> Result<AgentClient> {
         Ok(AgentClient { poster: Poster::new()?, hosts, token })
+    }
+
+    /// Has a host look at itself and at the way to its siblings. Not of the port: no actor asks for it.
+    ///
+    /// # Errors
+    /// As [`HostAgentPort`]'s; `SYS.1003` from an agent that is older than the question.
+    pub async fn diagnose(&self, host: HostId, cmd: DiagnoseHostCmd, call: Call) -> Result<DiagnoseHostReply> {
+        self.call(host, cmd, call).await
     }
 
     async fn call<C: AgentCommand>(&self, host: HostId, command: C, call: Call) -> Result<C::Reply> {

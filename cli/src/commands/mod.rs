@@ -4,7 +4,7 @@ mod ask;
 pub mod check;
 mod client;
 mod follow;
-mod live;
+pub(crate) mod live;
 mod manual;
 mod token;
 
@@ -61,6 +61,19 @@ pub enum Command {
         /// documentation address, which is taken away again
         #[arg(long)]
         live: bool,
+    },
+    /// Say what is missing, and what would make a fence fail tonight; exit 1 if something would, or is not known.
+    /// Changes nothing but one blocklist entry of a documentation address, which is taken away again
+    Doctor {
+        /// The controller's file; with --agent the agent's
+        #[arg(long)]
+        config: PathBuf,
+        /// Look at this host alone, without a controller
+        #[arg(long)]
+        agent: bool,
+        /// Print the findings as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show hosts, storages and VMs at a glance
     Status(Ask),
@@ -228,6 +241,7 @@ pub struct HostArgs {
 pub async fn run(command: Command) -> u8 {
     let result = match command {
         Command::Check { config, live } => return check::run(&config, live).await,
+        Command::Doctor { config, agent, json } => return crate::doctor::run(&config, agent, json).await,
         Command::Status(ask) => ask::status(&ask).await,
         Command::Hosts(ask) => ask::hosts(&ask).await,
         Command::Storages(ask) => ask::storages(&ask).await,
