@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use ask::{event_says, path_part};
 pub use client::Client;
 use ringfence_drivers::node::sibling;
 
@@ -77,6 +78,8 @@ pub enum Command {
     },
     /// Show hosts, storages and VMs at a glance
     Status(Ask),
+    /// Watch it live: hosts, storages, VMs that are not as wanted, fences and events
+    Top(Server),
     /// Show the hosts
     Hosts(Ask),
     /// Show the storages
@@ -172,7 +175,11 @@ pub struct Server {
 }
 
 impl Server {
-    fn client(&self) -> Result<Client> {
+    pub(crate) fn url(&self) -> &str {
+        &self.server
+    }
+
+    pub(crate) fn client(&self) -> Result<Client> {
         Client::new(&self.server)?.with_token_file(self.token_file.as_deref())
     }
 }
@@ -242,6 +249,7 @@ pub async fn run(command: Command) -> u8 {
     let result = match command {
         Command::Check { config, live } => return check::run(&config, live).await,
         Command::Doctor { config, agent, json } => return crate::doctor::run(&config, agent, json).await,
+        Command::Top(server) => return crate::top::run(&server).await,
         Command::Status(ask) => ask::status(&ask).await,
         Command::Hosts(ask) => ask::hosts(&ask).await,
         Command::Storages(ask) => ask::storages(&ask).await,
