@@ -37,8 +37,8 @@ pub(crate) fn own_key(ssh: Option<&SshSettings>) -> Finding {
     let make =
         format!("ssh-keygen -q -t ed25519 -N '' -f {0}; ssh-copy-id -i {0}.pub {1}@SIBLING", quoted(file), ssh.user);
     match std::fs::metadata(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return check.fail("there is no key", make),
-        Err(error) => return check.fail(format!("it cannot be read: {error}"), format!("ls -l {}", quoted(file))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => check.fail("there is no key", make),
+        Err(error) => check.fail(format!("it cannot be read: {error}"), format!("ls -l {}", quoted(file))),
         Ok(metadata) => {
             if let Err(trouble) = ssh::own_key(ssh) {
                 return check.fail(format!("no private key without a passphrase: {}", trouble.details), make);
