@@ -15,6 +15,7 @@ use ringfence_actors::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     agent::{AgentAnswer, AgentCommand, DEADLINE_HEADER, Done, MAX_BODY_BYTES, TASK_HEADER},
+    doctor::{DiagnoseHostCmd, DiagnoseHostReply},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
@@ -147,6 +148,14 @@ impl AgentClient {
     /// Reaches these agents too, or elsewhere than before.
     pub fn reach(&self, hosts: impl IntoIterator<Item = (HostId, String)>) {
         self.hosts.write().extend(hosts);
+    }
+
+    /// Has a host look at itself and at the way to its siblings. Not of the port: no actor asks for it.
+    ///
+    /// # Errors
+    /// As [`HostAgentPort`]'s; `SYS.1003` from an agent that is older than the question.
+    pub async fn diagnose(&self, host: HostId, cmd: DiagnoseHostCmd, call: Call) -> Result<DiagnoseHostReply> {
+        self.call(host, cmd, call).await
     }
 
     async fn call<C: AgentCommand>(&self, host: HostId, command: C, call: Call) -> Result<C::Reply> {

@@ -220,3 +220,28 @@ async fn a_fact_that_waited_for_the_disk_keeps_the_time_at_which_it_happened() {
     let [then, now] = times.collect::<Result<Vec<_>, _>>().unwrap()[..] else { panic!("two") };
     assert_eq!(now.duration_since(then).unsigned_abs(), waited);
 }
+
+/// What a doctor looks at: beside a controller that runs, and when none does.
+#[tokio::test]
+async fn the_head_is_read_without_touching_anything_and_an_altered_one_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(Journal::head(dir.path()).unwrap(), None);
+    let journal = filled(dir.path(), 3).await;
+    let (seq, hash) = Journal::head(dir.path()).unwrap().unwrap();
+    assert_eq!((seq, &hash), (3, &journal.read(2, 1).await.unwrap()[0].hash));
+    drop(journal);
+    let files = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = files();
+    assert_eq!(Journal::head(dir.path()).unwrap().unwrap().0, 3);
+    assert_eq!(files(), before, "reading left a file behind");
+    let connection = Connection::open(dir.path().join("journal.db")).unwrap();
+    connection.execute("UPDATE events SET payload = '{}' WHERE seq = 3", []).unwrap();
+    drop(connection);
+    let error = Journal::head(dir.path()).unwrap_err();
+    assert!(error.details.contains("record 3 does not follow from record 2"), "{error}");
+    std::fs::write(dir.path().join("journal.db"), "no database at all").unwrap();
+    assert_eq!(Journal::head(dir.path()).unwrap_err().code, Code::IO);
+}

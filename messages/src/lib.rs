@@ -14,6 +14,7 @@ pub mod agent;
 pub mod audit;
 pub mod ceph;
 pub mod codec;
+pub mod doctor;
 mod error;
 pub mod fence;
 pub mod ha;

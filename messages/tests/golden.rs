@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use ringfence_messages::{
-    Event, Message, audit::*, ceph::*, codec, fence::*, ha::*, host::*, recovery::*, storage::*, vhost::*, vm::*,
-    zbs::*,
+    Event, Message, audit::*, ceph::*, codec, doctor::*, fence::*, ha::*, host::*, recovery::*, storage::*, vhost::*,
+    vm::*, zbs::*,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -112,6 +112,9 @@ fn every_message_keeps_its_wire_form() {
         HostPingCmd r#"{"hostUuid": @H}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b"}"#;
         HostFactsCmd r#"{}"# => r#"{"hostUuid": @H, "version": "0.1.0", "hostname": "h", "accel": "kvm", "qemuVersion": "7.2.22",
             "memoryMib": 1024, "availableMib": 512, "cpus": 2, "freeHugepages": 16}"#;
+        DiagnoseHostCmd r#"{"hostUuid": @H, "siblings": [{"hostUuid": @S, "host": "host-b", "ip": "10.77.0.12", "sshPort": 22}],
+            "needs": {"hugepages": 16, "vhostTarget": true, "containers": false, "paths": ["/p"]}}"# =>
+            r#"{"hostUuid": @H, "unixMs": 5, "findings": [{"check": "ssh-login", "about": "host-b", "verdict": "fail", "found": "f", "why": "w", "mend": "m"}]}"#;
         PingHostMsg r#"{"timeoutMs": 2000}"# => r#"{"connected": false, "reason": "no answer", "bootId": ""}"#;
         ChangeHostStateMsg r#"{"hostUuid": @H, "action": "Maintain"}"# => r#"@host"#;
         QueryServingHostsMsg r#"{"clusterUuid": @C}"# =>

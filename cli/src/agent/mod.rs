@@ -21,7 +21,7 @@ use crate::listen;
 use service::Service;
 
 /// What an agent is told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AgentSettings {
     /// The host that it is.
     pub host: HostId,

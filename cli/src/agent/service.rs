@@ -1,6 +1,11 @@
 //! What each path of the agent does.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use parking_lot::Mutex;
 use ringfence_actors::AGENT_VERSION;
@@ -9,8 +14,7 @@ use ringfence_drivers::{
         docker::{DEFAULT_SOCKET, Engine},
         hugepages::Hugepages,
         scan, sibling,
-        ssh::SshSettings,
-        target::{Runner, Target},
+        target::Target,
         vms::Vms,
     },
     state_dir::StateDir,
@@ -18,6 +22,7 @@ use ringfence_drivers::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
     agent::{AgentCommand, Done},
+    doctor::{DiagnoseHostCmd, DiagnoseHostReply},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
@@ -32,6 +37,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::AgentSettings;
+use crate::doctor;
 
 /// How long a ZBS target's control socket may take to accept (domain: 1 s).
 const CONTROL_SOCKET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -40,11 +46,9 @@ const CONTROL_SOCKET_TIMEOUT: std::time::Duration = std::time::Duration::from_se
 pub(super) struct Service {
     host: HostId,
     boot_id: String,
+    settings: AgentSettings,
     state: StateDir,
     vms: Vms,
-    runner: Runner,
-    docker: Option<Engine>,
-    ssh: Option<SshSettings>,
     targets: Mutex<HashMap<StorageId, Arc<Target>>>,
 }
 
@@ -72,6 +76,7 @@ impl Service {
     paths! {
         HostPingCmd => ping;
         HostFactsCmd => facts;
+        DiagnoseHostCmd => diagnose;
         PrepareVhostTargetEnvCmd => prepare_env;
         DeployVhostCmd => deploy;
         VhostTargetHealthCmd => health;
@@ -90,9 +95,7 @@ impl Service {
             host: settings.host,
             boot_id: Uuid::new_v4().to_string(),
             vms,
-            runner: settings.target.clone(),
-            docker: settings.docker.clone(),
-            ssh: settings.ssh.clone(),
+            settings: settings.clone(),
             targets: Mutex::default(),
             state,
         })
@@ -122,10 +125,26 @@ impl Service {
         })
     }
 
+    async fn diagnose(&self, cmd: DiagnoseHostCmd) -> Result<DiagnoseHostReply> {
+        // First of all: what follows takes its time.
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if cmd.siblings.len() > doctor::MAX_SIBLINGS {
+            let details = format!("{} siblings are to be tried, {} at most", cmd.siblings.len(), doctor::MAX_SIBLINGS);
+            return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+        }
+        let (mut findings, ways) = tokio::join!(
+            doctor::look_at_host(&self.settings, &cmd.needs),
+            doctor::look_at_siblings(self.settings.ssh.as_ref(), &cmd.siblings)
+        );
+        findings.extend(ways);
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or_default();
+        Ok(DiagnoseHostReply { host_uuid: self.host, unix_ms, findings })
+    }
+
     /// Both halves are tried; the first error is the answer.
     async fn prepare_env(&self, cmd: PrepareVhostTargetEnvCmd) -> Result<PrepareVhostTargetEnvReply> {
         let mut notes = Vec::new();
-        let docker = match &self.docker {
+        let docker = match &self.settings.docker {
             Some(engine) => engine.ensure().await.map(|note| notes.push(note)),
             None => {
                 notes.push("docker is not needed: targets run as processes".to_owned());
@@ -153,7 +172,7 @@ impl Service {
     async fn health(&self, cmd: VhostTargetHealthCmd) -> Result<VhostTargetHealthReply> {
         let result = match (&cmd.container_name, &cmd.control_sock) {
             (Some(container), Some(socket)) => {
-                let engine = self.docker.clone().unwrap_or_else(|| Engine::at(DEFAULT_SOCKET));
+                let engine = self.settings.docker.clone().unwrap_or_else(|| Engine::at(DEFAULT_SOCKET));
                 zbs_health(&engine, container, Path::new(socket)).await
             }
             _ => self.target(cmd.primary_storage_uuid)?.health().await,
@@ -183,7 +202,7 @@ impl Service {
             let details = "a host is no sibling of its own: it would kill its own VM";
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
-        let Some(ssh) = &self.ssh else {
+        let Some(ssh) = &self.settings.ssh else {
             let details = "this agent's file has no [ssh]: it cannot reach a failed sibling";
             return Err(ErrorCode::new(Code::OPERATION, details));
         };
@@ -203,7 +222,7 @@ impl Service {
         if let Some(target) = targets.get(&storage) {
             return Ok(target.clone());
         }
-        let target = Arc::new(Target::new(self.runner.clone(), self.state.path(), storage)?);
+        let target = Arc::new(Target::new(self.settings.target.clone(), self.state.path(), storage)?);
         targets.insert(storage, target.clone());
         Ok(target)
     }

@@ -109,6 +109,11 @@ fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
 
 /// One line of the journal: when, what, about whom, and what of it matters most.
 pub(super) fn event_line(record: &Record) -> String {
+    format!("{:>6}  {}  {:<32} {:<28} {}", record.seq, record.time, record.topic, record.subject, event_says(record))
+}
+
+/// What matters most of a record.
+pub(crate) fn event_says(record: &Record) -> String {
     let fields = record.payload.as_object();
     let field = |key: &str| fields.and_then(|fields| fields.get(key)).filter(|value| !value.is_null());
     let change = |old: &str, new: &str| {
@@ -123,7 +128,7 @@ pub(super) fn event_line(record: &Record) -> String {
             says.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
         }
     }
-    format!("{:>6}  {}  {:<32} {:<28} {}", record.seq, record.time, record.topic, record.subject, says.join(" "))
+    says.join(" ")
 }
 
 pub(super) async fn hosts(ask: &Ask) -> Result<()> {
@@ -283,7 +288,7 @@ pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
 }
 
 /// A name as one part of a path: what is not plain is percent-encoded.
-fn path_part(name: &str) -> String {
+pub(crate) fn path_part(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

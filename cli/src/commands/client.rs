@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Opens a stream; it has no end.
-    pub(super) async fn open(&self, path: &str) -> Result<Response> {
+    pub(crate) async fn open(&self, path: &str) -> Result<Response> {
         self.send(Method::GET, path, None, None).await
     }
 

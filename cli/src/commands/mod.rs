@@ -5,7 +5,7 @@ pub mod check;
 mod client;
 mod follow;
 mod inventory;
-mod live;
+pub(crate) mod live;
 mod manual;
 mod token;
 
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use ask::{event_says, path_part};
 pub use client::Client;
 use ringfence_drivers::node::sibling;
 
@@ -63,8 +64,23 @@ pub enum Command {
         #[arg(long)]
         live: bool,
     },
+    /// Say what is missing, and what would make a fence fail tonight; exit 1 if something would, or is not known.
+    /// Changes nothing but one blocklist entry of a documentation address, which is taken away again
+    Doctor {
+        /// The controller's file; with --agent the agent's
+        #[arg(long)]
+        config: PathBuf,
+        /// Look at this host alone, without a controller
+        #[arg(long)]
+        agent: bool,
+        /// Print the findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show hosts, storages and VMs at a glance
     Status(Ask),
+    /// Watch it live: hosts, storages, VMs that are not as wanted, fences and events
+    Top(Server),
     /// Show the hosts
     Hosts(Ask),
     /// Show the storages
@@ -163,7 +179,11 @@ pub struct Server {
 }
 
 impl Server {
-    fn client(&self) -> Result<Client> {
+    pub(crate) fn url(&self) -> &str {
+        &self.server
+    }
+
+    pub(crate) fn client(&self) -> Result<Client> {
         Client::new(&self.server)?.with_token_file(self.token_file.as_deref())
     }
 }
@@ -232,6 +252,8 @@ pub struct HostArgs {
 pub async fn run(command: Command) -> u8 {
     let result = match command {
         Command::Check { config, live } => return check::run(&config, live).await,
+        Command::Doctor { config, agent, json } => return crate::doctor::run(&config, agent, json).await,
+        Command::Top(server) => return crate::top::run(&server).await,
         Command::Status(ask) => ask::status(&ask).await,
         Command::Hosts(ask) => ask::hosts(&ask).await,
         Command::Storages(ask) => ask::storages(&ask).await,

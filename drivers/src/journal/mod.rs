@@ -89,6 +89,37 @@ impl Journal {
         Ok(Journal { path: Arc::new(path), writer: Arc::new(Mutex::new(writer)), reader: Arc::new(Mutex::new(reader)) })
     }
 
+    /// The last record of a directory's journal and its hash, if it follows from the one before; `None` while there is
+    /// no journal or it is empty. Only reads, also beside a controller that runs.
+    ///
+    /// # Errors
+    /// `SYS.1016` if it cannot be read; `SYS.1000` if the last record was altered.
+    pub fn head(dir: &Path) -> Result<Option<(u64, String)>> {
+        let path = dir.join("journal.db");
+        if !path.try_exists().map_err(|e| ErrorCode::new(Code::IO, format!("{}: {e}", path.display())))? {
+            return Ok(None);
+        }
+        let read = || -> rusqlite::Result<Vec<Stored>> {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            let connection = Connection::open_with_flags(unchanged(&path), flags)?;
+            let mut statement =
+                connection.prepare(&format!("SELECT {COLUMNS} FROM events ORDER BY seq DESC LIMIT 2"))?;
+            statement.query_map([], Stored::read)?.collect()
+        };
+        let newest = read().map_err(|e| explain(&path, "read", &e))?;
+        let Some(last) = newest.first() else { return Ok(None) };
+        let (before, hash) = newest.get(1).map_or((0, GENESIS), |before| (before.seq, before.hash.as_str()));
+        if last.seq != before + 1 || last.hash_after(hash) != last.hash {
+            let details = format!(
+                "{}: record {} does not follow from record {before}: the journal was altered",
+                path.display(),
+                last.seq
+            );
+            return Err(ErrorCode::new(Code::INTERNAL, details));
+        }
+        Ok(Some((last.seq, last.hash.clone())))
+    }
+
     /// Walks the whole chain and returns how many records it has.
     ///
     /// # Errors
@@ -251,6 +282,17 @@ struct Stored {
     subject: String,
     payload: String,
     hash: String,
+}
+
+/// How SQLite is to open a journal so that it leaves no file behind: without a log beside it nobody has it open, and it
+/// does not change while it is read.
+fn unchanged(path: &Path) -> String {
+    let log = PathBuf::from(format!("{}-wal", path.display()));
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-');
+    let encoded = path.as_os_str().as_encoded_bytes().iter();
+    let encoded: String =
+        encoded.map(|b| if plain(*b) { char::from(*b).to_string() } else { format!("%{b:02X}") }).collect();
+    format!("file:{encoded}{}", if log.exists() { "" } else { "?immutable=1" })
 }
 
 /// Whether a record follows the one with this hash ([`GENESIS`] before the first), unchanged.

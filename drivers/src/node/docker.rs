@@ -88,6 +88,29 @@ impl Engine {
         }
     }
 
+    /// Whether it answers. Starts nothing.
+    ///
+    /// # Errors
+    /// `SYS.1006` if there is none, with the fix.
+    pub async fn answers(&self) -> Result<()> {
+        self.connect().await.map(|_| ())
+    }
+
+    /// Whether an image is on this host: nothing is pulled.
+    ///
+    /// # Errors
+    /// `SYS.1006` if the engine cannot be asked.
+    pub async fn has_image(&self, image: &str) -> Result<bool> {
+        use bollard::errors::Error::DockerResponseServerError;
+        let docker = self.connect().await?;
+        match tokio::time::timeout(ENGINE_TIMEOUT, docker.inspect_image(image)).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(DockerResponseServerError { status_code: 404, .. })) => Ok(false),
+            Ok(Err(error)) => Err(odd(image, error.to_string())),
+            Err(_) => Err(odd(image, format!("no answer within {ENGINE_TIMEOUT:?}"))),
+        }
+    }
+
     /// Whether a container runs.
     ///
     /// # Errors

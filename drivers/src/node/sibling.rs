@@ -10,7 +10,7 @@ use std::{net::IpAddr, time::Duration};
 
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
-    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
+    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply, UnknownReason},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -128,6 +128,44 @@ done
 [ -z "$(list any)" ] || found=true alive=true
 printf '{"found":%s,"killed":%s,"alive":%s,"reason":"by script"}\n' "$found" "$killed" "$alive"
 "#;
+
+/// What a fence needs on the failed host, asked through the same door: a login, a shell, somebody who may kill, and
+/// what [`SCRIPT`] is made of. Changes nothing.
+const REHEARSAL: &str = r#"
+set -u
+by=ringfence
+if ! command -v ringfence >/dev/null 2>&1; then
+  by=script
+  for tool in tr awk readlink; do command -v "$tool" >/dev/null 2>&1 || { echo "there is no $tool" >&2; exit 1; }; done
+fi
+printf '{"uid":%s,"by":"%s"}\n' "$(id -u)" "$by"
+"#;
+
+/// How long a rehearsal may take once the host let us in. Too low: a busy host seems broken. Too high: who asks waits.
+pub const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a host that would be fenced says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rehearsal {
+    /// Who one is there. Only root may kill everybody's QEMU.
+    pub uid: u32,
+    /// What would look for the QEMU: `ringfence`, or the `script`.
+    pub by: String,
+}
+
+/// Goes the way of a fence to a host, and does nothing there.
+///
+/// # Errors
+/// Why a fence could not be carried out there now.
+pub async fn rehearse(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Rehearsal, ssh::Trouble> {
+    let said = ssh::run(settings, ip, port, "sh -s", REHEARSAL.as_bytes(), REHEARSAL_TIMEOUT).await?;
+    serde_json::from_str(&said).map_err(|e| ssh::Trouble {
+        reason: UnknownReason::Unparsable,
+        details: format!("it answers {said:.100?}, not what it was asked ({e}): does its key force a command?"),
+        unreachable: false,
+    })
+}
 
 /// Carries out the fence of one VM on a failed host.
 ///

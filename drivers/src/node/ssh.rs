@@ -11,7 +11,7 @@ use russh::{
     ChannelMsg, Disconnect, Preferred,
     client::{self, Handle},
     keys::{
-        PrivateKeyWithHashAlg, PublicKeyOrCertificate, known_hosts::known_host_keys_path, load_secret_key,
+        PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, known_hosts::known_host_keys_path, load_secret_key,
         ssh_key::PublicKey,
     },
 };
@@ -110,9 +110,12 @@ pub async fn run(
     done
 }
 
-async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, Trouble> {
+/// The host keys that are believed of an address, at least one.
+///
+/// # Errors
+/// The file cannot be read, or has none of it.
+pub fn known_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, Trouble> {
     let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
-    let auth = |why: String| Trouble::new(UnknownReason::AuthFailed, why);
     let file = &settings.known_hosts_file;
     let known = known_host_keys_path(&ip.to_string(), port, file)
         .map_err(|e| host_key(format!("known hosts {}: {e}", file.display())))?;
@@ -120,8 +123,22 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
     if known.is_empty() {
         return Err(host_key(format!("{} has no key of {ip} port {port}: add it with ssh-keyscan", file.display())));
     }
-    let key = load_secret_key(&settings.key_file, None)
-        .map_err(|e| auth(format!("key {}: {e}", settings.key_file.display())))?;
+    Ok(known)
+}
+
+/// The key with which this host shows itself to others.
+///
+/// # Errors
+/// The file cannot be read, or is no private key without a passphrase.
+pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, Trouble> {
+    load_secret_key(&settings.key_file, None)
+        .map_err(|e| Trouble::new(UnknownReason::AuthFailed, format!("key {}: {e}", settings.key_file.display())))
+}
+
+async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, Trouble> {
+    let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
+    let auth = |why: String| Trouble::new(UnknownReason::AuthFailed, why);
+    let (known, key) = (known_keys(settings, ip, port)?, own_key(settings)?);
     let mismatch = Arc::default();
     // Only the kinds of keys that are known: a host that has several offers one of these.
     let kinds: Vec<_> = known.iter().map(PublicKey::algorithm).collect();
@@ -133,7 +150,10 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
     let strict = Strict { known, mismatch: Arc::clone(&mismatch) };
     let connected = client::connect(Arc::new(config), (ip, port), strict).await;
     if let Some(offered) = mismatch.lock().take() {
-        return Err(host_key(format!("{ip} offers {offered}, which {} does not have for it", file.display())));
+        return Err(host_key(format!(
+            "{ip} offers {offered}, which {} does not have for it",
+            settings.known_hosts_file.display()
+        )));
     }
     let mut session = connected.map_err(|error| match &error {
         russh::Error::IO(io) => {

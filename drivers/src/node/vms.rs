@@ -57,6 +57,21 @@ pub struct Vms {
     orders: Mutex<Orders>,
 }
 
+impl QemuSettings {
+    /// `kvm` or `tcg`: what the next VM will run with.
+    pub fn accel(&self) -> String {
+        match &self.accel {
+            Some(accel) => accel.clone(),
+            None => if kvm_is_usable() { "kvm" } else { "tcg" }.to_owned(),
+        }
+    }
+}
+
+/// Whether this process may use the kernel's virtualisation.
+pub fn kvm_is_usable() -> bool {
+    fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
 impl Vms {
     /// Looks at this host's QEMU and at what was ordered before.
     ///
@@ -89,13 +104,7 @@ impl Vms {
 
     /// `kvm` or `tcg`: what the next VM will run with.
     pub fn accel(&self) -> String {
-        match &self.qemu.accel {
-            Some(accel) => accel.clone(),
-            None => {
-                let usable = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-                if usable { "kvm" } else { "tcg" }.to_owned()
-            }
-        }
+        self.qemu.accel()
     }
 
     /// The QEMU processes of this host, by VM. A start that is under way is waited for; orders that are void from now on
@@ -316,13 +325,17 @@ fn clock_ms() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or_default() * 1000 + u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000_000
 }
 
-async fn version(binary: &str) -> Result<Version> {
+/// The version of a program of QEMU's.
+///
+/// # Errors
+/// `SYS.1006` if it is missing or does not run, with the fix.
+pub async fn version(binary: &str) -> Result<Version> {
     let missing = |why: String| {
         let details =
             format!("QEMU {binary:?} does not run: {why}. Install qemu-system-x86, or name it in [qemu] binary");
         ErrorCode::new(Code::OPERATION, details)
     };
-    let asked = Command::new(binary).arg("--version").stdin(Stdio::null()).output();
+    let asked = Command::new(binary).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(START_TIMEOUT, asked).await;
     let output = output
         .map_err(|_| missing(format!("no answer within {START_TIMEOUT:?}")))?
