@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# setup.sh demo|lab|test: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
-# something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs.
+# setup.sh demo|lab|test|fuzz: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
+# something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs;
+# `fuzz` is demo's and a C++ compiler, for libFuzzer itself.
 set -euo pipefail
-WHAT=${1:?usage: setup.sh demo|lab|test}
+WHAT=${1:?usage: setup.sh demo|lab|test|fuzz}
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -23,6 +24,10 @@ need() {                      # need COMMAND PACKAGE...: install the packages if
 
 need cc gcc libc6-dev
 need cargo cargo-web rustc-web      # Debian 12's own rustc is too old; this one follows the browsers' needs
+if [[ $WHAT == fuzz ]]; then
+  need g++ g++
+  exit 0
+fi
 if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemon >/dev/null; then
   # A backported qemu-utils conflicts with the stable qemu-system: take both from the same release.
   need qemu-system-x86_64 qemu-utils/bookworm qemu-system-x86 || need qemu-system-x86_64 qemu-utils qemu-system-x86

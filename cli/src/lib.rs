@@ -11,6 +11,7 @@ pub mod demo;
 mod explain;
 pub mod http;
 pub mod listen;
+pub mod log;
 pub mod metrics;
 pub mod output;
 mod page;

@@ -12,7 +12,7 @@ mod tokens;
 
 pub(crate) use tokens::name as token_name;
 
-use std::{fmt, ops::Range, path::Path};
+use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceSpan};
 
@@ -22,6 +22,10 @@ pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// Mistakes of a file that are told. Too low: a rename in a large file is mended in many rounds. Too high: some other file
+/// fills the memory and the screen with its.
+pub const MAX_PROBLEMS: usize = 100;
+
 /// One mistake in a file.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{message}")]
@@ -30,7 +34,7 @@ pub struct Problem {
     #[help]
     help: String,
     #[source_code]
-    text: NamedSource<String>,
+    text: Arc<NamedSource<String>>,
     #[label("here")]
     at: SourceSpan,
 }
@@ -58,6 +62,11 @@ impl Problems {
             let _ = handler.render_report(&mut text, problem);
         }
         text
+    }
+
+    /// Where in the file they are: the bytes that each points at.
+    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        self.problems.iter().map(|problem| problem.at.offset()..problem.at.offset() + problem.at.len())
     }
 
     /// How many there are.
@@ -88,7 +97,14 @@ pub enum Config {
 /// # Errors
 /// Every mistake that was found.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let text = read(path)?;
+    parse(path, read(path)?)
+}
+
+/// Reads the text of a file and tells by its tables whose it is; relative paths are from where `path` is.
+///
+/// # Errors
+/// Every mistake that was found.
+pub fn parse(path: &Path, text: String) -> Result<Config, Problems> {
     let is_controller = ["[controller]", "[[host]]", "[[cluster]]", "[[storage]]", "[[vm]]", "[ping]"];
     if text.lines().any(|line| is_controller.contains(&line.split('#').next().unwrap_or("").trim())) {
         controller::parse(path, text).map(|config| Config::Controller(Box::new(config)))
@@ -142,19 +158,32 @@ fn read(path: &Path) -> Result<String, Problems> {
 struct Checker {
     name: String,
     text: String,
+    /// The text as all mistakes show it, once there is one.
+    shown: Option<Arc<NamedSource<String>>>,
     problems: Vec<Problem>,
 }
 
 impl Checker {
     fn new(path: &Path, text: String) -> Checker {
-        Checker { name: path.display().to_string(), text, problems: Vec::new() }
+        Checker { name: path.display().to_string(), text, shown: None, problems: Vec::new() }
     }
 
     /// Notes a mistake.
     fn wrong(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
-        let end = at.end.min(self.text.len());
-        let at = SourceSpan::from(at.start.min(end)..end);
-        let text = NamedSource::new(&self.name, self.text.clone());
+        let (mut start, mut end) = (at.start.min(self.text.len()), at.end.min(self.text.len()));
+        // Whole characters: the file may begin with a byte order mark.
+        while !self.text.is_char_boundary(start) {
+            start -= 1;
+        }
+        while !self.text.is_char_boundary(end) {
+            end += 1;
+        }
+        let at = SourceSpan::from(start.min(end)..end);
+        if self.problems.len() == MAX_PROBLEMS {
+            return;
+        }
+        let (name, text) = (&self.name, &self.text);
+        let text = self.shown.get_or_insert_with(|| Arc::new(NamedSource::new(name, text.clone()))).clone();
         self.problems.push(Problem { message: message.into(), help: help.into(), text, at });
     }
 
