@@ -129,10 +129,15 @@ pub fn known_keys(file: &Path, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, 
         return Err(odd("it has tabs or other control characters: put spaces between the words".to_owned()));
     }
     let mut revoked = Vec::new();
-    for line in text.lines().filter(|line| line.starts_with("@revoked")) {
-        let key = line.split_ascii_whitespace().nth(3).unwrap_or_default();
-        let key = parse_public_key_base64(key).map_err(|e| odd(format!("a revoked key cannot be read: {e}")))?;
-        revoked.push(key);
+    for line in text.lines().map(str::trim_start).filter(|line| line.starts_with('@')) {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("@cert-authority") => continue,
+            Some("@revoked") => {}
+            marker => return Err(odd(format!("marker {:.40?} is not known", marker.unwrap_or_default()))),
+        }
+        let key = parse_public_key_base64(words.nth(2).unwrap_or_default());
+        revoked.push(key.map_err(|e| odd(format!("a revoked key cannot be read: {e}")))?);
     }
     let known = known_host_keys_path(&ip.to_string(), port, file).map_err(|e| odd(e.to_string()))?;
     // Whatever host it was revoked for: nobody is to have it any more.
@@ -250,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_key_is_not_believed_and_odd_spaces_are_refused() {
+    fn a_revoked_key_is_not_believed_and_what_openssh_reads_otherwise_is_refused() {
         const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXRmvqvCB1phEE6Hj6B5cQbEg6h9v/LwCNbiXBh1yrr";
         let known = |text: String| {
             let file = tempfile::NamedTempFile::new().unwrap();
@@ -260,7 +265,11 @@ mod tests {
         assert_eq!(known(format!("10.77.0.11 {KEY}\n")).unwrap().len(), 1);
         assert_eq!(known(format!("10.77.0.12 {KEY}\n")), Ok(Vec::new()));
         assert_eq!(known(format!("10.77.0.11 {KEY}\n@revoked * {KEY}\n")), Ok(Vec::new()));
-        for odd in [format!("10.77.0.12,\t10.77.0.11 {KEY}\n"), format!("10.77.0.11 {KEY}\n@revoked * ssh-ed25519\n")] {
+        for odd in [
+            format!("10.77.0.12,\t10.77.0.11 {KEY}\n"),
+            format!("10.77.0.11 {KEY}\n@revoked * ssh-ed25519\n"),
+            format!("@x,10.77.0.11 {KEY}\n"),
+        ] {
             assert!(known(odd.clone()).is_err(), "{odd}");
         }
     }
