@@ -56,7 +56,7 @@ fn osds(bytes: &[u8]) {
                     let range = entry.strip_prefix("cidr:").filter(|range| range.ends_with(&format!(":0/{bits}")));
                     range.and_then(address) == Some(*ip)
                 };
-                assert!(entries.iter().any(|entry| whole(&entry)), "{ip} is not refused: {said}");
+                assert!(entries.iter().any(whole), "{ip} is not refused: {said}");
             }
             let count = |osd: &Value, key: &str| osd[key]["addrvec"].as_array().expect("addresses").len();
             let osds = said["osds"].as_array().expect("osds");
