@@ -5,7 +5,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 CAMPAIGN ?= --seeds 1..200
 
-.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
+.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny fuzz fuzz-keep bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -88,6 +88,13 @@ scale:           ## 1,000 hosts, 10,000 VMs, 50 hosts die within a minute
 sabotage:        ## breaks the rules on purpose, one at a time, and says what notices each
 	scripts/setup.sh test
 	scripts/sabotage.sh
+
+fuzz:            ## what reads bytes from elsewhere, given any: libFuzzer on each target for FUZZ_SECONDS (60); a finding is kept and told
+	scripts/setup.sh fuzz
+	scripts/fuzz.sh
+
+fuzz-keep:       ## what `make fuzz` found to be new goes into the kept corpus, minimized
+	scripts/fuzz.sh keep
 
 bench:           ## the bus beside its peers in one run, and a recovery cycle of 100,000 hosts
 	cargo bench --locked --package ringfence-benches

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# setup.sh demo|lab|test|book: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
+# setup.sh demo|lab|test|book|fuzz: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
 # something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs.
-# `book` is what the book needs, and no more.
+# `book` is what the book needs, and no more; `fuzz` a C++ compiler, for libFuzzer itself.
 set -euo pipefail
-WHAT=${1:?usage: setup.sh demo|lab|test|book}
+WHAT=${1:?usage: setup.sh demo|lab|test|book|fuzz}
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -29,6 +29,10 @@ if [[ $WHAT == book ]]; then
   # Without optimization: the book is small, the build takes half as long.
   command -v mdbook >/dev/null || { say "building mdbook (about two minutes, once)"; cargo install --debug --locked --no-default-features --features search mdbook@0.5.4; }
   command -v hyperlink >/dev/null || { say "building hyperlink (half a minute, once)"; cargo install --debug --locked hyperlink@0.3.2; }
+  exit 0
+fi
+if [[ $WHAT == fuzz ]]; then
+  need g++ g++
   exit 0
 fi
 if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemon >/dev/null; then

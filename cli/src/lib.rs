@@ -13,6 +13,7 @@ mod explain;
 pub mod http;
 pub mod inventory;
 pub mod listen;
+pub mod log;
 pub mod metrics;
 pub mod output;
 mod page;

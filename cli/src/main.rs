@@ -8,16 +8,16 @@ use ringfence_cli::{
     commands::{self, Cli, Command, check},
     config, demo,
     listen::asked_to_end,
+    log::Format,
     output, serve, sim,
 };
 use ringfence_messages::{ErrorCode, Result};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let code = match cli.command {
-        Command::Serve { config } => serve(&config),
-        Command::Agent { config } => agent(&config),
+        Command::Serve { config, log_format } => serve(&config, log_format),
+        Command::Agent { config, log_format } => agent(&config, log_format),
         Command::Demo { keep } => runtime(demo::run(keep)),
         Command::Sim(args) => sim::simulate(&args),
         Command::Model(args) => sim::model(&args),
@@ -27,22 +27,22 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn serve(path: &Path) -> u8 {
+fn serve(path: &Path, log: Format) -> u8 {
+    log.begin();
     let config = match config::load_controller(path) {
         Ok(config) => config,
-        Err(problems) => return refused(&problems),
+        Err(problems) => return refused(&problems, log),
     };
-    log();
-    actix::System::new().block_on(async { ended(serve::run(config, ready("controller"), asked_to_end()).await) })
+    actix::System::new().block_on(async { ended(serve::run(config, ready("controller"), asked_to_end()).await, log) })
 }
 
-fn agent(path: &Path) -> u8 {
+fn agent(path: &Path, log: Format) -> u8 {
+    log.begin();
     let config = match config::load_agent(path) {
         Ok(config) => config,
-        Err(problems) => return refused(&problems),
+        Err(problems) => return refused(&problems, log),
     };
-    log();
-    runtime(async { ended(agent::run(config.settings, ready("agent"), asked_to_end()).await) })
+    runtime(async { ended(agent::run(config.settings, ready("agent"), asked_to_end()).await, log) })
 }
 
 fn runtime<T>(work: impl Future<Output = T>) -> T {
@@ -55,23 +55,20 @@ fn ready(who: &'static str) -> impl FnOnce(std::net::SocketAddr) {
     move |address| output::print(format!("{who} listens on {address}"))
 }
 
-fn ended(result: Result<(), ErrorCode>) -> u8 {
+fn ended(result: Result<(), ErrorCode>, log: Format) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("{}", output::error(&error));
+            log.last_words(&error);
             1
         }
     }
 }
 
-fn refused(problems: &config::Problems) -> u8 {
-    check::report(problems);
+fn refused(problems: &config::Problems, log: Format) -> u8 {
+    match log {
+        Format::Text => check::report(problems),
+        Format::Json => tracing::error!("{problems}"),
+    }
     2
-}
-
-/// Logs go to standard error; `RUST_LOG` chooses what of them.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }

@@ -26,7 +26,9 @@ use ringfence_messages::{
     vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::exact;
 
 /// How long a TCP connection may take. Too low: a busy network looks dead. Too high: a dead host holds a ping's
 /// place for so long.
@@ -98,20 +100,22 @@ async fn read_bounded(url: &str, mut response: reqwest::Response) -> Result<Vec<
     Ok(body)
 }
 
-fn understand<R: serde::de::DeserializeOwned>(url: &str, status: StatusCode, body: &[u8]) -> Result<R> {
+/// Reads the answer of an agent, or of an MDS: its reply, or the error that it tells.
+///
+/// # Errors
+/// What the peer says went wrong; `SYS.1015` with the beginning of the answer if it is none.
+pub fn understand<R: DeserializeOwned + Serialize>(url: &str, status: StatusCode, body: &[u8]) -> Result<R> {
     let odd = |what: String| {
         let sample: String =
             String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(SAMPLE_CHARS).collect();
         ErrorCode::new(Code::HTTP, format!("{url} answered {status} with {what}: {sample:?}"))
     };
-    let answer: AgentAnswer<serde_json::Value> = match serde_json::from_slice(body) {
-        Ok(answer) => answer,
-        Err(e) => return Err(odd(format!("what is no answer of an agent ({e})"))),
-    };
+    let answer: serde_json::Result<AgentAnswer<serde_json::Value>> = exact::value(body).and_then(exact::read);
+    let answer = answer.map_err(|e| odd(format!("what is no answer of an agent ({e})")))?;
     match (answer.success, answer.error) {
         (true, None) if status.is_success() => {
             let reply = answer.reply.unwrap_or_default();
-            serde_json::from_value(reply).map_err(|e| odd(format!("a reply of another shape ({e})")))
+            exact::read(reply).map_err(|e| odd(format!("a reply of another shape ({e})")))
         }
         (false, Some(error)) => Err(error),
         (false, None) => Err(odd("a failure without an error".to_owned())),

@@ -6,7 +6,13 @@
 //! reason, for the caller to treat as "not known" (I2). No secret is read here: the programs read the keyring.
 //! Rejected: linking librados (a C library that a plain Debian lacks, and that cannot be killed when it hangs).
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
@@ -14,6 +20,8 @@ use ringfence_actors::ports::{CephMap, CephPort};
 use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fence::UnknownReason};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::process::Command;
+
+use crate::exact::Object;
 
 /// How long one call may take (domain: `timeout 10 rbd status`). Too low: a busy monitor looks gone. Too high: a
 /// fence waits for a cluster that does not answer.
@@ -37,12 +45,13 @@ struct RawWatcher {
 
 /// `10.77.0.11:0/2757791864` or `[fd00::1]:0/1`: the address in front of the port.
 fn ip_of(text: &str) -> Option<IpAddr> {
-    let (socket, _nonce) = text.split_once('/')?;
-    let (ip, port) = socket.rsplit_once(':')?;
-    port.parse::<u16>().ok()?;
-    match ip.strip_prefix('[') {
-        Some(v6) => v6.strip_suffix(']')?.parse().ok().filter(IpAddr::is_ipv6),
-        None => ip.parse().ok().filter(IpAddr::is_ipv4),
+    let (socket, nonce) = text.split_once('/')?;
+    if nonce.is_empty() || !nonce.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    match socket.parse().ok()? {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => None,
+        address => Some(address.ip()),
     }
 }
 
@@ -57,7 +66,7 @@ pub struct Ceph {
 
 #[derive(Deserialize)]
 struct Status {
-    watchers: Vec<RawWatcher>,
+    watchers: Vec<Object<RawWatcher>>,
 }
 
 #[derive(Deserialize)]
@@ -67,30 +76,30 @@ struct OsdMap {
     /// Absent before Ceph knew ranges (16.2.11).
     #[serde(default)]
     range_blocklist: BTreeMap<String, String>,
-    osds: Vec<RawOsd>,
+    osds: Vec<Object<RawOsd>>,
 }
 
 #[derive(Deserialize)]
 struct RawOsd {
     osd: u64,
-    public_addrs: RawAddresses,
-    cluster_addrs: RawAddresses,
+    public_addrs: Object<RawAddresses>,
+    cluster_addrs: Object<RawAddresses>,
 }
 
 #[derive(Deserialize)]
 struct MonMap {
-    mons: Vec<RawMon>,
+    mons: Vec<Object<RawMon>>,
 }
 
 #[derive(Deserialize)]
 struct RawMon {
     name: String,
-    public_addrs: RawAddresses,
+    public_addrs: Object<RawAddresses>,
 }
 
 #[derive(Deserialize)]
 struct RawAddresses {
-    addrvec: Vec<RawAddress>,
+    addrvec: Vec<Object<RawAddress>>,
 }
 
 /// `IP:PORT`.
@@ -224,21 +233,29 @@ pub fn unknown(error: &ErrorCode) -> UnknownReason {
     }
 }
 
-fn watchers_of(answer: &[u8]) -> Result<Vec<Watcher>> {
+/// Reads what `rbd status --format json` says.
+///
+/// # Errors
+/// `SYS.1015` for anything but the very shape: what is not understood is not an empty list.
+pub fn watchers_of(answer: &[u8]) -> Result<Vec<Watcher>> {
     let status: Status = understood("rbd status", answer)?;
-    let watcher = |RawWatcher { address, .. }| match ip_of(&address) {
+    let watcher = |Object(RawWatcher { address, .. })| match ip_of(&address) {
         Some(ip) => Ok(Watcher { address, ip }),
         None => Err(odd_answer("rbd status", &format!("{address:?} is not the address of a watcher"))),
     };
     status.watchers.into_iter().map(watcher).collect()
 }
 
-fn osd_map(answer: &[u8]) -> Result<CephMap> {
+/// Reads what `ceph osd dump --format json` says: what is refused, and where the OSDs are.
+///
+/// # Errors
+/// `SYS.1015` for anything but the very shape.
+pub fn osd_map(answer: &[u8]) -> Result<CephMap> {
     let map: OsdMap = understood("ceph osd dump", answer)?;
     let mut daemons = Vec::new();
-    for osd in map.osds {
+    for Object(osd) in map.osds {
         let name = format!("osd.{}", osd.osd);
-        for RawAddress { addr } in osd.public_addrs.addrvec.into_iter().chain(osd.cluster_addrs.addrvec) {
+        for Object(RawAddress { addr }) in osd.public_addrs.0.addrvec.into_iter().chain(osd.cluster_addrs.0.addrvec) {
             daemons.push((name.clone(), daemon_ip("ceph osd dump", &addr)?));
         }
     }
@@ -246,11 +263,15 @@ fn osd_map(answer: &[u8]) -> Result<CephMap> {
     Ok(CephMap { epoch: map.epoch, blocked: entries.filter_map(|entry| whole_address(entry)).collect(), daemons })
 }
 
-fn mon_map(answer: &[u8]) -> Result<Vec<(String, IpAddr)>> {
+/// Reads what `ceph mon dump --format json` says: where the monitors are.
+///
+/// # Errors
+/// `SYS.1015` for anything but the very shape.
+pub fn mon_map(answer: &[u8]) -> Result<Vec<(String, IpAddr)>> {
     let map: MonMap = understood("ceph mon dump", answer)?;
     let mut daemons = Vec::new();
-    for mon in map.mons {
-        for RawAddress { addr } in mon.public_addrs.addrvec {
+    for Object(mon) in map.mons {
+        for Object(RawAddress { addr }) in mon.public_addrs.0.addrvec {
             daemons.push((format!("mon.{}", mon.name), daemon_ip("ceph mon dump", &addr)?));
         }
     }
@@ -315,7 +336,7 @@ fn range(ip: IpAddr) -> String {
 }
 
 fn understood<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {
-    serde_json::from_slice(answer).map_err(|e| {
+    serde_json::from_slice(answer).map(|Object(understood)| understood).map_err(|e| {
         let sample: String = String::from_utf8_lossy(answer).chars().take(200).collect();
         odd_answer(what, &format!("{e}: {sample:?}"))
     })
@@ -358,6 +379,8 @@ mod tests {
             r#"{"watchers":["#,
             r#"{"watchers":[]}{"watchers":[]}"#,
             r#"{"Watchers":[]}"#,
+            "[[]]",
+            r#"{"watchers":[["10.77.0.11:0/1",1,1]]}"#,
         ] {
             let error = status(odd).unwrap_err();
             assert_eq!(unknown(&error), UnknownReason::Unparsable, "{odd}: {error}");
@@ -375,6 +398,9 @@ mod tests {
             ("host-a:0/1", None),
             ("-", None),
             ("[10.0.0.1]:0/1", None),
+            ("10.0.0.1:+0/1", None),
+            ("10.0.0.1:0/", None),
+            ("[fe80::1%2]:0/1", None),
         ] {
             assert_eq!(ip_of(text), ip.map(|ip| ip.parse().unwrap()), "{text}");
         }

@@ -8,6 +8,7 @@
 
 pub mod agent_client;
 pub mod ceph;
+mod exact;
 pub mod journal;
 pub mod leadership;
 pub mod node;

@@ -1,8 +1,8 @@
 //! Why something did not happen: a stable code for programs, a sentence for people, the cause beneath.
 
-use std::{borrow::Cow, collections::BTreeMap, error::Error, fmt};
+use std::{borrow::Cow, cell::Cell, collections::BTreeMap, error::Error, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 /// A stable error code such as `SYS.1001`. Scripts match on it, so a code never changes its meaning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub struct ErrorCode {
     /// What happened here: the input, the place and, where one is known, the fix.
     pub details: String,
     /// The error beneath, if this one reports another's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_cause")]
     #[cfg_attr(feature = "schema", schema(no_recursion))]
     pub cause: Option<Box<ErrorCode>>,
     /// Machine-readable extras, ordered for stable output. Never a secret.
@@ -128,6 +128,28 @@ impl Error for ErrorCode {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.cause.as_deref().map(|c| c as &(dyn Error + 'static))
     }
+}
+
+/// Causes beneath an error that are read, at most. Too low: an honest chain through several nodes is refused. Too high: a
+/// peer's error, nested without end, overflows the stack of whoever reads it; bincode has no limit of its own.
+pub const MAX_CAUSES: usize = 32;
+
+fn bounded_cause<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<ErrorCode>>, D::Error> {
+    thread_local!(static DEPTH: Cell<usize> = const { Cell::new(0) });
+    /// Back up again, whatever happened below.
+    struct Deeper;
+    impl Drop for Deeper {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _deeper = Deeper;
+    // The innermost has a `cause` too: that nothing is there.
+    if DEPTH.get() > MAX_CAUSES + 1 {
+        return Err(D::Error::custom(format_args!("an error with more than {MAX_CAUSES} causes")));
+    }
+    Option::deserialize(from)
 }
 
 fn describe(code: &Code) -> &'static str {

@@ -29,7 +29,7 @@ pub mod vm;
 pub mod zbs;
 
 pub use address::{Address, Kind};
-pub use error::{Code, ErrorCode};
+pub use error::{Code, ErrorCode, MAX_CAUSES};
 pub use id::{ClusterId, HostId, ParseIdError, StorageId, VmId, VolumeId};
 pub use message::{Event, Lane, Message};
 pub use protocol::{Health, Protocol, ProtocolStatus};

@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 use proptest::prelude::*;
-use ringfence_messages::{Code, codec, host::*, message, storage::*, vm::*};
+use ringfence_messages::{Code, ErrorCode, MAX_CAUSES, codec, host::*, message, storage::*, vm::*};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,25 @@ fn the_size_limit_holds_both_ways() {
     let mut hostile = (1u64 << 60).to_le_bytes().to_vec();
     hostile.extend([0; 16]);
     assert!(codec::from_bytes::<Bytes>(&hostile).is_err());
+}
+
+/// Found by fuzzing: 1 MiB holds 30,000 errors inside each other, more than a stack does.
+#[test]
+fn an_error_nests_so_deep_and_no_deeper() {
+    let nested = |depth: usize| {
+        let mut error = ErrorCode::new(Code::OPERATION, "");
+        for _ in 0..depth {
+            error = ErrorCode::new(Code::OPERATION, "").caused_by(error);
+        }
+        codec::to_bytes(&error).unwrap()
+    };
+    codec::from_bytes::<ErrorCode>(&nested(MAX_CAUSES)).unwrap();
+    for depth in [MAX_CAUSES + 1, 1000] {
+        let error = codec::from_bytes::<ErrorCode>(&nested(depth)).unwrap_err();
+        assert!(error.details.contains("more than 32 causes"), "{error}");
+    }
+    // Once refused, the next one is read as ever.
+    codec::from_bytes::<ErrorCode>(&nested(MAX_CAUSES)).unwrap();
 }
 
 proptest! {

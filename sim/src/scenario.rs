@@ -24,6 +24,18 @@ use crate::{
     run::{Outcome, run},
 };
 
+/// VMs of a story at most. Too low: no story of a large site. Too high: a slip of the finger fills the memory.
+const MAX_VMS: usize = 100_000;
+
+/// Seconds that a story lasts at most, and a fault: 116 days.
+const MAX_LASTING: f64 = 1e7;
+
+/// Seconds between pings at most: a day.
+const MAX_PING_INTERVAL: f64 = 86_400.0;
+
+/// Seconds by which a clock jumps at most: some 30 years.
+const MAX_CLOCK_JUMP: u64 = 1_000_000_000;
+
 /// One story.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,8 +182,15 @@ impl Scenario {
     pub fn parse(text: &str) -> Result<Scenario, String> {
         let scenario: Scenario = toml::from_str(text).map_err(|error| error.to_string())?;
         let wrong = |what: String| Err(format!("{}: {what}", scenario.title));
-        if scenario.hosts < 2 || scenario.hosts > 1000 || !(1.0..=1e7).contains(&scenario.lasting) {
+        if scenario.hosts < 2 || scenario.hosts > 1000 || !(1.0..=MAX_LASTING).contains(&scenario.lasting) {
             return wrong("2 to 1000 hosts, and 1 to 10000000 seconds".to_owned());
+        }
+        let vms = |guest: &Guest| guest.count.saturating_mul(if guest.host == "every" { scenario.hosts } else { 1 });
+        if scenario.vms.iter().fold(0, |sum: usize, guest| sum.saturating_add(vms(guest))) > MAX_VMS {
+            return wrong(format!("more than {MAX_VMS} VMs"));
+        }
+        if !(0.01..=MAX_PING_INTERVAL).contains(&scenario.settings.ping_interval.unwrap_or(1.0)) {
+            return wrong(format!("ping_interval is in seconds, 0.01 to {MAX_PING_INTERVAL}"));
         }
         if scenario.clusters == 0 || scenario.clusters > scenario.hosts {
             return wrong("at least one cluster, and a host for each".to_owned());
@@ -184,9 +203,20 @@ impl Scenario {
             if step.fault.is_some() == step.act.is_some() || !(0.0..=scenario.lasting).contains(&step.at) {
                 return wrong(format!("the step at {} needs a fault or an act, within the story's time", step.at));
             }
+            if !(f64::MIN..=MAX_LASTING).contains(&step.lasting) {
+                return wrong(format!("the fault at {} lasts at most {MAX_LASTING} seconds", step.at));
+            }
+            if let Some(Fault::ClockJump { seconds }) = step.fault
+                && seconds.unsigned_abs() > MAX_CLOCK_JUMP
+            {
+                return wrong(format!("the clock at {} jumps by at most {MAX_CLOCK_JUMP} seconds", step.at));
+            }
         }
         for expected in &scenario.expected {
             let whereabouts = expected.vm.is_some() && expected.on.is_some() && expected.at.is_some();
+            if !expected.at.is_none_or(|at| (0.0..=scenario.lasting).contains(&at)) {
+                return wrong(format!("an expectation is within the story's time: {expected:?}"));
+            }
             if whereabouts == expected.log.is_empty() {
                 continue;
             }

@@ -21,6 +21,7 @@ use ringfence_messages::Result;
 
 use crate::{
     http::access::Role,
+    log,
     sim::{ModelArgs, ScenarioCommand, SimArgs},
 };
 
@@ -47,12 +48,18 @@ pub enum Command {
         /// The controller's file
         #[arg(long)]
         config: PathBuf,
+        /// How a line of the log looks
+        #[arg(long, value_enum, default_value_t)]
+        log_format: log::Format,
     },
     /// Run the host agent
     Agent {
         /// The agent's file
         #[arg(long)]
         config: PathBuf,
+        /// How a line of the log looks
+        #[arg(long, value_enum, default_value_t)]
+        log_format: log::Format,
     },
     /// Check a controller's or an agent's file and explain it; exit 2 with file and line on a mistake
     Check {

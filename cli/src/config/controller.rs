@@ -485,9 +485,12 @@ const MAX_DOMAIN_BYTES: u64 = 256 << 10;
 fn domain(path: &Path, id: VmId, name: &str) -> Result<String, (String, String)> {
     let shown = path.display();
     let failed = |why: String| (format!("{shown}: {why}"), "name a file with a libvirt <domain>".to_owned());
-    let size = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
-    if size > MAX_DOMAIN_BYTES {
-        return Err(failed(format!("{size} bytes are no domain, at most {MAX_DOMAIN_BYTES} are read")));
+    let found = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?;
+    if !found.is_file() {
+        return Err(failed("it is not a file".to_owned()));
+    }
+    if found.len() > MAX_DOMAIN_BYTES {
+        return Err(failed(format!("{} bytes are no domain, at most {MAX_DOMAIN_BYTES} are read", found.len())));
     }
     let xml = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
     for (what, wanted) in [("name", name.to_owned()), ("uuid", id.to_string())] {

@@ -13,7 +13,7 @@ mod tokens;
 
 pub(crate) use tokens::name as token_name;
 
-use std::{fmt, ops::Range, path::Path};
+use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceSpan};
 
@@ -24,6 +24,10 @@ pub use managed::Source;
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// Mistakes of a file that are told. Too low: a rename in a large file is mended in many rounds. Too high: some other file
+/// fills the memory and the screen with its.
+pub const MAX_PROBLEMS: usize = 100;
+
 /// One mistake in a file.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{message}")]
@@ -32,7 +36,7 @@ pub struct Problem {
     #[help]
     help: String,
     #[source_code]
-    text: NamedSource<String>,
+    text: Arc<NamedSource<String>>,
     #[label("here")]
     at: SourceSpan,
 }
@@ -73,6 +77,11 @@ impl Problems {
         self.file.iter().cloned().chain(self.problems.iter().map(line)).collect()
     }
 
+    /// Where in the file they are: the bytes that each points at.
+    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        self.problems.iter().map(|problem| problem.at.offset()..problem.at.offset() + problem.at.len())
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.problems.len() + usize::from(self.file.is_some())
@@ -101,7 +110,14 @@ pub enum Config {
 /// # Errors
 /// Every mistake that was found.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let text = read(path)?;
+    parse(path, read(path)?)
+}
+
+/// Reads the text of a file and tells by its tables whose it is; relative paths are from where `path` is.
+///
+/// # Errors
+/// Every mistake that was found.
+pub fn parse(path: &Path, text: String) -> Result<Config, Problems> {
     let is_controller = ["[controller]", "[[host]]", "[[cluster]]", "[[storage]]", "[[vm]]", "[ping]"];
     if text.lines().any(|line| is_controller.contains(&line.split('#').next().unwrap_or("").trim())) {
         controller::parse(Source::read(path, text)?).map(|config| Config::Controller(Box::new(config)))
@@ -157,12 +173,14 @@ struct Checker {
     /// The files, each with where it begins in the text of all.
     files: Vec<(String, usize)>,
     text: String,
+    /// The files as all mistakes show them, once there is one.
+    shown: BTreeMap<usize, Arc<NamedSource<String>>>,
     problems: Vec<Problem>,
 }
 
 impl Checker {
     fn new(path: &Path, text: String) -> Checker {
-        Checker { files: vec![(path.display().to_string(), 0)], text, problems: Vec::new() }
+        Checker { files: vec![(path.display().to_string(), 0)], text, shown: BTreeMap::new(), problems: Vec::new() }
     }
 
     /// Goes on with another file.
@@ -175,12 +193,23 @@ impl Checker {
 
     /// Notes a mistake.
     fn wrong(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        if self.problems.len() == MAX_PROBLEMS {
+            return;
+        }
         let of = self.files.iter().rposition(|(_, begin)| *begin <= at.start).unwrap_or(0);
         let (name, begin) = &self.files[of];
         let limit = self.files.get(of + 1).map_or(self.text.len(), |(_, next)| next - 1);
-        let end = at.end.min(limit);
-        let at = SourceSpan::from(at.start.min(end) - begin..end - begin);
-        let text = NamedSource::new(name, self.text[*begin..limit].to_owned());
+        let (mut start, mut end) = (at.start.min(limit), at.end.min(limit));
+        // Whole characters: the file may begin with a byte order mark.
+        while !self.text.is_char_boundary(start) {
+            start -= 1;
+        }
+        while !self.text.is_char_boundary(end) {
+            end += 1;
+        }
+        let at = SourceSpan::from(start.min(end) - begin..end - begin);
+        let shown = || Arc::new(NamedSource::new(name, self.text[*begin..limit].to_owned()));
+        let text = self.shown.entry(of).or_insert_with(shown).clone();
         self.problems.push(Problem { message: message.into(), help: help.into(), text, at });
     }
 

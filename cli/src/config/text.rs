@@ -65,12 +65,16 @@ pub(super) fn url(text: &str) -> Read<String> {
     let Some((host, port)) = authority.rsplit_once(':') else {
         return odd("name the port too: http://ADDRESS:PORT, agents listen on 7070");
     };
-    let host_fits =
-        !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
-    if !host_fits || port.parse::<u16>().is_err() {
-        return odd("write http://ADDRESS:PORT with nothing behind it");
+    // The HTTP client reads more into an address than people do: 010.0.0.1 is 8.0.0.1 to it.
+    let (host, url) = (host.to_ascii_lowercase(), format!("http://{authority}").to_ascii_lowercase());
+    let same = reqwest::Url::parse(&url).is_ok_and(|read| {
+        let read_port = read.port_or_known_default().unwrap_or_default();
+        read.host_str() == Some(host.as_str()) && read_port > 0 && read_port.to_string() == port
+    });
+    if !same {
+        return odd("write http://ADDRESS:PORT with nothing behind it, numbers without leading zeros");
     }
-    Ok(format!("http://{authority}"))
+    Ok(url)
 }
 
 /// A name of a cluster, host, storage or VM.
@@ -93,7 +97,10 @@ pub(super) fn absolute(text: &str) -> Read<String> {
             "write a path that starts with / and has no ..".into(),
         ));
     }
-    Ok(text.trim_end_matches('/').to_owned())
+    match text.trim_end_matches('/') {
+        "" => Ok("/".to_owned()),
+        path => Ok(path.to_owned()),
+    }
 }
 
 /// Where a volume lies.
@@ -181,9 +188,22 @@ mod tests {
     fn urls_are_plain_and_complete() {
         assert_eq!(url("http://10.0.0.1:7070/").unwrap(), "http://10.0.0.1:7070");
         assert_eq!(url("http://[::1]:7070").unwrap(), "http://[::1]:7070");
-        for odd in
-            ["10.0.0.1:7070", "https://a:1", "http://a", "http://a:b", "http://a:1/x", "http://u@a:1", "http://:1"]
-        {
+        for odd in [
+            "10.0.0.1:7070",
+            "https://a:1",
+            "http://a",
+            "http://a:b",
+            "http://a:1/x",
+            "http://u@a:1",
+            "http://:1",
+            "http://010.0.0.1:7070",
+            "http://10.0.1:7070",
+            "http://a:+1",
+            "http://a:01",
+            "http://a:0",
+            "http://:::1",
+            "http://[]:1",
+        ] {
             assert!(url(odd).is_err(), "{odd}");
         }
     }

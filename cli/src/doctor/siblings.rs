@@ -73,7 +73,7 @@ async fn way(ssh: Option<&SshSettings>, to: &SiblingAddress) -> Vec<Finding> {
         "ssh-keyscan -p {} {ip} >> {file}; compare with ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub on {}",
         to.ssh_port, to.host
     );
-    let known = match ssh::known_keys(ssh, ip, to.ssh_port) {
+    let known = match ssh::believed_keys(ssh, ip, to.ssh_port) {
         Ok(keys) => known().ok(format!("{} keys of {ip} are known", keys.len())),
         Err(trouble) => {
             return vec![

@@ -29,11 +29,9 @@ impl Process {
     pub fn read(pid: u32) -> Option<Process> {
         let start = stat(pid)?.start;
         let cmdline = fs::read(format!("{}/cmdline", image(pid))).ok()?;
-        let argv: Vec<String> =
-            cmdline.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
         // Read again: were both of the same process?
         let same = stat(pid)?.start == start;
-        let argv = argv[..argv.len().saturating_sub(1)].to_vec();
+        let argv = arguments(&cmdline);
         (same && !argv.is_empty()).then_some(Process { pid, start, argv })
     }
 
@@ -119,9 +117,21 @@ impl Process {
     }
 }
 
-struct Stat {
-    state: char,
-    start: u64,
+/// The arguments in what `/proc/PID/cmdline` holds: each ends with a zero.
+pub fn arguments(cmdline: &[u8]) -> Vec<String> {
+    let mut argv: Vec<String> =
+        cmdline.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+    argv.pop();
+    argv
+}
+
+/// What of `/proc/PID/stat` matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `D`, `Z`...
+    pub state: char,
+    /// Clock ticks from the boot to its start.
+    pub start: u64,
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -130,7 +140,7 @@ fn stat(pid: u32) -> Option<Stat> {
 
 /// Fields 3 (state) and 22 (starttime) of proc(5). The second field is the program's name in parentheses and
 /// may itself hold spaces and parentheses.
-fn parse_stat(text: &str) -> Option<Stat> {
+pub fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;

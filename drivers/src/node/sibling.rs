@@ -19,6 +19,7 @@ use super::{
     ssh::{self, SshSettings},
     vms,
 };
+use crate::exact::Object;
 
 /// How long the program on the failed host may take: listing, killing, listing again (domain: 10 + 10 s).
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -204,14 +205,17 @@ pub async fn fence(settings: &SshSettings, cmd: &SiblingFenceVmCmd) -> Result<Si
     }
 }
 
-/// Exactly one line of exactly this shape; anything else is not an answer.
-fn understood(said: &str) -> Result<Killed> {
+/// Reads what the program on the failed host said: exactly one line of exactly this shape.
+///
+/// # Errors
+/// `SYS.1006` with reason `unparsable` for anything else: it is not an answer.
+pub fn understood(said: &str) -> Result<Killed> {
     let odd = |why: String| {
         let details = format!("the failed host answered in a way that is not known here: {why}: {said:.200?}");
         ErrorCode::new(Code::OPERATION, details).with("reason", "unparsable")
     };
     let Some(line) = said.strip_suffix('\n') else { return Err(odd("it is cut short".to_owned())) };
-    let killed: Killed = serde_json::from_str(line).map_err(|e| odd(e.to_string()))?;
+    let Object(killed) = serde_json::from_str::<Object<Killed>>(line).map_err(|e| odd(e.to_string()))?;
     if killed.killed && !killed.found {
         return Err(odd("it killed what it did not find".to_owned()));
     }
@@ -237,6 +241,7 @@ mod tests {
             &good.replace("\"alive\":false,", ""),
             &format!("Last login: today\n{good}"),
             &format!("{good}{good}"),
+            "[false,false,false,\"\"]\n",
             "{\"found\":false,\"killed\":true,\"alive\":false,\"reason\":\"\"}\n",
             "{\"found\":false,\"killed\":false,\"alive\":false,\"reason\":\"\",\"more\":1}\n",
         ] {

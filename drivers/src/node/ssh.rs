@@ -4,7 +4,14 @@
 //! what comes back is bounded in time and size; everything that can go wrong has its own reason, and none of them
 //! means that anything on that host is dead (I2). Rejected: the `ssh` program (its exit 255 says "something").
 
-use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use ringfence_messages::fence::UnknownReason;
 use russh::{
@@ -12,7 +19,7 @@ use russh::{
     client::{self, Handle},
     keys::{
         PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, known_hosts::known_host_keys_path, load_secret_key,
-        ssh_key::PublicKey,
+        parse_public_key_base64, ssh_key::PublicKey,
     },
 };
 
@@ -110,16 +117,42 @@ pub async fn run(
     done
 }
 
+/// The keys that a file of known hosts has for an address.
+///
+/// # Errors
+/// What is wrong with the file: then none of it is believed.
+pub fn known_keys(file: &Path, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, String> {
+    let odd = |why: String| format!("known hosts {}: {why}", file.display());
+    let text = fs::read_to_string(file).map_err(|e| odd(e.to_string()))?;
+    // What russh reads in another way than OpenSSH does: between words it knows spaces only, and it passes markers over.
+    if text.replace("\r\n", "\n").contains(|c: char| c.is_control() && c != '\n') {
+        return Err(odd("it has tabs or other control characters: put spaces between the words".to_owned()));
+    }
+    let mut revoked = Vec::new();
+    for line in text.lines().map(str::trim_start).filter(|line| line.starts_with('@')) {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("@cert-authority") => continue,
+            Some("@revoked") => {}
+            marker => return Err(odd(format!("marker {:.40?} is not known", marker.unwrap_or_default()))),
+        }
+        let key = parse_public_key_base64(words.nth(2).unwrap_or_default());
+        revoked.push(key.map_err(|e| odd(format!("a revoked key cannot be read: {e}")))?);
+    }
+    let known = known_host_keys_path(&ip.to_string(), port, file).map_err(|e| odd(e.to_string()))?;
+    // Whatever host it was revoked for: nobody is to have it any more.
+    let stands = |key: &PublicKey| !revoked.iter().any(|revoked| revoked.key_data() == key.key_data());
+    Ok(known.into_iter().map(|(_, key)| key).filter(stands).collect())
+}
+
 /// The host keys that are believed of an address, at least one.
 ///
 /// # Errors
 /// The file cannot be read, or has none of it.
-pub fn known_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, Trouble> {
+pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, Trouble> {
     let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
     let file = &settings.known_hosts_file;
-    let known = known_host_keys_path(&ip.to_string(), port, file)
-        .map_err(|e| host_key(format!("known hosts {}: {e}", file.display())))?;
-    let known: Vec<PublicKey> = known.into_iter().map(|(_, key)| key).collect();
+    let known = known_keys(file, ip, port).map_err(host_key)?;
     if known.is_empty() {
         return Err(host_key(format!("{} has no key of {ip} port {port}: add it with ssh-keyscan", file.display())));
     }
@@ -138,7 +171,7 @@ pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, Trouble> {
 async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, Trouble> {
     let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
     let auth = |why: String| Trouble::new(UnknownReason::AuthFailed, why);
-    let (known, key) = (known_keys(settings, ip, port)?, own_key(settings)?);
+    let (known, key) = (believed_keys(settings, ip, port)?, own_key(settings)?);
     let mismatch = Arc::default();
     // Only the kinds of keys that are known: a host that has several offers one of these.
     let kinds: Vec<_> = known.iter().map(PublicKey::algorithm).collect();
@@ -239,6 +272,26 @@ mod tests {
         }
         let settings = SshSettings { user: "root".to_owned(), key_file: key, known_hosts_file: known };
         run(&settings, "127.0.0.1".parse().unwrap(), port, "true", b"", Duration::from_secs(5)).await.unwrap_err()
+    }
+
+    #[test]
+    fn a_revoked_key_is_not_believed_and_what_openssh_reads_otherwise_is_refused() {
+        const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXRmvqvCB1phEE6Hj6B5cQbEg6h9v/LwCNbiXBh1yrr";
+        let known = |text: String| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), text).unwrap();
+            known_keys(file.path(), "10.77.0.11".parse().unwrap(), 22)
+        };
+        assert_eq!(known(format!("10.77.0.11 {KEY}\n")).unwrap().len(), 1);
+        assert_eq!(known(format!("10.77.0.12 {KEY}\n")), Ok(Vec::new()));
+        assert_eq!(known(format!("10.77.0.11 {KEY}\n@revoked * {KEY}\n")), Ok(Vec::new()));
+        for odd in [
+            format!("10.77.0.12,\t10.77.0.11 {KEY}\n"),
+            format!("10.77.0.11 {KEY}\n@revoked * ssh-ed25519\n"),
+            format!("@x,10.77.0.11 {KEY}\n"),
+        ] {
+            assert!(known(odd.clone()).is_err(), "{odd}");
+        }
     }
 
     #[tokio::test]
