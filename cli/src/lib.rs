@@ -17,3 +17,4 @@ mod page;
 mod scenario_lab;
 pub mod serve;
 pub mod sim;
+pub mod systemd;
