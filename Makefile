@@ -4,8 +4,9 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 CAMPAIGN ?= --seeds 1..200
+DEB_PROFILE ?= campaign
 
-.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench clean
+.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny bench units deb deb-test clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -39,7 +40,7 @@ test:            ## everything that CI runs
 	$(MAKE) --no-print-directory check-format lint docs deny doctest examples
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
-	$(MAKE) --no-print-directory api-fuzz alerts campaign unit
+	$(MAKE) --no-print-directory api-fuzz alerts units campaign unit
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -69,6 +70,18 @@ api-fuzz:        ## schemathesis against the API, by its own description
 alerts:          ## promtool on the alerts
 	target/tools/promtool check rules deploy/prometheus/alerts.yml
 	target/tools/promtool test rules deploy/prometheus/alerts_test.yml
+
+units:           ## the systemd units: understood, hardened, and nothing in them that would end a VM
+	scripts/units-test.sh
+
+deb:             ## the Debian packages ringfence and ringfence-agent, into target/debian
+	scripts/setup.sh deb
+	scripts/deb.sh
+
+deb-test:        ## both packages on a clean Debian 12: installed, run, upgraded, removed, purged; needs root. DEB_PROFILE=release for the real ones
+	scripts/setup.sh deb
+	scripts/units-test.sh
+	PROFILE=$(DEB_PROFILE) scripts/deb-test.sh
 
 campaign:        ## the model, then seeds with all faults; CAMPAIGN="--minutes 10" for fresh ones. One that breaks a rule is printed
 	cargo build --locked --profile campaign --bin ringfence
