@@ -4,8 +4,9 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 CAMPAIGN ?= --seeds 1..200
+DEB_PROFILE ?= campaign
 
-.PHONY: help demo lab lab-down screenshots lab-times slow-clients test check-format lint docs unit doctest examples api-fuzz alerts campaign scale sabotage deny fuzz fuzz-keep bench clean
+.PHONY: help demo lab lab-down screenshots lab-times slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage deny fuzz fuzz-keep bench units deb deb-test clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -40,7 +41,10 @@ test:            ## everything that CI runs
 	$(MAKE) --no-print-directory book
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
-	$(MAKE) --no-print-directory api-fuzz alerts campaign unit
+	$(MAKE) --no-print-directory api-fuzz alerts units campaign unit
+
+test-all: test    ## that, and what takes longer: fuzzing, and Debian packages installed, upgraded and removed on a clean system
+	$(MAKE) --no-print-directory fuzz deb-test
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -51,7 +55,6 @@ lint:            ## clippy, warnings are errors
 docs:            ## rustdoc, warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --all-features --no-deps --document-private-items
 
-.PHONY: book
 book:            ## docs/ as a book into target/book, every link in it checked
 	scripts/setup.sh book
 	scripts/book.sh
@@ -75,6 +78,18 @@ api-fuzz:        ## schemathesis against the API, by its own description
 alerts:          ## promtool on the alerts
 	target/tools/promtool check rules deploy/prometheus/alerts.yml
 	target/tools/promtool test rules deploy/prometheus/alerts_test.yml
+
+units:           ## the systemd units: understood, hardened, and nothing in them that would end a VM
+	scripts/units-test.sh
+
+deb:             ## the Debian packages ringfence and ringfence-agent, into target/debian
+	scripts/setup.sh deb
+	scripts/deb.sh
+
+deb-test:        ## both packages on a clean Debian 12: installed, run, upgraded, removed, purged; needs root. DEB_PROFILE=release for the real ones
+	scripts/setup.sh deb
+	scripts/units-test.sh
+	PROFILE=$(DEB_PROFILE) scripts/deb-test.sh
 
 campaign:        ## the model, then seeds with all faults; CAMPAIGN="--minutes 10" for fresh ones. One that breaks a rule is printed
 	cargo build --locked --profile campaign --bin ringfence

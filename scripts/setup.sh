@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# setup.sh demo|lab|test|book|fuzz: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
-# something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs.
-# `book` is what the book needs, and no more; `fuzz` a C++ compiler, for libFuzzer itself.
+# setup.sh demo|lab|test|book|fuzz|deb: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
+# something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs. By themselves:
+# `book` is what the book needs, `fuzz` a C++ compiler, for libFuzzer itself, `deb` what making and trying the packages needs.
 set -euo pipefail
-WHAT=${1:?usage: setup.sh demo|lab|test|book|fuzz}
+WHAT=${1:?usage: setup.sh demo|lab|test|book|fuzz|deb}
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -35,6 +35,18 @@ if [[ $WHAT == fuzz ]]; then
   need g++ g++
   exit 0
 fi
+if [[ $WHAT == deb ]]; then
+  need dpkg-shlibdeps dpkg-dev
+  need lintian lintian
+  need debootstrap debootstrap
+  need unshare util-linux
+  need ip iproute2
+  need pgrep procps
+  need systemd-analyze systemd
+  export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  cargo deb --version >/dev/null 2>&1 || { say "building cargo-deb (some minutes, once)"; cargo install --locked cargo-deb; }
+  exit 0
+fi
 if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemon >/dev/null; then
   # A backported qemu-utils conflicts with the stable qemu-system: take both from the same release.
   need qemu-system-x86_64 qemu-utils/bookworm qemu-system-x86 || need qemu-system-x86_64 qemu-utils qemu-system-x86
@@ -58,6 +70,7 @@ need libvirtd libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # n
 need rustfmt rustfmt-web
 cargo clippy --version >/dev/null 2>&1 || need cargo-clippy rust-web-clippy
 need as binutils
+need systemd-analyze systemd
 need dockerd docker.io
 need chromedriver chromium chromium-driver fonts-dejavu-core
 python3 -c 'import ensurepip' 2>/dev/null || need python3-venv-is-no-command python3 python3-venv

@@ -20,4 +20,5 @@ mod page;
 mod scenario_lab;
 pub mod serve;
 pub mod sim;
+pub mod systemd;
 pub mod top;

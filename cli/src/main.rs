@@ -9,7 +9,7 @@ use ringfence_cli::{
     config, demo,
     listen::asked_to_end,
     log::Format,
-    output, serve, sim,
+    output, serve, sim, systemd,
 };
 use ringfence_messages::{ErrorCode, Result};
 
@@ -50,9 +50,12 @@ fn runtime<T>(work: impl Future<Output = T>) -> T {
     runtime.expect("threads for the runtime").block_on(work)
 }
 
-/// Says where it listens on standard output: whoever started it may wait for the line.
+/// Says where it listens on standard output, and to systemd that it does: whoever started it may wait for either.
 fn ready(who: &'static str) -> impl FnOnce(std::net::SocketAddr) {
-    move |address| output::print(format!("{who} listens on {address}"))
+    move |address| {
+        output::print(format!("{who} listens on {address}"));
+        systemd::serves();
+    }
 }
 
 fn ended(result: Result<(), ErrorCode>, log: Format) -> u8 {

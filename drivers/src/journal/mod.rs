@@ -8,6 +8,7 @@
 mod chain;
 #[cfg(debug_assertions)]
 pub mod crash;
+mod schema;
 
 use std::{
     path::{Path, PathBuf},
@@ -21,24 +22,10 @@ use ringfence_messages::{Code, ErrorCode, Result};
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 pub use chain::GENESIS;
-
-/// The version of the schema. 1: the table `events`.
-pub const SCHEMA_VERSION: i64 = 1;
+pub use schema::SCHEMA_VERSION;
 
 /// The longest topic or subject, in bytes. Names are at most 64; a subject joins three of them.
 pub const MAX_LABEL_BYTES: usize = 512;
-
-const SCHEMA: &str = "
-    CREATE TABLE events (
-        seq     INTEGER PRIMARY KEY,
-        time    TEXT NOT NULL,
-        topic   TEXT NOT NULL,
-        subject TEXT NOT NULL,
-        payload TEXT NOT NULL,
-        hash    TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX events_latest ON events (topic, subject, seq);
-";
 
 const COLUMNS: &str = "seq, time, topic, subject, payload, hash";
 
@@ -56,36 +43,33 @@ struct Writer {
 }
 
 impl Journal {
-    /// Opens `journal.db` in a directory, making it if it is missing.
+    /// Opens `journal.db` in a directory, making it if it is missing and migrating it if it is of an earlier version.
     ///
     /// # Errors
     /// `SYS.1016`, naming the file and the fix: not readable or writable, not a journal, of a later version.
     pub fn open(dir: &Path) -> Result<Journal> {
         let path = dir.join("journal.db");
-        let open = || -> rusqlite::Result<(Writer, Connection, i64)> {
+        let open = || -> rusqlite::Result<std::result::Result<(Writer, Connection), i64>> {
             let mut connection = Connection::open(&path)?;
+            let version = schema::migrate(&mut connection, schema::MIGRATIONS)?;
+            if !(0..=SCHEMA_VERSION).contains(&version) {
+                return Ok(Err(version));
+            }
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;
-            let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if version == 0 {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(SCHEMA)?;
-                transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-                transaction.commit()?;
-            }
             let last = last(&connection)?;
             let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            Ok((Writer { connection, last }, reader, version))
+            Ok(Ok((Writer { connection, last }, reader)))
         };
-        let (writer, reader, version) = open().map_err(|e| explain(&path, "open", &e))?;
-        if version > SCHEMA_VERSION {
+        let opened = open().map_err(|e| explain(&path, "open", &e))?;
+        let (writer, reader) = opened.map_err(|version| {
             let details = format!(
                 "{} has schema version {version}, this program knows {SCHEMA_VERSION}: it was written by a later \
                  version, run that one",
                 path.display()
             );
-            return Err(ErrorCode::new(Code::IO, details));
-        }
+            ErrorCode::new(Code::IO, details)
+        })?;
         Ok(Journal { path: Arc::new(path), writer: Arc::new(Mutex::new(writer)), reader: Arc::new(Mutex::new(reader)) })
     }
 
