@@ -12,6 +12,7 @@ mod explain;
 pub mod http;
 pub mod listen;
 pub mod metrics;
+pub mod notify;
 pub mod output;
 mod page;
 mod scenario_lab;

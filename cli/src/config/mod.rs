@@ -6,6 +6,7 @@
 
 mod agent;
 mod controller;
+mod hooks;
 mod raw;
 mod text;
 mod tokens;
@@ -18,6 +19,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, So
 
 pub use agent::AgentConfig;
 pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
+pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;

@@ -12,6 +12,8 @@ use ringfence_messages::{
 };
 use serde_json::Value;
 
+use crate::notify::{HookInventory, HookTest};
+
 /// The controller, as the API sees it.
 #[async_trait]
 pub trait Backend: Send + Sync {
@@ -55,6 +57,10 @@ pub trait Backend: Send + Sync {
     async fn thoughts(&self) -> Result<HaReply>;
     /// Does something to a host.
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory>;
+    /// How the hooks are.
+    async fn hooks(&self) -> Result<Vec<HookInventory>>;
+    /// Sends a test message by a hook.
+    async fn test_hook(&self, name: &str) -> Result<HookTest>;
     /// The host of this name or uuid.
     fn host_id(&self, text: &str) -> Result<HostId>;
     /// The VM of this name or uuid.
