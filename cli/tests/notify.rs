@@ -29,7 +29,7 @@ use ringfence_cli::{
     notify::{HookInventory, MAX_REFUSALS, Notifier, Pace},
 };
 use ringfence_drivers::journal::Journal;
-use ringfence_messages::{Event, audit::EventRecorded};
+use ringfence_messages::{Event, audit::EventRecorded, topics::RECORDED};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
@@ -427,6 +427,13 @@ async fn over_tls_the_authorities_of_the_file_are_believed_and_no_others() {
     let test = bench.notifier.test("wrong").await.unwrap();
     assert!(!test.delivered && test.says.contains("certificate"), "{test:?}");
     serving.abort();
+}
+
+#[test]
+fn the_documentation_names_every_topic() {
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/notifications.md")).unwrap();
+    let missing: Vec<_> = RECORDED.iter().filter(|topic| !docs.contains(&format!("`{topic}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

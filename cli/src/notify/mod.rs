@@ -4,8 +4,8 @@
 //! journal.db --read--> hook "ops"   --POST-->  https://...       state/hooks/ops.json   { "seq": 41 }
 //!            --read--> hook "pager" --run-->   /usr/local/bin/.. state/hooks/pager.json { "seq": 40 }
 //! ```
-//! Invariants: at least once, and in order, for each hook: it reads the journal from a [`cursor`] that moves on only when a record
-//! was delivered or given up ([`pace`]), so that a controller that is killed loses and skips none; hooks wait for nobody but their
+//! Invariants: at least once, and in order, for each hook: it reads the journal from a [`Cursor`] that moves on only when a record
+//! was delivered or given up ([`Tries`]), so that a controller that is killed loses and skips none; hooks wait for nobody but their
 //! own receiver, and run where the API runs, never on the actors' thread; they only read the journal. Memory is bounded: what waits
 //! waits in the journal. Rejected: feeding hooks from the bus (what is published while a receiver is down would be lost), and a
 //! queue of their own (the journal is one).
