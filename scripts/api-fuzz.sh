@@ -31,6 +31,10 @@ memory_mib = 16
 storage = "vhost-1"
 install_path = "vhost://vm1"
 root = true
+[[command_hook]]
+name = "pager"
+argv = ["/bin/true"]
+topics = ["ha.*"]
 TOML
 "$RINGFENCE" serve --config "$DIR/controller.toml" >"$DIR/log" 2>&1 &
 PID=$!
@@ -50,6 +54,9 @@ parameters = { id = "vm1" }
 [[operations]]
 include-path-regex = "^/v1/hosts/"
 parameters = { id = "host-a" }
+[[operations]]
+include-path-regex = "^/v1/hooks/"
+parameters = { id = "pager" }
 TOML
 : >"$DIR/nothing.toml"
 # The stream has no end: cli/tests/api.rs reads it. What is refused beyond what a schema can say is the tests' too.

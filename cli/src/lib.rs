@@ -15,6 +15,7 @@ pub mod inventory;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+pub mod notify;
 pub mod output;
 mod page;
 mod scenario_lab;

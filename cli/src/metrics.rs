@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, kind and meaning.
-pub const ALL: [(&str, Kind, &str); 25] = [
+pub const ALL: [(&str, Kind, &str); 30] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
     ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts that an operator took out of service"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
@@ -58,6 +58,23 @@ pub const ALL: [(&str, Kind, &str); 25] = [
         "ringfence_journal_facts_unconfirmed_total",
         Kind::Counter,
         "Facts of which it is not known whether they were written, by topic",
+    ),
+    ("ringfence_hook_delivered_total", Kind::Counter, "Records that a hook delivered, by hook"),
+    (
+        "ringfence_hook_given_up_total",
+        Kind::Counter,
+        "Records that a hook went on without, since the receiver kept refusing, by hook",
+    ),
+    (
+        "ringfence_hook_retries_total",
+        Kind::Counter,
+        "Tries to deliver a record that failed and are made again, by hook",
+    ),
+    ("ringfence_hook_lag_records", Kind::Gauge, "Records of the journal that a hook is not done with, by hook"),
+    (
+        "ringfence_hook_waiting_seconds",
+        Kind::Gauge,
+        "Age of the record that a hook is trying to deliver, 0 if none waits, by hook",
     ),
     ("ringfence_bus_messages_handled_total", Kind::Counter, "Messages that actors handled, by type"),
     ("ringfence_bus_messages_panicked_total", Kind::Counter, "Messages whose handler panicked, by type"),

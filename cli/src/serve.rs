@@ -1,7 +1,7 @@
 //! The controller: all actors over real drivers, and the HTTP API in front of them.
 //!
 //! Invariant: the actors run on this thread's actix system; the API runs on threads of its own and reaches them
-//! only through the bus, so that slow clients cost the actors nothing.
+//! only through the bus, so that slow clients cost the actors nothing. Hooks run there too, see [`crate::notify`].
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use ringfence::{Actor, Address, Bus};
 use ringfence_actors::{
     assembly::Assembly,
     ha::HaActor,
-    ports::{Ports, Record},
+    ports::{JournalPort, Ports, Record},
     vm::VmActor,
 };
 use ringfence_drivers::{journal::Journal, leadership::Embedded, state_dir::StateDir};
@@ -37,6 +37,7 @@ use crate::{
     },
     inventory::{self, Inventory, Order, Reach},
     listen, metrics,
+    notify::{HookInventory, HookTest, Notifier, Pace},
 };
 
 /// How long a start or stop may take: searching, recording, exporting, launching, searching again.
@@ -47,7 +48,7 @@ const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
 ///
 /// # Errors
 /// One line each, before anything is done: a port in use, a state directory that cannot be used or is in use, a
-/// journal that cannot be opened, a token or password file that cannot be read.
+/// journal that cannot be opened, a token, password or secret file that cannot be read.
 pub async fn run(
     config: ControllerConfig,
     ready: impl FnOnce(SocketAddr),
@@ -60,12 +61,15 @@ pub async fn run(
     let records = journal.verify()?;
     tracing::info!(records, "the journal's chain is whole");
     let reach = Reach::of(&config)?;
+    let journal: Arc<dyn JournalPort> = Arc::new(journal);
+    let notifier = Notifier::open(&config.hooks, state.path(), journal.clone(), Pace::default()).await?;
+    let notifier = Arc::new(notifier);
     let ports = Ports {
         agents: reach.agents.clone(),
         mds: reach.mds.clone(),
         ceph: reach.ceph.clone(),
         leadership: Arc::new(Embedded::new(state)),
-        journal: Arc::new(journal),
+        journal,
     };
     let recorder = metrics::recorder().map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
     let handle = recorder.handle();
@@ -74,22 +78,30 @@ pub async fn run(
     metrics::describe();
 
     let bus = Bus::with_timing();
+    let recorded = bus.subscribe(EventRecorded::TOPIC)?;
     let assembly = Assembly::start(bus.clone(), config.inventory.clone(), config.settings, ports).await?;
     tracing::info!(%address, epoch = assembly.epoch, "the controller serves");
     ready(address);
 
     let access = Access::by(config.api_tokens.clone());
     let inventory = inventory::keep(config, assembly.clone(), reach);
-    let app = http::router(Arc::new(Controller { assembly, inventory, metrics: handle }), access);
+    let app =
+        http::router(Arc::new(Controller { assembly, inventory, metrics: handle, notifier: notifier.clone() }), access);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let api = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
+        let served = runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
+            let notifying = tokio::spawn(notifier.run(recorded));
             listen::serve(listener, app, async { ended.await.unwrap_or(()) }).await;
+            // What is being told now is told again by the next controller.
+            notifying.abort();
             Ok::<(), std::io::Error>(())
-        })
+        });
+        // A name that is being looked up for a webhook cannot be interrupted.
+        runtime.shutdown_timeout(listen::DRAIN_TIMEOUT);
+        served
     });
     let api = api.map_err(|e| ErrorCode::new(Code::IO, format!("cannot start a thread for the API: {e}")))?;
     shutdown.await;
@@ -107,6 +119,7 @@ struct Controller {
     assembly: Assembly,
     inventory: Inventory,
     metrics: PrometheusHandle,
+    notifier: Arc<Notifier>,
 }
 
 impl Controller {
@@ -131,6 +144,7 @@ impl Backend for Controller {
         if let (Ok(known), Ok(vms)) = (self.known().await, self.vms().await) {
             metrics::picture(&known.hosts, &vms, &known.storages, &known.refs, self.thoughts().await.ok().as_ref());
         }
+        self.notifier.measure();
         self.metrics.run_upkeep();
         self.metrics.render()
     }
@@ -263,6 +277,14 @@ impl Backend for Controller {
 
     async fn inventory(&self, order: Order, by: String, dry_run: bool) -> Result<Value> {
         self.inventory.ask(order, by, dry_run).await
+    }
+
+    async fn hooks(&self) -> Result<Vec<HookInventory>> {
+        Ok(self.notifier.list())
+    }
+
+    async fn test_hook(&self, name: &str) -> Result<HookTest> {
+        self.notifier.test(name).await
     }
 
     fn host_id(&self, text: &str) -> Result<HostId> {

@@ -24,6 +24,7 @@ mod message;
 mod protocol;
 pub mod recovery;
 pub mod storage;
+pub mod topics;
 pub mod vhost;
 pub mod vm;
 pub mod zbs;

@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use super::{Ask, Client, HostArgs};
 use crate::output::{print, state, table};
 
-fn client(ask: &Ask) -> Result<Client> {
+pub(super) fn client(ask: &Ask) -> Result<Client> {
     ask.server.client()
 }
 
-fn show<T: Serialize>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {
+pub(super) fn show<T: Serialize>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {
     if ask.json {
         print(serde_json::to_string_pretty(answer).unwrap_or_default());
     } else {
@@ -27,14 +27,14 @@ fn show<T: Serialize>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String
     }
 }
 
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,
         _ => "-".to_owned(),
     }
 }
 
-fn or_dash(text: Option<&str>) -> &str {
+pub(super) fn or_dash(text: Option<&str>) -> &str {
     text.unwrap_or("-")
 }
 

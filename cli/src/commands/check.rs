@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::Path};
 
 use super::live;
 use crate::{
-    config::{self, Config, ControllerConfig, Problems},
+    config::{self, Config, ControllerConfig, HookWay, Problems},
     output::{print, table},
 };
 
@@ -73,6 +73,17 @@ fn explain(config: &ControllerConfig) {
     if !inventory.storages.is_empty() {
         print(format!("\n{storages}"));
     }
+    let mut hooks = table(&["HOOK", "TELLS", "OF"]);
+    for hook in &config.hooks {
+        let tells = match &hook.way {
+            HookWay::Webhook(access) if access.url.is_plain() => {
+                format!("{} (signed, readable on its way)", access.url.origin())
+            }
+            HookWay::Webhook(access) => access.url.origin(),
+            HookWay::Command(argv) => argv.join(" "),
+        };
+        hooks.add_row([hook.name.clone(), tells, hook.topics.texts().collect::<Vec<_>>().join(" ")]);
+    }
     let mut vms = table(&["VM", "HA", "MEMORY", "VOLUMES"]);
     for vm in &inventory.vms {
         let volumes: Vec<String> = vm.volumes.iter().map(|v| v.install_path.to_string()).collect();
@@ -80,5 +91,8 @@ fn explain(config: &ControllerConfig) {
     }
     if !inventory.vms.is_empty() {
         print(format!("\n{vms}"));
+    }
+    if !config.hooks.is_empty() {
+        print(format!("\n{hooks}"));
     }
 }

@@ -4,6 +4,7 @@ mod ask;
 pub mod check;
 mod client;
 mod follow;
+mod hooks;
 mod inventory;
 pub(crate) mod live;
 mod manual;
@@ -128,6 +129,16 @@ pub enum Command {
     /// Show or change what is looked after, while the controller runs
     #[command(subcommand)]
     Inventory(inventory::InventoryCommand),
+    /// Show whom the controller tells what happened, how far each hook has come, and what holds it up
+    #[command(args_conflicts_with_subcommands = true)]
+    Hooks {
+        /// Something other than to look
+        #[command(subcommand)]
+        order: Option<HookCommand>,
+        /// Whom to ask
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Show the actors inside the controller
     Inspect(Ask),
     /// Search the simulated world for a broken rule: seed after seed, with every fault there is
@@ -246,6 +257,19 @@ pub enum HostCommand {
     ConfirmFenced(HostArgs),
 }
 
+/// Orders about a hook.
+#[derive(Debug, Subcommand)]
+pub enum HookCommand {
+    /// Send a signed message that tells of nothing, and say what came back; exit 1 if it was not taken
+    Test {
+        /// Its name
+        name: String,
+        /// Whom to ask
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
 /// Which host.
 #[derive(Debug, Args)]
 pub struct HostArgs {
@@ -267,6 +291,8 @@ pub async fn run(command: Command) -> u8 {
         Command::Vms(ask) => ask::vms(&ask).await,
         Command::Refs(ask) => ask::refs(&ask).await,
         Command::Inspect(ask) => ask::inspect(&ask).await,
+        Command::Hooks { order: None, ask } => hooks::list(&ask).await,
+        Command::Hooks { order: Some(HookCommand::Test { name, ask }), .. } => hooks::test(&ask, &name).await,
         Command::Events { verify: true, ask, .. } => ask::verify(&ask).await,
         Command::Events { follow: true, after, ask, .. } => follow::run(&ask, after).await,
         Command::Events { after, ask, .. } => ask::events(&ask, after).await,

@@ -20,7 +20,7 @@ use serde_spanned::Spanned;
 use crate::http::access::Token;
 
 use super::{
-    Checker, Problems, Source,
+    Checker, HookConfig, Problems, Source,
     raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawManaged, RawPing, RawRecovery, RawStorage, RawVm, Text},
     text,
 };
@@ -66,6 +66,8 @@ pub struct ControllerConfig {
     pub agent_token_file: Option<PathBuf>,
     /// Who may use the API; everybody on this machine while there are none.
     pub api_tokens: Vec<Token>,
+    /// Whom it tells what happened.
+    pub hooks: Vec<HookConfig>,
     /// The actors' settings.
     pub settings: Settings,
     /// What it looks after.
@@ -187,10 +189,12 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
         c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
     }
     let api_tokens = super::tokens::tokens(c, &raw.api_token);
+    let hooks = super::hooks::hooks(c, &raw.webhook, &raw.command_hook, base);
     let config = listen.map(|listen| ControllerConfig {
         source: source.clone(),
         listen,
         api_tokens,
+        hooks,
         state_dir: base.join(&raw.controller.state_dir),
         agent_token_file: raw.controller.agent_token_file.as_ref().map(|file| base.join(file)),
         settings,

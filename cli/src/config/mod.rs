@@ -6,6 +6,7 @@
 
 mod agent;
 mod controller;
+mod hooks;
 pub(crate) mod managed;
 mod raw;
 mod text;
@@ -19,6 +20,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, So
 
 pub use agent::AgentConfig;
 pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
+pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
 pub use managed::Source;
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.

@@ -33,6 +33,30 @@ pub(super) struct Raw {
     pub(super) vm: Vec<Spanned<RawVm>>,
     #[serde(default)]
     pub(super) api_token: Vec<Spanned<RawApiToken>>,
+    #[serde(default)]
+    pub(super) webhook: Vec<Spanned<RawWebhook>>,
+    #[serde(default)]
+    pub(super) command_hook: Vec<Spanned<RawCommandHook>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWebhook {
+    pub(super) name: Text,
+    pub(super) url: Text,
+    pub(super) topics: Vec<Text>,
+    pub(super) secret_file: Spanned<PathBuf>,
+    pub(super) ca_file: Option<Spanned<PathBuf>>,
+    pub(super) timeout: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCommandHook {
+    pub(super) name: Text,
+    pub(super) argv: Vec<Text>,
+    pub(super) topics: Vec<Text>,
+    pub(super) timeout: Option<Text>,
 }
 
 /// The file of what the API added.

@@ -22,7 +22,7 @@ use super::{
     errors::{Failure, Problem},
     tag::matches,
 };
-use crate::listen::read_body;
+use crate::{listen::read_body, notify::HookTest};
 
 /// The largest body of an order, 64 KiB. They are a few dozen bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
@@ -107,6 +107,14 @@ pub(super) enum HostOrder {
     ConfirmFenced(Confirmation),
 }
 
+/// What may be ordered of a hook.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum HookOrder {
+    /// Send a signed message that tells of nothing, and say what came back.
+    Test(Empty),
+}
+
 /// Start or stop a VM, or bring it back
 ///
 /// `haStart` with `dryRun` answers with a plan.
@@ -163,6 +171,27 @@ pub(super) async fn host(
         }
     };
     Ok(Json(backend.host_action(host, action).await?))
+}
+
+/// Send a test message by a hook, past what waits
+///
+/// Its receiver's refusal is no error of this request: see `delivered`.
+#[utoipa::path(post, path = "/v1/hooks/{id}/actions", tag = "actions", request_body = HookOrder,
+    params(("id" = String, Path, description = "Name"), Key),
+    responses((status = 200, body = HookTest), (status = "default", body = Problem)))]
+pub(super) async fn hook(State(backend): App, Path(id): Path<String>, body: Body) -> Answer<Json<HookTest>> {
+    let HookOrder::Test(_) = read::<HookOrder>(body).await?;
+    Ok(Json(backend.test_hook(&id).await?))
+}
+
+/// What names an order.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)]
+struct Key {
+    /// Names this order: sent again it is not carried out again, but answered as it was the first time
+    #[param(rename = "idempotency-key", max_length = 100)]
+    idempotency_key: Option<String>,
 }
 
 /// What an order may be tied to.

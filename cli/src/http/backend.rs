@@ -12,7 +12,10 @@ use ringfence_messages::{
 };
 use serde_json::Value;
 
-use crate::inventory::Order;
+use crate::{
+    inventory::Order,
+    notify::{HookInventory, HookTest},
+};
 
 /// The controller, as the API sees it.
 #[async_trait]
@@ -59,6 +62,10 @@ pub trait Backend: Send + Sync {
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory>;
     /// Shows or changes the inventory, for this person. The answer's shape is the order's.
     async fn inventory(&self, order: Order, by: String, dry_run: bool) -> Result<Value>;
+    /// How the hooks are.
+    async fn hooks(&self) -> Result<Vec<HookInventory>>;
+    /// Sends a test message by a hook.
+    async fn test_hook(&self, name: &str) -> Result<HookTest>;
     /// The host of this name or uuid.
     fn host_id(&self, text: &str) -> Result<HostId>;
     /// The VM of this name or uuid.

@@ -8,6 +8,8 @@
 //! GET  /v1/explain/{name or uuid of a VM or host}                     {"items": ["...", ...]}
 //! POST /v1/vms/{name or uuid}/actions    {"start": {"host": "..."}} | {"stop": {}} | {"haStart": {"host": "...", "dryRun": true}}
 //! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"activate": {}} | {"ping": {}} | {"confirmFenced": {"by": "..."}}
+//! GET  /v1/hooks                                                      whom it tells what happened, and how far they are
+//! POST /v1/hooks/{name}/actions          {"test": {}}
 //! GET  /v1/inspect /metrics /healthz /openapi.json /
 //! ```
 //! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a
@@ -82,6 +84,8 @@ fn described() -> OpenApiRouter<Arc<dyn Backend>> {
         .routes(routes!(events::stream))
         .routes(routes!(read::explain))
         .routes(routes!(read::inspect))
+        .routes(routes!(read::hooks))
+        .routes(routes!(actions::hook))
 }
 
 /// The API's description in OpenAPI 3.1, as `GET /openapi.json` gives it.

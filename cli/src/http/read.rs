@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::page;
+use crate::{notify::HookInventory, page};
 
 use super::{
     Answer, App,
@@ -83,7 +83,8 @@ const INDEX: &str = "Ringfence controller\n\
      POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  {\"haStart\":{\"dryRun\":true}}\n\
      POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"activate\":{}}  {\"ping\":{}}  {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
      GET  /v1/inventory    POST /v1/inventory/changes  /v1/inventory/reload  (?dryRun=true)\n\
-     GET  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\
+     POST /v1/hooks/NAME/actions  {\"test\":{}}\n\
+     GET  /v1/hooks  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\
      A browser sees a page at /\n";
 
 /// Whether the controller can do its work: its journal and its actors answer
@@ -161,6 +162,17 @@ pub(super) async fn refs(
     responses((status = 200, body = Lines), (status = "default", body = Problem)))]
 pub(super) async fn explain(State(backend): App, Path(id): Path<String>) -> Answer<Json<Lines>> {
     Ok(Json(Lines { items: backend.explain(&id).await? }))
+}
+
+/// Whom the controller tells what happened: how far each hook has come, and what holds it up
+#[utoipa::path(get, path = "/v1/hooks", tag = "events", params(Part),
+    responses((status = 200, body = List<HookInventory>), (status = "default", body = Problem)))]
+pub(super) async fn hooks(
+    State(backend): App,
+    query: Result<Query<Part>, QueryRejection>,
+    headers: HeaderMap,
+) -> Answer {
+    part(backend.hooks().await?, query, &headers)
 }
 
 /// A picture of all actors

@@ -18,6 +18,7 @@ use ringfence_cli::{
     },
     inventory::Order,
     listen,
+    notify::{HookInventory, HookKind, HookTest},
 };
 use ringfence_messages::{
     ClusterId, Event, HostId, Protocol, ProtocolStatus, Result, StorageId, VmId,
@@ -267,6 +268,28 @@ impl Backend for Fake {
             *source = new;
         }
         Ok(json!({ "applied": !dry_run, "changes": [], "needRestart": [] }))
+    }
+
+    async fn hooks(&self) -> Result<Vec<HookInventory>> {
+        Ok(vec![HookInventory {
+            name: "pager".to_owned(),
+            kind: HookKind::Command,
+            target: "/usr/local/bin/page-me".to_owned(),
+            topics: vec!["ha.*".to_owned()],
+            cursor: 41,
+            lag: 1,
+            delivered: 7,
+            given_up: 0,
+            tries: 2,
+            last_delivered: Some("2026-11-21T10:00:00.000Z".to_owned()),
+            last_error: Some("exit status: 75".to_owned()),
+            next_try: Some("2026-11-21T10:00:04.000Z".to_owned()),
+        }])
+    }
+
+    async fn test_hook(&self, name: &str) -> Result<HookTest> {
+        self.ordered(format!("test {name}"));
+        Ok(HookTest { id: "msg_1".to_owned(), delivered: true, says: "exit status: 0".to_owned(), millis: 3 })
     }
 
     fn host_id(&self, text: &str) -> Result<HostId> {

@@ -1,0 +1,60 @@
+//! Whom the controller tells what happened.
+
+use ringfence_messages::{Code, ErrorCode, Result};
+use serde_json::json;
+
+use super::{
+    Ask,
+    ask::{client, or_dash, path_part, show, word},
+};
+use crate::{
+    notify::{HookInventory, HookTest},
+    output::table,
+};
+
+pub(super) async fn list(ask: &Ask) -> Result<()> {
+    let hooks: Vec<HookInventory> = client(ask)?.items("/v1/hooks").await?;
+    show(ask, &hooks, |hooks| {
+        let mut table = table(&[
+            "HOOK",
+            "KIND",
+            "TARGET",
+            "TOPICS",
+            "CURSOR",
+            "LAG",
+            "DELIVERED",
+            "GIVEN UP",
+            "NEXT TRY",
+            "LAST ERROR",
+        ]);
+        for hook in hooks {
+            table.add_row([
+                hook.name.clone(),
+                word(&hook.kind),
+                hook.target.clone(),
+                hook.topics.join(","),
+                hook.cursor.to_string(),
+                hook.lag.to_string(),
+                hook.delivered.to_string(),
+                hook.given_up.to_string(),
+                or_dash(hook.next_try.as_deref()).to_owned(),
+                or_dash(hook.last_error.as_deref()).to_owned(),
+            ]);
+        }
+        table.to_string()
+    });
+    Ok(())
+}
+
+pub(super) async fn test(ask: &Ask, name: &str) -> Result<()> {
+    let path = format!("/v1/hooks/{}/actions", path_part(name));
+    let test: HookTest = client(ask)?.post(&path, &json!({ "test": {} })).await?;
+    show(ask, &test, |test| {
+        let taken = if test.delivered { "taken" } else { "not taken" };
+        format!("{} was {taken} after {} ms: {}", test.id, test.millis, test.says)
+    });
+    match test.delivered {
+        true => Ok(()),
+        false => Err(ErrorCode::new(Code::OPERATION, format!("hook {name} does not deliver: {}", test.says))),
+    }
+}

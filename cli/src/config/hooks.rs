@@ -1,0 +1,252 @@
+//! `[[webhook]]` and `[[command_hook]]`: whom the controller tells what happened.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum::http::Uri;
+use ringfence::Glob;
+use ringfence_messages::topics::RECORDED;
+use serde_spanned::Spanned;
+
+use super::{
+    Checker,
+    raw::{RawCommandHook, RawWebhook, Text},
+    text::{self, Read},
+};
+use crate::notify::{Signer, authorities};
+
+/// How long a receiver may take unless said otherwise. Too low: a slow one is told twice. Too high: it holds up later records.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest time that it may be given. `ringfence hooks test` waits for it.
+const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The longest URL. Longer ones are a mistake.
+const MAX_URL_BYTES: usize = 2048;
+
+/// Hooks at most: each reads the journal and writes its place for itself. More are a case for a message broker.
+const MAX_HOOKS: usize = 64;
+
+/// A hook, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookConfig {
+    /// Its name, and of the file that keeps its place in the journal.
+    pub name: String,
+    /// What it tells of.
+    pub topics: Topics,
+    /// How long one try may take.
+    pub timeout: Duration,
+    /// How it tells.
+    pub way: HookWay,
+}
+
+/// How a hook tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookWay {
+    /// By a signed POST.
+    Webhook(WebhookAccess),
+    /// By a program with these arguments.
+    Command(Vec<String>),
+}
+
+/// How a receiver is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookAccess {
+    /// Where it listens.
+    pub url: HookUrl,
+    /// File with the secret that messages are signed with.
+    pub secret_file: PathBuf,
+    /// File with the certificates of who may vouch for it; the system's otherwise.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A receiver's URL. Its path and query are often secret: only its origin shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HookUrl {
+    uri: Uri,
+    origin: String,
+}
+
+impl HookUrl {
+    /// Scheme, host and port.
+    pub fn origin(&self) -> String {
+        self.origin.clone()
+    }
+
+    /// Whether what is sent there can be read on its way.
+    pub fn is_plain(&self) -> bool {
+        self.uri.scheme_str() != Some("https")
+    }
+
+    /// The whole of it.
+    pub(crate) fn uri(&self) -> Uri {
+        self.uri.clone()
+    }
+}
+
+impl fmt::Debug for HookUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin)
+    }
+}
+
+/// Globs over topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics(Vec<(String, Glob)>);
+
+impl Topics {
+    /// Whether one of them is of this topic.
+    pub fn matches(&self, topic: &str) -> bool {
+        self.0.iter().any(|(_, glob)| glob.matches(topic))
+    }
+
+    /// As they were written.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(text, _)| text.as_str())
+    }
+}
+
+/// The hooks of the file; each name once.
+pub(super) fn hooks(
+    c: &mut Checker,
+    webhooks: &[Spanned<RawWebhook>],
+    commands: &[Spanned<RawCommandHook>],
+    base: &Path,
+) -> Vec<HookConfig> {
+    let mut hooks: Vec<HookConfig> = Vec::new();
+    let mut take = |c: &mut Checker, name: &Text, topics: &[Text], wait: Option<&Text>, way: Option<HookWay>| {
+        c.ok(name.span(), text::name(name.get_ref(), 64));
+        if hooks.iter().any(|known| known.name == *name.get_ref()) {
+            let message = format!("there are two hooks named {:?}", name.get_ref());
+            c.wrong(name.span(), message, "give one of them another name: it names its place in the journal");
+        }
+        let topics = globs(c, name, topics);
+        let timeout = wait.map_or(Some(DEFAULT_TIMEOUT), |wait| c.ok(wait.span(), timeout(wait.get_ref())));
+        if let (Some(timeout), Some(way)) = (timeout, way) {
+            hooks.push(HookConfig { name: name.get_ref().clone(), topics, timeout, way });
+        }
+    };
+    for table in webhooks {
+        let of = table.get_ref();
+        let way = webhook(c, of, base);
+        take(c, &of.name, &of.topics, of.timeout.as_ref(), way);
+    }
+    for table in commands {
+        let of = table.get_ref();
+        let way = argv(c, of);
+        take(c, &of.name, &of.topics, of.timeout.as_ref(), way);
+    }
+    if let Some(name) =
+        webhooks.iter().map(|of| &of.get_ref().name).chain(commands.iter().map(|of| &of.get_ref().name)).nth(MAX_HOOKS)
+    {
+        c.wrong(name.span(), format!("there are more than {MAX_HOOKS} hooks"), "let one receiver hand on to others");
+    }
+    hooks
+}
+
+fn globs(c: &mut Checker, name: &Text, topics: &[Text]) -> Topics {
+    if topics.is_empty() {
+        c.wrong(name.span(), "it tells of nothing", "name topics: topics = [\"ha.*\"], or [\"*\"] for all");
+    }
+    Topics(topics.iter().filter_map(|of| Some((of.get_ref().clone(), c.ok(of.span(), glob(of.get_ref()))?))).collect())
+}
+
+/// A glob that at least one topic is of.
+fn glob(text: &str) -> Read<Glob> {
+    let glob = Glob::new(text).map_err(|e| (e.details, "write a topic, with * for any text: \"ha.*\"".to_owned()))?;
+    match RECORDED.iter().any(|topic| glob.matches(topic)) {
+        true => Ok(glob),
+        false => Err((format!("nothing ever has the topic {text:?}"), text::suggest(text, RECORDED))),
+    }
+}
+
+fn timeout(text: &str) -> Read<Duration> {
+    let timeout = text::duration(text)?;
+    match timeout.is_zero() || timeout > MAX_TIMEOUT {
+        false => Ok(timeout),
+        true => Err((
+            format!("a try cannot take {text}"),
+            format!("write \"1ms\" to \"{}s\"; \"10s\" is a good value", MAX_TIMEOUT.as_secs()),
+        )),
+    }
+}
+
+fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookWay> {
+    let url = c.ok(of.url.span(), url(of.url.get_ref()));
+    let secret_file = base.join(of.secret_file.get_ref());
+    let signer = c.ok(of.secret_file.span(), Signer::read(&secret_file));
+    let ca_file = of.ca_file.as_ref().map(|file| (base.join(file.get_ref()), file.span()));
+    if let Some((file, at)) = &ca_file {
+        let read = authorities(file).map_err(|(why, fix)| (format!("{}: {why}", file.display()), fix));
+        c.ok(at.clone(), read);
+        if url.as_ref().is_some_and(HookUrl::is_plain) {
+            c.wrong(at.clone(), "nobody vouches for anything over http://", "write an https:// URL, or remove ca_file");
+        }
+    }
+    signer?;
+    Some(HookWay::Webhook(WebhookAccess { url: url?, secret_file, ca_file: ca_file.map(|(file, _)| file) }))
+}
+
+/// A URL that something can be posted to.
+fn url(text: &str) -> Read<HookUrl> {
+    // Never the text: a part of it may be secret. The place in the file is shown anyway, to who may read it.
+    let odd = |what: &str| {
+        (what.to_owned(), "write https://HOST/PATH or, on a trusted network, http://HOST:PORT/PATH".to_owned())
+    };
+    let url = reqwest::Url::parse(text).map_err(|e| odd(&format!("this is no URL: {e}")))?;
+    if !matches!(url.scheme(), "http" | "https") || text.len() > MAX_URL_BYTES {
+        return Err(odd("this is no URL of a receiver"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(odd("a URL with a user or password: messages are signed instead"));
+    }
+    if url.fragment().is_some() {
+        return Err(odd("what comes after # is never sent"));
+    }
+    let uri = url.as_str().parse().map_err(|_| odd("this URL cannot be posted to"))?;
+    Ok(HookUrl { uri, origin: url.origin().ascii_serialization() })
+}
+
+fn argv(c: &mut Checker, of: &RawCommandHook) -> Option<HookWay> {
+    let Some(program) = of.argv.first() else {
+        c.wrong(of.name.span(), "it names no program", "add argv = [\"/PATH/PROGRAM\", \"ARGUMENT\", ...]");
+        return None;
+    };
+    // Not looked up in PATH: what is run should not depend on how the controller was started.
+    c.ok(program.span(), text::absolute(program.get_ref()))?;
+    for argument in of.argv.iter().filter(|argument| argument.get_ref().contains('\0')) {
+        c.wrong(argument.span(), "an argument cannot have a zero byte", "remove it");
+    }
+    Some(HookWay::Command(of.argv.iter().map(|argument| argument.get_ref().clone()).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_plain_and_show_no_more_than_their_origin() {
+        let good = url("https://hooks.example:8443/services/T0KEN?key=s3cret").unwrap();
+        assert_eq!(format!("{good:?}"), "https://hooks.example:8443");
+        assert_eq!(good.uri().to_string(), "https://hooks.example:8443/services/T0KEN?key=s3cret");
+        assert_eq!(url("http://[::1]:9/").unwrap().origin(), "http://[::1]:9");
+        for odd in
+            ["", "hooks.example", "ftp://a/", "https://", "https://u:s3cret@a/", "https://a/#b", "file:///etc/passwd"]
+        {
+            let (why, _) = url(odd).unwrap_err();
+            assert!(!why.contains("s3cret"), "{why}");
+        }
+    }
+
+    #[test]
+    fn globs_are_of_topics_that_there_are() {
+        for good in ["ha.*", "*", "ceph.ha.sibling-fence", "{kind}.state-changed"] {
+            glob(good).unwrap();
+        }
+        assert!(glob("ha.vm-startet").unwrap_err().1.contains("did you mean \"ha.vm-started\"?"));
+        assert!(glob("journal.recorded").is_err() && glob("").is_err());
+    }
+}

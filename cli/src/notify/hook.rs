@@ -1,0 +1,276 @@
+//! One hook: reads the journal from its place, tells what is of interest, in order, one at a time, and remembers its place.
+//!
+//! Invariants: a record is told until it was delivered or given up, and only then is the place moved on; what is under way in
+//! memory is one page of the journal ([`PAGE`]) however far behind it is; it waits for nobody but its own receiver.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use ringfence_actors::ports::{JournalPort, Record};
+use ringfence_messages::{Code, ErrorCode, Result};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use utoipa::ToSchema;
+
+use super::{
+    command::Program,
+    cursor::Cursor,
+    notice::Notice,
+    pace::{Outcome, Pace, Step, Tries},
+    webhook::Webhook,
+};
+use crate::config::{HookConfig, HookWay};
+
+/// Records that are read at once: with the largest payloads 3 MiB. Too low: a hook that is far behind catches up slowly.
+const PAGE: usize = 50;
+
+/// Between tries to read the journal. Too low: a broken disk is hammered. Too high: it is well again, and nobody is told.
+const UNREAD: Duration = Duration::from_secs(5);
+
+/// How a hook is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HookInventory {
+    /// Its name.
+    pub name: String,
+    /// How it tells.
+    pub kind: HookKind,
+    /// Whom: scheme and address of a URL, or a program. The rest of a URL may be secret.
+    pub target: String,
+    /// Globs over the topics that it tells of.
+    pub topics: Vec<String>,
+    /// The last record of the journal that it is done with.
+    pub cursor: u64,
+    /// Records of the journal behind that, also such as are of no interest to it.
+    pub lag: u64,
+    /// Records that it delivered since the controller started.
+    pub delivered: u64,
+    /// Records that the receiver refused so often that it went on without, since the controller started.
+    pub given_up: u64,
+    /// Failed tries of the record whose turn it is; 0 if none waits.
+    pub tries: u32,
+    /// When it last delivered one, since the controller started.
+    pub last_delivered: Option<String>,
+    /// Why the last try that failed did so, since the controller started.
+    pub last_error: Option<String>,
+    /// When the next try is.
+    pub next_try: Option<String>,
+}
+
+/// How a hook tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum HookKind {
+    /// By a signed POST.
+    Webhook,
+    /// By a program.
+    Command,
+}
+
+/// What came of a test message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HookTest {
+    /// Its `webhook-id`.
+    pub id: String,
+    /// Whether the receiver took it.
+    pub delivered: bool,
+    /// What the receiver said, or why it could not be told.
+    pub says: String,
+    /// How long it took.
+    pub millis: u64,
+}
+
+/// Whom it tells.
+enum Receiver {
+    Webhook(Box<Webhook>),
+    Program(Program),
+}
+
+/// What there is to see of it.
+#[derive(Default)]
+struct State {
+    seq: u64,
+    delivered: u64,
+    given_up: u64,
+    tries: u32,
+    /// When the record whose turn it is happened.
+    turn: Option<Timestamp>,
+    last_delivered: Option<Timestamp>,
+    last_error: Option<String>,
+    next_try: Option<Timestamp>,
+}
+
+/// One hook.
+pub(super) struct Hook {
+    config: HookConfig,
+    receiver: Receiver,
+    start: Cursor,
+    pace: Pace,
+    state: Mutex<State>,
+    testing: tokio::sync::Mutex<()>,
+}
+
+impl Hook {
+    pub(super) fn open(config: &HookConfig, start: Cursor, pace: Pace) -> Result<Hook> {
+        let receiver = match &config.way {
+            HookWay::Webhook(access) => Receiver::Webhook(Box::new(Webhook::open(access, config.timeout)?)),
+            HookWay::Command(argv) => Receiver::Program(Program::new(&config.name, argv, config.timeout)),
+        };
+        let state = Mutex::new(State { seq: start.seq, ..State::default() });
+        Ok(Hook { config: config.clone(), receiver, start, pace, state, testing: tokio::sync::Mutex::default() })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Tells what is in the journal and what comes into it, for ever.
+    pub(super) async fn run(self: Arc<Self>, journal: Arc<dyn JournalPort>, mut newest: watch::Receiver<u64>) {
+        let mut cursor = self.start.clone();
+        let mut unread = 0;
+        loop {
+            newest.borrow_and_update();
+            let records = match journal.read(cursor.seq, PAGE).await {
+                Ok(records) => records,
+                Err(error) => {
+                    unread += 1;
+                    self.wait(unread, format!("the journal cannot be read: {error}"), UNREAD).await;
+                    continue;
+                }
+            };
+            if records.is_empty() && newest.changed().await.is_err() {
+                return;
+            }
+            unread = 0;
+            for record in records {
+                let save = match self.config.topics.matches(&record.topic) {
+                    true => {
+                        self.deliver(&record).await;
+                        cursor.seq = record.seq;
+                        true
+                    }
+                    false => cursor.skip(record.seq),
+                };
+                if save {
+                    cursor = self.save(cursor).await;
+                }
+                self.state.lock().seq = cursor.seq;
+            }
+        }
+    }
+
+    /// Makes the place durable. If it cannot be, the hook goes on: after a crash it tells some again.
+    async fn save(&self, mut cursor: Cursor) -> Cursor {
+        let kept = cursor.clone();
+        let saved = tokio::task::spawn_blocking(move || cursor.save().map(|()| cursor));
+        match saved.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
+            Ok(cursor) => cursor,
+            Err(error) => {
+                tracing::warn!(hook = self.name(), %error, "a hook's place cannot be written: after a crash it tells some again");
+                kept
+            }
+        }
+    }
+
+    /// Tries until the record is delivered or given up.
+    async fn deliver(&self, record: &Record) {
+        let (hook, notice) = (self.name().to_owned(), Notice::of(self.name(), record));
+        let mut tries = Tries::new(self.pace);
+        self.state.lock().turn = Some(record.time.parse().unwrap_or_else(|_| Timestamp::now()));
+        loop {
+            let outcome = self.send(&notice).await;
+            match (tries.after(&outcome, rand::random()), outcome) {
+                (Step::Done, _) => {
+                    metrics::counter!("ringfence_hook_delivered_total", "hook" => hook).increment(1);
+                    let mut state = self.state.lock();
+                    (state.delivered, state.last_delivered) = (state.delivered + 1, Some(Timestamp::now()));
+                    break;
+                }
+                (Step::GiveUp, outcome) => {
+                    let why = outcome.says().to_owned();
+                    tracing::error!(
+                        hook,
+                        seq = record.seq,
+                        topic = record.topic,
+                        why,
+                        "a record is given up: refused too often"
+                    );
+                    metrics::counter!("ringfence_hook_given_up_total", "hook" => hook).increment(1);
+                    let mut state = self.state.lock();
+                    (state.given_up, state.last_error) = (state.given_up + 1, Some(why));
+                    break;
+                }
+                (Step::Again(wait), outcome) => {
+                    metrics::counter!("ringfence_hook_retries_total", "hook" => hook.clone()).increment(1);
+                    self.wait(tries.failed(), outcome.says().to_owned(), wait).await;
+                }
+            }
+        }
+        let mut state = self.state.lock();
+        (state.turn, state.tries) = (None, 0);
+    }
+
+    /// Waits after a failure, for everybody to see.
+    async fn wait(&self, tries: u32, why: String, wait: Duration) {
+        tracing::warn!(hook = self.name(), tries, ?wait, why, "a hook waits before it tries again");
+        {
+            let mut state = self.state.lock();
+            state.next_try = Timestamp::now().checked_add(wait).ok();
+            (state.tries, state.last_error) = (tries, Some(why));
+        }
+        tokio::time::sleep(wait).await;
+        self.state.lock().next_try = None;
+    }
+
+    async fn send(&self, notice: &Notice) -> Outcome {
+        match &self.receiver {
+            Receiver::Webhook(webhook) => webhook.send(notice).await,
+            Receiver::Program(program) => program.run(notice).await,
+        }
+    }
+
+    /// Sends a message that tells of nothing, past what waits.
+    ///
+    /// # Errors
+    /// `SYS.1005` while another one is under way.
+    pub(super) async fn test(&self) -> Result<HookTest> {
+        let busy = || ErrorCode::new(Code::CHANGE_STATE, format!("a test of {} is under way", self.name()));
+        let _one_at_a_time = self.testing.try_lock().map_err(|_| busy())?;
+        let (notice, began) = (Notice::test(self.name()), tokio::time::Instant::now());
+        let outcome = self.send(&notice).await;
+        let delivered = matches!(outcome, Outcome::Delivered(_));
+        let millis = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        Ok(HookTest { id: notice.id, delivered, says: outcome.says().to_owned(), millis })
+    }
+
+    pub(super) fn inventory(&self, newest: u64) -> HookInventory {
+        let (kind, target) = match &self.config.way {
+            HookWay::Webhook(access) => (HookKind::Webhook, access.url.origin()),
+            HookWay::Command(argv) => (HookKind::Command, argv.first().cloned().unwrap_or_default()),
+        };
+        let state = self.state.lock();
+        let time = |at: Option<Timestamp>| at.map(|at| format!("{at:.3}"));
+        HookInventory {
+            name: self.config.name.clone(),
+            kind,
+            target,
+            topics: self.config.topics.texts().map(str::to_owned).collect(),
+            cursor: state.seq,
+            lag: newest.saturating_sub(state.seq),
+            delivered: state.delivered,
+            given_up: state.given_up,
+            tries: state.tries,
+            last_delivered: time(state.last_delivered),
+            last_error: state.last_error.clone(),
+            next_try: time(state.next_try),
+        }
+    }
+
+    /// How long the record whose turn it is has waited, in seconds; 0 if none waits.
+    pub(super) fn waited(&self) -> f64 {
+        let turn = self.state.lock().turn;
+        turn.map_or(0.0, |since| Timestamp::now().duration_since(since).as_secs_f64().max(0.0))
+    }
+}

@@ -1,0 +1,142 @@
+//! Tells other systems what happened: webhooks and commands, fed by the journal.
+//!
+//! ```text
+//! journal.db --read--> hook "ops"   --POST-->  https://...       state/hooks/ops.json   { "seq": 41 }
+//!            --read--> hook "pager" --run-->   /usr/local/bin/.. state/hooks/pager.json { "seq": 40 }
+//! ```
+//! Invariants: at least once, and in order, for each hook: it reads the journal from a [`Cursor`] that moves on only when a record
+//! was delivered or given up ([`Tries`]), so that a controller that is killed loses and skips none; hooks wait for nobody but their
+//! own receiver, and run where the API runs, never on the actors' thread; they only read the journal. Memory is bounded: what waits
+//! waits in the journal. Rejected: feeding hooks from the bus (what is published while a receiver is down would be lost), and a
+//! queue of their own (the journal is one).
+
+mod command;
+mod cursor;
+mod hook;
+mod notice;
+mod pace;
+mod sign;
+mod webhook;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use metrics::{counter, gauge};
+use ringfence_actors::ports::JournalPort;
+use ringfence_messages::{Result, audit::EventRecorded};
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{config::HookConfig, http::backend::missing};
+
+pub use cursor::Cursor;
+use hook::Hook;
+pub use hook::{HookInventory, HookKind, HookTest};
+pub use notice::{Notice, TEST_TOPIC};
+pub use pace::{MAX_REFUSALS, MAX_RETRY_AFTER, Outcome, Pace, Step, Tries};
+pub use sign::Signer;
+pub(crate) use webhook::authorities;
+
+/// Between looks at the journal while nobody tells that something was recorded. Too low: work for nothing. Too high: a record
+/// whose announcement was missed is told so much later.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Characters of what a receiver or a program says that are repeated.
+const MAX_SAID_CHARS: usize = 300;
+
+/// All hooks of a controller.
+pub struct Notifier {
+    hooks: Vec<Arc<Hook>>,
+    journal: Arc<dyn JournalPort>,
+    newest: watch::Sender<u64>,
+}
+
+impl Notifier {
+    /// Opens the hooks; new ones begin with what is recorded from now on.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written, by name and with the fix.
+    pub async fn open(
+        configs: &[HookConfig],
+        state_dir: &Path,
+        journal: Arc<dyn JournalPort>,
+        pace: Pace,
+    ) -> Result<Notifier> {
+        let newest = journal.newest(None, 1).await?.last().map_or(0, |record| record.seq);
+        let open = |config: &HookConfig| {
+            let cursor = Cursor::open(state_dir, &config.name, newest)?;
+            Ok(Arc::new(Hook::open(config, cursor, pace)?))
+        };
+        let hooks = configs.iter().map(open).collect::<Result<_>>()?;
+        Ok(Notifier { hooks, journal, newest: watch::Sender::new(newest) })
+    }
+
+    /// Runs the hooks for ever; `recorded` tells of records as they are made.
+    pub async fn run(self: Arc<Self>, recorded: impl Stream<Item = ringfence::AnyEvent>) {
+        let mut running = JoinSet::new();
+        for hook in &self.hooks {
+            let name = hook.name().to_owned();
+            // A counter that is not there yet hides its first step from who looks for an increase.
+            counter!("ringfence_hook_delivered_total", "hook" => name.clone()).increment(0);
+            counter!("ringfence_hook_given_up_total", "hook" => name.clone()).increment(0);
+            counter!("ringfence_hook_retries_total", "hook" => name).increment(0);
+            running.spawn(hook.clone().run(self.journal.clone(), self.newest.subscribe()));
+        }
+        if self.hooks.is_empty() {
+            return;
+        }
+        let seq = |event: ringfence::AnyEvent| event.downcast_ref::<EventRecorded>().map_or(0, |event| event.seq);
+        // Once the stream has ended, only looks are left.
+        let recorded = recorded.map(seq).chain(futures_util::stream::pending());
+        let mut recorded = std::pin::pin!(recorded);
+        loop {
+            let seq = match tokio::time::timeout(LOOK, recorded.next()).await {
+                Ok(seq) => seq.unwrap_or_default(),
+                Err(_) => match self.journal.newest(None, 1).await {
+                    Ok(newest) => newest.last().map_or(0, |record| record.seq),
+                    Err(error) => {
+                        tracing::warn!(%error, "hooks cannot look at the journal");
+                        0
+                    }
+                },
+            };
+            self.newest.send_if_modified(|newest| {
+                let more = seq > *newest;
+                *newest = seq.max(*newest);
+                more
+            });
+        }
+    }
+
+    /// How the hooks are.
+    pub fn list(&self) -> Vec<HookInventory> {
+        let newest = *self.newest.borrow();
+        self.hooks.iter().map(|hook| hook.inventory(newest)).collect()
+    }
+
+    /// Sends a signed test message by this hook, past what waits.
+    ///
+    /// # Errors
+    /// `SYS.1003` if there is none of this name, `SYS.1005` while another test of it is under way.
+    pub async fn test(&self, name: &str) -> Result<HookTest> {
+        let hook = self.hooks.iter().find(|hook| hook.name() == name);
+        hook.ok_or_else(|| missing("hook", name))?.test().await
+    }
+
+    /// Sets the gauges of how the hooks are.
+    pub fn measure(&self) {
+        let newest = *self.newest.borrow();
+        for hook in &self.hooks {
+            let name = hook.name().to_owned();
+            gauge!("ringfence_hook_lag_records", "hook" => name.clone()).set(hook.inventory(newest).lag as f64);
+            gauge!("ringfence_hook_waiting_seconds", "hook" => name).set(hook.waited());
+        }
+    }
+}
+
+/// The beginning of what somebody said, as one line of printable characters.
+fn one_line(said: &[u8], longest: usize) -> String {
+    let text = String::from_utf8_lossy(said);
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    words.join(" ").chars().take(longest).collect()
+}

@@ -1,0 +1,212 @@
+//! Tells a receiver over HTTP: one signed POST, one answer.
+//!
+//! Invariants: everything is bounded in time and size; no redirect is followed (a receiver could send what is signed for it
+//! elsewhere, or have the controller ask addresses that only it reaches); no proxy of the environment is used; path and query
+//! of the URL, which may be secret, show nowhere. Rejected: `reqwest` with TLS (its feature brings a second provider of
+//! cryptography, and every other client of the process would load the system's roots).
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, Request, StatusCode, Uri, header},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use ringfence_messages::{Code, ErrorCode, Result};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use super::{notice::Notice, pace::Outcome, sign::Signer};
+use crate::config::WebhookAccess;
+
+/// How long a TCP connection may take. Too low: a far receiver looks dead. Too high: a dead one takes the try's time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection is kept for the next record.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer's head at most.
+const MAX_HEAD_BYTES: usize = 32 << 10;
+
+/// Bytes of an answer's body that are looked at. It decides nothing, it only helps to understand a refusal.
+const MAX_BODY_BYTES: usize = 1024;
+
+/// How long they may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A receiver.
+pub(super) struct Webhook {
+    uri: Uri,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    signer: Signer,
+    timeout: Duration,
+}
+
+impl Webhook {
+    /// A receiver of signed messages.
+    ///
+    /// # Errors
+    /// `SYS.1007` naming the file that cannot be used, and the fix.
+    pub(super) fn open(access: &WebhookAccess, timeout: Duration) -> Result<Webhook> {
+        let odd = |(why, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{why}; {fix}"));
+        let signer = Signer::read(&access.secret_file).map_err(odd)?;
+        let uri = access.url.uri();
+        let tls = tls(access.ca_file.as_deref(), uri.scheme_str() == Some("https"))?;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls);
+        let connector = connector.https_or_http().enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(1)
+            .http1_max_buf_size(MAX_HEAD_BYTES)
+            .build(connector);
+        Ok(Webhook { uri, client, signer, timeout })
+    }
+
+    /// Tries once.
+    pub(super) async fn send(&self, notice: &Notice) -> Outcome {
+        // The time of this try, so that a receiver can refuse old messages that somebody sends again.
+        let timestamp = jiff::Timestamp::now().as_second();
+        let request = Request::post(self.uri.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, concat!("ringfence/", env!("CARGO_PKG_VERSION")))
+            .header("webhook-id", &notice.id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", self.signer.sign(&notice.id, timestamp, &notice.body))
+            .body(Full::new(notice.body.clone()));
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Outcome::Refused(error.to_string()),
+        };
+        let response = match tokio::time::timeout(self.timeout, self.client.request(request)).await {
+            Err(_) => return Outcome::Later(format!("no answer within {:?}", self.timeout), None),
+            Ok(Err(error)) => return Outcome::Later(reason(&error), None),
+            Ok(Ok(response)) => response,
+        };
+        let (head, body) = response.into_parts();
+        judge(head.status, &head.headers, &beginning(body).await)
+    }
+}
+
+/// What an answer means.
+fn judge(status: StatusCode, headers: &HeaderMap, said: &str) -> Outcome {
+    let says = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
+    match status {
+        _ if status.is_success() => Outcome::Delivered(says),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Outcome::Later(says, retry_after(headers)),
+        _ if status.is_server_error() => Outcome::Later(says, retry_after(headers)),
+        _ if status.is_redirection() => Outcome::Refused(format!("{says}; redirects are not followed")),
+        _ => Outcome::Refused(says),
+    }
+}
+
+/// When a receiver wants to be asked again: in so many seconds, or at a time.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok(),
+    }
+}
+
+/// The beginning of an answer's body, as one line.
+async fn beginning(mut body: Incoming) -> String {
+    let mut bytes = Vec::new();
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(data) = frame.into_data() {
+                bytes.extend_from_slice(&data[..data.len().min(MAX_BODY_BYTES - bytes.len())]);
+            }
+            if bytes.len() >= MAX_BODY_BYTES {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(BODY_TIMEOUT, read).await;
+    super::one_line(&bytes, super::MAX_SAID_CHARS)
+}
+
+/// The deepest reason is the one that helps.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut why = error;
+    while let Some(deeper) = why.source() {
+        why = deeper;
+    }
+    why.to_string()
+}
+
+/// Whom to believe: the authorities of the file, else the system's.
+fn tls(ca_file: Option<&Path>, used: bool) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("TLS: {e}")))?;
+    let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why);
+    let builder = match ca_file {
+        Some(path) => builder.with_root_certificates(
+            authorities(path).map_err(|(why, fix)| odd(format!("{}: {why}; {fix}", path.display())))?,
+        ),
+        None if used => builder.with_native_roots().map_err(|e| {
+            odd(format!("no certificate authorities of the system: {e}. Install ca-certificates, or set ca_file"))
+        })?,
+        None => builder.with_root_certificates(RootCertStore::empty()),
+    };
+    Ok(builder.with_no_client_auth())
+}
+
+/// The certificates of a file.
+///
+/// # Errors
+/// What is wrong with it, and the fix.
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, (String, String)> {
+    let odd = |why: String| (why, "name a file with one or more certificates in PEM".to_owned());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| odd(e.to_string()))? {
+        let certificate = certificate.map_err(|e| odd(e.to_string()))?;
+        roots.add(certificate).map_err(|e| odd(e.to_string()))?;
+    }
+    if roots.is_empty() { Err(odd("no certificate is in it".to_owned())) } else { Ok(roots) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_means_what_its_status_says() {
+        let judge = |status: u16, after: Option<&str>| {
+            let headers = after.map(|after| (header::RETRY_AFTER, after.parse().unwrap()));
+            super::judge(StatusCode::from_u16(status).unwrap(), &headers.into_iter().collect(), "x")
+        };
+        for (status, after, wanted) in [(503, None, None), (429, Some("7"), Some(7)), (408, Some("soon"), None)] {
+            let Outcome::Later(says, asked) = judge(status, after) else { panic!("{status}") };
+            assert!(says.starts_with(&status.to_string()));
+            assert_eq!(asked.map(|asked| asked.as_secs()), wanted, "{status}");
+        }
+        for status in [301, 307, 400, 401, 404, 410] {
+            assert!(matches!(judge(status, None), Outcome::Refused(_)), "{status}");
+        }
+        for status in [200, 202, 204] {
+            assert!(matches!(judge(status, None), Outcome::Delivered(_)), "{status}");
+        }
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
+        let Outcome::Later(_, Some(asked)) = judge(503, Some(&soon)) else { panic!("{soon}") };
+        assert!((50..=60).contains(&asked.as_secs()), "{asked:?}");
+        assert_eq!(judge(503, Some("Wed, 21 Oct 2015 07:28:00 GMT")), judge(503, None), "a time that has passed");
+    }
+}
