@@ -21,6 +21,7 @@ use ringfence_drivers::{
     journal::Journal,
     leadership::Embedded,
     state_dir::StateDir,
+    tls::api_server,
     zbs::{HostAccess, ZbsClient},
 };
 use ringfence_messages::{
@@ -54,12 +55,13 @@ const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
 ///
 /// # Errors
 /// One line each, before anything is done: a port in use, a state directory that cannot be used or is in use, a
-/// journal that cannot be opened, a token or password file that cannot be read.
+/// journal that cannot be opened, a token, password, key or certificate file that cannot be used.
 pub async fn run(
     config: ControllerConfig,
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    let tls = config.tls.clone().map(api_server).transpose()?;
     let state = StateDir::open(&config.state_dir)?;
     let listener = listen::bind(config.listen).await?;
     let address = listener.local_addr().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
@@ -93,7 +95,7 @@ pub async fn run(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            listen::serve(listener, app, async { ended.await.unwrap_or(()) }).await;
+            listen::serve_over(listener, tls, app, async { ended.await.unwrap_or(()) }).await;
             Ok::<(), std::io::Error>(())
         })
     });
@@ -108,10 +110,11 @@ pub async fn run(
     Ok(())
 }
 
-fn agents(config: &ControllerConfig) -> Result<AgentClient> {
+/// The client of all agents.
+pub(crate) fn agents(config: &ControllerConfig) -> Result<AgentClient> {
     let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
     let urls = config.agents.iter().map(|(id, access)| (*id, access.url.clone())).collect();
-    AgentClient::new(urls, token)
+    AgentClient::with_tls(urls, token, config.agent_tls.clone())
 }
 
 fn mds(config: &ControllerConfig) -> Result<ZbsClient> {

@@ -17,7 +17,7 @@ use ringfence_actors::{
 use ringfence_drivers::{agent_client::AgentClient, ceph::Ceph};
 use ringfence_messages::{Code, ErrorCode, Result, host::HostFactsCmd, vm::InstallPath};
 
-use crate::{agent::read_token, config::ControllerConfig, output::print};
+use crate::{config::ControllerConfig, output::print};
 
 /// How long an agent may take.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,12 +65,7 @@ pub(super) async fn run(config: &ControllerConfig) -> u8 {
 }
 
 async fn agents(config: &ControllerConfig) -> Vec<Finding> {
-    let token = match config.agent_token_file.as_deref().map(read_token).transpose() {
-        Ok(token) => token,
-        Err(error) => return vec![("token".to_owned(), Err(error))],
-    };
-    let urls = config.agents.iter().map(|(id, access)| (*id, access.url.clone())).collect();
-    let client = match AgentClient::new(urls, token) {
+    let client = match crate::serve::agents(config) {
         Ok(client) => client,
         Err(error) => return vec![("agents".to_owned(), Err(error))],
     };

@@ -11,7 +11,11 @@ use ringfence_actors::{
     fence::Policy,
     inventory::{CephHostAccess, Cluster, HaSettings, Host, Inventory, PingSettings, Settings, Storage, Vm, Volume},
 };
-use ringfence_drivers::{ceph::Ceph, node::qemu};
+use ringfence_drivers::{
+    ceph::Ceph,
+    node::qemu,
+    tls::{ServerFiles, TlsFiles},
+};
 use ringfence_messages::{
     ClusterId, HostId, Protocol, StorageId, VmId, storage::StorageKind, vhost::DEFAULT_HUGEPAGES, vm::InstallPath,
 };
@@ -62,6 +66,10 @@ pub struct ControllerConfig {
     pub state_dir: PathBuf,
     /// File with the token that agents want to see.
     pub agent_token_file: Option<PathBuf>,
+    /// The certificate that it shows to agents, and whom it believes.
+    pub agent_tls: Option<TlsFiles>,
+    /// The API's certificate; `None`: plain HTTP.
+    pub tls: Option<ServerFiles>,
     /// Who may use the API; everybody on this machine while there are none.
     pub api_tokens: Vec<Token>,
     /// The actors' settings.
@@ -140,14 +148,9 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
         Some(listen) => c.ok(listen.span(), text::socket(listen.get_ref())),
         None => Some(SocketAddr::from(([127, 0, 0, 1], 7080))),
     };
-    if let (Some(address), Some(at)) = (listen, &raw.controller.listen)
-        && !address.ip().is_loopback()
-    {
-        c.wrong(
-            at.span(),
-            format!("{address} is beyond loopback, and this version's API has neither TLS nor users"),
-            "listen on 127.0.0.1 and reach it through SSH",
-        );
+    let tls = raw.controller.tls.as_ref().map(|tls| tls.files(base));
+    if let (Some(address), Some(at)) = (listen, &raw.controller.listen) {
+        exposed(c, address, at, tls.as_ref(), &raw);
     }
     let settings = Settings {
         ping: ping(c, &raw.ping),
@@ -165,7 +168,8 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
         let id = clusters.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, ClusterId::from_name);
         inventory.clusters.push(Cluster { id, name: of.name.get_ref().clone() });
     }
-    let (agents, host_tables) = hosts(c, &raw.host, &clusters, base, &mut inventory);
+    let agent_tls = raw.agent_tls.as_ref().map(|tls| tls.files(base));
+    let (agents, host_tables) = hosts(c, &raw.host, &clusters, base, agent_tls.is_some(), &mut inventory);
     let mut storages = Names::<StorageId>::of("storage");
     let mut mds = HashMap::new();
     for table in &raw.storage {
@@ -179,6 +183,8 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
     let api_tokens = super::tokens::tokens(c, &raw.api_token);
     let config = listen.map(|listen| ControllerConfig {
         listen,
+        tls,
+        agent_tls,
         api_tokens,
         state_dir: base.join(&raw.controller.state_dir),
         agent_token_file: raw.controller.agent_token_file.as_ref().map(|file| base.join(file)),
@@ -189,6 +195,29 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
         ceph,
     });
     checker.finish(config)
+}
+
+/// Beyond loopback the API is neither in the clear nor open to everybody, unless told so.
+fn exposed(c: &mut Checker, address: SocketAddr, at: &Text, tls: Option<&ServerFiles>, raw: &Raw) {
+    if address.ip().is_loopback() || raw.controller.insecure {
+        return;
+    }
+    let Some(tls) = tls else {
+        c.wrong(
+            at.span(),
+            format!("{address} is beyond loopback, in the clear"),
+            "add [controller.tls] cert, key (`ringfence pki issue --controller` makes them), listen on 127.0.0.1 and reach it \
+             through SSH, or set insecure = true if the network is trusted",
+        );
+        return;
+    };
+    if raw.api_token.is_empty() && tls.client_ca.is_none() {
+        c.wrong(
+            at.span(),
+            format!("{address} is beyond loopback, and whoever reaches it may order everything"),
+            "add [[api_token]] (`ringfence token NAME`), client_ca to [controller.tls], or insecure = true",
+        );
+    }
 }
 
 fn parse_id<Id: std::str::FromStr<Err = ringfence_messages::ParseIdError>>(text: &str) -> Result<Id, String> {
@@ -268,6 +297,7 @@ fn hosts(
     tables: &[Spanned<RawHost>],
     clusters: &Names<ClusterId>,
     base: &Path,
+    secure: bool,
     inventory: &mut Inventory,
 ) -> (HashMap<HostId, AgentAccess>, usize) {
     let mut names = Names::<HostId>::of("host");
@@ -279,7 +309,7 @@ fn hosts(
         let cluster = clusters.find(c, &of.cluster);
         let management = c.ok(of.management_ip.span(), text::ip(of.management_ip.get_ref()));
         let storage_ips = of.storage_ips.iter().filter_map(|ip| c.ok(ip.span(), text::ip(ip.get_ref()))).collect();
-        let url = c.ok(of.agent.span(), text::url(of.agent.get_ref()));
+        let url = c.ok(of.agent.span(), text::agent_url(of.agent.get_ref(), secure));
         let (Some(cluster), Some(management), Some(url)) = (cluster, management, url) else { continue };
         if let Some((other, _, _)) = taken.iter().find(|(_, _, known)| *known == url) {
             let message = format!("{} has the agent of {other}", of.name.get_ref());
