@@ -89,6 +89,7 @@ pub async fn run(
 
     let access = Access::by(config.api_tokens);
     let app = http::router(Arc::new(Controller { assembly, metrics: handle }), access);
+    let app = http::limit::limited(app, config.requests_per_second);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let api = std::thread::Builder::new().name("api".to_owned()).spawn(move || {

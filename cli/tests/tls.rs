@@ -369,3 +369,80 @@ async fn a_running_pair_goes_on_while_certificates_and_authority_are_replaced() 
     );
     agent.stop().await;
 }
+
+/// A program that runs until this is dropped; the address that it says it listens on.
+async fn program(arguments: &[&str]) -> (tokio::process::Child, SocketAddr) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringfence"));
+    let mut child = command.args(arguments).stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut said = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
+    let line = tokio::time::timeout(WITHIN, said.next_line()).await.unwrap().unwrap().expect("it serves");
+    (child, line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+async fn ringfence(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringfence")).args(arguments).output().await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_programs_come_together_by_their_files_and_stay_so_over_a_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (ca, a, c) = (at("ca"), at("host-a"), at("controller"));
+    for arguments in [
+        vec!["pki", "init", &ca],
+        vec!["pki", "issue", "--ca", &ca, "--host", "host-a", "--ip", "127.0.0.1", "--out", &a],
+        vec!["pki", "issue", "--ca", &ca, "--controller", "--ip", "127.0.0.1", "--out", &c],
+    ] {
+        let (code, said) = ringfence(&arguments).await;
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+    }
+    let tls = |of: &str| format!("cert = \"{of}/cert.pem\"\nkey = \"{of}/key.pem\"\n");
+    let agent_file = at("agent.toml");
+    let text = "host = \"host-a\"\nlisten = \"127.0.0.1:0\"\nstate_dir = \"agent-state\"\n[tls]\n";
+    std::fs::write(&agent_file, format!("{text}{}ca = \"{a}/ca.pem\"\n", tls(&a))).unwrap();
+    let (_agent, agent) = program(&["agent", "--config", &agent_file]).await;
+    let file = at("controller.toml");
+    let text = format!(
+        "[controller]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\n[controller.tls]\n{}[agent_tls]\n{}ca = \"{c}/ca.pem\"\n\
+         [ping]\ninterval = \"200ms\"\n[[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\ncluster = \"c1\"\n\
+         management_ip = \"127.0.0.1\"\nagent = \"https://{agent}\"\n",
+        tls(&c),
+        tls(&c)
+    );
+    std::fs::write(&file, text).unwrap();
+    let (code, said) = ringfence(&["check", "--live", "--config", &file]).await;
+    assert!(code == Some(0) && said.contains("ok    agent of host-a"), "{said}");
+    assert!(said.contains("to agents   TLS, the certificate is a controller's (controller), until 2"), "{said}");
+
+    let (_controller, api) = program(&["serve", "--config", &file]).await;
+    let (server, ca_file) = (format!("https://{api}"), format!("{ca}/ca.pem"));
+    let ask = ["--json", "--server", &server, "--ca-file", &ca_file];
+    let connected = async || {
+        let asking = async {
+            loop {
+                let (code, said) = ringfence(&[&["hosts"][..], &ask].concat()).await;
+                assert_eq!(code, Some(0), "{said}");
+                if said.contains("\"Connected\"") {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(WITHIN, asking).await.expect("host-a is connected");
+    };
+    connected().await;
+    for folder in [&a, &c] {
+        let (code, said) = ringfence(&["pki", "rotate", folder, "--ca", &ca]).await;
+        assert_eq!(code, Some(0), "{said}");
+        let (code, said) = ringfence(&[&["host", "ping", "host-a"][..], &ask].concat()).await;
+        assert_eq!(code, Some(0), "{said}");
+        connected().await;
+    }
+
+    // The mistakes that a copy to the wrong machine makes, before anything runs.
+    std::fs::write(&agent_file, std::fs::read_to_string(&agent_file).unwrap().replace(&a, &c)).unwrap();
+    let (code, said) = ringfence(&["check", "--config", &agent_file]).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("it is a controller's (controller), not that of host"), "{said}");
+}

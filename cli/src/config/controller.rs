@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    num::NonZeroU32,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -21,7 +22,7 @@ use ringfence_messages::{
 };
 use serde_spanned::Spanned;
 
-use crate::http::access::Token;
+use crate::http::{access::Token, limit::REQUESTS_PER_SECOND};
 
 use super::{
     Checker, Problems,
@@ -70,6 +71,8 @@ pub struct ControllerConfig {
     pub agent_tls: Option<TlsFiles>,
     /// The API's certificate; `None`: plain HTTP.
     pub tls: Option<ServerFiles>,
+    /// How many requests an address may make of the API.
+    pub requests_per_second: NonZeroU32,
     /// Who may use the API; everybody on this machine while there are none.
     pub api_tokens: Vec<Token>,
     /// The actors' settings.
@@ -183,6 +186,7 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
     let api_tokens = super::tokens::tokens(c, &raw.api_token);
     let config = listen.map(|listen| ControllerConfig {
         listen,
+        requests_per_second: requests(c, raw.controller.requests_per_second.as_ref()),
         tls,
         agent_tls,
         api_tokens,
@@ -195,6 +199,15 @@ pub(super) fn parse(path: &Path, content: String) -> Result<ControllerConfig, Pr
         ceph,
     });
     checker.finish(config)
+}
+
+fn requests(c: &mut Checker, raw: Option<&Spanned<u32>>) -> NonZeroU32 {
+    let wanted = raw.map_or(REQUESTS_PER_SECOND, |raw| *raw.get_ref());
+    if let Some(raw) = raw.filter(|_| !(1..=1_000_000).contains(&wanted)) {
+        let message = format!("{wanted} requests a second cannot be");
+        c.wrong(raw.span(), message, format!("write 1 to 1000000; {REQUESTS_PER_SECOND} is a good value"));
+    }
+    NonZeroU32::new(wanted).unwrap_or(NonZeroU32::MIN)
 }
 
 /// Beyond loopback the API is neither in the clear nor open to everybody, unless told so.

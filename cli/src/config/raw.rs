@@ -85,6 +85,7 @@ pub(super) struct RawController {
     #[serde(default)]
     pub(super) insecure: bool,
     pub(super) tls: Option<RawApiTls>,
+    pub(super) requests_per_second: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]

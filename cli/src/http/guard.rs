@@ -34,10 +34,15 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
         Some(why) => Failure::with(StatusCode::FORBIDDEN, Code::INVALID_ARGUMENT, why).into_response(),
         None => next.run(request).await,
     };
+    dress(&mut response);
+    response
+}
+
+/// Adds the headers of every answer.
+pub(super) fn dress(response: &mut Response) {
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
-    response
 }
 
 /// Why a request is not served, if so.

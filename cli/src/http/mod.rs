@@ -14,7 +14,7 @@
 //! reader of the stream who is slow is cut off and can resume; nothing here decides anything: see [`backend`]; every
 //! route comes from the attribute that describes it, so that `/openapi.json` leaves none out.
 //! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see `guard`.
-//! Who may what: [`access`].
+//! Who may what: [`access`]. How often: [`limit`].
 
 pub mod access;
 mod actions;
@@ -22,6 +22,7 @@ pub mod backend;
 mod errors;
 mod events;
 mod guard;
+pub mod limit;
 mod read;
 mod repeat;
 mod tag;

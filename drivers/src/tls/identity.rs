@@ -150,7 +150,7 @@ mod tests {
         for role in [Role::Controller, Role::Host(host), Role::Client("ops".to_owned())] {
             assert_eq!(Role::of(&role.uri()), Some(role));
         }
-        let undashed = format!("ringfence:host:{}", uuid::Uuid::from(host).simple());
+        let undashed = Role::Host(host).uri().replace('-', "");
         for odd in
             ["ringfence:", "ringfence:controller2", "ringfence:host:", "ringfence:host:x", "x:controller", &undashed]
         {
