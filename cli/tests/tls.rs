@@ -33,6 +33,7 @@ use tokio::{
     sync::oneshot,
     task::JoinHandle,
 };
+use tokio_rustls::client::TlsStream;
 
 const WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -176,8 +177,8 @@ fn roots(ca: &Path) -> RootCertStore {
     roots
 }
 
-/// A connection by hand, with a certificate that our own client would not take: how it ends, and whom it met.
-async fn by_hand(agent: &Agent, ca: &Path, own: Option<&TlsFiles>) -> (Option<String>, CertificateDer<'static>) {
+/// A connection by hand, with a certificate that our own client would not take.
+async fn connect(agent: &Agent, ca: &Path, own: Option<&TlsFiles>) -> TlsStream<TcpStream> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots(ca));
     let config = match own {
@@ -189,7 +190,12 @@ async fn by_hand(agent: &Agent, ca: &Path, own: Option<&TlsFiles>) -> (Option<St
     };
     let stream = TcpStream::connect(agent.address).await.unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+/// How such a connection ends, and whom it met.
+async fn by_hand(agent: &Agent, ca: &Path, own: Option<&TlsFiles>) -> (Option<String>, CertificateDer<'static>) {
+    let mut stream = connect(agent, ca, own).await;
     let met = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
     let _ = stream.write_all(b"POST /host/ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     let mut said = Vec::new();
@@ -200,6 +206,14 @@ async fn by_hand(agent: &Agent, ca: &Path, own: Option<&TlsFiles>) -> (Option<St
         refused_server(&error, file, None).unwrap_or_else(|| format!("no alert came: {error}"))
     });
     (refused, met)
+}
+
+/// One request on a connection that stays open; the head of its answer.
+async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
+    stream.write_all(b"POST /host/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    let mut said = vec![0; 4096];
+    let read = tokio::time::timeout(WITHIN, stream.read(&mut said)).await.expect("it answers").unwrap();
+    String::from_utf8_lossy(&said[..read]).to_lowercase()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -359,8 +373,13 @@ async fn a_running_pair_goes_on_while_certificates_and_authority_are_replaced() 
     rotate(&controller);
     goes_on().await;
     assert_eq!(by_hand(&agent, &pki.ca.join("ca.pem"), Some(&old)).await.0, None, "both authorities are trusted");
+    let mut open = connect(&agent, &pki.ca.join("ca.pem"), Some(&old)).await;
+    assert!(!ask(&mut open).await.contains("connection: close"));
     pki.authority().drop_old().unwrap();
     publish();
+    assert!(ask(&mut open).await.contains("connection: close"), "what was open ends with its next answer");
+    let ended = tokio::time::timeout(WITHIN, open.read(&mut [0])).await.expect("it is closed");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     goes_on().await;
     let (refused, _) = by_hand(&agent, &pki.ca.join("ca.pem"), Some(&old)).await;
     assert!(

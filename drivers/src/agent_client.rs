@@ -2,7 +2,7 @@
 //!
 //! Invariants: an answer larger than [`MAX_BODY_BYTES`] is not read to its end; what is not the protocol's answer
 //! is `SYS.1015` with the beginning of what came instead; no body and no token is ever logged; to an `https://` agent
-//! nothing is said, the token neither, before its certificate is that of its host (see [`tls`](crate::tls)).
+//! nothing is said, the token neither, before its certificate is that of its host (see [`tls`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

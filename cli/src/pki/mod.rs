@@ -1,7 +1,7 @@
 //! Certificates for controller, hosts and users: `ringfence pki`.
 //!
 //! Invariants: a private key is written with mode 0600 from its first byte on and never leaves its folder; folders appear
-//! whole or not at all ([`folder`]), and none is overwritten; nothing is issued that outlives its authority; a certificate is
+//! whole or not at all, and none is overwritten; nothing is issued that outlives its authority; a certificate is
 //! renewed only if one of the authorities in use made it. Rejected: `openssl` by hand (twenty options, and a name forgotten in
 //! one of them), an authority that must be up (nothing here needs a server).
 
