@@ -65,7 +65,7 @@ async fn main() {
     let cluster = Cluster::start(program, Plan { ping, ..Plan::default() }).await.unwrap();
     let server = cluster.server().to_owned();
     let address = server.trim_start_matches("http://").to_owned();
-    let metrics = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+    let metrics = ringfence_drivers::tls::plain_client().unwrap().pool_max_idle_per_host(0).build().unwrap();
     println!("{:<24} {:>8} {:>16}", "", "pings", "mean ping");
     let mut means = [0.0; 2];
     for round in 0..ROUNDS * 2 {

@@ -86,11 +86,9 @@ impl Reach {
     /// # Errors
     /// A token or password file that cannot be read.
     pub(crate) fn of(config: &ControllerConfig) -> Result<Reach> {
-        let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
-        let urls = config.agents.iter().map(|(id, access)| (*id, access.url.clone())).collect();
         let clusters = config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())).collect();
         Ok(Reach {
-            agents: Arc::new(AgentClient::new(urls, token)?),
+            agents: Arc::new(agents(config)?),
             mds: Arc::new(ZbsClient::new(config.mds.clone(), hosts(config)?)?),
             ceph: Arc::new(Clusters::new(clusters)),
         })
@@ -98,11 +96,25 @@ impl Reach {
 
     /// Reaches what this config names too, or elsewhere than before.
     fn extend(&self, config: &ControllerConfig) -> Result<()> {
-        self.mds.reach(config.mds.clone(), hosts(config)?);
-        self.agents.reach(config.agents.iter().map(|(id, access)| (*id, access.url.clone())));
+        let hosts = hosts(config)?;
+        self.agents.reach(urls(config))?;
+        self.mds.reach(config.mds.clone(), hosts);
         self.ceph.reach(config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())));
         Ok(())
     }
+}
+
+/// The client of all agents.
+///
+/// # Errors
+/// A token, key or certificate file that cannot be used.
+pub(crate) fn agents(config: &ControllerConfig) -> Result<AgentClient> {
+    let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
+    AgentClient::with_tls(urls(config).collect(), token, config.agent_tls.clone())
+}
+
+fn urls(config: &ControllerConfig) -> impl Iterator<Item = (HostId, String)> {
+    config.agents.iter().map(|(id, access)| (*id, access.url.clone()))
 }
 
 fn hosts(config: &ControllerConfig) -> Result<HashMap<HostId, HostAccess>> {

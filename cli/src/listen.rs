@@ -1,21 +1,34 @@
 //! An HTTP/1 server that a slow or hostile client cannot hold up.
 //!
-//! Invariants: connections are bounded; one that does not send its headers in time is closed; each is a task of its
-//! own. Rejected: `axum::serve`, which has no such limits.
+//! Invariants: connections are bounded; one that does not finish its handshake or send its headers in time is closed; each
+//! is a task of its own; one that was made under a certificate that has been replaced since ends with its next answer.
+//! Rejected: `axum::serve`, which has no such limits.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, http::StatusCode};
-use futures_util::StreamExt;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, StatusCode, header},
+    response::Response,
 };
+use futures_util::StreamExt;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ringfence_drivers::tls::ServerTls;
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde::de::DeserializeOwned;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use crate::handshake;
 
 /// Connections at a time. Too low: pollers are kept waiting. Too high: each costs memory and a file descriptor.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -25,6 +38,22 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of headers at most.
 pub const MAX_HEADER_BYTES: usize = 32 << 10;
+
+/// Headers of a request at most. Browsers send some twenty. A request with more is answered 431.
+pub const MAX_HEADERS: usize = 64;
+
+/// How long a connection may live under TLS; then its next answer closes it. Too low: handshakes for every ping. Too high: who
+/// came in with a certificate that has ended stays in.
+pub const MAX_SECURE_AGE: Duration = Duration::from_secs(600);
+
+/// Who is at the other end of a connection: an extension of each of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Whether it came by TLS.
+    pub secure: bool,
+}
 
 /// How long requests under way may take when the server ends.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,9 +74,20 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Serves until `shutdown` resolves, then closes idle connections and gives requests under way [`DRAIN_TIMEOUT`].
+/// Serves plain HTTP until `shutdown` resolves, then closes idle connections and gives requests under way [`DRAIN_TIMEOUT`].
 pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) {
+    serve_over(listener, None, app, shutdown).await;
+}
+
+/// As [`serve`], by TLS if there is any.
+pub async fn serve_over(
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    app: Router,
+    shutdown: impl Future<Output = ()>,
+) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tls = tls.map(Arc::new);
     let mut connections = JoinSet::new();
     let ending = CancellationToken::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -61,8 +101,8 @@ pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Out
             accepted = accept => accepted,
         };
         while connections.try_join_next().is_some() {}
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: it passes when connections end.
                 tracing::warn!(%error, "a connection was not accepted");
@@ -71,25 +111,12 @@ pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Out
             }
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(app.clone());
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(MAX_HEADER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
-        let ending = ending.clone();
+        let (app, tls, ending) = (app.clone(), tls.clone(), ending.clone());
         connections.spawn(async move {
             let _permit = permit;
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = ending.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
+            match tls {
+                None => converse(stream, app, Peer { address, secure: false }, || false, ending).await,
+                Some(tls) => converse_secretly(stream, address, app, &tls, ending).await,
             }
         });
     }
@@ -97,6 +124,58 @@ pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Out
     ending.cancel();
     let drain = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
+}
+
+async fn converse_secretly(
+    stream: TcpStream,
+    address: SocketAddr,
+    app: Router,
+    tls: &ServerTls,
+    ending: CancellationToken,
+) {
+    let (config, since) = (tls.current(), Instant::now());
+    let Some(stream) = handshake::accept(stream, address, config.clone()).await else { return };
+    let is_over = || since.elapsed() > MAX_SECURE_AGE || !Arc::ptr_eq(&config, &tls.current());
+    converse(stream, app, Peer { address, secure: true }, is_over, ending).await;
+}
+
+/// Answers the requests of a connection until it ends; the one after which `is_over` is the last.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    app: Router,
+    peer: Peer,
+    is_over: impl Fn() -> bool,
+    ending: CancellationToken,
+) {
+    let is_over = &is_over;
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        let answer = app.clone().call(request);
+        async move {
+            let mut response: Response = answer.await?;
+            if is_over() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
 }
 
 /// How long a body may take to arrive. Too high: clients that send a byte now and then hold connections.

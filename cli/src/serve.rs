@@ -15,7 +15,7 @@ use ringfence_actors::{
     ports::{JournalPort, Ports, Record},
     vm::VmActor,
 };
-use ringfence_drivers::{journal::Journal, leadership::Embedded, state_dir::StateDir};
+use ringfence_drivers::{journal::Journal, leadership::Embedded, state_dir::StateDir, tls::api_server};
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result, VmId,
     audit::EventRecorded,
@@ -48,12 +48,13 @@ const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
 ///
 /// # Errors
 /// One line each, before anything is done: a port in use, a state directory that cannot be used or is in use, a
-/// journal that cannot be opened, a token, password or secret file that cannot be read.
+/// journal that cannot be opened, a token, password, secret, key or certificate file that cannot be used.
 pub async fn run(
     config: ControllerConfig,
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    let tls = config.tls.clone().map(api_server).transpose()?;
     let state = StateDir::open(&config.state_dir)?;
     let listener = listen::bind(config.listen).await?;
     let address = listener.local_addr().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
@@ -84,9 +85,11 @@ pub async fn run(
     ready(address);
 
     let access = Access::by(config.api_tokens.clone());
+    let per_second = config.requests_per_second;
     let inventory = inventory::keep(config, assembly.clone(), reach);
     let app =
         http::router(Arc::new(Controller { assembly, inventory, metrics: handle, notifier: notifier.clone() }), access);
+    let app = http::limit::limited(app, per_second);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let api = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
@@ -94,7 +97,7 @@ pub async fn run(
         let served = runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let notifying = tokio::spawn(notifier.run(recorded));
-            listen::serve(listener, app, async { ended.await.unwrap_or(()) }).await;
+            listen::serve_over(listener, tls, app, async { ended.await.unwrap_or(()) }).await;
             // What is being told now is told again by the next controller.
             notifying.abort();
             Ok::<(), std::io::Error>(())

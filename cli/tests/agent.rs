@@ -47,6 +47,7 @@ fn settings(state: &Path) -> AgentSettings {
         target: Runner::Process("qemu-storage-daemon".to_owned()),
         docker: None,
         ssh: None,
+        tls: None,
         token_file: None,
     }
 }
@@ -62,7 +63,7 @@ impl Agent {
         });
         let address = address.await.expect("it serves");
         // The agent closes idle connections; what is on its way on one just then is lost.
-        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+        let http = ringfence_drivers::tls::plain_client().unwrap().pool_max_idle_per_host(0).build().unwrap();
         Agent { address, end: Some(end), running: Some(running), http, state }
     }
 

@@ -72,7 +72,7 @@ fn run(cluster: &Cluster, arguments: &[&str]) -> Output {
 async fn the_api_and_the_command_line_say_what_is_and_never_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = start(dir.path()).await;
-    let http = Http(&cluster, reqwest::Client::builder().no_proxy().build().unwrap());
+    let http = Http(&cluster, ringfence_drivers::tls::plain_client().unwrap().build().unwrap());
     let mut said = String::new();
 
     for path in [
@@ -194,7 +194,7 @@ async fn the_stream_tells_each_event_once_in_order_over_reconnects() {
     let cluster =
         Cluster::start(program(), Plan { hosts: vec!["host-a".to_owned()], ..Plan::default() }).await.unwrap();
     cluster.connected(WITHIN).await.unwrap();
-    let http = Http(&cluster, reqwest::Client::builder().no_proxy().build().unwrap());
+    let http = Http(&cluster, ringfence_drivers::tls::plain_client().unwrap().build().unwrap());
     let changing = async {
         for n in 0..CHANGES {
             let action = if n % 2 == 0 { r#"{"maintain":{}}"# } else { r#"{"activate":{}}"# };

@@ -121,6 +121,7 @@ fn settings(name: &str, dir: &Path) -> AgentSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
         state_dir: dir.join("state"),
         insecure: false,
+        tls: None,
         qemu: QemuSettings {
             binary: "qemu-system-x86_64".to_owned(),
             accel: Some("tcg".to_owned()),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 fn client() -> Client {
-    Client::builder().no_proxy().build().unwrap()
+    ringfence_drivers::tls::plain_client().unwrap().build().unwrap()
 }
 
 async fn body(response: Response) -> Value {
@@ -145,7 +145,8 @@ async fn every_role_may_what_it_may_and_nobody_without_a_token_sees_anything() {
     assert_eq!((orders.len(), admins), (10, 2), "{orders:?}");
 
     // A browser is sent to where it can sign in, and gets a cookie that no script can read.
-    let browser = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let browser =
+        ringfence_drivers::tls::plain_client().unwrap().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let sent = browser.get(format!("http://{address}/")).header("accept", "text/html").send().await.unwrap();
     assert_eq!((sent.status().as_u16(), sent.headers()["location"].to_str().unwrap()), (303, "/ui/sign-in"));
     let sign_in = async |token: &'static str| {

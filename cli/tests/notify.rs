@@ -531,7 +531,7 @@ async fn over_kills_of_the_controller_and_a_receiver_that_was_away_all_is_told_a
     assert!(code == Some(1) && failed.contains("does not deliver: Connection refused"), "{failed}");
     assert_eq!(run(&["hooks", "test", "nobody"]).0, Some(1));
 
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = ringfence_drivers::tls::plain_client().unwrap().build().unwrap();
     said += &format!("{list}{tested}{failed}{}", cluster.log("controller"));
     for path in ["/v1/hooks", "/v1/inspect", "/metrics"] {
         said += &http.get(format!("{}{path}", cluster.server())).send().await.unwrap().text().await.unwrap();

@@ -226,7 +226,7 @@ async fn an_order_is_shown_before_it_is_done_and_another_sites_page_cannot_give_
     );
     // Its policy keeps even our own page from asking elsewhere; a page of somebody else has no such policy.
     assert_eq!(browser.client.execute_async(&attack, Vec::new()).await.unwrap(), "refused");
-    let status = reqwest::Client::builder().no_proxy().build().unwrap();
+    let status = ringfence_drivers::tls::plain_client().unwrap().build().unwrap();
     let sent = status.post(format!("http://{address}/ui/vms/vm1/stop")).header("origin", "http://evil.example");
     assert_eq!(sent.send().await.unwrap().status(), 403);
     assert_eq!(fake.orders.lock().len(), 2, "nobody else's order was carried out");

@@ -1,13 +1,14 @@
 //! Speaks to host agents: POST of JSON, bounded in time and size.
 //!
 //! Invariants: an answer larger than [`MAX_BODY_BYTES`] is not read to its end; what is not the protocol's answer
-//! is `SYS.1015` with the beginning of what came instead; no body and no token is ever logged.
+//! is `SYS.1015` with the beginning of what came instead; no body and no token is ever logged; to an `https://` agent
+//! nothing is said, the token neither, before its certificate is that of its host (see [`tls`]).
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
-use reqwest::{Client, StatusCode, redirect};
+use reqwest::{Client, ClientBuilder, StatusCode, redirect};
 use ringfence_actors::{
     fence::StartPermit,
     ports::{Call, HostAgentPort},
@@ -30,6 +31,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::exact;
 
+use crate::tls::{self, TlsFiles, Watched};
+
 /// How long a TCP connection may take. Too low: a busy network looks dead. Too high: a dead host holds a ping's
 /// place for so long.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,37 +41,56 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// connections (10 s): a call on a connection that is being closed fails.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How the URL of an agent begins that shows and asks for certificates.
+const SECURE: &str = "https://";
+
 /// Characters of an odd answer that an error repeats.
 const SAMPLE_CHARS: usize = 200;
 
 /// Posts commands to one kind of peer and reads its answers. Used for host agents and MDS agents alike.
 pub(crate) struct Poster {
-    client: Client,
+    client: Watched<Client>,
+    tls: Option<TlsFiles>,
+}
+
+/// A peer: where requests go, and what errors call it.
+pub(crate) struct Peer {
+    sent: String,
+    shown: String,
+}
+
+impl Peer {
+    /// One that is called by its URL.
+    pub(crate) fn at(url: &str) -> Peer {
+        Peer { sent: url.to_owned(), shown: url.to_owned() }
+    }
 }
 
 impl Poster {
     pub(crate) fn new() -> Result<Poster> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(|e| ErrorCode::new(Code::INTERNAL, format!("HTTP client: {e}")))?;
-        Ok(Poster { client })
+        Ok(Poster { client: Watched::new(Vec::new(), || built(tls::plain_client()?))?, tls: None })
+    }
+
+    /// One that shows and asks for certificates. `addresses` are those of the hosts' aliases.
+    fn secure(files: TlsFiles, addresses: HashMap<String, String>) -> Result<Poster> {
+        let of = files.clone();
+        let make = move || built(tls::agents_client(&of, addresses.clone())?);
+        Ok(Poster { client: Watched::new(files.paths(), make)?, tls: Some(files) })
     }
 
     pub(crate) async fn post<C: AgentCommand>(
         &self,
-        base: &str,
+        peer: &Peer,
         token: Option<&SecretString>,
         body: &impl Serialize,
         call: Call,
     ) -> Result<C::Reply> {
-        let url = format!("{}{}", base.trim_end_matches('/'), C::PATH);
-        let mut request = self
-            .client
-            .post(&url)
+        let at = |base: &str| format!("{}{}", base.trim_end_matches('/'), C::PATH);
+        let url = at(&peer.shown);
+        // A new client when files changed: connections under the old certificates end with the old one.
+        let client: Arc<Client> = self.client.current();
+        let mut request = client
+            .post(at(&peer.sent))
             .header(TASK_HEADER, call.task.simple().to_string())
             .header(DEADLINE_HEADER, call.timeout.as_millis().to_string())
             .json(body);
@@ -76,9 +98,9 @@ impl Poster {
             request = request.bearer_auth(token.expose_secret());
         }
         let exchange = async {
-            let response = request.send().await.map_err(|e| unreachable(&url, &e))?;
+            let response = request.send().await.map_err(|e| self.unreachable(&url, &e))?;
             let status = response.status();
-            Ok((status, read_bounded(&url, response).await?))
+            Ok((status, self.read_bounded(&url, response).await?))
         };
         let Ok(answer) = tokio::time::timeout(call.timeout, exchange).await else {
             let details = format!("{url} did not answer within {:?}", call.timeout);
@@ -87,17 +109,42 @@ impl Poster {
         let (status, body) = answer?;
         understand::<C::Reply>(&url, status, &body)
     }
+
+    async fn read_bounded(&self, url: &str, mut response: reqwest::Response) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(url, &e))? {
+            if body.len() + chunk.len() > MAX_BODY_BYTES {
+                return Err(ErrorCode::new(
+                    Code::HTTP,
+                    format!("{url} answered with more than {MAX_BODY_BYTES} bytes"),
+                ));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn unreachable(&self, url: &str, error: &reqwest::Error) -> ErrorCode {
+        let files = self.tls.as_ref();
+        let refused = tls::refused_server(error, files.map(|of| &*of.cert), files.map(|of| &*of.ca));
+        let why = refused.unwrap_or_else(|| {
+            let mut deepest: &dyn std::error::Error = error;
+            while let Some(deeper) = deepest.source() {
+                deepest = deeper;
+            }
+            deepest.to_string()
+        });
+        ErrorCode::new(Code::HOST_DISCONNECTED, format!("cannot reach {url}: {why}"))
+    }
 }
 
-async fn read_bounded(url: &str, mut response: reqwest::Response) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(url, &e))? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(ErrorCode::new(Code::HTTP, format!("{url} answered with more than {MAX_BODY_BYTES} bytes")));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+fn built(client: ClientBuilder) -> Result<Client> {
+    client
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .redirect(redirect::Policy::none())
+        .build()
+        .map_err(|e| ErrorCode::new(Code::INTERNAL, format!("HTTP client: {e}")))
 }
 
 /// Reads the answer of an agent, or of an MDS: its reply, or the error that it tells.
@@ -123,21 +170,42 @@ pub fn understand<R: DeserializeOwned + Serialize>(url: &str, status: StatusCode
     }
 }
 
-fn unreachable(url: &str, error: &reqwest::Error) -> ErrorCode {
-    let mut why = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(deeper) = source {
-        why = deeper.to_string();
-        source = deeper.source();
-    }
-    ErrorCode::new(Code::HOST_DISCONNECTED, format!("cannot reach {url}: {why}"))
-}
-
 /// Where the agents are.
 pub struct AgentClient {
-    poster: Poster,
-    hosts: RwLock<HashMap<HostId, String>>,
+    known: RwLock<Arc<Known>>,
     token: Option<SecretString>,
+    tls: Option<TlsFiles>,
+}
+
+/// The agents that are known at a time; replaced as a whole.
+struct Known {
+    urls: HashMap<HostId, String>,
+    peers: HashMap<HostId, Peer>,
+    poster: Poster,
+}
+
+impl Known {
+    /// `tls` is shown to agents with an `https://` URL, each of which is believed its own certificate alone.
+    fn of(urls: HashMap<HostId, String>, tls: Option<&TlsFiles>) -> Result<Known> {
+        let Some(files) = tls else {
+            if let Some(secure) = urls.values().find(|url| url.starts_with(SECURE)) {
+                let details = format!("{secure} wants to see a certificate: add [agent_tls] cert, key, ca");
+                return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+            }
+            let peers = urls.iter().map(|(id, url)| (*id, Peer::at(url))).collect();
+            return Ok(Known { urls, peers, poster: Poster::new()? });
+        };
+        let mut addresses = HashMap::new();
+        let mut peer = |(id, url): (&HostId, &String)| {
+            let place = url.strip_prefix(SECURE).and_then(|authority| authority.rsplit_once(':'));
+            let Some((address, port)) = place else { return (*id, Peer::at(url)) };
+            addresses.insert(tls::alias(*id), address.to_owned());
+            let sent = format!("{SECURE}{}:{}", tls::alias(*id), port.trim_end_matches('/'));
+            (*id, Peer { sent, shown: url.clone() })
+        };
+        let peers = urls.iter().map(&mut peer).collect();
+        Ok(Known { urls, peers, poster: Poster::secure(files.clone(), addresses)? })
+    }
 }
 
 impl AgentClient {
@@ -146,12 +214,34 @@ impl AgentClient {
     /// # Errors
     /// `SYS.1000` if the HTTP client cannot be made.
     pub fn new(hosts: HashMap<HostId, String>, token: Option<SecretString>) -> Result<AgentClient> {
-        Ok(AgentClient { poster: Poster::new()?, hosts: RwLock::new(hosts), token })
+        AgentClient::with_tls(hosts, token, None)
     }
 
-    /// Reaches these agents too, or elsewhere than before.
-    pub fn reach(&self, hosts: impl IntoIterator<Item = (HostId, String)>) {
-        self.hosts.write().extend(hosts);
+    /// Such a client that shows a certificate to agents with an `https://` URL, and believes each its own alone.
+    ///
+    /// # Errors
+    /// `SYS.1007` if a file of `tls` cannot be used, naming it and the fix; or if there is none for an `https://` agent.
+    pub fn with_tls(
+        hosts: HashMap<HostId, String>,
+        token: Option<SecretString>,
+        tls: Option<TlsFiles>,
+    ) -> Result<AgentClient> {
+        let known = RwLock::new(Arc::new(Known::of(hosts, tls.as_ref())?));
+        Ok(AgentClient { known, token, tls })
+    }
+
+    /// Reaches these agents too, or elsewhere than before. Calls under way end as they began.
+    ///
+    /// # Errors
+    /// As [`with_tls`](AgentClient::with_tls)'s; then nothing is another.
+    pub fn reach(&self, hosts: impl IntoIterator<Item = (HostId, String)>) -> Result<()> {
+        let before = self.known.read().clone();
+        let mut urls = before.urls.clone();
+        urls.extend(hosts);
+        if urls != before.urls {
+            *self.known.write() = Arc::new(Known::of(urls, self.tls.as_ref())?);
+        }
+        Ok(())
     }
 
     /// Has a host look at itself and at the way to its siblings. Not of the port: no actor asks for it.
@@ -163,10 +253,11 @@ impl AgentClient {
     }
 
     async fn call<C: AgentCommand>(&self, host: HostId, command: C, call: Call) -> Result<C::Reply> {
-        let Some(base) = self.hosts.read().get(&host).cloned() else {
+        let known = self.known.read().clone();
+        let Some(peer) = known.peers.get(&host) else {
             return Err(ErrorCode::new(Code::NOT_FOUND, format!("no agent is known for host {host}")));
         };
-        self.poster.post::<C>(&base, self.token.as_ref(), &command, call).await
+        known.poster.post::<C>(peer, self.token.as_ref(), &command, call).await
     }
 }
 

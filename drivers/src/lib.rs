@@ -1,7 +1,7 @@
 //! The real ends of Ringfence's ports.
 //!
 //! On the controller: [`agent_client`] speaks to host agents, [`zbs`] to MDS agents, [`ceph`] to Ceph
-//! clusters, [`journal`] is SQLite, [`leadership`] a lock and a counter.
+//! clusters, [`journal`] is SQLite, [`leadership`] a lock and a counter, [`tls`] says who is at the other end.
 //! On a host: [`node`] prepares it, runs vhost targets and QEMU.
 //! Invariants: every call is bounded in time and size; what a peer says is checked before it is believed; secrets
 //! are `secrecy` types and are shown to a peer only at the last hop.
@@ -13,4 +13,5 @@ pub mod journal;
 pub mod leadership;
 pub mod node;
 pub mod state_dir;
+pub mod tls;
 pub mod zbs;

@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::agent_client::Poster;
+use crate::agent_client::{Peer, Poster};
 
 /// Calls in a row that an MDS may fail before it must prove itself (domain: 3 bad cycles before a reconnect).
 pub const MAX_BAD_CYCLES: u32 = 3;
@@ -115,12 +115,13 @@ impl ZbsClient {
             }
             if !trusted {
                 let probe = Call::within(left.min(PROBE_TIMEOUT));
-                if let Err(error) = self.poster.post::<MdsFactsCmd>(&url, None, &MdsFactsCmd {}, probe).await {
+                if let Err(error) = self.poster.post::<MdsFactsCmd>(&Peer::at(&url), None, &MdsFactsCmd {}, probe).await
+                {
                     last = error;
                     continue;
                 }
             }
-            let result = self.poster.post::<C>(&url, None, &body, Call { timeout: left, ..call }).await;
+            let result = self.poster.post::<C>(&Peer::at(&url), None, &body, Call { timeout: left, ..call }).await;
             let good = match &result {
                 Ok(_) => true,
                 // It answered, if only "no": that is the storage's word, not the MDS's weakness.

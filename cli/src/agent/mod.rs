@@ -13,6 +13,7 @@ use std::{future::Future, net::SocketAddr, os::unix::fs::MetadataExt, path::Path
 use ringfence_drivers::{
     node::{docker::Engine, ssh::SshSettings, target::Runner, vms::QemuSettings},
     state_dir::StateDir,
+    tls::{TlsFiles, agent_server},
 };
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
 use secrecy::SecretString;
@@ -39,9 +40,15 @@ pub struct AgentSettings {
     pub docker: Option<Engine>,
     /// How it reaches a failed sibling; `None`: it cannot.
     pub ssh: Option<SshSettings>,
+    /// Its certificate and key, and the authorities whose controllers it hears; `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// A file with the token that every caller must show; mode 0600.
     pub token_file: Option<PathBuf>,
 }
+
+/// What to do about an agent that listens in the clear.
+pub(crate) const IN_THE_CLEAR: &str = "add [tls] cert, key, ca (`ringfence pki issue --host NAME` makes them), listen on 127.0.0.1, or set \
+                                       insecure = true if the network is trusted";
 
 /// The least length of a token. 16 characters of base64 are 96 bits.
 pub const MIN_TOKEN_CHARS: usize = 16;
@@ -56,22 +63,19 @@ pub async fn run(
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    if !settings.listen.ip().is_loopback() && !settings.insecure {
-        let details = format!(
-            "listen = \"{}\" is beyond loopback, and this version speaks plain HTTP: listen on 127.0.0.1, or set \
-             insecure = true if the network is trusted",
-            settings.listen
-        );
+    if !settings.listen.ip().is_loopback() && settings.tls.is_none() && !settings.insecure {
+        let details = format!("listen = \"{}\" is beyond loopback in the clear: {}", settings.listen, IN_THE_CLEAR);
         return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
     }
+    let tls = settings.tls.clone().map(|files| agent_server(files, settings.host)).transpose()?;
     let token = settings.token_file.as_deref().map(read_token).transpose()?;
     let state = StateDir::open(&settings.state_dir)?;
     let listener = listen::bind(settings.listen).await?;
     let address = listener.local_addr().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let service = Service::open(&settings, state).await?;
-    tracing::info!(%address, host = %settings.host, "the agent serves");
+    tracing::info!(%address, host = %settings.host, tls = tls.is_some(), "the agent serves");
     ready(address);
-    listen::serve(listener, http::router(service, token), shutdown).await;
+    listen::serve_over(listener, tls, http::router(service, token), shutdown).await;
     tracing::info!("the agent ends; its VMs and targets run on");
     Ok(())
 }

@@ -2,6 +2,9 @@
 
 use std::{io::IsTerminal, path::Path};
 
+use ringfence_drivers::tls::{Identity, Role, ServerFiles, day};
+use ringfence_messages::Result;
+
 use super::live;
 use crate::{
     config::{self, Config, ControllerConfig, HookWay, Problems},
@@ -19,6 +22,7 @@ pub(super) async fn run(path: &Path, ask: bool) -> u8 {
         }
         Ok(Config::Agent(agent)) => {
             let settings = agent.settings;
+            let tls = settings.tls.as_ref().map(|tls| tls.check(&Role::Host(settings.host))).transpose();
             print(format!("{}: an agent's file, fine", path.display()));
             print(format!("  host        {}", settings.host));
             print(format!("  listens on  {}", settings.listen));
@@ -29,12 +33,37 @@ pub(super) async fn run(path: &Path, ask: bool) -> u8 {
                     .token_file
                     .map_or("none: whoever reaches it may command it".into(), |f| f.display().to_string())
             ));
-            0
+            certified("TLS", tls)
         }
         Ok(Config::Controller(controller)) => {
             print(format!("{}: a controller's file, fine", path.display()));
             explain(&controller);
+            let agents = controller.agent_tls.as_ref().map(|tls| tls.check(&Role::Controller)).transpose();
+            let api = controller.tls.as_ref().map(ServerFiles::check).transpose();
+            let wrong = certified("to agents", agents).max(certified("API", api));
+            if wrong > 0 {
+                return wrong;
+            }
             if ask { live::run(&controller).await } else { 0 }
+        }
+    }
+}
+
+/// Says of a certificate whose it is and until when, or what is wrong; the exit code.
+fn certified(what: &str, found: Result<Option<Identity>>) -> u8 {
+    match found {
+        Ok(None) => 0,
+        Ok(Some(identity)) => {
+            print(format!(
+                "  {what:<11} TLS, the certificate is {}, until {}",
+                identity.whose(),
+                day(identity.not_after)
+            ));
+            0
+        }
+        Err(error) => {
+            eprintln!("{}", crate::output::error(&error));
+            2
         }
     }
 }

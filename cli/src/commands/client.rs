@@ -1,9 +1,12 @@
 //! Asks a controller over HTTP.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use reqwest::{Method, Response};
-use ringfence_drivers::agent_client::IDLE_TIMEOUT;
+use ringfence_drivers::{agent_client::IDLE_TIMEOUT, tls};
 use ringfence_messages::{Code, ErrorCode, Result};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -22,6 +25,16 @@ pub struct Client {
     token: Option<SecretString>,
     base: String,
     http: reqwest::Client,
+    files: Files,
+}
+
+/// What a controller with an `https://` URL is believed by, and shown.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The authorities that its certificate may come from.
+    pub ca: Option<PathBuf>,
+    /// A certificate of one's own and its key, for a controller that asks for one.
+    pub own: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Deserialize)]
@@ -35,18 +48,33 @@ struct Refusal {
 }
 
 impl Client {
-    /// Of the controller at this URL.
+    /// Of the controller at this `http://` URL.
     ///
     /// # Errors
-    /// `SYS.1000` if the HTTP client cannot be made.
+    /// `SYS.1007` if it is `https://`.
     pub fn new(base: &str) -> Result<Client> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .no_proxy()
-            .build();
+        Client::with_files(base, Files::default())
+    }
+
+    /// Of the controller at this URL, by these files if it is `https://`.
+    ///
+    /// # Errors
+    /// `SYS.1007` if `https://` has no authority, or a file cannot be used.
+    pub fn with_files(base: &str, files: Files) -> Result<Client> {
+        let http = match (base.starts_with("https://"), &files.ca) {
+            (false, _) => tls::plain_client()?,
+            (true, Some(ca)) => tls::api_client(ca, files.own.clone())?,
+            (true, None) => {
+                let details = format!(
+                    "{base} shows a certificate, and nothing says whose to believe: name the ca.pem of `ringfence pki init` \
+                     with --ca-file FILE or RINGFENCE_CA_FILE"
+                );
+                return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+            }
+        };
+        let http = http.connect_timeout(CONNECT_TIMEOUT).pool_idle_timeout(IDLE_TIMEOUT).build();
         let http = http.map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
-        Ok(Client { token: None, base: base.trim_end_matches('/').to_owned(), http })
+        Ok(Client { token: None, base: base.trim_end_matches('/').to_owned(), http, files })
     }
 
     /// With the token of this file.
@@ -129,6 +157,10 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ErrorCode {
+        let own = self.files.own.as_ref().map(|(cert, _)| &**cert);
+        if let Some(why) = tls::refused_server(error, own, self.files.ca.as_deref()) {
+            return ErrorCode::new(Code::NODE_UNAVAILABLE, format!("cannot reach {}: {why}", self.base));
+        }
         let mut why: &dyn std::error::Error = error;
         while let Some(deeper) = why.source() {
             why = deeper;

@@ -18,7 +18,7 @@ use ringfence_actors::{
 use ringfence_drivers::{agent_client::AgentClient, ceph::Clusters};
 use ringfence_messages::{Code, ErrorCode, Result, StorageId, host::HostFactsCmd, vm::InstallPath};
 
-use crate::{agent::read_token, config::ControllerConfig, output::print};
+use crate::{config::ControllerConfig, output::print};
 
 /// How long an agent may take.
 pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,7 +85,7 @@ pub(crate) fn storage_name(config: &ControllerConfig, id: StorageId) -> String {
 async fn agents(config: &ControllerConfig) -> Vec<Finding> {
     let client = match client(config) {
         Ok(client) => client,
-        Err(error) => return vec![("token".to_owned(), Err(error))],
+        Err(error) => return vec![("agents".to_owned(), Err(error))],
     };
     let asked = config.inventory.hosts.iter().map(async |host| {
         let found = agent(&client, host).await;
@@ -96,8 +96,7 @@ async fn agents(config: &ControllerConfig) -> Vec<Finding> {
 
 /// A client of all agents, with the token that they want to see.
 pub(crate) fn client(config: &ControllerConfig) -> Result<AgentClient> {
-    let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
-    AgentClient::new(config.agents.iter().map(|(id, access)| (*id, access.url.clone())).collect(), token)
+    crate::inventory::agents(config)
 }
 
 /// Whether the right agent of the right version answers in time.

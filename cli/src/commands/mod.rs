@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use ask::{event_says, path_part};
-pub use client::Client;
+pub use client::{Client, Files};
 use ringfence_drivers::node::sibling;
 
 use ringfence_messages::Result;
@@ -156,6 +156,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value = "viewer")]
         role: Role,
     },
+    /// Make and renew the certificates of controller, hosts and users
+    #[command(subcommand)]
+    Pki(crate::pki::PkiCommand),
     /// Print what a shell needs to complete this program's words
     Completions {
         /// The shell
@@ -194,6 +197,15 @@ pub struct Server {
     /// File with the token that it asks for, mode 0600
     #[arg(long, env = "RINGFENCE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// For an https:// controller: file with the authorities that its certificate may come from
+    #[arg(long, env = "RINGFENCE_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// For a controller that asks for one: file with a certificate of one's own
+    #[arg(long, env = "RINGFENCE_CERT_FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The key of that certificate, mode 0600
+    #[arg(long, env = "RINGFENCE_KEY_FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
 }
 
 impl Server {
@@ -202,7 +214,8 @@ impl Server {
     }
 
     pub(crate) fn client(&self) -> Result<Client> {
-        Client::new(&self.server)?.with_token_file(self.token_file.as_deref())
+        let files = Files { ca: self.ca_file.clone(), own: self.cert_file.clone().zip(self.key_file.clone()) };
+        Client::with_files(&self.server, files)?.with_token_file(self.token_file.as_deref())
     }
 }
 
@@ -316,6 +329,7 @@ pub async fn run(command: Command) -> u8 {
         Command::Host(HostCommand::ConfirmFenced(host)) => ask::confirm_fenced(&host).await,
         Command::Inventory(command) => inventory::run(command).await,
         Command::Token { name, role } => token::make(&name, role),
+        Command::Pki(command) => crate::pki::run(command).map(|said| said.iter().for_each(crate::output::print)),
         Command::Completions { shell } => {
             manual::completions(shell);
             Ok(())

@@ -15,8 +15,8 @@ use ringfence_messages::HostId;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use super::{Checker, Problems, text};
-use crate::agent::AgentSettings;
+use super::{Checker, Problems, raw::RawTls, text};
+use crate::agent::{AgentSettings, IN_THE_CLEAR};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +36,7 @@ struct Raw {
     ssh: Option<RawSsh>,
     #[serde(default)]
     auth: RawAuth,
+    tls: Option<RawTls>,
 }
 
 #[derive(Default, Deserialize)]
@@ -128,12 +129,9 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
     if let Some(address) = listen
         && !address.ip().is_loopback()
         && !raw.insecure
+        && raw.tls.is_none()
     {
-        checker.wrong(
-            raw.listen.span(),
-            format!("{address} is beyond loopback, and this version speaks plain HTTP"),
-            "listen on 127.0.0.1, or set insecure = true if the network is trusted",
-        );
+        checker.wrong(raw.listen.span(), format!("{address} is beyond loopback, in the clear"), IN_THE_CLEAR);
     }
     let host = match (&raw.uuid, &raw.host) {
         (Some(uuid), _) => {
@@ -188,6 +186,7 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
         target,
         docker: docker.then_some(engine),
         ssh,
+        tls: raw.tls.as_ref().map(|tls| tls.files(base)),
         token_file: raw.auth.token_file.as_ref().map(|file| base.join(file)),
     });
     checker.finish(settings.map(|settings| AgentConfig { settings }))

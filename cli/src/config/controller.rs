@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    num::NonZeroU32,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -11,13 +12,17 @@ use ringfence_actors::{
     fence::Policy,
     inventory::{CephHostAccess, Cluster, HaSettings, Host, Inventory, PingSettings, Settings, Storage, Vm, Volume},
 };
-use ringfence_drivers::{ceph::Ceph, node::qemu};
+use ringfence_drivers::{
+    ceph::Ceph,
+    node::qemu,
+    tls::{ServerFiles, TlsFiles},
+};
 use ringfence_messages::{
     ClusterId, HostId, Protocol, StorageId, VmId, storage::StorageKind, vhost::DEFAULT_HUGEPAGES, vm::InstallPath,
 };
 use serde_spanned::Spanned;
 
-use crate::http::access::Token;
+use crate::http::{access::Token, limit::REQUESTS_PER_SECOND};
 
 use super::{
     Checker, HookConfig, Problems, Source,
@@ -64,6 +69,12 @@ pub struct ControllerConfig {
     pub state_dir: PathBuf,
     /// File with the token that agents want to see.
     pub agent_token_file: Option<PathBuf>,
+    /// The certificate that it shows to agents, and whom it believes.
+    pub agent_tls: Option<TlsFiles>,
+    /// The API's certificate; `None`: plain HTTP.
+    pub tls: Option<ServerFiles>,
+    /// How many requests an address may make of the API.
+    pub requests_per_second: NonZeroU32,
     /// Who may use the API; everybody on this machine while there are none.
     pub api_tokens: Vec<Token>,
     /// Whom it tells what happened.
@@ -152,14 +163,9 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
         Some(listen) => c.ok(listen.span(), text::socket(listen.get_ref())),
         None => Some(SocketAddr::from(([127, 0, 0, 1], 7080))),
     };
-    if let (Some(address), Some(at)) = (listen, &raw.controller.listen)
-        && !address.ip().is_loopback()
-    {
-        c.wrong(
-            at.span(),
-            format!("{address} is beyond loopback, and this version's API has neither TLS nor users"),
-            "listen on 127.0.0.1 and reach it through SSH",
-        );
+    let tls = raw.controller.tls.as_ref().map(|tls| tls.files(base));
+    if let (Some(address), Some(at)) = (listen, &raw.controller.listen) {
+        exposed(c, address, at, tls.as_ref(), &raw);
     }
     let settings = Settings {
         ping: ping(c, &raw.ping),
@@ -177,7 +183,8 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
         let id = clusters.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, ClusterId::from_name);
         inventory.clusters.push(Cluster { id, name: of.name.get_ref().clone() });
     }
-    let (agents, host_tables) = hosts(c, &raw.host, &clusters, base, &mut inventory);
+    let agent_tls = raw.agent_tls.as_ref().map(|tls| tls.files(base));
+    let (agents, host_tables) = hosts(c, &raw.host, &clusters, base, agent_tls.is_some(), &mut inventory);
     let mut storages = Names::<StorageId>::of("storage");
     let mut mds = HashMap::new();
     for table in &raw.storage {
@@ -193,6 +200,9 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
     let config = listen.map(|listen| ControllerConfig {
         source: source.clone(),
         listen,
+        requests_per_second: requests(c, raw.controller.requests_per_second.as_ref()),
+        tls,
+        agent_tls,
         api_tokens,
         hooks,
         state_dir: base.join(&raw.controller.state_dir),
@@ -204,6 +214,38 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
         ceph,
     });
     checker.finish(config)
+}
+
+fn requests(c: &mut Checker, raw: Option<&Spanned<u32>>) -> NonZeroU32 {
+    let wanted = raw.map_or(REQUESTS_PER_SECOND, |raw| *raw.get_ref());
+    if let Some(raw) = raw.filter(|_| !(1..=1_000_000).contains(&wanted)) {
+        let message = format!("{wanted} requests a second cannot be");
+        c.wrong(raw.span(), message, format!("write 1 to 1000000; {REQUESTS_PER_SECOND} is a good value"));
+    }
+    NonZeroU32::new(wanted).unwrap_or(NonZeroU32::MIN)
+}
+
+/// Beyond loopback the API is neither in the clear nor open to everybody, unless told so.
+fn exposed(c: &mut Checker, address: SocketAddr, at: &Text, tls: Option<&ServerFiles>, raw: &Raw) {
+    if address.ip().is_loopback() || raw.controller.insecure {
+        return;
+    }
+    let Some(tls) = tls else {
+        c.wrong(
+            at.span(),
+            format!("{address} is beyond loopback, in the clear"),
+            "add [controller.tls] cert, key (`ringfence pki issue --controller` makes them), listen on 127.0.0.1 and reach it \
+             through SSH, or set insecure = true if the network is trusted",
+        );
+        return;
+    };
+    if raw.api_token.is_empty() && tls.client_ca.is_none() {
+        c.wrong(
+            at.span(),
+            format!("{address} is beyond loopback, and whoever reaches it may order everything"),
+            "add [[api_token]] (`ringfence token NAME`), client_ca to [controller.tls], or insecure = true",
+        );
+    }
 }
 
 fn parse_id<Id: std::str::FromStr<Err = ringfence_messages::ParseIdError>>(text: &str) -> Result<Id, String> {
@@ -283,6 +325,7 @@ fn hosts(
     tables: &[Spanned<RawHost>],
     clusters: &Names<ClusterId>,
     base: &Path,
+    secure: bool,
     inventory: &mut Inventory,
 ) -> (HashMap<HostId, AgentAccess>, usize) {
     let mut names = Names::<HostId>::of("host");
@@ -294,7 +337,7 @@ fn hosts(
         let cluster = clusters.find(c, &of.cluster);
         let management = c.ok(of.management_ip.span(), text::ip(of.management_ip.get_ref()));
         let storage_ips = of.storage_ips.iter().filter_map(|ip| c.ok(ip.span(), text::ip(ip.get_ref()))).collect();
-        let url = c.ok(of.agent.span(), text::url(of.agent.get_ref()));
+        let url = c.ok(of.agent.span(), text::agent_url(of.agent.get_ref(), secure));
         let (Some(cluster), Some(management), Some(url)) = (cluster, management, url) else { continue };
         if let Some((other, _, _)) = taken.iter().find(|(_, _, known)| *known == url) {
             let message = format!("{} has the agent of {other}", of.name.get_ref());

@@ -6,6 +6,7 @@
 //! Rejected: writing into the config file. It may be under version control, and is none of the service's to write.
 
 use std::{
+    fmt,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -23,7 +24,7 @@ const FILE: &str = "inventory.toml";
 const HEAD: &str = "# Written by the controller: `ringfence inventory` changes it.\n\n";
 
 /// What a controller's config was read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     /// The config file.
     pub path: PathBuf,
@@ -33,6 +34,13 @@ pub struct Source {
     pub managed_path: PathBuf,
     /// Its text; empty where there is none.
     pub managed: String,
+}
+
+/// Where, not what: a webhook's URL may be a secret.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({}, {})", self.path.display(), self.managed_path.display())
+    }
 }
 
 /// The tables of an inventory, by kind, as the config has them; keys may be written as JSON does (`managementIp`).

@@ -1,8 +1,9 @@
 //! The shape of the controller's file, as TOML has it. [`controller`](super::controller) checks what it says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ringfence_actors::fence::policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Profile};
+use ringfence_drivers::tls::{ServerFiles, TlsFiles};
 use ringfence_messages::{Protocol, storage::StorageKind, vm::HaMode};
 use serde::Deserialize;
 use serde_spanned::Spanned;
@@ -37,6 +38,7 @@ pub(super) struct Raw {
     pub(super) webhook: Vec<Spanned<RawWebhook>>,
     #[serde(default)]
     pub(super) command_hook: Vec<Spanned<RawCommandHook>>,
+    pub(super) agent_tls: Option<RawTls>,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +75,37 @@ pub(super) struct RawManaged {
     pub(super) vm: Vec<Spanned<RawVm>>,
 }
 
+/// One end's certificate and key, and whom it believes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    cert: PathBuf,
+    key: PathBuf,
+    ca: PathBuf,
+}
+
+impl RawTls {
+    pub(super) fn files(&self, base: &Path) -> TlsFiles {
+        TlsFiles { cert: base.join(&self.cert), key: base.join(&self.key), ca: base.join(&self.ca) }
+    }
+}
+
+/// The API's certificate and key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApiTls {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+impl RawApiTls {
+    pub(super) fn files(&self, base: &Path) -> ServerFiles {
+        let client_ca = self.client_ca.as_ref().map(|file| base.join(file));
+        ServerFiles { cert: base.join(&self.cert), key: base.join(&self.key), client_ca }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawApiToken {
@@ -87,6 +120,10 @@ pub(super) struct RawController {
     pub(super) listen: Option<Text>,
     pub(super) state_dir: PathBuf,
     pub(super) agent_token_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) insecure: bool,
+    pub(super) tls: Option<RawApiTls>,
+    pub(super) requests_per_second: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -53,11 +53,23 @@ pub(super) fn ip(text: &str) -> Read<IpAddr> {
     })
 }
 
+/// An agent's URL; `https://` if there are certificates for it.
+pub(super) fn agent_url(text: &str, secure: bool) -> Read<String> {
+    match text.strip_prefix("https://") {
+        Some(authority) if secure => Ok(url(&format!("http://{authority}"))?.replacen("http", "https", 1)),
+        Some(_) => Err((
+            format!("{text:?} wants to see a certificate, and the file names none"),
+            "add [agent_tls] cert, key, ca (`ringfence pki issue --controller` makes them)".into(),
+        )),
+        None => url(text),
+    }
+}
+
 /// An `http://` URL without anything behind the port.
 pub(super) fn url(text: &str) -> Read<String> {
     let odd = |help: &str| Err((format!("{text:?} is not the URL of an agent"), help.to_owned()));
     if text.starts_with("https://") {
-        return odd("this version speaks plain HTTP on a trusted network: write http://ADDRESS:PORT");
+        return odd("an MDS is asked in the clear: write http://ADDRESS:PORT");
     }
     let Some(authority) = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) else {
         return odd("write http://ADDRESS:PORT, such as \"http://10.77.0.11:7070\"");

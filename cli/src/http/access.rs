@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::errors::Failure;
-use crate::listen::read_form;
+use crate::listen::{Peer, read_form};
 
 /// What somebody may do; each may what those before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
@@ -145,11 +145,16 @@ struct Presented {
 }
 
 /// Takes a token from a form into a cookie that scripts cannot read and other sites cannot send.
-pub(crate) async fn sign_in(Extension(access): Extension<Access>, body: Body) -> Response {
+pub(crate) async fn sign_in(
+    Extension(access): Extension<Access>,
+    peer: Option<Extension<Peer>>,
+    body: Body,
+) -> Response {
     let presented = read_form::<Presented>(body).await.ok();
     match presented.filter(|of| access.whose(of.token.trim()).is_some()) {
         Some(Presented { token }) => {
-            let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict", token.trim());
+            let secure = if peer.is_some_and(|peer| peer.secure) { "; Secure" } else { "" };
+            let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict{secure}", token.trim());
             ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
         }
         None => {

@@ -3,7 +3,7 @@
 //! The API listens on loopback and asks for no password there, so that any page that an operator visits could send it
 //! orders from their browser. Invariants: an order that a browser sends for another site is refused, known by `Sec-Fetch-Site`
 //! or by an `Origin` that is not the `Host`; a `Host` that is a name other than `localhost` is refused (DNS rebinding: a site
-//! that resolves to 127.0.0.1 would be the same origin); every answer has headers that forbid framing, sniffing and scripts
+//! that resolves to 127.0.0.1 would be the same origin), unless it came by TLS, where the certificate stands against that; every answer has headers that forbid framing, sniffing and scripts
 //! of others. Rejected: tokens in forms. They protect forms alone, and the API takes JSON.
 
 use axum::{
@@ -15,6 +15,7 @@ use axum::{
 use ringfence_messages::Code;
 
 use super::errors::Failure;
+use crate::listen::Peer;
 
 /// Headers of every answer.
 const HEADERS: [(header::HeaderName, &str); 4] = [
@@ -28,23 +29,29 @@ const HEADERS: [(header::HeaderName, &str); 4] = [
 ];
 
 pub(super) async fn guard(request: Request, next: Next) -> Response {
-    let mut response = match refusal(request.method(), request.headers()) {
+    let secure = request.extensions().get::<Peer>().is_some_and(|peer| peer.secure);
+    let mut response = match refusal(request.method(), request.headers(), secure) {
         Some(why) => Failure::with(StatusCode::FORBIDDEN, Code::INVALID_ARGUMENT, why).into_response(),
         None => next.run(request).await,
     };
-    for (name, value) in HEADERS {
-        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
-    }
+    dress(&mut response);
     response
 }
 
+/// Adds the headers of every answer.
+pub(super) fn dress(response: &mut Response) {
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
 /// Why a request is not served, if so.
-fn refusal(method: &Method, headers: &HeaderMap) -> Option<String> {
+fn refusal(method: &Method, headers: &HeaderMap, secure: bool) -> Option<String> {
     let text = |name: header::HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let host = text(header::HOST).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(&*host, |(name, port)| if port.ends_with(']') { &host } else { name });
     let bare = name.trim_start_matches('[').trim_end_matches(']');
-    if !host.is_empty() && bare != "localhost" && bare.parse::<std::net::IpAddr>().is_err() {
+    if !secure && !host.is_empty() && bare != "localhost" && bare.parse::<std::net::IpAddr>().is_err() {
         return Some(format!("Host is {host:.80}: the controller is asked by address, or as localhost"));
     }
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
@@ -69,7 +76,7 @@ mod tests {
             let headers = headers
                 .iter()
                 .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()));
-            refusal(&method, &headers.collect()).is_some()
+            refusal(&method, &headers.collect(), false).is_some()
         };
         let host = ("host", "127.0.0.1:7080");
         for ok in ["127.0.0.1:7080", "localhost:7080", "localhost", "[::1]:7080", "[::1]", "10.0.0.1"] {
@@ -78,6 +85,8 @@ mod tests {
         for bad in ["evil.example:7080", "evil.example", "localhost.evil.example:7080"] {
             assert!(refused(Method::GET, &[("host", bad)]), "{bad}");
         }
+        let named = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("controller.example:7080"))]);
+        assert_eq!(refusal(&Method::GET, &named, true), None, "its certificate says that it is called so");
         assert!(!refused(Method::POST, &[host]), "a script");
         assert!(!refused(
             Method::POST,

@@ -16,7 +16,7 @@
 //! reader of the stream who is slow is cut off and can resume; nothing here decides anything: see [`backend`]; every
 //! route comes from the attribute that describes it, so that `/openapi.json` leaves none out.
 //! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see `guard`.
-//! Who may what: [`access`].
+//! Who may what: [`access`]. How often: [`limit`].
 
 pub mod access;
 mod actions;
@@ -25,6 +25,7 @@ mod errors;
 mod events;
 mod guard;
 mod inventory;
+pub mod limit;
 mod read;
 mod repeat;
 mod tag;

@@ -1,0 +1,153 @@
+//! Certificates of hosts, controllers and users: made, and renewed.
+
+use std::{net::IpAddr, path::Path};
+
+use rand::Rng;
+use rcgen::{
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    string::Ia5String,
+};
+use ringfence_drivers::tls::{Identity, Role, certificates, day};
+use ringfence_messages::{Code, ErrorCode, HostId, Result};
+use time::OffsetDateTime;
+
+use super::{
+    authority::{Authority, internal, life},
+    folder::{self, Entry, PUBLIC, SECRET},
+};
+
+/// Whose a certificate is, and where they are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    role: Role,
+    name: String,
+    dns: Vec<String>,
+    ips: Vec<IpAddr>,
+}
+
+impl Names {
+    /// A host's.
+    pub fn host(name: &str, id: HostId) -> Names {
+        Names { role: Role::Host(id), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
+    }
+
+    /// The controller's.
+    pub fn controller() -> Names {
+        Names { role: Role::Controller, name: "controller".to_owned(), dns: Vec::new(), ips: Vec::new() }
+    }
+
+    /// A user's of the API.
+    pub fn client(name: &str) -> Names {
+        Names { role: Role::Client(name.to_owned()), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
+    }
+
+    /// With the addresses and names at which they are asked.
+    #[must_use]
+    pub fn at(self, ips: Vec<IpAddr>, dns: Vec<String>) -> Names {
+        Names { ips, dns, ..self }
+    }
+
+    /// What the certificate may be used for. A host answers and never asks: its certificate opens no agent.
+    fn usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
+        match self.role {
+            Role::Host(_) => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Role::Controller => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+            Role::Client(_) => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        }
+    }
+}
+
+/// Makes a key and a certificate in a new folder; what the certificate says.
+///
+/// # Errors
+/// `SYS.1007` if the folder is not empty or the authority ends before, `SYS.1016` if it cannot be written.
+pub fn issue(authority: &Authority, names: &Names, days: u32, out: &Path) -> Result<Identity> {
+    issue_for(authority, names, life(days)?, out)
+}
+
+/// As [`issue`], from then until then.
+///
+/// # Errors
+/// As [`issue`].
+pub fn issue_for(
+    authority: &Authority,
+    names: &Names,
+    life: (OffsetDateTime, OffsetDateTime),
+    out: &Path,
+) -> Result<Identity> {
+    let (cert, key) = make(authority, names, life)?;
+    folder::create(out, &entries(&cert, &key, authority))?;
+    said(out)
+}
+
+/// Puts a new key and a certificate of the same names in a folder's place; what the certificate says.
+///
+/// # Errors
+/// `SYS.1007` if what is there is not of this authority or cannot be read, `SYS.1016` if it cannot be written.
+pub fn renew(authority: &Authority, days: u32, dir: &Path) -> Result<Identity> {
+    let file = dir.join("cert.pem");
+    let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{}: {why}", file.display()));
+    let old = certificates("cert", &file)?.remove(0);
+    if !authority.trusted()?.iter().any(|ca| Identity::is_signed(&old, ca)) {
+        return Err(
+            odd("none of this authority's certificates: issue a new one with `ringfence pki issue`".to_owned()),
+        );
+    }
+    let identity = Identity::of(&old).map_err(odd)?;
+    let Some(role) = identity.role else {
+        return Err(odd("it is nobody's that Ringfence knows: issue a new one with `ringfence pki issue`".to_owned()));
+    };
+    let names = Names { role, name: identity.name, dns: identity.dns, ips: identity.ips };
+    let (cert, key) = make(authority, &names, life(days)?)?;
+    folder::swap(dir, &entries(&cert, &key, authority))?;
+    said(dir)
+}
+
+fn entries<'a>(cert: &'a str, key: &'a str, authority: &'a Authority) -> [Entry<'a>; 3] {
+    [("cert.pem", cert, PUBLIC), ("key.pem", key, SECRET), ("ca.pem", authority.bundle(), PUBLIC)]
+}
+
+fn said(dir: &Path) -> Result<Identity> {
+    let file = dir.join("cert.pem");
+    let odd = |why: String| ErrorCode::new(Code::INTERNAL, format!("{}: {why}", file.display()));
+    Identity::of(&certificates("cert", &file)?[0]).map_err(odd)
+}
+
+/// What a folder holds, in a line.
+pub(super) fn told(dir: &Path, identity: &Identity) -> String {
+    let places: Vec<_> = identity.ips.iter().map(IpAddr::to_string).chain(identity.dns.iter().cloned()).collect();
+    let at = if places.is_empty() { String::new() } else { format!(", at {}", places.join(", ")) };
+    format!("{}: a certificate, {}{at}, until {}", dir.display(), identity.whose(), day(identity.not_after))
+}
+
+/// A certificate and its key, PEM.
+fn make(
+    authority: &Authority,
+    names: &Names,
+    (from, until): (OffsetDateTime, OffsetDateTime),
+) -> Result<(String, String)> {
+    if until.unix_timestamp() > authority.not_after() {
+        let details = format!(
+            "this is longer than the authority lasts (until {}): name fewer --days, or `ringfence pki rotate --replace-ca`",
+            authority.until()
+        );
+        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+    }
+    let key = KeyPair::generate().map_err(internal)?;
+    let text = |text: &str| Ia5String::try_from(text).map_err(internal);
+    let mut params = CertificateParams::default();
+    params.distinguished_name.remove(DnType::CommonName);
+    params.distinguished_name.push(DnType::CommonName, names.name.as_str());
+    params.subject_alt_names.push(SanType::URI(text(&names.role.uri())?));
+    for dns in &names.dns {
+        params.subject_alt_names.push(SanType::DnsName(text(dns)?));
+    }
+    params.subject_alt_names.extend(names.ips.iter().copied().map(SanType::IpAddress));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = names.usages();
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(SerialNumber::from_slice(&rand::rng().random::<[u8; 16]>()));
+    (params.not_before, params.not_after) = (from, until);
+    let certificate = params.signed_by(&key, authority.issuer()).map_err(internal)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
