@@ -41,7 +41,7 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusql
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, process::Command, time::Duration};
+    use std::{path::Path, process::Command};
 
     use super::*;
     use crate::journal::Journal;
@@ -114,7 +114,7 @@ mod tests {
         let log = dir.path().join("journal.db-wal");
         while std::fs::metadata(&log).map_or(0, |log| log.len()) < 1 << 20 {
             assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::yield_now();
         }
         child.kill().unwrap();
         child.wait().unwrap();
