@@ -14,7 +14,7 @@ use crate::{
     ask::Ask,
     current,
     dead_letter::{DeadLetter, DeadLetters},
-    envelope::{Parcel, traced},
+    envelope::{Parcel, current_span},
     event::{Subscription, Topics},
     inspect::Snapshot,
     interceptor::{Interceptor, Interceptors, Letter, Verdict},
@@ -259,7 +259,7 @@ fn parcel<M: Message>(
     reply: Option<oneshot::Sender<Result<M::Reply>>>,
     deadline: Option<Instant>,
 ) -> Parcel<M> {
-    let span = if traced() { Some(Box::new(tracing::Span::current())) } else { None };
+    let span = current_span().map(Box::new);
     Parcel { message, lane: M::LANE, reply, deadline, span }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     answer::{Later, Promise, Promised, Reply},
     bus::Bus,
     current::{Scope, Scoped},
-    envelope::{Panicked, Return},
+    envelope::{Panicked, Return, current_span},
     mailbox::Mailbox,
 };
 
@@ -125,22 +125,23 @@ impl<'a, A: Actor> Ctx<'a, A> {
     }
 
     /// Runs a future beside the mailbox, under the deadline of what is being handled, then calls back with its
-    /// output. A panic in it counts as a panic of the actor.
+    /// output, still under it and in the span of what is being handled. A panic in it counts as a panic of the actor.
     pub fn spawn<T: Send + 'static>(
         &mut self,
         future: impl Future<Output = T> + 'static,
         then: impl FnOnce(&mut A, T, &mut Ctx<'_, A>) + Send + 'static,
     ) -> TaskHandle {
-        self.run(self.deadline, future, then)
+        self.run(self.deadline, current_span(), future.in_current_span(), then)
     }
 
-    /// The same without a deadline: for work that goes on after what is being handled was answered.
+    /// The same without a deadline: for work that goes on after what is being handled was answered. What is called back
+    /// is in no span either: an actor that goes on from there all its life would never leave it.
     pub fn spawn_detached<T: Send + 'static>(
         &mut self,
         future: impl Future<Output = T> + 'static,
         then: impl FnOnce(&mut A, T, &mut Ctx<'_, A>) + Send + 'static,
     ) -> TaskHandle {
-        self.run(None, future, then)
+        self.run(None, None, future.in_current_span(), then)
     }
 
     /// Calls back once, after this long.
@@ -149,7 +150,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
         delay: Duration,
         then: impl FnOnce(&mut A, &mut Ctx<'_, A>) + Send + 'static,
     ) -> TaskHandle {
-        self.run(None, tokio::time::sleep(delay), |actor, (), ctx| then(actor, ctx))
+        self.run(None, None, tokio::time::sleep(delay), |actor, (), ctx| then(actor, ctx))
     }
 
     /// Calls back again and again, first after one period. A tick that finds the one before it still waiting
@@ -188,6 +189,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
     fn run<T: Send + 'static>(
         &mut self,
         deadline: Option<Instant>,
+        span: Option<tracing::Span>,
         future: impl Future<Output = T> + 'static,
         then: impl FnOnce(&mut A, T, &mut Ctx<'_, A>) + Send + 'static,
     ) -> TaskHandle {
@@ -200,13 +202,14 @@ impl<'a, A: Actor> Ctx<'a, A> {
                     if !ended.load(Relaxed) {
                         ctx.deadline = deadline;
                         let _scope = Scope::enter(deadline);
+                        let _span = span.as_ref().map(tracing::Span::enter);
                         then(actor, output, ctx);
                     }
                 })),
                 Err(panic) => Return::Panicked(Panicked::of(panic)),
             });
         };
-        let task = tokio::task::spawn_local(work.in_current_span());
+        let task = tokio::task::spawn_local(work);
         self.tasks.add(task.abort_handle());
         TaskHandle { abort: task.abort_handle(), cancelled }
     }

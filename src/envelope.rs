@@ -81,7 +81,8 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
             }
         }
         let started = mailbox.shared.timing.then(std::time::Instant::now);
-        let span = if traced() { handling(span.as_deref(), mailbox.address, M::NAME) } else { tracing::Span::none() };
+        let span =
+            if traced() { handling(span.map(|span| *span), mailbox.address, M::NAME) } else { tracing::Span::none() };
         let outcome = {
             let (_scope, _span) = (Scope::enter(deadline), span.enter());
             ctx.deadline = deadline;
@@ -107,19 +108,26 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
     }
 }
 
-/// Whether somebody may want the span of a message: one load where nobody does.
+/// Whether somebody may want the spans that messages are sent in: one load where nobody does.
 #[inline]
 pub(crate) fn traced() -> bool {
-    tracing::Level::DEBUG <= tracing::level_filters::STATIC_MAX_LEVEL
-        && tracing::Level::DEBUG <= tracing::level_filters::LevelFilter::current()
+    tracing::Level::INFO <= tracing::level_filters::STATIC_MAX_LEVEL
+        && tracing::Level::INFO <= tracing::level_filters::LevelFilter::current()
 }
 
-#[cold]
-fn handling(parent: Option<&tracing::Span>, actor: Address, message: &'static str) -> tracing::Span {
-    match parent {
-        Some(parent) => tracing::debug_span!(parent: parent, "handle", %actor, message),
+/// The span of what runs here, if anybody wants it.
+#[inline]
+pub(crate) fn current_span() -> Option<tracing::Span> {
+    if traced() { Some(tracing::Span::current()).filter(|span| !span.is_disabled()) } else { None }
+}
+
+/// What a message is handled in: a span of its own where somebody wants to see every message, else its sender's.
+fn handling(sender: Option<tracing::Span>, actor: Address, message: &'static str) -> tracing::Span {
+    let own = match &sender {
+        Some(sender) => tracing::debug_span!(parent: sender, "handle", %actor, message),
         None => tracing::debug_span!("handle", %actor, message),
-    }
+    };
+    if own.is_disabled() { sender.unwrap_or(own) } else { own }
 }
 
 /// An event on its way to one subscriber.

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use ringfence::{
     Actor, Address,
     testkit::{self, World},
@@ -16,6 +17,7 @@ use ringfence_actors::{
     ha::HaActor,
     host::{HostActor, LaunchVmMsg},
     inventory::{CephHostAccess, Cluster, Inventory, PingSettings, Settings, Vm, Volume},
+    spans,
     testkit::{FakeWorld, cluster_of, storage_of},
     vm::VmActor,
 };
@@ -27,6 +29,16 @@ use ringfence_messages::{
     storage::StorageKind,
     vhost::DeployVhostCmd,
     vm::{HaMode, QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState},
+};
+use tracing::{
+    field::{Field, Visit},
+    span::{Attributes, Id},
+};
+use tracing_subscriber::{
+    Layer,
+    filter::Targets,
+    layer::{Context, SubscriberExt},
+    registry::LookupSpan,
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -152,6 +164,61 @@ fn a_host_that_loses_its_power_is_fenced_its_vm_moves_and_it_comes_back() {
         let story: Vec<String> = scene.fake.journal.records()[from..].iter().map(tell).collect();
         insta::assert_snapshot!(story.join("\n"));
     });
+}
+
+/// Every span of the product, by its way from the first one.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+/// What a span is called.
+struct Called(String);
+
+impl Visit for Called {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "otel.name" {
+            self.0 = format!("{value:?}").trim_matches('"').to_owned();
+        }
+    }
+}
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Seen {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+        let mut called = Called(attributes.metadata().name().to_owned());
+        attributes.record(&mut called);
+        let span = ctx.span(id).unwrap();
+        let above = span.parent().and_then(|parent| Some(parent.extensions().get::<Called>()?.0.clone()));
+        let way = above.map_or(called.0.clone(), |above| format!("{above} > {}", called.0));
+        self.0.lock().push(way.clone());
+        span.extensions_mut().insert(Called(way));
+    }
+}
+
+/// From HA's order over the VM to its fence, level by level: one trace, through four actors.
+#[test]
+fn a_fence_is_traced_under_the_start_that_wants_it_and_nothing_lives_in_a_span_for_ever() {
+    let seen = Seen::default();
+    let only = Targets::new().with_target(spans::TARGET, tracing::Level::INFO);
+    let subscriber = tracing_subscriber::registry().with(seen.clone().with_filter(only));
+    tracing::subscriber::with_default(subscriber, || {
+        testkit::run(|world| async move {
+            let scene = Scene::start(world, &["vm1"]).await;
+            scene.run("vm1", "a").await;
+            scene.power("a", false);
+            scene.pass(10 * S).await;
+            assert_eq!(scene.place("vm1").await.0, VmState::Running);
+            scene.power("a", true);
+            scene.pass(10 * S).await;
+            // Another one's failure belongs to no trace of the first.
+            let to = scene.place("vm1").await.1;
+            scene.power(&to, false);
+            scene.pass(10 * S).await;
+            assert_eq!(scene.outcomes().len(), 2);
+        });
+    });
+    let seen = seen.0.lock().clone();
+    let levels = ["fence.intent", "fence.sibling", "fence.intent", "fence.storage", "fence.watchers"];
+    let once: Vec<String> = ["ha.start".to_owned(), "ha.start > fence".to_owned()].into_iter().collect();
+    assert_eq!(seen, [&once[..], &levels.map(|level| format!("ha.start > fence > {level}"))].concat().repeat(2));
 }
 
 /// Fault 29: the VM waits, nothing is fenced again and again, and it starts once when there is room.

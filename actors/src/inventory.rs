@@ -287,6 +287,11 @@ impl Directory {
     pub fn host_name(&self, id: HostId) -> String {
         self.host(id).map_or_else(|_| id.to_string(), |host| host.name.clone())
     }
+
+    /// The name of a VM; its id if it is none of ours.
+    pub fn vm_name(&self, id: VmId) -> String {
+        self.vm(id).map_or_else(|_| id.to_string(), |vm| vm.name.clone())
+    }
 }
 
 fn missing(what: &str, id: impl Display) -> ErrorCode {

@@ -18,6 +18,7 @@ mod memory;
 pub mod ports;
 pub mod recovery;
 pub mod sabotage;
+pub mod spans;
 pub mod storage;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -24,4 +24,5 @@ mod scenario_lab;
 pub mod serve;
 pub mod sim;
 pub mod systemd;
+pub mod telemetry;
 pub mod top;

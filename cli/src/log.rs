@@ -7,9 +7,13 @@ use std::{io, panic};
 
 use clap::ValueEnum;
 use ringfence_messages::ErrorCode;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
-use crate::output;
+use crate::{output, telemetry::Spans};
+
+/// Leaves the product's spans out of the log.
+const NO_SPANS: &str = "ringfence_spans=off";
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -21,17 +25,32 @@ pub enum Format {
     Json,
 }
 
+/// What is logged. Spans of the product are for traces: lines say what they say without them.
+fn filter() -> EnvFilter {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    filter.add_directive(NO_SPANS.parse().expect("a target and a level"))
+}
+
+/// Whether debugging is asked for: then each message is worth a span.
+pub fn is_verbose() -> bool {
+    filter().max_level_hint().is_none_or(|level| level >= LevelFilter::DEBUG)
+}
+
 impl Format {
-    /// From now on the program logs like this. Once for a process.
-    pub fn begin(self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-        match self {
-            Format::Text => logs.init(),
-            Format::Json => {
-                logs.json().init();
-                panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-            }
+    /// From now on the program logs like this, and has its spans collected. Once for a process.
+    pub fn begin(self, spans: Option<Spans>) {
+        let lines = fmt::layer().with_writer(io::stderr).with_ansi(false);
+        let lines = match self {
+            Format::Text => lines.boxed(),
+            Format::Json => lines.json().boxed(),
+        };
+        match spans {
+            None => registry().with(lines).with(filter()).init(),
+            // Each has a filter of its own.
+            Some(spans) => registry().with(vec![spans, lines.with_filter(filter()).boxed()]).init(),
+        }
+        if self == Format::Json {
+            panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         }
     }
 

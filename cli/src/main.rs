@@ -6,10 +6,12 @@ use clap::Parser;
 use ringfence_cli::{
     agent,
     commands::{self, Cli, Command, check},
-    config, demo,
+    config::{self, TelemetryConfig},
+    demo,
     listen::asked_to_end,
-    log::Format,
+    log::{Format, is_verbose},
     output, serve, sim, systemd,
+    telemetry::Telemetry,
 };
 use ringfence_messages::{ErrorCode, Result};
 
@@ -28,21 +30,46 @@ fn main() -> ExitCode {
 }
 
 fn serve(path: &Path, log: Format) -> u8 {
-    log.begin();
     let config = match config::load_controller(path) {
         Ok(config) => config,
-        Err(problems) => return refused(&problems, log),
+        Err(problems) => {
+            log.begin(None);
+            return refused(&problems, log);
+        }
     };
-    actix::System::new().block_on(async { ended(serve::run(config, ready("controller"), asked_to_end()).await, log) })
+    traced(config.telemetry.clone(), log, || {
+        let system = actix::System::new();
+        system.block_on(async { ended(serve::run(config, ready("controller"), asked_to_end()).await, log) })
+    })
 }
 
 fn agent(path: &Path, log: Format) -> u8 {
-    log.begin();
+    log.begin(None);
     let config = match config::load_agent(path) {
         Ok(config) => config,
         Err(problems) => return refused(&problems, log),
     };
     runtime(async { ended(agent::run(config.settings, ready("agent"), asked_to_end()).await, log) })
+}
+
+/// Does work whose spans are sent, until the last of them, if the file says where to.
+fn traced(config: Option<TelemetryConfig>, log: Format, work: impl FnOnce() -> u8) -> u8 {
+    match config.map(|config| Telemetry::begin(&config, is_verbose())).transpose() {
+        Ok(None) => {
+            log.begin(None);
+            work()
+        }
+        Ok(Some((spans, telemetry))) => {
+            log.begin(Some(spans));
+            let code = work();
+            telemetry.end();
+            code
+        }
+        Err(error) => {
+            log.begin(None);
+            ended(Err(error), log)
+        }
+    }
 }
 
 fn runtime<T>(work: impl Future<Output = T>) -> T {

@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, kind and meaning.
-pub const ALL: [(&str, Kind, &str); 30] = [
+pub const ALL: [(&str, Kind, &str); 32] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
     ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts that an operator took out of service"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
@@ -75,6 +75,12 @@ pub const ALL: [(&str, Kind, &str); 30] = [
         "ringfence_hook_waiting_seconds",
         Kind::Gauge,
         "Age of the record that a hook is trying to deliver, 0 if none waits, by hook",
+    ),
+    ("ringfence_otlp_spans_sent_total", Kind::Counter, "Spans that the collector of traces took"),
+    (
+        "ringfence_otlp_spans_dropped_total",
+        Kind::Counter,
+        "Spans that the collector did not take, or that were too many to wait for it, by why",
     ),
     ("ringfence_bus_messages_handled_total", Kind::Counter, "Messages that actors handled, by type"),
     ("ringfence_bus_messages_panicked_total", Kind::Counter, "Messages whose handler panicked, by type"),

@@ -12,6 +12,7 @@ use reqwest::{Client, ClientBuilder, StatusCode, redirect};
 use ringfence_actors::{
     fence::StartPermit,
     ports::{Call, HostAgentPort},
+    span, spans,
 };
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
@@ -29,9 +30,13 @@ use ringfence_messages::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::exact;
+use tracing::Span;
 
-use crate::tls::{self, TlsFiles, Watched};
+use crate::{
+    exact,
+    tls::{self, TlsFiles, Watched},
+    trace_context::{self, TRACEPARENT},
+};
 
 /// How long a TCP connection may take. Too low: a busy network looks dead. Too high: a dead host holds a ping's
 /// place for so long.
@@ -94,6 +99,9 @@ impl Poster {
             .header(TASK_HEADER, call.task.simple().to_string())
             .header(DEADLINE_HEADER, call.timeout.as_millis().to_string())
             .json(body);
+        if let Some(trace) = trace_context::outgoing(&Span::current()) {
+            request = request.header(TRACEPARENT, trace);
+        }
         if let Some(token) = token {
             request = request.bearer_auth(token.expose_secret());
         }
@@ -257,7 +265,16 @@ impl AgentClient {
         let Some(peer) = known.peers.get(&host) else {
             return Err(ErrorCode::new(Code::NOT_FOUND, format!("no agent is known for host {host}")));
         };
-        known.poster.post::<C>(peer, self.token.as_ref(), &command, call).await
+        let span = span!(
+            "agent.call",
+            otel.name = C::PATH,
+            otel.kind = "client",
+            host.id = %host,
+            http.request.method = "POST",
+            url.full = format!("{}{}", peer.shown, C::PATH),
+            ringfence.task = %call.task.simple(),
+        );
+        spans::within(span, known.poster.post::<C>(peer, self.token.as_ref(), &command, call)).await
     }
 }
 

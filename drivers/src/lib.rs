@@ -14,4 +14,5 @@ pub mod leadership;
 pub mod node;
 pub mod state_dir;
 pub mod tls;
+pub mod trace_context;
 pub mod zbs;

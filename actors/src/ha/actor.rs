@@ -35,6 +35,7 @@ use crate::{
     memory::{MEMORY_RETRY, not_ready},
     ports::JournalPort,
     recovery::RecoveryActor,
+    span, spans,
     vm::{SEARCH_TIMEOUT, VmActor},
 };
 
@@ -173,7 +174,14 @@ impl HaActor {
                     host_uuid: host,
                     ha_reason: reason,
                 };
+                let span = span!(
+                    "ha.start",
+                    ringfence.vm = self.catalog.now().vm_name(vm),
+                    ringfence.judger = judger,
+                    ringfence.reason = ask.ha_reason,
+                );
                 let started = async move { bus.ask_within(Address::new(VmActor::KIND, vm), ask, FLOW_TIMEOUT).await };
+                let started = spans::within(span, started);
                 let began = Instant::now();
                 ctx.spawn_detached(started, move |ha, result, ctx| {
                     let outcome = if result.is_ok() { "started" } else { "refused" };

@@ -15,6 +15,7 @@ use ringfence_messages::{
     vm::{DiskSource, InstallPath},
     zbs,
 };
+use tracing::Instrument;
 
 use super::flow::{Flow, Next, Step};
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     host::HostActor,
     inventory::{Catalog, Directory, Storage},
     ports::{Call, MdsPort},
+    span, spans,
 };
 
 /// How long the health of one protocol on one host may take to find out. Must exceed the probe's own second
@@ -155,8 +157,28 @@ impl Inner {
         })
     }
 
-    /// Intent, steps, outcome. Without a durable intent nothing is done (I4).
     async fn deploy(&self, message: DeployClientMsg) -> Result<DeployClientReply> {
+        let span = span!(
+            "redeploy",
+            host.name = self.inventory.host_name(message.host_uuid),
+            ringfence.storage = self.storage.name,
+            ringfence.protocol = %message.protocol,
+            ringfence.attempt = message.attempt,
+        );
+        let result = self.redeploy(message).instrument(span.clone()).await;
+        match &result {
+            Ok((_, RedeployPhase::Done)) => spans::well(&span, "done"),
+            Ok((reply, _)) => match reply.steps.iter().rev().find_map(|step| step.error.as_ref()) {
+                Some(error) => spans::failed(&span, "failed", error),
+                None => spans::well(&span, "failed"),
+            },
+            Err(error) => spans::failed(&span, "failed", error),
+        }
+        result.map(|(reply, _)| reply)
+    }
+
+    /// Intent, steps, outcome. Without a durable intent nothing is done (I4).
+    async fn redeploy(&self, message: DeployClientMsg) -> Result<(DeployClientReply, RedeployPhase)> {
         let host = self.inventory.host(message.host_uuid)?.name.clone();
         let mut record = ProtocolRedeploy {
             host_uuid: message.host_uuid,
@@ -175,7 +197,8 @@ impl Inner {
             match flow.next() {
                 Next::Finished(phase) => break phase,
                 Next::Run(step) => {
-                    let result = self.run(step, message.host_uuid).await;
+                    let span = span!("redeploy.step", otel.name = step.name());
+                    let result = spans::within(span, self.run(step, message.host_uuid)).await;
                     if let Some(step) = flow.ended(step, result) {
                         self.warn(&record, step).await;
                     }
@@ -192,7 +215,7 @@ impl Inner {
         metrics::counter!("ringfence_redeploys_total", "outcome" => outcome).increment(1);
         // What happened has happened: that the journal is late is the audit's to mend.
         let _ = self.recorder.fact(record).await;
-        Ok(DeployClientReply { steps })
+        Ok((DeployClientReply { steps }, phase))
     }
 
     async fn warn(&self, of: &ProtocolRedeploy, step: ringfence_messages::storage::DeployStep) {

@@ -18,7 +18,10 @@ use ringfence_messages::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::core::{Change, Command, Core, Event, Memory, Order};
+use super::{
+    core::{Change, Command, Core, Event, Memory, Order},
+    fencing::Fencing,
+};
 use crate::{
     audit::Recorder,
     change::{ForgetHostMsg, RetireMsg},
@@ -46,6 +49,8 @@ pub struct VmActor {
     pub(super) ports: Ports,
     /// Who waits for the operation under way: one at a time, as the core says.
     asker: Option<Asker>,
+    /// The span of the attempt under way.
+    pub(super) fencing: Fencing,
 }
 
 /// Who waits for an operation.
@@ -59,7 +64,7 @@ impl VmActor {
     pub fn new(vm: Vm, epoch: u64, policy: Policy, catalog: Catalog, ports: Ports, bus: Bus) -> VmActor {
         let recorder = Recorder::new(bus.clone());
         let core = Core::new(vm, catalog.now(), epoch, policy);
-        VmActor { core, catalog, bus, recorder, ports, asker: None }
+        VmActor { core, catalog, bus, recorder, ports, asker: None, fencing: Fencing::default() }
     }
 }
 
@@ -213,6 +218,7 @@ impl VmActor {
             }
             Command::Fence(case, command) => self.fence(&case, command, ctx),
             Command::Intend(change) => {
+                self.fencing.end(Ok(()));
                 let (recorder, event) = (self.recorder.clone(), self.event(change));
                 let answer = async move { recorder.intent(&event).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Recorded(result.map(|_| ())), ctx));
@@ -245,13 +251,16 @@ impl VmActor {
                 let fact = self.recorder.fact(self.event(change));
                 ctx.spawn_detached(fact, |_, _, _| {});
             }
-            Command::Reply(result) => match self.asker.take() {
-                Some(Asker::Order(asker)) => asker.complete(result.map(|()| self.inventory())),
-                Some(Asker::Ha(asker)) => {
-                    asker.complete(result.map(|()| HaStartVmInstanceReply { host_uuid: self.core.place() }));
+            Command::Reply(result) => {
+                self.fencing.end(result.as_ref().map(|()| ()));
+                match self.asker.take() {
+                    Some(Asker::Order(asker)) => asker.complete(result.map(|()| self.inventory())),
+                    Some(Asker::Ha(asker)) => {
+                        asker.complete(result.map(|()| HaStartVmInstanceReply { host_uuid: self.core.place() }));
+                    }
+                    None => {}
                 }
-                None => {}
-            },
+            }
         }
     }
 

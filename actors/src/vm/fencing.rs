@@ -2,12 +2,15 @@
 
 use ringfence::{Actor, Address, Ctx};
 use ringfence_messages::{
-    Event as _, HostId, Result,
+    ErrorCode, Event as _, HostId, Result,
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
     ha::{FindTargetMsg, HaStartPlan, HostConfirmedFenced, QuarantineHostMsg, TargetReply},
     vm::{InstallPath, ListVmsCmd, VmState},
 };
+
+use tracing::Span;
+use uuid::Uuid;
 
 use super::{
     VmActor,
@@ -21,7 +24,42 @@ use crate::{
         ceph::CephActor,
     },
     ha::HaActor,
+    span, spans,
 };
+
+/// What is traced of the attempt under way.
+#[derive(Default)]
+pub(super) struct Fencing {
+    span: Option<(Uuid, Span)>,
+    audited: Option<FenceOutcome>,
+}
+
+impl Fencing {
+    /// The span of one of its levels, under that of the attempt.
+    fn level(&mut self, case: &Case, vm: &str, failed: String, level: &'static str) -> Span {
+        if self.span.as_ref().is_none_or(|(attempt, _)| *attempt != case.attempt) {
+            let span = span!(
+                "fence",
+                ringfence.vm = vm,
+                ringfence.failed_host = failed,
+                ringfence.fence.attempt = %case.attempt,
+            );
+            *self = Fencing { span: Some((case.attempt, span)), audited: None };
+        }
+        let of = self.span.as_ref().map(|(_, span)| span.clone()).unwrap_or_else(Span::none);
+        of.in_scope(|| span!("fence.level", otel.name = level, ringfence.reason = tracing::field::Empty))
+    }
+
+    /// The attempt ended, if there was one.
+    pub(super) fn end(&mut self, result: Result<(), &ErrorCode>) {
+        let Fencing { span: Some((_, span)), audited } = std::mem::take(self) else { return };
+        match (result, audited) {
+            (Err(error), outcome) => spans::failed(&span, outcome.map_or("refused", FenceOutcome::as_str), error),
+            (Ok(()), Some(outcome)) => spans::well(&span, outcome.as_str()),
+            (Ok(()), None) => spans::well(&span, "ok"),
+        }
+    }
+}
 
 /// How long the whole of level 1 may take: three siblings at most.
 const FENCER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(100);
@@ -59,7 +97,7 @@ impl VmActor {
     }
 
     pub(super) fn fence(&mut self, case: &Case, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
-        let Place::Silent(failed) = case.place else { return self.watch(command, ctx) };
+        let Place::Silent(failed) = case.place else { return self.watch(command, Span::none(), ctx) };
         let (bus, recorder) = (self.bus.clone(), self.recorder.clone());
         let intent = |level| FenceIntended {
             attempt: case.attempt,
@@ -74,11 +112,13 @@ impl VmActor {
             attempt::Command::Intend(level) => {
                 let reason = format!("{} is fenced there", self.core.vm.name);
                 let intent = intent(level);
+                let span = self.level(case, failed, "fence.intent");
                 let intended = async move {
                     let quarantine = QuarantineHostMsg { host_uuid: failed, reason };
                     bus.ask(Address::singleton(HaActor::KIND), quarantine).await?;
                     recorder.intent(&intent).await.map(|_| ())
                 };
+                let intended = spans::within(span, intended);
                 ctx.spawn(intended, |vm, result, ctx| vm.on(Event::Fence(attempt::Event::Intended(result)), ctx));
             }
             attempt::Command::AskFencer => {
@@ -88,32 +128,47 @@ impl VmActor {
                     cluster_uuid: case.cluster,
                     ha_target_host_uuid: case.target,
                 };
-                let report = async move { bus.ask_within(FENCER, ask, FENCER_TIMEOUT).await };
+                let span = self.level(case, failed, "fence.sibling");
+                let report = spans::within(span, async move {
+                    let report = bus.ask_within(FENCER, ask, FENCER_TIMEOUT).await?;
+                    Span::current().record("ringfence.reason", &report.reason);
+                    Ok(report)
+                });
                 ctx.spawn(report, |vm, report, ctx| vm.on(Event::Fence(attempt::Event::Reported(report)), ctx));
             }
             attempt::Command::Block(storage) => {
                 let ask = FenceHostOnStorageMsg { host_uuid: failed, reason: format!("for {}", self.core.vm.name) };
+                let span = self.level(case, failed, "fence.storage");
                 let blocked = async move { bus.ask(Address::new(CephActor::KIND, storage), ask).await };
+                let blocked = spans::within(span, blocked);
                 ctx.spawn(blocked, move |vm, result, ctx| {
                     vm.on(Event::Fence(attempt::Event::Blocked(storage, result)), ctx);
                 });
             }
             attempt::Command::Audit { outcome, executor, reason } => {
+                self.fencing.audited = Some(outcome);
                 let audit = self.audited(&intent(FenceLevel::Sibling), outcome, executor, reason);
                 ctx.spawn_detached(recorder.fact(audit), |_, _, _| {});
             }
-            watch @ attempt::Command::Watch(_) => self.watch(watch, ctx),
+            watch @ attempt::Command::Watch(_) => {
+                let span = self.level(case, failed, "fence.watchers");
+                self.watch(watch, span, ctx);
+            }
             attempt::Command::Done(_) => {}
         }
     }
 
-    fn watch(&mut self, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
+    fn level(&mut self, case: &Case, failed: HostId, level: &'static str) -> Span {
+        self.fencing.level(case, &self.core.vm.name, self.core.directory.host_name(failed), level)
+    }
+
+    fn watch(&mut self, command: attempt::Command, span: Span, ctx: &mut Ctx<'_, Self>) {
         let attempt::Command::Watch(index) = command else { return };
         let Some(volume) = self.core.vm.volumes.get(index) else { return };
         let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
         let (bus, to) = (self.bus.clone(), Address::new(CephActor::KIND, volume.storage));
         let watched = async move { bus.ask(to, ask).await.map(|reply| reply.watchers) };
-        ctx.spawn(watched, move |vm, watchers, ctx| {
+        ctx.spawn(spans::within(span, watched), move |vm, watchers, ctx| {
             vm.on(Event::Fence(attempt::Event::Watched(index, watchers)), ctx);
         });
     }

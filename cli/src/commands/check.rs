@@ -87,6 +87,9 @@ fn explain(config: &ControllerConfig) {
         "  pings       every {:?}, {} tries of {:?} with {:?} between: a dead host is noticed after at most {:?}",
         ping.interval, ping.max_failure, ping.timeout, ping.sleep_after_failure, noticed
     ));
+    if let Some(telemetry) = &config.telemetry {
+        print(format!("  traces to   {} as {}", telemetry.endpoint(), telemetry.service_name));
+    }
     print(format!("  hugepages   {} of 2 MiB on each host with a vhost target\n", config.settings.hugepages));
     let mut hosts = table(&["HOST", "ADDRESS", "AGENT"]);
     for host in &inventory.hosts {

@@ -25,7 +25,7 @@ use serde_spanned::Spanned;
 use crate::http::{access::Token, limit::REQUESTS_PER_SECOND};
 
 use super::{
-    Checker, HookConfig, Problems, Source,
+    Checker, HookConfig, Problems, Source, TelemetryConfig,
     raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawManaged, RawPing, RawRecovery, RawStorage, RawVm, Text},
     text,
 };
@@ -79,6 +79,8 @@ pub struct ControllerConfig {
     pub api_tokens: Vec<Token>,
     /// Whom it tells what happened.
     pub hooks: Vec<HookConfig>,
+    /// Where traces go.
+    pub telemetry: Option<TelemetryConfig>,
     /// The actors' settings.
     pub settings: Settings,
     /// What it looks after.
@@ -197,6 +199,7 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
     }
     let api_tokens = super::tokens::tokens(c, &raw.api_token);
     let hooks = super::hooks::hooks(c, &raw.webhook, &raw.command_hook, base);
+    let telemetry = raw.telemetry.as_ref().and_then(|of| of.check(c));
     let config = listen.map(|listen| ControllerConfig {
         source: source.clone(),
         listen,
@@ -205,6 +208,7 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
         agent_tls,
         api_tokens,
         hooks,
+        telemetry,
         state_dir: base.join(&raw.controller.state_dir),
         agent_token_file: raw.controller.agent_token_file.as_ref().map(|file| base.join(file)),
         settings,

@@ -9,6 +9,7 @@ mod controller;
 mod hooks;
 pub(crate) mod managed;
 mod raw;
+mod telemetry;
 mod text;
 mod tokens;
 
@@ -22,6 +23,7 @@ pub use agent::AgentConfig;
 pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
 pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
 pub use managed::Source;
+pub use telemetry::TelemetryConfig;
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;

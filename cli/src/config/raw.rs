@@ -8,6 +8,7 @@ use ringfence_messages::{Protocol, storage::StorageKind, vm::HaMode};
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+use super::telemetry::RawTelemetry;
 use crate::http::access::Role;
 
 pub(super) type Text = Spanned<String>;
@@ -39,6 +40,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) command_hook: Vec<Spanned<RawCommandHook>>,
     pub(super) agent_tls: Option<RawTls>,
+    pub(super) telemetry: Option<RawTelemetry>,
 }
 
 #[derive(Deserialize)]

@@ -196,6 +196,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Asks a node to end, waits until it has, and returns its exit code.
+    ///
+    /// # Errors
+    /// `SYS.1003` if there is none of this name, `SYS.1001` if it does not end within [`CHILD_TIMEOUT`].
+    pub async fn stop(&mut self, name: &str) -> Result<Option<i32>> {
+        let at = self.nodes.iter().position(|node| node.name == name);
+        let mut node = self.nodes.remove(at.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, name))?);
+        let _ = Pid::from_raw(node.child.id() as i32).map(|pid| kill_process(pid, Signal::TERM));
+        let ended = async || node.child.try_wait().map_err(io("wait for a child"));
+        let ended = self.until(&format!("{name} ends"), CHILD_TIMEOUT, ended).await;
+        if ended.is_err() {
+            let _ = node.child.kill();
+        }
+        ended.map(|status| status.code())
+    }
+
     /// Starts a node again that was [killed](Cluster::kill).
     ///
     /// # Errors

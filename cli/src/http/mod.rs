@@ -29,6 +29,7 @@ pub mod limit;
 mod read;
 mod repeat;
 mod tag;
+mod trace;
 
 use std::sync::Arc;
 
@@ -107,5 +108,6 @@ pub fn router(backend: Arc<dyn Backend>, access: Access) -> Router {
         .layer(middleware::from_fn_with_state(access.clone(), access::check))
         .layer(Extension(access))
         .layer(middleware::from_fn(guard::guard))
+        .layer(middleware::from_fn(trace::trace))
         .with_state(backend)
 }

@@ -35,7 +35,7 @@ use crate::config::WebhookAccess;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection is kept for the next record.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of an answer's head at most.
 const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -63,13 +63,7 @@ impl Webhook {
         let odd = |(why, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{why}; {fix}"));
         let signer = Signer::read(&access.secret_file).map_err(odd)?;
         let uri = access.url.uri();
-        let tls = tls(access.ca_file.as_deref(), uri.scheme_str() == Some("https"))?;
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls);
-        let connector = connector.https_or_http().enable_http1().wrap_connector(tcp);
+        let connector = connector(access.ca_file.as_deref(), uri.scheme_str() == Some("https"))?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -149,6 +143,19 @@ fn reason(error: &dyn std::error::Error) -> String {
         why = deeper;
     }
     why.to_string()
+}
+
+/// Connections to a receiver, whom the authorities of the file vouch for, else the system's. Nobody vouches unless `secure`.
+///
+/// # Errors
+/// `SYS.1007` naming what cannot be used, and the fix.
+pub(crate) fn connector(ca_file: Option<&Path>, secure: bool) -> Result<HttpsConnector<HttpConnector>> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(ca_file, secure)?);
+    Ok(connector.https_or_http().enable_http1().wrap_connector(tcp))
 }
 
 /// Whom to believe: the authorities of the file, else the system's.
