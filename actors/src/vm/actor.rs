@@ -218,7 +218,7 @@ impl VmActor {
             }
             Command::Fence(case, command) => self.fence(&case, command, ctx),
             Command::Intend(change) => {
-                self.fencing.end(Ok(()));
+                self.fencing.end(None);
                 let (recorder, event) = (self.recorder.clone(), self.event(change));
                 let answer = async move { recorder.intent(&event).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Recorded(result.map(|_| ())), ctx));
@@ -252,7 +252,7 @@ impl VmActor {
                 ctx.spawn_detached(fact, |_, _, _| {});
             }
             Command::Reply(result) => {
-                self.fencing.end(result.as_ref().map(|()| ()));
+                self.fencing.end(result.as_ref().err());
                 match self.asker.take() {
                     Some(Asker::Order(asker)) => asker.complete(result.map(|()| self.inventory())),
                     Some(Asker::Ha(asker)) => {

@@ -50,13 +50,13 @@ impl Fencing {
         of.in_scope(|| span!("fence.level", otel.name = level, ringfence.reason = tracing::field::Empty))
     }
 
-    /// The attempt ended, if there was one.
-    pub(super) fn end(&mut self, result: Result<(), &ErrorCode>) {
+    /// The attempt ended, if there was one; with an error nothing is started.
+    pub(super) fn end(&mut self, error: Option<&ErrorCode>) {
         let Fencing { span: Some((_, span)), audited } = std::mem::take(self) else { return };
-        match (result, audited) {
-            (Err(error), outcome) => spans::failed(&span, outcome.map_or("refused", FenceOutcome::as_str), error),
-            (Ok(()), Some(outcome)) => spans::well(&span, outcome.as_str()),
-            (Ok(()), None) => spans::well(&span, "ok"),
+        match (error, audited) {
+            (Some(error), outcome) => spans::failed(&span, outcome.map_or("refused", FenceOutcome::as_str), error),
+            (None, Some(outcome)) => spans::well(&span, outcome.as_str()),
+            (None, None) => spans::well(&span, "ok"),
         }
     }
 }
