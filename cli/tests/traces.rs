@@ -165,6 +165,37 @@ async fn an_order_goes_on_in_the_trace_of_who_gave_it() {
 }
 
 #[tokio::test]
+async fn an_agent_is_told_whose_trace_a_call_belongs_to() {
+    let (_collector, address) = Collector::start().await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hear = {
+        let heard = heard.clone();
+        move |headers: HeaderMap| {
+            let trace = headers.get("traceparent").map(|of| of.to_str().unwrap().to_owned());
+            heard.lock().extend(trace);
+            std::future::ready("no agent")
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let agent = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(hear)).await });
+    let host = format!(
+        "[[host]]\nname = {HOST:?}\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://{agent}\"\n"
+    );
+    let plan = to(address);
+    let plan = Plan { hosts: Vec::new(), tables: host + &plan.tables, ..plan };
+    let cluster = Cluster::start(program(), plan).await.unwrap();
+    let told = async || {
+        // One that is under way already is somebody else's.
+        let ping = http().post(format!("{}/v1/hosts/{HOST}/actions", cluster.server())).json(&json!({ "ping": {} }));
+        ping.header("traceparent", format!("00-{TRACE}-{PARENT}-01")).send().await.unwrap();
+        Ok(heard.lock().iter().find(|trace| trace.starts_with(&format!("00-{TRACE}-"))).cloned())
+    };
+    let told = cluster.until("a ping belongs to the trace", WITHIN, told).await.unwrap();
+    assert!(!told.contains(PARENT), "the call itself is the agent's parent: {told}");
+}
+
+#[tokio::test]
 async fn a_collector_that_never_answers_delays_nothing() {
     let hung = Listener::bind("127.0.0.1:0").unwrap();
     let mut cluster = connected(to(hung.local_addr().unwrap())).await;
