@@ -10,7 +10,7 @@ use std::future::Future;
 use ringfence_messages::{ErrorCode, Result};
 use tracing::{Instrument, Span};
 
-/// The target of every span. A constant of [`span!`](crate::span) too: macros of `tracing` want a literal there.
+/// The target of every span.
 pub const TARGET: &str = "ringfence_spans";
 
 /// A span of the product, with fields for how it ends.

@@ -6,14 +6,12 @@
 use std::{io, panic};
 
 use clap::ValueEnum;
+use ringfence_actors::spans;
 use ringfence_messages::ErrorCode;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
 use crate::{output, telemetry::Spans};
-
-/// Leaves the product's spans out of the log.
-const NO_SPANS: &str = "ringfence_spans=off";
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -28,7 +26,7 @@ pub enum Format {
 /// What is logged. Spans of the product are for traces: lines say what they say without them.
 fn filter() -> EnvFilter {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    filter.add_directive(NO_SPANS.parse().expect("a target and a level"))
+    filter.add_directive(format!("{}=off", spans::TARGET).parse().expect("a target and a level"))
 }
 
 /// Whether debugging is asked for: then each message is worth a span.

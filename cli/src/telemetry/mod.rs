@@ -2,7 +2,7 @@
 //!
 //! Invariants: nobody waits for a collector: a span that ended is put into a bounded queue or dropped, and a thread of its
 //! own sends them; what was dropped is counted; a collector that does not answer is complained of once a minute, and holds up
-//! the program's end for [`END_TIMEOUT`] at most. What goes well all the time (pings, probes) is not sent, see [`queue`].
+//! the program's end for [`END_TIMEOUT`] at most. What goes well all the time (pings, probes) is not sent, see `queue`.
 //! Rejected: gRPC (a second HTTP stack); the SDK's batch processor (does not say what it dropped while it runs); see
 //! `docs/adr/0008-traces-by-otlp.md`.
 
