@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
-CAMPAIGN ?= --seeds 1..200
+CAMPAIGN ?= --minutes 10
 DEB_PROFILE ?= campaign
 
 .PHONY: help demo lab lab-down screenshots lab-times slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage deny fuzz fuzz-keep bench units deb deb-test clean
@@ -91,7 +91,7 @@ deb-test:        ## both packages on a clean Debian 12: installed, run, upgraded
 	scripts/units-test.sh
 	PROFILE=$(DEB_PROFILE) scripts/deb-test.sh
 
-campaign:        ## the model, then seeds with all faults; CAMPAIGN="--minutes 10" for fresh ones. One that breaks a rule is printed
+campaign:        ## the model, then ten minutes of fresh seeds with all faults, which are printed; CAMPAIGN="--seeds 1..200" for given ones
 	cargo build --locked --profile campaign --bin ringfence
 	target/campaign/ringfence model --depth 14
 	target/campaign/ringfence sim $(CAMPAIGN)

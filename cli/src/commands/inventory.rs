@@ -18,7 +18,7 @@ use crate::{
 pub enum InventoryCommand {
     /// Show what is looked after, and where it is defined
     Show(Ask),
-    /// Add what a TOML file has ([[cluster]], [[host]], [[storage]], [[vm]]), or replace what is there; shows the difference
+    /// Add the clusters, hosts, storages and VMs that a TOML file has, as the config has them, or replace what is there; shows the difference
     Apply {
         /// The file
         file: PathBuf,

@@ -187,7 +187,7 @@ impl Source {
         Ok(Value::Object(shown))
     }
 
-    /// Writes what the API added beside its place; [`Written::replace`] puts it there.
+    /// Writes what the API added beside its place; `Written::replace` puts it there.
     ///
     /// # Errors
     /// `SYS.1016`: nothing was changed.
