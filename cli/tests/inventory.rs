@@ -37,9 +37,12 @@ async fn state(cluster: &Cluster, vm: &str) -> Option<String> {
     vms.iter().find(|of| of["name"] == vm).map(|of| of["state"].as_str().unwrap().to_owned())
 }
 
+/// With a uuid of its own: agents see every QEMU of this machine, also those of another test's `vm2`.
+fn vm2() -> String {
+    format!("[[vm]]\nname = \"vm2\"\nuuid = \"{}\"\n{VM2}", uuid::Uuid::new_v4())
+}
+
 const VM2: &str = r#"
-[[vm]]
-name = "vm2"
 cluster = "c1"
 memory_mib = 16
 [[vm.volume]]
@@ -53,7 +56,7 @@ async fn a_vm_comes_survives_the_controllers_death_and_goes_only_when_it_is_stop
     let mut cluster = Cluster::start(program(), Plan::default()).await.unwrap();
     cluster.connected(WITHIN).await.unwrap();
     let file = cluster.path().join("vm2.toml");
-    std::fs::write(&file, VM2).unwrap();
+    std::fs::write(&file, vm2()).unwrap();
     let disk = std::fs::File::create(cluster.path().join("volumes/vm2.raw")).unwrap();
     disk.set_len(1 << 20).unwrap();
     let file = file.to_str().unwrap();
