@@ -20,6 +20,7 @@ TARGETS=(${FUZZ_TARGETS:-$(cd fuzz/corpus && echo *)})
 
 search() {                    # search TARGET
   local dict=fuzz/dictionaries/$1.dict
+  [[ -f $dict ]] || dict=
   mkdir -p "$OUT/corpus/$1" "$OUT/findings/$1"
   FUZZ_TARGET=$1 "$FUZZER" -max_total_time="$SECONDS_EACH" -timeout=$SLOW -rss_limit_mb=$MEMORY_MIB -max_len=$MAX_LEN \
     -print_final_stats=1 -artifact_prefix="$OUT/findings/$1/" ${dict:+-dict=$dict} \

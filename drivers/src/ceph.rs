@@ -336,8 +336,10 @@ fn range(ip: IpAddr) -> String {
 }
 
 fn understood<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {
-    serde_json::from_slice(answer).map(|Object(understood)| understood).map_err(|e| {
-        let sample: String = String::from_utf8_lossy(answer).chars().take(200).collect();
+    // Also where nothing is taken from: what is not text there is no answer of Ceph's.
+    let answer = std::str::from_utf8(answer).map_err(|e| odd_answer(what, &e.to_string()))?;
+    serde_json::from_str(answer).map(|Object(understood)| understood).map_err(|e| {
+        let sample: String = answer.chars().take(200).collect();
         odd_answer(what, &format!("{e}: {sample:?}"))
     })
 }

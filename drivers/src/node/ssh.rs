@@ -128,6 +128,11 @@ pub fn known_keys(file: &Path, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, 
     if text.replace("\r\n", "\n").contains(|c: char| c.is_control() && c != '\n') {
         return Err(odd("it has tabs or other control characters: put spaces between the words".to_owned()));
     }
+    let keys = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', '@']));
+    // And it counts a blank too many as a word of its own: the next one is then taken for the key.
+    if let Some(line) = keys.into_iter().find(|line| line.splitn(4, ' ').take(3).skip(1).any(str::is_empty)) {
+        return Err(odd(format!("two blanks between the words of {line:.40?}: put one")));
+    }
     let mut revoked = Vec::new();
     for line in text.lines().map(str::trim_start).filter(|line| line.starts_with('@')) {
         let mut words = line.split_ascii_whitespace();
