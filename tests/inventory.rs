@@ -75,7 +75,8 @@ impl Scene {
     }
 
     async fn change(&self, inventory: Inventory) -> Result<Vec<String>> {
-        self.assembly.change(inventory, "ops").await.map(|change| change.lines())
+        let change = self.assembly.plan(&inventory).await?;
+        self.assembly.change(&change, inventory, "ops").await.map(|()| change.lines())
     }
 
     async fn run(&self, name: &str, at: Option<&str>) -> Result<VmInventory> {

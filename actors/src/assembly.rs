@@ -8,7 +8,7 @@ use ringfence::{Actor, Address, Bus, Event, Result};
 use ringfence_messages::{
     Code, ErrorCode, HostId, StorageId, VmId,
     audit::ControllerStarted,
-    ha::{HostConfirmedFenced, HostQuarantineChanged, QueryHaMsg},
+    ha::QueryHaMsg,
     host::QueryHostsMsg,
     storage::StorageKind,
     vm::{ListVmsCmd, QueryVmMsg},
@@ -21,6 +21,7 @@ use crate::{
     ha::HaActor,
     host::{AGENT_VERSION, HostActor},
     inventory::{Catalog, Inventory, Settings, Storage, Vm},
+    memory,
     ports::Ports,
     recovery::RecoveryActor,
     storage::StorageActor,
@@ -122,19 +123,15 @@ impl Assembly {
     /// # Errors
     /// `SYS.1005` why that may not be done now, all reasons and what would let it.
     pub async fn plan(&self, new: &Inventory) -> Result<Change> {
-        let change = Change::between(&self.catalog.now(), new);
         let directory = self.catalog.now();
+        let change = Change::between(&directory, new);
         let asked = directory.vms.iter().map(|vm| self.bus.ask(vm_address(vm.id), QueryVmMsg {}));
         let vms = try_join_all(asked).await?;
         let hosts = self.bus.ask(self.recovery(), QueryHostsMsg {}).await?.hosts;
-        let mut quarantined = HashSet::new();
-        for record in self.ports.journal.latest(HostQuarantineChanged::TOPIC).await? {
-            let event: HostQuarantineChanged = record.event()?;
-            quarantined.extend(event.quarantined.then_some(event.host_uuid));
-        }
+        let quarantined = memory::quarantined(&*self.ports.journal).await?.into_keys().collect();
         let mut refusals = change.refusals(&Known { hosts: &hosts, quarantined: &quarantined, vms: &vms });
         if refusals.is_empty() {
-            for host in change.leaving() {
+            for host in removed(&change.hosts) {
                 refusals.extend(self.left_on(host).await?);
             }
         }
@@ -147,9 +144,7 @@ impl Assembly {
     /// Why it is not known that nothing of ours is left on a host that goes.
     async fn left_on(&self, host: &Difference<HostId>) -> Result<Option<String>> {
         let name = &host.name;
-        let attested = self.ports.journal.latest_of(HostConfirmedFenced::TOPIC, name).await?;
-        let attested = attested.map(|record| record.event::<HostConfirmedFenced>()).transpose()?;
-        if attested.is_some_and(|attested| attested.confirmed) {
+        if memory::attested_off(&*self.ports.journal, name).await?.is_some() {
             return Ok(None);
         }
         let to = Address::new(HostActor::KIND, host.id);
@@ -167,18 +162,17 @@ impl Assembly {
         })
     }
 
-    /// Looks after another inventory from now on; `ports` already reach what is new in it. One change at a time: the caller's
-    /// duty.
+    /// Looks after another inventory from now on, by what [`plan`](Assembly::plan) found has to be done; `ports` already reach
+    /// what is new in it. One change at a time, planned just before: the caller's duty.
     ///
     /// # Errors
-    /// As [`plan`](Assembly::plan), and `SYS.1016` if it cannot be recorded. Everything is then as it was.
-    pub async fn change(&self, new: Inventory, by: &str) -> Result<Change> {
-        let change = self.plan(&new).await?;
+    /// `SYS.1005` if what leaves refuses, `SYS.1016` if it cannot be recorded. Everything is then as it was.
+    pub async fn change(&self, change: &Change, new: Inventory, by: &str) -> Result<()> {
         if change.is_empty() {
-            return Ok(change);
+            return Ok(());
         }
         let old = self.catalog.now();
-        if let Err(error) = self.leave(&change, by).await {
+        if let Err(error) = self.leave(change, by).await {
             // Those that ended already are there again: they remember.
             let mut vms = old.vms.iter().filter(|vm| !self.bus.is_alive(vm_address(vm.id)));
             vms.try_for_each(|vm| self.vm(vm))?;
@@ -189,44 +183,51 @@ impl Assembly {
         }
         self.catalog.set(new);
         let directory = self.catalog.now();
-        for host in change.hosts.iter().filter(|of| of.how == How::Added) {
+        for host in added(&change.hosts) {
             self.host(host.id)?;
         }
-        for storage in change.storages.iter().filter(|of| of.how == How::Added) {
+        for storage in added(&change.storages) {
             self.storage(directory.storage(storage.id)?)?;
         }
-        for vm in change.vms.iter().filter(|of| of.how == How::Added) {
+        for vm in added(&change.vms) {
             self.vm(directory.vm(vm.id)?)?;
         }
         // Both take charge when they are asked.
         self.bus.ask(self.recovery(), QueryHostsMsg {}).await?;
         self.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await?;
-        for host in change.leaving() {
+        for host in removed(&change.hosts) {
             self.retire(Address::new(HostActor::KIND, host.id)).await?;
         }
-        for storage in change.storages.iter().filter(|of| of.how == How::Removed) {
+        for storage in removed(&change.storages) {
             self.retire(Address::new(StorageActor::KIND, storage.id)).await?;
         }
-        Ok(change)
+        Ok(())
     }
 
     /// Has those that may refuse end first, and records the change as the last word.
     async fn leave(&self, change: &Change, by: &str) -> Result<()> {
-        for vm in change.vms.iter().filter(|of| of.how == How::Removed) {
+        for vm in removed(&change.vms) {
             self.retire(vm_address(vm.id)).await?;
         }
-        for storage in change.storages.iter().filter(|of| of.how == How::Removed) {
+        for storage in removed(&change.storages) {
             self.retire(Address::new(CephActor::KIND, storage.id)).await?;
         }
-        for host in change.leaving() {
-            for vm in &self.catalog.now().vms {
-                let to = vm_address(vm.id);
-                if self.bus.is_alive(to) && self.bus.ask(to, QueryVmMsg {}).await?.last_host_uuid == Some(host.id) {
-                    self.bus.ask(to, ForgetHostMsg { host_uuid: host.id }).await?;
-                }
-            }
+        let hosts: HashSet<HostId> = removed(&change.hosts).map(|host| host.id).collect();
+        if !hosts.is_empty() {
+            let vms = &self.catalog.now().vms;
+            let stay = vms.iter().map(|vm| vm_address(vm.id)).filter(|vm| self.bus.is_alive(*vm));
+            try_join_all(stay.map(|vm| self.forget(vm, &hosts))).await?;
         }
         self.recorder.intent(&InventoryChanged { by: by.to_owned(), changes: change.lines() }).await.map(|_| ())
+    }
+
+    /// Has a VM that was last on one of these hosts forget it.
+    async fn forget(&self, vm: Address, hosts: &HashSet<HostId>) -> Result<()> {
+        let last = self.bus.ask(vm, QueryVmMsg {}).await?.last_host_uuid;
+        if let Some(host_uuid) = last.filter(|last| hosts.contains(last)) {
+            self.bus.ask(vm, ForgetHostMsg { host_uuid }).await?;
+        }
+        Ok(())
     }
 
     /// Ends an actor and waits until its address is free.
@@ -248,6 +249,14 @@ impl Assembly {
     pub fn recovery(&self) -> Address {
         Address::singleton(RecoveryActor::KIND)
     }
+}
+
+fn added<Id>(all: &[Difference<Id>]) -> impl Iterator<Item = &Difference<Id>> {
+    all.iter().filter(|of| of.how == How::Added)
+}
+
+fn removed<Id>(all: &[Difference<Id>]) -> impl Iterator<Item = &Difference<Id>> {
+    all.iter().filter(|of| of.how == How::Removed)
 }
 
 fn vm_address(id: VmId) -> Address {

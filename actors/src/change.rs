@@ -12,7 +12,7 @@ use std::{
 };
 
 use ringfence_messages::{
-    HostId, StorageId, VmId,
+    ClusterId, HostId, StorageId, VmId,
     agent::Done,
     event,
     host::{HostInventory, HostState},
@@ -21,7 +21,7 @@ use ringfence_messages::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{Host, Inventory, Storage, Vm};
+use crate::inventory::{Cluster, Host, Inventory, Storage, Vm};
 
 /// Characters of a value that a change shows: a libvirt domain has thousands.
 const SHOWN_CHARS: usize = 120;
@@ -73,11 +73,11 @@ pub enum How {
     Removed,
 }
 
-/// What is another between two inventories. Clusters are compared by name alone.
+/// What is another between two inventories.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Clusters that come (`true`) and go.
-    pub clusters: Vec<(String, bool)>,
+    /// Clusters.
+    pub clusters: Vec<Difference<ClusterId>>,
     /// Hosts.
     pub hosts: Vec<Difference<HostId>>,
     /// Storages.
@@ -101,13 +101,11 @@ impl Change {
     pub fn between(old: &Inventory, new: &Inventory) -> Change {
         let names = |of: &Inventory| of.clusters.iter().map(|c| (c.id, c.name.clone())).collect::<HashMap<_, _>>();
         let (before, after) = (names(old), names(new));
-        let come = new.clusters.iter().filter(|c| !before.contains_key(&c.id)).map(|c| (c.name.clone(), true));
-        let go = old.clusters.iter().filter(|c| !after.contains_key(&c.id)).map(|c| (c.name.clone(), false));
         let cluster = |id| after.get(&id).or(before.get(&id)).cloned().unwrap_or_default();
         let storages: HashMap<StorageId, &str> =
             old.storages.iter().chain(&new.storages).map(|s| (s.id, s.name.as_str())).collect();
         Change {
-            clusters: come.chain(go).collect(),
+            clusters: differences(&old.clusters, &new.clusters, |c| (c.id, &c.name), cluster_fields),
             hosts: differences(&old.hosts, &new.hosts, |h| (h.id, &h.name), |h| host_fields(h, cluster(h.cluster))),
             storages: differences(
                 &old.storages,
@@ -126,11 +124,8 @@ impl Change {
 
     /// A line for each thing: `+ host host-d`, `~ VM vm1: memory_mib: 1024 -> 2048`, `- storage old`.
     pub fn lines(&self) -> Vec<String> {
-        let clusters =
-            self.clusters.iter().map(|(name, come)| format!("{} cluster {name}", if *come { '+' } else { '-' }));
-        let (hosts, storages, vms) =
-            (shown("host", &self.hosts), shown("storage", &self.storages), shown("VM", &self.vms));
-        clusters.chain(hosts).chain(storages).chain(vms).collect()
+        let (clusters, hosts) = (shown("cluster", &self.clusters), shown("host", &self.hosts));
+        [clusters, hosts, shown("storage", &self.storages), shown("VM", &self.vms)].concat()
     }
 
     /// Why it may not be made now, a line for each reason with what would let it; none if it may.
@@ -139,11 +134,6 @@ impl Change {
         let storages = self.storages.iter().filter_map(|of| storage_refusal(of, known));
         let vms = self.vms.iter().filter_map(|of| vm_refusal(of, known));
         hosts.chain(storages).chain(vms).collect()
-    }
-
-    /// The hosts that go.
-    pub fn leaving(&self) -> impl Iterator<Item = &Difference<HostId>> {
-        self.hosts.iter().filter(|of| of.how == How::Removed)
     }
 }
 
@@ -236,8 +226,14 @@ fn differences<T, Id: Copy + Eq + std::hash::Hash>(
     all
 }
 
+// All fields by name in each of these: one that is added and not compared does not compile.
+
+fn cluster_fields(of: &Cluster) -> Vec<(&'static str, String)> {
+    let Cluster { id: _, name } = of;
+    vec![("name", name.clone())]
+}
+
 fn host_fields(of: &Host, cluster: String) -> Vec<(&'static str, String)> {
-    // All fields by name: one that is added and not compared does not compile.
     let Host { id: _, name, cluster: _, management_ip, agent_port, ssh_port, storage_ips } = of;
     vec![
         ("name", name.clone()),

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ringfence_actors::assembly::Assembly;
+use ringfence_actors::{assembly::Assembly, change::Change};
 use ringfence_drivers::{
     agent_client::AgentClient,
     ceph::Clusters,
@@ -158,11 +158,7 @@ impl Keeper {
         let source = &self.config.source;
         let new = match order {
             Order::Show => return source.shown(),
-            Order::Reload => {
-                let unreadable =
-                    |why: crate::config::Problems| ErrorCode::new(Code::INVALID_ARGUMENT, why.lines().join("; "));
-                load_controller(&source.path).map_err(unreadable)?
-            }
+            Order::Reload => load_controller(&source.path)?,
             Order::Edit(edit) => source.edited(&edit)?.config()?,
         };
         if new.source.managed_path != source.managed_path {
@@ -170,31 +166,27 @@ impl Keeper {
             return Err(ErrorCode::new(Code::CHANGE_STATE, why));
         }
         let need_restart = self.begun.need_restart(&new.source);
-        let changes = match dry_run {
-            true => self.assembly.plan(&new.inventory).await?.lines(),
-            false => self.put_into_force(new, by).await?,
-        };
-        let outcome = Outcome { applied: !dry_run, changes, need_restart };
+        // Before anything is reached elsewhere: an agent that moved is asked where it is now.
+        let change = self.assembly.plan(&new.inventory).await?;
+        if !dry_run {
+            self.put_into_force(&change, new, by).await?;
+        }
+        let outcome = Outcome { applied: !dry_run, changes: change.lines(), need_restart };
         serde_json::to_value(outcome).map_err(|why| ErrorCode::new(Code::INTERNAL, why.to_string()))
     }
 
-    async fn put_into_force(&mut self, new: ControllerConfig, by: &str) -> Result<Vec<String>> {
-        // Checked before anything is reached elsewhere: an agent that moved is asked where it is now.
-        self.assembly.plan(&new.inventory).await?;
+    async fn put_into_force(&mut self, change: &Change, new: ControllerConfig, by: &str) -> Result<()> {
         let written = (new.source.managed != self.config.source.managed).then(|| new.source.write()).transpose()?;
         let changed = match self.reach.extend(&new) {
-            Ok(()) => self.assembly.change(new.inventory.clone(), by).await,
+            Ok(()) => self.assembly.change(change, new.inventory.clone(), by).await,
             Err(error) => Err(error),
         };
-        let changed = match changed {
-            Ok(changed) => changed,
-            Err(error) => {
-                self.reach.extend(&self.config)?;
-                return Err(error);
-            }
-        };
+        if let Err(error) = changed {
+            self.reach.extend(&self.config)?;
+            return Err(error);
+        }
         written.map(|written| written.replace()).transpose()?;
         self.config = new;
-        Ok(changed.lines())
+        Ok(())
     }
 }

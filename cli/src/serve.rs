@@ -264,7 +264,7 @@ impl Backend for Controller {
         };
         let vm = self.vm(id).await?;
         let fence = self.assembly.ports.journal.latest_of(SiblingFenceAudited::TOPIC, &vm.name).await?;
-        let fence = fence.map(|record| Ok((record.time.clone(), record.event()?))).transpose()?;
+        let fence = fence.map(|record| Ok::<_, ErrorCode>((record.time.clone(), record.event()?))).transpose()?;
         let host = hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid);
         let braked = self.assembly.catalog.now().vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));
         Ok(explain::vm(&vm, host, &ha, fence.as_ref(), braked))

@@ -32,7 +32,7 @@ use crate::{
     fence::{FENCER, ceph::CephActor},
     host::HostActor,
     inventory::{Catalog, HaSettings},
-    memory::{MEMORY_RETRY, not_ready},
+    memory::{MEMORY_RETRY, not_ready, quarantined},
     ports::JournalPort,
     recovery::RecoveryActor,
     span, spans,
@@ -324,10 +324,7 @@ async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         let event: VmStateChanged = record.event()?;
         memory.vms.push((event.vm_uuid, Belief::from(&event)));
     }
-    for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
-        let event: HostQuarantineChanged = record.event()?;
-        memory.quarantined.extend(event.quarantined.then_some(event.host_uuid));
-    }
+    memory.quarantined.extend(quarantined(&*journal).await?.into_keys());
     for record in journal.latest(HostConfirmedFenced::TOPIC).await? {
         let event: HostConfirmedFenced = record.event()?;
         memory.confirmed.extend(event.confirmed.then_some(event.host_uuid));

@@ -6,7 +6,7 @@ use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, Promised, Result, T
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId,
     agent::Done,
-    ha::{HostQuarantineChanged, SetQuarantineMsg},
+    ha::SetQuarantineMsg,
     host::{
         ChangeHostStateMsg, HostAction, HostInventory, HostState, HostStateChanged, HostsReply, PingHostMsg,
         PingHostReply, QueryHostsMsg, QueryServingHostsMsg, ServingHostsReply,
@@ -20,7 +20,7 @@ use crate::{
     audit::Recorder,
     host::HostActor,
     inventory::{Catalog, PingSettings},
-    memory::{MEMORY_RETRY, not_ready},
+    memory::{MEMORY_RETRY, not_ready, quarantined},
     ports::JournalPort,
     storage::{HEALTH_TIMEOUT, StorageActor, flow::DEPLOY_DEADLINE},
 };
@@ -146,18 +146,12 @@ impl RecoveryActor {
 type Memory = (HashMap<HostId, HostState>, HashMap<HostId, String>);
 
 async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
-    let (mut states, mut quarantined) = (HashMap::new(), HashMap::new());
+    let mut states = HashMap::new();
     for record in journal.latest(HostStateChanged::TOPIC).await? {
         let event: HostStateChanged = record.event()?;
         states.insert(event.host_uuid, event.new_state);
     }
-    for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
-        let event: HostQuarantineChanged = record.event()?;
-        if event.quarantined {
-            quarantined.insert(event.host_uuid, event.reason);
-        }
-    }
-    Ok((states, quarantined))
+    Ok((states, quarantined(&*journal).await?))
 }
 
 impl Actor for RecoveryActor {

@@ -2,10 +2,10 @@
 
 use ringfence::{Actor, Address, Ctx};
 use ringfence_messages::{
-    ErrorCode, Event as _, HostId, Result,
+    ErrorCode, HostId, Result,
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
-    ha::{FindTargetMsg, HaStartPlan, HostConfirmedFenced, QuarantineHostMsg, TargetReply},
+    ha::{FindTargetMsg, HaStartPlan, QuarantineHostMsg, TargetReply},
     vm::{InstallPath, ListVmsCmd, VmState},
 };
 
@@ -24,7 +24,7 @@ use crate::{
         ceph::CephActor,
     },
     ha::HaActor,
-    span, spans,
+    memory, span, spans,
 };
 
 /// What is traced of the attempt under way.
@@ -88,11 +88,10 @@ impl VmActor {
         async move {
             let found = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
             let human = match place {
-                Some(place) => journal.latest_of(HostConfirmedFenced::TOPIC, &place).await?,
+                Some(place) => memory::attested_off(&*journal, &place).await?,
                 None => None,
             };
-            let human = human.map(|record| record.event::<HostConfirmedFenced>()).transpose()?;
-            Ok((found, human.filter(|human| human.confirmed).map(|human| human.by)))
+            Ok((found, human))
         }
     }
 

@@ -155,7 +155,7 @@ impl Service {
         let hugepages = tokio::task::spawn_blocking(move || {
             let hugepages = Hugepages::default();
             let (free, note) = hugepages.ensure(cmd.hugepages)?;
-            Ok((free, note, hugepages.ensure_mount()?))
+            Ok::<_, ErrorCode>((free, note, hugepages.ensure_mount()?))
         });
         let (free_hugepages, note, mount) =
             hugepages.await.map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))??;

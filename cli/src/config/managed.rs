@@ -110,7 +110,7 @@ impl Source {
     /// # Errors
     /// `SYS.1007`, all mistakes.
     pub fn config(self) -> Result<ControllerConfig> {
-        controller::parse(self).map_err(|why| ErrorCode::new(Code::INVALID_ARGUMENT, why.lines().join("; ")))
+        Ok(controller::parse(self)?)
     }
 
     /// The same with another set of what the API added.

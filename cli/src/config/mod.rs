@@ -23,6 +23,7 @@ pub use agent::AgentConfig;
 pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
 pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
 pub use managed::Source;
+use ringfence_messages::{Code, ErrorCode};
 pub use telemetry::TelemetryConfig;
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
@@ -99,6 +100,13 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// `SYS.1007`, all mistakes on one line.
+impl From<Problems> for ErrorCode {
+    fn from(problems: Problems) -> ErrorCode {
+        ErrorCode::new(Code::INVALID_ARGUMENT, problems.lines().join("; "))
+    }
+}
 
 /// A config file of either kind.
 #[derive(Debug)]

@@ -42,7 +42,8 @@ pub(crate) fn alias(host: HostId) -> String {
 /// # Errors
 /// `SYS.1000` if the cryptography does not fit, which it does.
 pub fn plain_client() -> Result<reqwest::ClientBuilder> {
-    Ok(reqwest::Client::builder().tls_backend_preconfigured(config(Arc::new(Nobody), None)?).no_proxy())
+    let nobody = Arc::new(TheVeryHost::of(RootCertStore::empty()));
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(config(nobody, None)?).no_proxy())
 }
 
 /// A builder of clients for agents. `addresses` are those of the [`alias`]es.
@@ -50,8 +51,7 @@ pub fn plain_client() -> Result<reqwest::ClientBuilder> {
 /// # Errors
 /// `SYS.1007`, naming the file and the fix.
 pub(crate) fn agents_client(files: &TlsFiles, addresses: HashMap<String, String>) -> Result<reqwest::ClientBuilder> {
-    let algorithms = provider().signature_verification_algorithms;
-    let verifier = TheVeryHost { roots: files::authorities(&files.ca)?, algorithms };
+    let verifier = TheVeryHost::of(files::authorities(&files.ca)?);
     let (own, _) = files::own(&files.cert, &files.key, Some(&Role::Controller))?;
     let client = reqwest::Client::builder().tls_backend_preconfigured(config(Arc::new(verifier), Some(own))?);
     Ok(client.no_proxy().dns_resolver(Arc::new(Addresses(addresses))))
@@ -115,6 +115,12 @@ struct TheVeryHost {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
+impl TheVeryHost {
+    fn of(roots: RootCertStore) -> TheVeryHost {
+        TheVeryHost { roots, algorithms: provider().signature_verification_algorithms }
+    }
+}
+
 impl ServerCertVerifier for TheVeryHost {
     fn verify_server_cert(
         &self,
@@ -160,44 +166,5 @@ impl ServerCertVerifier for TheVeryHost {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
-    }
-}
-
-/// Believes nobody.
-#[derive(Debug)]
-struct Nobody;
-
-impl ServerCertVerifier for Nobody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
     }
 }
