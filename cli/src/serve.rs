@@ -43,6 +43,11 @@ use crate::{
 /// How long a start or stop may take: searching, recording, exporting, launching, searching again.
 const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
 
+/// How long its first words wait for the actors to have read the journal, and the time between two looks: a reading takes
+/// milliseconds, and one that failed is tried again after a second.
+const MEMORY_READ: std::time::Duration = std::time::Duration::from_secs(3);
+const MEMORY_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// Runs a controller until `shutdown` resolves. `ready` is told the address of its API. Must run inside an actix
 /// system.
 ///
@@ -81,6 +86,8 @@ pub async fn run(
     let bus = Bus::with_timing();
     let recorded = bus.subscribe(EventRecorded::TOPIC)?;
     let assembly = Assembly::start(bus.clone(), config.inventory.clone(), config.settings, ports).await?;
+    // Who hears that it serves asks at once. A disk that hangs is told of by `/healthz`, not by silence.
+    let _ = tokio::time::timeout(MEMORY_READ, remembered(&assembly)).await;
     tracing::info!(%address, epoch = assembly.epoch, "the controller serves");
     ready(address);
 
@@ -115,6 +122,18 @@ pub async fn run(
     }
     bus.stop_all();
     Ok(())
+}
+
+/// Resolves when the actors have read what the journal knows of hosts.
+async fn remembered(assembly: &Assembly) {
+    let not_ready = async || {
+        let hosts = assembly.bus.ask(assembly.recovery(), QueryHostsMsg {}).await.err();
+        let ha = assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await.err();
+        hosts.into_iter().chain(ha).any(|error| error.is(&Code::NOT_READY))
+    };
+    while not_ready().await {
+        tokio::time::sleep(MEMORY_LOOK).await;
+    }
 }
 
 /// The API's view of the assembly.

@@ -7,18 +7,7 @@ use uuid::Uuid;
 
 use crate::{ClusterId, HostId, Lane, VmId, agent_command, event, message};
 
-/// What is known of a process or a writer (I2). Unknown never turns into Dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Evidence {
-    /// Proven gone or proven unable to write.
-    Dead,
-    /// Seen alive.
-    Alive,
-    /// Neither: nobody could tell, for the reason given.
-    Unknown(UnknownReason),
-}
-
-/// Why nobody could tell. Each is a case of its own, so that an operator can mend it.
+/// Why nobody could tell whether something is dead (I2). Each is a case of its own, so that an operator can mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownReason {
