@@ -37,14 +37,14 @@ slow-clients:    ## what a thousand slow clients of the API do to pings, side by
 
 test:            ## everything that CI runs
 	scripts/setup.sh test
-	$(MAKE) --no-print-directory check-format lint docs deny doctest examples
-	$(MAKE) --no-print-directory book
+	$(MAKE) --no-print-directory check-format lint docs deny doctest examples book
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
-	$(MAKE) --no-print-directory api-fuzz alerts units campaign unit
+	$(MAKE) --no-print-directory api-fuzz alerts fuzz deb-test
+	# Labs mostly wait: simulated days take what they leave of the processors.
+	$(MAKE) --no-print-directory -j 2 campaign unit
 
-test-all: test    ## that, and what takes longer: fuzzing, and Debian packages installed, upgraded and removed on a clean system
-	$(MAKE) --no-print-directory fuzz deb-test
+test-all: test   ## the same: nothing is left out
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -70,7 +70,7 @@ examples:        ## the programs that embed the bus, and the main stories told; 
 	export RUST_BACKTRACE=0; for example in request_reply events supervised_panic race partition self_heal; do cargo run --quiet --locked --example $$example; done
 
 unit:            ## every test, closing with its counts
-	cargo nextest run --locked --workspace
+	MAKEFLAGS= cargo nextest run --locked --workspace
 
 api-fuzz:        ## schemathesis against the API, by its own description
 	PATH=$(CURDIR)/target/tools/bin:$$PATH scripts/api-fuzz.sh
@@ -92,9 +92,9 @@ deb-test:        ## both packages on a clean Debian 12: installed, run, upgraded
 	PROFILE=$(DEB_PROFILE) scripts/deb-test.sh
 
 campaign:        ## the model, then ten minutes of fresh seeds with all faults, which are printed; CAMPAIGN="--seeds 1..200" for given ones
-	cargo build --locked --profile campaign --bin ringfence
-	target/campaign/ringfence model --depth 14
-	target/campaign/ringfence sim $(CAMPAIGN)
+	MAKEFLAGS= cargo build --locked --profile campaign --bin ringfence
+	nice -n 19 target/campaign/ringfence model --depth 14
+	nice -n 19 target/campaign/ringfence sim $(CAMPAIGN)
 
 scale:           ## 1,000 hosts, 10,000 VMs, 50 hosts die within a minute
 	cargo build --locked --release --bin ringfence

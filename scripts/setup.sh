@@ -22,11 +22,11 @@ need() {                      # need COMMAND PACKAGE...: install the packages if
   apt_get "${@:2}"
 }
 
+# Tools are built without optimization: it takes half as long, and what they work on is small.
 need cc gcc libc6-dev
 need cargo cargo-web rustc-web      # Debian 12's own rustc is too old; this one follows the browsers' needs
 if [[ $WHAT == book ]]; then
   export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-  # Without optimization: the book is small, the build takes half as long.
   command -v mdbook >/dev/null || { say "building mdbook (about two minutes, once)"; cargo install --debug --locked --no-default-features --features search mdbook@0.5.4; }
   command -v hyperlink >/dev/null || { say "building hyperlink (half a minute, once)"; cargo install --debug --locked hyperlink@0.3.2; }
   exit 0
@@ -44,7 +44,7 @@ if [[ $WHAT == deb ]]; then
   need pgrep procps
   need systemd-analyze systemd
   export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-  cargo deb --version >/dev/null 2>&1 || { say "building cargo-deb (some minutes, once)"; cargo install --locked cargo-deb; }
+  cargo deb --version >/dev/null 2>&1 || { say "building cargo-deb (some minutes, once)"; cargo install --debug --locked cargo-deb; }
   exit 0
 fi
 if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemon >/dev/null; then
@@ -75,8 +75,8 @@ need dockerd docker.io
 need chromedriver chromium chromium-driver fonts-dejavu-core
 python3 -c 'import ensurepip' 2>/dev/null || need python3-venv-is-no-command python3 python3-venv
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --locked cargo-nextest; }
-cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --locked cargo-deny; }
+cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest; }
+cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --debug --locked cargo-deny; }
 
 # Checkers that are no packages of Debian, or that come with a daemon nobody asked for: under target/tools.
 TOOLS=target/tools
