@@ -480,6 +480,12 @@ async fn both_programs_come_together_by_their_files_and_stay_so_over_a_rotation(
     let (_, said) = ringfence(&["doctor", "--config", &file]).await;
     assert!(said.contains("certificate") && said.contains("it ends on 2"), "{said}");
 
+    // Who does not come in is counted.
+    assert!(ringfence(&["hosts", "--server", &format!("http://{api}")]).await.1.contains("this port speaks TLS"));
+    let client = api_client(Path::new(&ca_file), None).unwrap().build().unwrap();
+    let metrics = client.get(format!("{server}/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("ringfence_tls_refused_total{why=\"plain-http\"} 1\n"), "{metrics}");
+
     // What cannot be used is not what is in use.
     let (cert, before) = (format!("{c}/cert.pem"), told("controller").await);
     let whole = std::fs::read(&cert).unwrap();
