@@ -4,7 +4,7 @@
 //! leave the last value, as they leave the last certificate; of several (a chain, two authorities while one replaces the
 //! other, all hosts) the first to end is told. Rejected: a label for each host, of which there may be ten thousand.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use metrics::gauge;
 use ringfence_drivers::{
@@ -35,7 +35,7 @@ impl Certificates {
     pub(crate) fn measure(&self, hosts: impl IntoIterator<Item = HostId>) {
         if let Some(files) = self.api.as_ref().filter(|files| files.check().is_ok()) {
             tell("api", end(&files.cert));
-            tell("client-authority", files.client_ca.as_ref().and_then(end));
+            tell("client-authority", files.client_ca.as_deref().and_then(end));
         }
         if let Some(files) = self.own.as_ref().filter(|files| files.check(&Role::Controller).is_ok()) {
             tell("controller", end(&files.cert));
@@ -52,7 +52,7 @@ fn tell(whose: &'static str, end: Option<i64>) {
 }
 
 /// When the first of a file's certificates ends.
-fn end(path: &PathBuf) -> Option<i64> {
+fn end(path: &Path) -> Option<i64> {
     let all = certificates("cert", path).ok()?;
     all.iter().filter_map(|der| Identity::of(der).ok()).map(|identity| identity.not_after).min()
 }
