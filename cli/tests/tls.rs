@@ -2,6 +2,8 @@
 //! a pair that runs.
 #![allow(missing_docs)]
 
+mod common;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -17,7 +19,6 @@ use ringfence_cli::{
 };
 use ringfence_drivers::{
     agent_client::AgentClient,
-    node::{target::Runner, vms::QemuSettings},
     tls::{Identity, TlsFiles, api_client, certificates, refused_server},
 };
 use ringfence_messages::{HostId, Result};
@@ -144,22 +145,7 @@ impl Agent {
 }
 
 fn settings(root: &Path, tls: Option<TlsFiles>) -> AgentSettings {
-    AgentSettings {
-        host: host("host-a"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        state_dir: root.join("state"),
-        insecure: false,
-        qemu: QemuSettings {
-            binary: "qemu-system-x86_64".to_owned(),
-            accel: Some("tcg".to_owned()),
-            memory: Some("memfd".to_owned()),
-        },
-        target: Runner::Process("qemu-storage-daemon".to_owned()),
-        docker: None,
-        ssh: None,
-        tls,
-        token_file: None,
-    }
+    AgentSettings { tls, ..common::agent::settings("host-a", &root.join("state")) }
 }
 
 fn client(address: SocketAddr, scheme: &str, name: &str, files: Option<&TlsFiles>) -> Result<AgentClient> {
@@ -447,7 +433,7 @@ async fn both_programs_come_together_by_their_files_and_stay_so_over_a_rotation(
         let asking = async {
             loop {
                 let (code, said) = ringfence(&[&["hosts"][..], &ask].concat()).await;
-                assert_eq!(code, Some(0), "{said}");
+                assert!(code == Some(0) || said.contains("SYS.1010"), "not even soon: {said}");
                 if said.contains("\"Connected\"") {
                     return;
                 }
