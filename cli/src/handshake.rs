@@ -1,24 +1,46 @@
 //! The beginning of a connection by TLS, bounded in time; who is refused is told why, and so is the log.
 //!
+//! Invariants: every refusal is counted; the log is told of an address a few times a minute ([`Complaints`]), so that nobody
+//! who knocks fills a disk, and what is remembered of addresses is bounded.
+//!
 //! Invariant: the alert that says why reaches the other end. It has sent its first request by then; closing with that unread
 //! would reset the connection and take the alert along, so that what came is read for a moment and thrown away.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use metrics::counter;
+use parking_lot::Mutex;
 use ringfence_drivers::tls::refused_client;
 use ringfence_messages::{Code, ErrorCode};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+
+use crate::http::limit::{MAX_ADDRESSES, network};
 
 /// How long a handshake may take. Too low: a busy machine cannot come in. Too high: who says nothing holds a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long, and how many bytes, are read of who was refused. Too low: it does not hear why. Too high: it holds a place.
 const LINGER: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
+
+/// How often in a minute it is told of an address that it was refused. Too low: several reasons from one machine are not all
+/// seen. Too high: who knocks without end fills the disk.
+const COMPLAINTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
+/// How often those are forgotten of whom nothing was said lately, once they are too many. Too low: each who knocks has all of
+/// them looked through. Too high: others than them share one measure for so long.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// The first byte of every handshake. Plain HTTP begins with a letter.
 const HANDSHAKE: u8 = 0x16;
@@ -28,27 +50,63 @@ pub(crate) async fn accept(
     stream: TcpStream,
     address: SocketAddr,
     config: Arc<ServerConfig>,
+    complaints: &Complaints,
 ) -> Option<TlsStream<TcpStream>> {
     let shake = async {
         let mut first = [0];
         if matches!(stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_alphabetic() && first[0] != HANDSHAKE {
-            tracing::warn!(%address, "refused: it speaks plain HTTP: ask by https://");
+            complaints.refused(address, "plain-http", || "it speaks plain HTTP: ask by https://".to_owned());
             say_no(stream).await;
             return None;
         }
         match TlsAcceptor::from(config).accept(stream).into_fallible().await {
             Ok(stream) => Some(stream),
             Err((error, stream)) => {
-                tracing::warn!(%address, "refused: {}", refused_client(&error));
+                complaints.refused(address, "handshake", || refused_client(&error));
                 linger(stream).await;
                 None
             }
         }
     };
     tokio::time::timeout(HANDSHAKE_TIMEOUT, shake).await.unwrap_or_else(|_| {
-        tracing::debug!(%address, "no handshake within {HANDSHAKE_TIMEOUT:?}");
+        complaints.refused(address, "timeout", || format!("no handshake within {HANDSHAKE_TIMEOUT:?}"));
         None
     })
+}
+
+/// Who is refused, told to the log within bounds.
+pub(crate) struct Complaints {
+    said: DefaultKeyedRateLimiter<IpAddr>,
+    /// When those were last forgotten of whom nothing was said lately.
+    forgot: Mutex<Instant>,
+}
+
+impl Default for Complaints {
+    fn default() -> Complaints {
+        let said = RateLimiter::keyed(Quota::per_minute(COMPLAINTS_PER_MINUTE));
+        Complaints { said, forgot: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Complaints {
+    /// Counts it, and says so unless enough was said of this address.
+    fn refused(&self, address: SocketAddr, why: &'static str, words: impl FnOnce() -> String) {
+        counter!("ringfence_tls_refused_total", "why" => why).increment(1);
+        if self.may_say(address) {
+            tracing::warn!(%address, "refused: {}", words());
+        }
+    }
+
+    fn may_say(&self, address: SocketAddr) -> bool {
+        let full = || self.said.len() >= MAX_ADDRESSES;
+        let mut forgot = self.forgot.lock();
+        if full() && forgot.elapsed() >= FORGET_EVERY {
+            *forgot = Instant::now();
+            self.said.retain_recent();
+        }
+        let whom = if full() { Ipv4Addr::UNSPECIFIED.into() } else { network(address) };
+        self.said.check_key(&whom).is_ok()
+    }
 }
 
 /// Answers plain HTTP in plain HTTP, in a shape that both the API's and the agent's clients know.
@@ -68,4 +126,26 @@ async fn linger(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let rest = async { tokio::io::copy(&mut stream.take(LINGER.1), &mut tokio::io::sink()).await };
     let _ = tokio::time::timeout(LINGER.0, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_who_knocks_without_end_fills_the_log_or_the_memory() {
+        let complaints = Complaints::default();
+        let said = |address: &str| {
+            let address = address.parse().unwrap();
+            (0..1000).filter(|_| complaints.may_say(address)).count()
+        };
+        let most = COMPLAINTS_PER_MINUTE.get() as usize;
+        assert_eq!(said("10.0.0.1:1"), most);
+        assert_eq!(said("10.0.0.1:2"), 0, "another port is nobody else");
+        assert_eq!(said("10.0.0.2:1"), most, "others are told of");
+        for n in 0..2 * MAX_ADDRESSES as u32 {
+            complaints.may_say(SocketAddr::new(Ipv4Addr::from_bits(n).into(), 1));
+        }
+        assert!(complaints.said.len() <= MAX_ADDRESSES + 1, "further ones share one measure");
+    }
 }

@@ -5,6 +5,7 @@
 //! whole story on one machine.
 
 pub mod agent;
+mod certificates;
 pub mod commands;
 pub mod config;
 pub mod demo;

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use crate::handshake;
+use crate::handshake::{self, Complaints};
 
 /// Connections at a time. Too low: pollers are kept waiting. Too high: each costs memory and a file descriptor.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -87,7 +87,7 @@ pub async fn serve_over(
     shutdown: impl Future<Output = ()>,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let tls = tls.map(Arc::new);
+    let tls = tls.map(|tls| Arc::new((tls, Complaints::default())));
     let mut connections = JoinSet::new();
     let ending = CancellationToken::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -130,11 +130,11 @@ async fn converse_secretly(
     stream: TcpStream,
     address: SocketAddr,
     app: Router,
-    tls: &ServerTls,
+    (tls, complaints): &(ServerTls, Complaints),
     ending: CancellationToken,
 ) {
     let (config, since) = (tls.current(), Instant::now());
-    let Some(stream) = handshake::accept(stream, address, config.clone()).await else { return };
+    let Some(stream) = handshake::accept(stream, address, config.clone(), complaints).await else { return };
     let is_over = || since.elapsed() > MAX_SECURE_AGE || !Arc::ptr_eq(&config, &tls.current());
     converse(stream, app, Peer { address, secure: true }, is_over, ending).await;
 }

@@ -28,6 +28,7 @@ use ringfence_messages::{
 use serde_json::Value;
 
 use crate::{
+    certificates::Certificates,
     config::ControllerConfig,
     explain,
     http::{
@@ -93,9 +94,10 @@ pub async fn run(
 
     let access = Access::by(config.api_tokens.clone());
     let per_second = config.requests_per_second;
+    let certificates = Certificates::of(&config, reach.agents.clone());
     let inventory = inventory::keep(config, assembly.clone(), reach);
-    let app =
-        http::router(Arc::new(Controller { assembly, inventory, metrics: handle, notifier: notifier.clone() }), access);
+    let controller = Controller { assembly, inventory, metrics: handle, notifier: notifier.clone(), certificates };
+    let app = http::router(Arc::new(controller), access);
     let app = http::limit::limited(app, per_second);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
@@ -142,6 +144,7 @@ struct Controller {
     inventory: Inventory,
     metrics: PrometheusHandle,
     notifier: Arc<Notifier>,
+    certificates: Certificates,
 }
 
 impl Controller {
@@ -167,6 +170,7 @@ impl Backend for Controller {
             metrics::picture(&known.hosts, &vms, &known.storages, &known.refs, self.thoughts().await.ok().as_ref());
         }
         self.notifier.measure();
+        self.certificates.measure(self.assembly.catalog.now().hosts.iter().map(|host| host.id));
         self.metrics.run_upkeep();
         self.metrics.render()
     }

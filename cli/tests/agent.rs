@@ -1,6 +1,8 @@
 //! The agent over its real HTTP: what hostile, broken and slow clients cannot do to it, and what it remembers.
 #![allow(missing_docs)]
 
+mod common;
+
 use std::{
     io::Write,
     net::SocketAddr,
@@ -12,7 +14,7 @@ use std::{
 
 use futures_util::future::join_all;
 use ringfence_cli::agent::{self, AgentSettings};
-use ringfence_drivers::node::{proc::Process, target::Runner, vms::QemuSettings};
+use ringfence_drivers::node::{proc::Process, target::Runner};
 use ringfence_messages::{HostId, StorageId, VmId};
 use serde_json::{Value, json};
 use tokio::{
@@ -34,22 +36,7 @@ struct Agent {
 }
 
 fn settings(state: &Path) -> AgentSettings {
-    AgentSettings {
-        host: HostId::from_name("host-a"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        state_dir: state.to_owned(),
-        insecure: false,
-        qemu: QemuSettings {
-            binary: "qemu-system-x86_64".to_owned(),
-            accel: Some("tcg".to_owned()),
-            memory: Some("memfd".to_owned()),
-        },
-        target: Runner::Process("qemu-storage-daemon".to_owned()),
-        docker: None,
-        ssh: None,
-        tls: None,
-        token_file: None,
-    }
+    common::agent::settings("host-a", state)
 }
 
 impl Agent {

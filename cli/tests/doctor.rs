@@ -2,6 +2,8 @@
 //! by its own name, with what mends it.
 #![allow(missing_docs)]
 
+mod common;
+
 use std::{
     net::{SocketAddr, TcpListener},
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
@@ -12,7 +14,7 @@ use std::{
 
 use axum::{Json, Router, routing::post};
 use ringfence_cli::agent::{self, AgentSettings};
-use ringfence_drivers::node::{ssh::SshSettings, target::Runner, vms::QemuSettings};
+use ringfence_drivers::node::ssh::SshSettings;
 use ringfence_messages::HostId;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -116,26 +118,9 @@ impl Host {
 }
 
 fn settings(name: &str, dir: &Path) -> AgentSettings {
-    AgentSettings {
-        host: HostId::from_name(name),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        state_dir: dir.join("state"),
-        insecure: false,
-        tls: None,
-        qemu: QemuSettings {
-            binary: "qemu-system-x86_64".to_owned(),
-            accel: Some("tcg".to_owned()),
-            memory: Some("memfd".to_owned()),
-        },
-        target: Runner::Process("qemu-storage-daemon".to_owned()),
-        docker: None,
-        ssh: Some(SshSettings {
-            user: "root".to_owned(),
-            key_file: dir.join("key"),
-            known_hosts_file: dir.join("known_hosts"),
-        }),
-        token_file: None,
-    }
+    let (key_file, known_hosts_file) = (dir.join("key"), dir.join("known_hosts"));
+    let ssh = Some(SshSettings { user: "root".to_owned(), key_file, known_hosts_file });
+    AgentSettings { ssh, ..common::agent::settings(name, &dir.join("state")) }
 }
 
 /// A controller's file, and the programs that it finds.

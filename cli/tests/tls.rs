@@ -2,6 +2,8 @@
 //! a pair that runs.
 #![allow(missing_docs)]
 
+mod common;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -17,8 +19,7 @@ use ringfence_cli::{
 };
 use ringfence_drivers::{
     agent_client::AgentClient,
-    node::{target::Runner, vms::QemuSettings},
-    tls::{TlsFiles, certificates, refused_server},
+    tls::{Identity, TlsFiles, api_client, certificates, refused_server},
 };
 use ringfence_messages::{HostId, Result};
 use rustls::{
@@ -144,22 +145,7 @@ impl Agent {
 }
 
 fn settings(root: &Path, tls: Option<TlsFiles>) -> AgentSettings {
-    AgentSettings {
-        host: host("host-a"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        state_dir: root.join("state"),
-        insecure: false,
-        qemu: QemuSettings {
-            binary: "qemu-system-x86_64".to_owned(),
-            accel: Some("tcg".to_owned()),
-            memory: Some("memfd".to_owned()),
-        },
-        target: Runner::Process("qemu-storage-daemon".to_owned()),
-        docker: None,
-        ssh: None,
-        tls,
-        token_file: None,
-    }
+    AgentSettings { tls, ..common::agent::settings("host-a", &root.join("state")) }
 }
 
 fn client(address: SocketAddr, scheme: &str, name: &str, files: Option<&TlsFiles>) -> Result<AgentClient> {
@@ -389,6 +375,11 @@ async fn a_running_pair_goes_on_while_certificates_and_authority_are_replaced() 
     agent.stop().await;
 }
 
+/// When the certificate of a file ends.
+fn end(file: &str) -> i64 {
+    Identity::of(&certificates("cert", Path::new(file)).unwrap()[0]).unwrap().not_after
+}
+
 /// A program that runs until this is dropped; the address that it says it listens on.
 async fn program(arguments: &[&str]) -> (tokio::process::Child, SocketAddr) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringfence"));
@@ -451,13 +442,42 @@ async fn both_programs_come_together_by_their_files_and_stay_so_over_a_rotation(
         tokio::time::timeout(WITHIN, asking).await.expect("host-a is connected");
     };
     connected().await;
-    for folder in [&a, &c] {
-        let (code, said) = ringfence(&["pki", "rotate", folder, "--ca", &ca]).await;
+    let told = async |whose: &str| {
+        let client = api_client(Path::new(&ca_file), None).unwrap().build().unwrap();
+        let metrics = client.get(format!("{server}/metrics")).send().await.unwrap().text().await.unwrap();
+        let name = format!("ringfence_certificate_expiry_timestamp_seconds{{whose=\"{whose}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<i64>().ok())
+    };
+    for (folder, days, changed) in [(&a, "7", &["hosts"][..]), (&c, "9", &["controller", "api"])] {
+        let (code, said) = ringfence(&["pki", "rotate", folder, "--ca", &ca, "--days", days]).await;
         assert_eq!(code, Some(0), "{said}");
         let (code, said) = ringfence(&[&["host", "ping", "host-a"][..], &ask].concat()).await;
         assert_eq!(code, Some(0), "{said}");
         connected().await;
+        for whose in changed {
+            let end = Some(end(&format!("{folder}/cert.pem")));
+            // A host shows its new one with the next connection.
+            let follows = async { while told(whose).await != end {} };
+            tokio::time::timeout(WITHIN, follows).await.unwrap_or_else(|_| panic!("{whose} follows its renewal"));
+        }
     }
+    assert_eq!(told("authority").await, Some(end(&ca_file)));
+    assert!(told("hosts").await < told("api").await && told("client-authority").await.is_none());
+    let (_, said) = ringfence(&["doctor", "--config", &file]).await;
+    assert!(said.contains("certificate") && said.contains("it ends on 2"), "{said}");
+
+    // Who does not come in is counted.
+    assert!(ringfence(&["hosts", "--server", &format!("http://{api}")]).await.1.contains("this port speaks TLS"));
+    let client = api_client(Path::new(&ca_file), None).unwrap().build().unwrap();
+    let metrics = client.get(format!("{server}/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("ringfence_tls_refused_total{why=\"plain-http\"} 1\n"), "{metrics}");
+
+    // What cannot be used is not what is in use.
+    let (cert, before) = (format!("{c}/cert.pem"), told("controller").await);
+    let whole = std::fs::read(&cert).unwrap();
+    std::fs::copy(format!("{a}/cert.pem"), &cert).unwrap();
+    assert_eq!(told("controller").await, before);
+    std::fs::write(&cert, whole).unwrap();
 
     // The mistakes that a copy to the wrong machine makes, before anything runs.
     std::fs::write(&agent_file, std::fs::read_to_string(&agent_file).unwrap().replace(&a, &c)).unwrap();

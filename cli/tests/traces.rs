@@ -16,7 +16,12 @@ use opentelemetry_proto::tonic::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use ringfence_cli::demo::cluster::{Cluster, Plan, STORAGE, VM};
+use ringfence_cli::{
+    demo::cluster::{Cluster, Plan, STORAGE, VM},
+    listen,
+    pki::{Authority, Names, issue},
+};
+use ringfence_drivers::tls::{ServerFiles, api_server};
 use ringfence_messages::{
     Event,
     agent::AgentCommand as _,
@@ -193,6 +198,56 @@ async fn an_agent_is_told_whose_trace_a_call_belongs_to() {
     };
     let told = cluster.until("a ping belongs to the trace", WITHIN, told).await.unwrap();
     assert!(!told.contains(PARENT), "the call itself is the agent's parent: {told}");
+}
+
+/// A collector behind TLS, whose certificate is of this authority.
+async fn secure(collector: Collector, ca: &Path) -> SocketAddr {
+    let out = ca.with_file_name("collector");
+    let names = Names::controller().at(vec!["127.0.0.1".parse().unwrap()], Vec::new());
+    issue(&Authority::open(ca).unwrap(), &names, 30, &out).unwrap();
+    let files = ServerFiles { cert: out.join("cert.pem"), key: out.join("key.pem"), client_ca: None };
+    let app = Router::new().route("/v1/traces", post(Collector::take)).with_state(collector);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(listen::serve_over(listener, Some(api_server(files).unwrap()), app, std::future::pending()));
+    address
+}
+
+fn to_secure(collector: SocketAddr, ca: &Path) -> Plan {
+    let ca_file = ca.join("ca.pem");
+    let Plan { tables, .. } = to(collector);
+    let tables = tables.replace("http://", "https://") + &format!("ca_file = {ca_file:?}\n");
+    Plan { tables, ..Plan::default() }
+}
+
+#[tokio::test]
+async fn a_collector_by_tls_is_believed_by_the_authority_of_the_file_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, other) = (dir.path().join("ca"), dir.path().join("other-ca"));
+    for ca in [&ca, &other] {
+        Authority::init(ca, 3650).unwrap();
+    }
+    let collector = Collector::default();
+    let address = secure(collector.clone(), &ca).await;
+    let cluster = connected(to_secure(address, &ca)).await;
+    redeployed(&cluster).await;
+    let arrived = async || Ok(collector.named("redeploy").pop());
+    cluster.until("the redeploy arrives", WITHIN, arrived).await.unwrap();
+    drop(cluster);
+
+    // Somebody else's certificate, for the right address.
+    collector.0.lock().clear();
+    let mut cluster = connected(to_secure(address, &other)).await;
+    redeployed(&cluster).await;
+    dropped(&cluster).await;
+    assert_eq!(cluster.stop("controller").await.unwrap(), Some(0));
+    assert!(collector.0.lock().is_empty(), "a stranger is told nothing");
+    let log = cluster.log("controller");
+    let complaint = log.lines().find(|line| line.contains("spans were dropped")).expect("it is told");
+    assert!(
+        complaint.contains(&address.to_string()) && complaint.contains("its certificate is of no authority in"),
+        "{complaint}"
+    );
 }
 
 #[tokio::test]

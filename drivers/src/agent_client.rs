@@ -77,9 +77,9 @@ impl Poster {
     }
 
     /// One that shows and asks for certificates. `addresses` are those of the hosts' aliases.
-    fn secure(files: TlsFiles, addresses: HashMap<String, String>) -> Result<Poster> {
+    fn secure(files: TlsFiles, addresses: HashMap<String, String>, ends: tls::Ends) -> Result<Poster> {
         let of = files.clone();
-        let make = move || built(tls::agents_client(&of, addresses.clone())?);
+        let make = move || built(tls::agents_client(&of, addresses.clone(), ends.clone())?);
         Ok(Poster { client: Watched::new(files.paths(), make)?, tls: Some(files) })
     }
 
@@ -190,6 +190,7 @@ struct Known {
     urls: HashMap<HostId, String>,
     peers: HashMap<HostId, Peer>,
     poster: Poster,
+    ends: tls::Ends,
 }
 
 impl Known {
@@ -201,7 +202,7 @@ impl Known {
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             }
             let peers = urls.iter().map(|(id, url)| (*id, Peer::at(url))).collect();
-            return Ok(Known { urls, peers, poster: Poster::new()? });
+            return Ok(Known { urls, peers, poster: Poster::new()?, ends: tls::Ends::default() });
         };
         let mut addresses = HashMap::new();
         let mut peer = |(id, url): (&HostId, &String)| {
@@ -212,7 +213,8 @@ impl Known {
             (*id, Peer { sent, shown: url.clone() })
         };
         let peers = urls.iter().map(&mut peer).collect();
-        Ok(Known { urls, peers, poster: Poster::secure(files.clone(), addresses)? })
+        let ends = tls::Ends::default();
+        Ok(Known { urls, peers, poster: Poster::secure(files.clone(), addresses, ends.clone())?, ends })
     }
 }
 
@@ -250,6 +252,14 @@ impl AgentClient {
             *self.known.write() = Arc::new(Known::of(urls, self.tls.as_ref())?);
         }
         Ok(())
+    }
+
+    /// When the first of the certificates ends that these hosts showed last, in seconds of the Unix epoch; `None` if none
+    /// was seen.
+    pub fn certificates_end(&self, hosts: impl IntoIterator<Item = HostId>) -> Option<i64> {
+        let known = self.known.read().clone();
+        let ends = known.ends.lock();
+        hosts.into_iter().filter_map(|host| ends.get(&host).copied()).min()
     }
 
     /// Has a host look at itself and at the way to its siblings. Not of the port: no actor asks for it.

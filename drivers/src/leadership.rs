@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use ringfence_actors::ports::LeadershipPort;
 use ringfence_messages::{Code, ErrorCode, Result};
 
-use crate::state_dir::{StateDir, replace_file};
+use crate::{files::replace_file, state_dir::StateDir};
 
 /// A controller that is alone with its state directory.
 pub struct Embedded {

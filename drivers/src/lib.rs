@@ -9,6 +9,7 @@
 pub mod agent_client;
 pub mod ceph;
 mod exact;
+pub mod files;
 pub mod journal;
 pub mod leadership;
 pub mod node;

@@ -66,23 +66,6 @@ impl StateDir {
     }
 }
 
-/// Replaces a file's contents durably: after a crash it holds either the old or the new, whole.
-///
-/// # Errors
-/// Whatever the file system says; the old contents are then still there.
-pub fn replace_file(path: &Path, contents: &[u8]) -> std::io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,10 @@ mod http;
 mod service;
 mod tasks;
 
-use std::{future::Future, net::SocketAddr, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{future::Future, net::SocketAddr, path::PathBuf};
 
 use ringfence_drivers::{
+    files::open_to_others,
     node::{docker::Engine, ssh::SshSettings, target::Runner, vms::QemuSettings},
     state_dir::StateDir,
     tls::{TlsFiles, agent_server},
@@ -86,9 +87,8 @@ pub async fn run(
 /// `SYS.1007`, naming the file and the fix.
 pub fn read_token(path: &std::path::Path) -> Result<SecretString> {
     let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("token file {}: {why}", path.display()));
-    let mode = std::fs::metadata(path).map_err(|e| odd(e.to_string()))?.mode();
-    if mode & 0o077 != 0 {
-        return Err(odd(format!("others may read it (mode {:o}): chmod 600 it", mode & 0o777)));
+    if let Some(mode) = open_to_others(&std::fs::metadata(path).map_err(|e| odd(e.to_string()))?) {
+        return Err(odd(format!("others may read it (mode {mode}): chmod 600 it")));
     }
     let text = std::fs::read_to_string(path).map_err(|e| odd(e.to_string()))?;
     let token = text.trim();

@@ -108,7 +108,7 @@ fn explain(config: &ControllerConfig) {
     let mut hooks = table(&["HOOK", "TELLS", "OF"]);
     for hook in &config.hooks {
         let tells = match &hook.way {
-            HookWay::Webhook(access) if access.url.is_plain() => {
+            HookWay::Webhook(access) if access.url.is_exposed() => {
                 format!("{} (signed, readable on its way)", access.url.origin())
             }
             HookWay::Webhook(access) => access.url.origin(),

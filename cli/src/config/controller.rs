@@ -199,7 +199,7 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
     }
     let api_tokens = super::tokens::tokens(c, &raw.api_token);
     let hooks = super::hooks::hooks(c, &raw.webhook, &raw.command_hook, base);
-    let telemetry = raw.telemetry.as_ref().and_then(|of| of.check(c));
+    let telemetry = raw.telemetry.as_ref().and_then(|of| of.check(c, base));
     let config = listen.map(|listen| ControllerConfig {
         source: source.clone(),
         listen,

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -79,6 +80,13 @@ impl HookUrl {
     /// Whether what is sent there can be read on its way.
     pub fn is_plain(&self) -> bool {
         self.uri.scheme_str() != Some("https")
+    }
+
+    /// Whether others than this machine may read it then.
+    pub fn is_exposed(&self) -> bool {
+        let host = self.uri.host().unwrap_or_default();
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        self.is_plain() && !literal.is_ok_and(|ip| ip.is_loopback())
     }
 
     /// The whole of it.
@@ -176,18 +184,28 @@ fn timeout(text: &str) -> Read<Duration> {
 
 fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookWay> {
     let url = c.ok(of.url.span(), url(of.url.get_ref()));
+    if let (Some(exposed), false) = (url.as_ref().filter(|url| url.is_exposed()), of.insecure) {
+        let message = format!("what is told to {} can be read on its way", exposed.origin());
+        let help = "write an https:// URL (ca_file names a private authority), 127.0.0.1 for this machine, or insecure = true \
+                    if the network is trusted";
+        c.wrong(of.url.span(), message, help);
+    }
     let secret_file = base.join(of.secret_file.get_ref());
     let signer = c.ok(of.secret_file.span(), Signer::read(&secret_file));
-    let ca_file = of.ca_file.as_ref().map(|file| (base.join(file.get_ref()), file.span()));
-    if let Some((file, at)) = &ca_file {
-        let read = authorities(file).map_err(|(why, fix)| (format!("{}: {why}", file.display()), fix));
-        c.ok(at.clone(), read);
-        if url.as_ref().is_some_and(HookUrl::is_plain) {
-            c.wrong(at.clone(), "nobody vouches for anything over http://", "write an https:// URL, or remove ca_file");
-        }
-    }
+    let ca_file = ca_file(c, of.ca_file.as_ref(), url.as_ref().is_some_and(HookUrl::is_plain), base);
     signer?;
-    Some(HookWay::Webhook(WebhookAccess { url: url?, secret_file, ca_file: ca_file.map(|(file, _)| file) }))
+    Some(HookWay::Webhook(WebhookAccess { url: url?, secret_file, ca_file }))
+}
+
+/// The file with the certificates of who may vouch for somebody; `plain`: who is reached without any.
+pub(super) fn ca_file(c: &mut Checker, file: Option<&Spanned<PathBuf>>, plain: bool, base: &Path) -> Option<PathBuf> {
+    let file = file?;
+    let (path, at) = (base.join(file.get_ref()), file.span());
+    c.ok(at.clone(), authorities(&path).map_err(|(why, fix)| (format!("{}: {why}", path.display()), fix)));
+    if plain {
+        c.wrong(at, "nobody vouches for anything over http://", "write an https:// URL, or remove ca_file");
+    }
+    Some(path)
 }
 
 /// A URL that something can be posted to.
@@ -233,6 +251,15 @@ mod tests {
         assert_eq!(format!("{good:?}"), "https://hooks.example:8443");
         assert_eq!(good.uri().to_string(), "https://hooks.example:8443/services/T0KEN?key=s3cret");
         assert_eq!(url("http://[::1]:9/").unwrap().origin(), "http://[::1]:9");
+        for (text, exposed) in [
+            ("http://10.0.0.1/", true),
+            ("http://localhost/", true),
+            ("http://127.0.0.2:9/", false),
+            ("http://[::1]:9/", false),
+            ("https://hooks.example/", false),
+        ] {
+            assert_eq!(url(text).unwrap().is_exposed(), exposed, "{text}");
+        }
         for odd in
             ["", "hooks.example", "ftp://a/", "https://", "https://u:s3cret@a/", "https://a/#b", "file:///etc/passwd"]
         {

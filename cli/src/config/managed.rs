@@ -7,10 +7,10 @@
 
 use std::{
     fmt,
-    io::Write,
     path::{Path, PathBuf},
 };
 
+use ringfence_drivers::files::Draft;
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -195,17 +195,14 @@ impl Source {
         let failed = |why: std::io::Error| {
             ErrorCode::new(Code::IO, format!("{}: {why}: nothing was changed", self.managed_path.display()))
         };
-        let dir = self.managed_path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-        file.write_all(self.managed.as_bytes()).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        Ok(Written { file, path: &self.managed_path })
+        let draft = Draft::write(&self.managed_path, self.managed.as_bytes()).map_err(failed)?;
+        Ok(Written { draft, path: &self.managed_path })
     }
 }
 
 /// A file that waits to replace another; dropped, it is gone.
 pub struct Written<'a> {
-    file: tempfile::NamedTempFile,
+    draft: Draft,
     path: &'a Path,
 }
 
@@ -216,9 +213,7 @@ impl Written<'_> {
     /// `SYS.1016`.
     pub fn replace(self) -> Result<()> {
         let failed = |why: std::io::Error| ErrorCode::new(Code::IO, format!("{}: {why}", self.path.display()));
-        self.file.persist(self.path).map_err(|why| failed(why.error))?;
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+        self.draft.replace().map_err(failed)
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct RawWebhook {
     pub(super) secret_file: Spanned<PathBuf>,
     pub(super) ca_file: Option<Spanned<PathBuf>>,
     pub(super) timeout: Option<Text>,
+    #[serde(default)]
+    pub(super) insecure: bool,
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,12 @@
 //! `[telemetry]`: where traces go.
 
+use std::path::{Path, PathBuf};
+
 use serde::Deserialize;
+use serde_spanned::Spanned;
 
 use super::{
-    Checker,
+    Checker, hooks,
     raw::Text,
     text::{self, Read},
 };
@@ -19,6 +22,7 @@ const MAX_URL_BYTES: usize = 2048;
 pub(super) struct RawTelemetry {
     otlp_endpoint: Text,
     service_name: Option<Text>,
+    ca_file: Option<Spanned<PathBuf>>,
 }
 
 /// Where traces go, checked.
@@ -28,6 +32,8 @@ pub struct TelemetryConfig {
     endpoint: String,
     /// How the collector calls who sends.
     pub service_name: String,
+    /// File with the certificates of who may vouch for an `https://` collector; the system's otherwise.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl TelemetryConfig {
@@ -48,13 +54,15 @@ impl TelemetryConfig {
 }
 
 impl RawTelemetry {
-    pub(super) fn check(&self, c: &mut Checker) -> Option<TelemetryConfig> {
+    pub(super) fn check(&self, c: &mut Checker, base: &Path) -> Option<TelemetryConfig> {
         let endpoint = c.ok(self.otlp_endpoint.span(), endpoint(self.otlp_endpoint.get_ref()));
         let service_name = match &self.service_name {
             Some(name) => c.ok(name.span(), text::name(name.get_ref(), 64)).map(|()| name.get_ref().clone()),
             None => Some("ringfence".to_owned()),
         };
-        Some(TelemetryConfig { endpoint: endpoint?, service_name: service_name? })
+        let plain = endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
+        let ca_file = hooks::ca_file(c, self.ca_file.as_ref(), plain, base);
+        Some(TelemetryConfig { endpoint: endpoint?, service_name: service_name?, ca_file })
     }
 }
 

@@ -10,7 +10,7 @@ use ringfence_actors::{
     inventory::{Host, Storage},
     ports::{Call, HostAgentPort},
 };
-use ringfence_drivers::agent_client::AgentClient;
+use ringfence_drivers::{agent_client::AgentClient, tls::day};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Protocol,
     doctor::{DiagnoseHostCmd, Finding, HostNeeds, SiblingAddress},
@@ -34,8 +34,13 @@ const ODD_SKEW_MS: i64 = 1000;
 /// Beyond this Ceph's tickets, which are valid for an hour, are refused sooner or later.
 const BAD_SKEW_MS: i64 = 600_000;
 
+/// A certificate that ends so soon is warned of, as the alert `RingfenceCertificateEndsSoon` does. Too low: nobody is there in
+/// time. Too high: nobody listens any more.
+const SOON_SECONDS: i64 = 14 * 86_400;
+
 const WHY_AGENT: &str = "a host whose agent does not answer can neither fence others nor take their VMs";
 const WHY_CLOCK: &str = "orders do not depend on it, but Ceph's tickets do, and whoever reads what happened tonight";
+const WHY_CERTIFICATE: &str = "when it has ended its agent is refused, and the host looks down";
 const WHY_IPS: &str = "they are what a storage fence blocks: an address that is missing goes on writing";
 const WHY_LOOK: &str = "only the host itself can tell whether it could fence others";
 
@@ -105,6 +110,7 @@ async fn asked(config: &ControllerConfig, client: &AgentClient, host: &Host) -> 
             return vec![check.fail(error.details, mend), not_asked];
         }
     };
+    findings.extend(client.certificates_end([host.id]).map(|end| certificate(&host.name, end)));
     let began = Instant::now();
     let _ = client.ping(host.id, Call::within(live::AGENT_TIMEOUT)).await;
     let half_way = (began.elapsed() / 2).as_millis();
@@ -127,6 +133,17 @@ async fn asked(config: &ControllerConfig, client: &AgentClient, host: &Host) -> 
         }
     }
     findings
+}
+
+/// When the certificate ends that its agent has just shown.
+fn certificate(host: &str, end: i64) -> Finding {
+    let check = of("certificate", WHY_CERTIFICATE);
+    let left = end.saturating_sub(jiff::Timestamp::now().as_second());
+    let found = format!("it ends on {}", day(end));
+    match left < SOON_SECONDS {
+        true => check.warn(found, format!("ringfence pki rotate DIR --ca CADIR, and copy the folder to {host}")),
+        false => check.ok(found),
+    }
 }
 
 /// How far a host's clock is from ours.

@@ -201,11 +201,22 @@ async fn target(runner: &Runner) -> Finding {
 }
 
 async fn engine(engine: Option<&Engine>) -> Finding {
-    let check = of("docker", WHY_ENGINE);
     let default = Engine::at(DEFAULT_SOCKET);
-    match engine.unwrap_or(&default).answers().await {
-        Ok(()) => check.ok("docker answers"),
-        Err(error) => check.fail(error.details, "apt-get install docker.io; systemctl enable --now docker.service"),
+    let answers = engine.unwrap_or(&default).answers().await;
+    judge_engine(of("docker", WHY_ENGINE), answers, engine.is_some())
+}
+
+/// `prepared`: the agent's file has it see to the engine before a deploy. `zbsadm` itself is not looked for here: the MDS runs
+/// it, on a machine of its own.
+fn judge_engine(check: Check, answers: Result<(), ErrorCode>, prepared: bool) -> Finding {
+    let mend = "target = \"zbsadm\" under [vhost] in agent.toml, and restart the agent";
+    match (answers, prepared) {
+        (Ok(()), true) => check.ok("docker answers"),
+        (Ok(()), false) => check.warn("docker answers, and the agent would not start it again before a deploy", mend),
+        (Err(error), _) => {
+            let install = "apt-get install docker.io; systemctl enable --now docker.service";
+            check.fail(error.details, if prepared { install.to_owned() } else { format!("{install}; {mend}") })
+        }
     }
 }
 
@@ -254,6 +265,18 @@ mod tests {
         assert_eq!(judge_room(LEAST_FREE - 1), Verdict::Fail);
         assert_eq!(judge_room(LEAST_FREE), Verdict::Warn);
         assert_eq!(judge_room(LITTLE_FREE), Verdict::Ok);
+    }
+
+    #[test]
+    fn an_engine_that_the_agent_does_not_see_to_is_told() {
+        let judge = |answers, prepared| judge_engine(of("docker", ""), answers, prepared);
+        let gone = || Err(ErrorCode::new(Code::IO, "no answer"));
+        assert_eq!(judge(Ok(()), true).verdict, Verdict::Ok);
+        for (found, verdict) in [(judge(Ok(()), false), Verdict::Warn), (judge(gone(), false), Verdict::Fail)] {
+            assert_eq!(found.verdict, verdict);
+            assert!(found.mend.unwrap().contains("target = \"zbsadm\""));
+        }
+        assert!(!judge(gone(), true).mend.unwrap().contains("zbsadm"));
     }
 
     #[test]

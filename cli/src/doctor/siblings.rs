@@ -3,12 +3,15 @@
 //! Invariant: the login goes through the very same door as a fence (`node/sibling.rs`), so that what works here works
 //! there; a login that was not tried is unknown, never ok.
 
-use std::{net::IpAddr, os::unix::fs::MetadataExt};
+use std::net::IpAddr;
 
 use futures_util::future::join_all;
-use ringfence_drivers::node::{
-    sibling,
-    ssh::{self, SshSettings, Trouble},
+use ringfence_drivers::{
+    files::open_to_others,
+    node::{
+        sibling,
+        ssh::{self, SshSettings, Trouble},
+    },
 };
 use ringfence_messages::{
     doctor::{Finding, SiblingAddress, Verdict},
@@ -43,10 +46,10 @@ pub(crate) fn own_key(ssh: Option<&SshSettings>) -> Finding {
             if let Err(trouble) = ssh::own_key(ssh) {
                 return check.fail(format!("no private key without a passphrase: {}", trouble.details), make);
             }
-            match metadata.mode() & 0o077 {
-                0 => check.ok("only its owner may read it"),
-                _ => check.warn(
-                    format!("others may use it too (mode {:o}): it opens every sibling", metadata.mode() & 0o777),
+            match open_to_others(&metadata) {
+                None => check.ok("only its owner may read it"),
+                Some(mode) => check.warn(
+                    format!("others may use it too (mode {mode}): it opens every sibling"),
                     format!("chmod 600 {}", quoted(file)),
                 ),
             }

@@ -5,7 +5,7 @@
 //! Rejected: a measure for each token. It would have to be looked up first, which is work that can be had without one.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
     time::Duration,
@@ -35,7 +35,7 @@ pub const REQUESTS_PER_SECOND: u32 = 200;
 const BURST_SECONDS: u32 = 5;
 
 /// Addresses that are remembered; those that did not ask for some seconds are forgotten first, further ones share one measure.
-const MAX_ADDRESSES: usize = 10_000;
+pub(crate) const MAX_ADDRESSES: usize = 10_000;
 
 struct Limits {
     requests: DefaultKeyedRateLimiter<IpAddr>,
@@ -58,7 +58,12 @@ pub fn limited(app: Router, per_second: NonZeroU32) -> Router {
 
 /// Whom an address stands for: an IPv6 network of one customer is one.
 fn whom(peer: Option<&Peer>) -> IpAddr {
-    match peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.address.ip().to_canonical()) {
+    peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| network(peer.address))
+}
+
+/// Who is asked about at once: an address, or the network of one customer.
+pub(crate) fn network(address: SocketAddr) -> IpAddr {
+    match address.ip().to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,
     }

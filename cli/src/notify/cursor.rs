@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ringfence_drivers::state_dir::replace_file;
+use ringfence_drivers::files::replace_file;
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 

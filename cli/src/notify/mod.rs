@@ -34,7 +34,7 @@ pub use hook::{HookInventory, HookKind, HookTest};
 pub use notice::{Notice, TEST_TOPIC};
 pub use pace::{MAX_REFUSALS, MAX_RETRY_AFTER, Outcome, Pace, Step, Tries};
 pub use sign::Signer;
-pub(crate) use webhook::{IDLE_TIMEOUT, authorities, connector};
+pub(crate) use webhook::{IDLE_TIMEOUT, authorities, connector, reason};
 
 /// Between looks at the journal while nobody tells that something was recorded. Too low: work for nothing. Too high: a record
 /// whose announcement was missed is told so much later.

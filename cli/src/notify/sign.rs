@@ -4,10 +4,11 @@
 //! Invariants: a secret has at least 192 bits and never shows in Debug, logs or answers; while it is being changed a message
 //! carries a signature by each of two. Rejected: signing with one secret only (a change would lose messages).
 
-use std::{fmt, os::unix::fs::MetadataExt, path::Path};
+use std::{fmt, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
+use ringfence_drivers::files::open_to_others;
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::Sha256;
 
@@ -37,8 +38,8 @@ impl Signer {
     pub fn read(path: &Path) -> Result<Signer, (String, String)> {
         let odd = |why: String, fix: &str| (format!("{}: {why}", path.display()), fix.to_owned());
         let metadata = std::fs::metadata(path).map_err(|e| odd(e.to_string(), MAKE))?;
-        if metadata.mode() & 0o077 != 0 {
-            return Err(odd(format!("others may read it (mode {:o})", metadata.mode() & 0o777), "chmod 600 it"));
+        if let Some(mode) = open_to_others(&metadata) {
+            return Err(odd(format!("others may read it (mode {mode})"), "chmod 600 it"));
         }
         if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
             return Err(odd("this is no file with a secret".to_owned(), MAKE));

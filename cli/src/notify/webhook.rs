@@ -137,7 +137,7 @@ async fn beginning(mut body: Incoming) -> String {
 }
 
 /// The deepest reason is the one that helps.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     let mut why = error;
     while let Some(deeper) = why.source() {
         why = deeper;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rand::Rng;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use ringfence_drivers::{
-    state_dir::replace_file,
+    files::replace_file,
     tls::{Identity, certificates, day},
 };
 use ringfence_messages::{Code, ErrorCode, Result};

@@ -56,16 +56,18 @@ impl Telemetry {
             .with_service_name(config.service_name.clone())
             .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
+        let collector = Collector::new(config.ca_file.as_deref(), config.is_secure())?;
+        let why = collector.why();
         let mut exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Collector::new(config.is_secure())?)
+            .with_http_client(collector)
             .with_endpoint(config.traces_url())
             .with_protocol(Protocol::HttpBinary)
             .with_timeout(EXPORT_TIMEOUT)
             .build()
             .map_err(|e| ErrorCode::new(Code::INVALID_ARGUMENT, format!("[telemetry] otlp_endpoint: {e}")))?;
         exporter.set_resource(&resource);
-        let (queue, sender) = queue::queue(exporter, config.endpoint().to_owned());
+        let (queue, sender) = queue::queue(exporter, config.endpoint().to_owned(), why);
         let (end, (done, ended)) = (CancellationToken::new(), mpsc::channel());
         let until = end.clone();
         let send = move || {

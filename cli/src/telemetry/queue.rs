@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::EXPORT_TIMEOUT;
+use super::{EXPORT_TIMEOUT, collector::Why};
 
 /// Spans that wait at most. Too low: a collector that restarts misses the outage that it is for. Too high: memory, about a
 /// kilobyte each.
@@ -54,16 +54,17 @@ pub(super) struct Sender<E> {
     overrun: Arc<AtomicU64>,
     exporter: E,
     collector: String,
+    why: Why,
     complained: Option<Instant>,
     dropped: u64,
 }
 
-/// A queue in front of an exporter. `collector` is what complaints call it.
-pub(super) fn queue<E: SpanExporter>(exporter: E, collector: String) -> (Queue, Sender<E>) {
+/// A queue in front of an exporter. `collector` is what complaints call it, `why` says why it was not reached.
+pub(super) fn queue<E: SpanExporter>(exporter: E, collector: String, why: Why) -> (Queue, Sender<E>) {
     let (sender, waiting) = mpsc::channel(MAX_WAITING);
     let overrun = Arc::new(AtomicU64::new(0));
     let queue = Queue { waiting: sender, overrun: overrun.clone() };
-    (queue, Sender { waiting, overrun, exporter, collector, complained: None, dropped: 0 })
+    (queue, Sender { waiting, overrun, exporter, collector, why, complained: None, dropped: 0 })
 }
 
 /// Whether nobody misses it.
@@ -132,7 +133,7 @@ impl<E: SpanExporter> Sender<E> {
                 counter!("ringfence_otlp_spans_sent_total").increment(count);
                 None
             }
-            Ok(Err(error)) => Some(error.to_string()),
+            Ok(Err(error)) => Some(self.why.lock().take().unwrap_or_else(|| error.to_string())),
             Err(_) => Some(format!("no answer within {EXPORT_TIMEOUT:?}")),
         };
         if error.is_some() {
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_dropped_at_once_and_counted() {
-        let (queue, sender) = queue(Nobody, String::new());
+        let (queue, sender) = queue(Nobody, String::new(), Why::default());
         for _ in 0..MAX_WAITING + 7 {
             queue.on_end(span(SpanKind::Internal, SpanId::INVALID, Status::Unset));
         }
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn only_calls_of_no_trace_that_went_well_are_left_out() {
-        let (queue, sender) = queue(Nobody, String::new());
+        let (queue, sender) = queue(Nobody, String::new(), Why::default());
         let sent = |kind, parent, status| {
             let before = sender.waiting.len();
             queue.on_end(span(kind, parent, status));

@@ -4,6 +4,8 @@
 //! panics; one that was left by a crash is taken down first.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod agent;
+
 use std::{
     future::Future,
     os::fd::AsFd,

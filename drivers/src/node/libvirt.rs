@@ -17,7 +17,7 @@ use super::{
     io_error,
     vms::{START_TIMEOUT, running},
 };
-use crate::state_dir::replace_file;
+use crate::files::replace_file;
 
 /// Creates the domain.
 ///

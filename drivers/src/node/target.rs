@@ -30,7 +30,7 @@ use super::{
     qmp::Qmp,
     socket_path, text,
 };
-use crate::state_dir::replace_file;
+use crate::files::replace_file;
 
 /// How long the control socket may take to answer (domain: 1 s). Too low: a busy target is shot. Too high: a hung
 /// one is seen late.

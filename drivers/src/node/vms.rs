@@ -27,7 +27,7 @@ use super::{
     qmp::Qmp,
     socket_path, target,
 };
-use crate::state_dir::replace_file;
+use crate::files::replace_file;
 
 /// How long QEMU may take to daemonize.
 pub const START_TIMEOUT: Duration = Duration::from_secs(25);

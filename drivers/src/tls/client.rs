@@ -7,6 +7,7 @@
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
+use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
 use rustls::{
@@ -32,6 +33,9 @@ use super::{
 /// What follows a host's id in the name that stands for it.
 const SUFFIX: &str = ".host.ringfence";
 
+/// When the certificates end that hosts showed last, in seconds of the Unix epoch.
+pub(crate) type Ends = Arc<Mutex<HashMap<HostId, i64>>>;
+
 /// The name that stands for a host.
 pub(crate) fn alias(host: HostId) -> String {
     format!("{host}{SUFFIX}")
@@ -42,16 +46,20 @@ pub(crate) fn alias(host: HostId) -> String {
 /// # Errors
 /// `SYS.1000` if the cryptography does not fit, which it does.
 pub fn plain_client() -> Result<reqwest::ClientBuilder> {
-    let nobody = Arc::new(TheVeryHost::of(RootCertStore::empty()));
+    let nobody = Arc::new(TheVeryHost::of(RootCertStore::empty(), Ends::default()));
     Ok(reqwest::Client::builder().tls_backend_preconfigured(config(nobody, None)?).no_proxy())
 }
 
-/// A builder of clients for agents. `addresses` are those of the [`alias`]es.
+/// A builder of clients for agents. `addresses` are those of the [`alias`]es; `ends` is told of each certificate that is believed.
 ///
 /// # Errors
 /// `SYS.1007`, naming the file and the fix.
-pub(crate) fn agents_client(files: &TlsFiles, addresses: HashMap<String, String>) -> Result<reqwest::ClientBuilder> {
-    let verifier = TheVeryHost::of(files::authorities(&files.ca)?);
+pub(crate) fn agents_client(
+    files: &TlsFiles,
+    addresses: HashMap<String, String>,
+    ends: Ends,
+) -> Result<reqwest::ClientBuilder> {
+    let verifier = TheVeryHost::of(files::authorities(&files.ca)?, ends);
     let (own, _) = files::own(&files.cert, &files.key, Some(&Role::Controller))?;
     let client = reqwest::Client::builder().tls_backend_preconfigured(config(Arc::new(verifier), Some(own))?);
     Ok(client.no_proxy().dns_resolver(Arc::new(Addresses(addresses))))
@@ -113,11 +121,12 @@ impl std::error::Error for Stranger {}
 struct TheVeryHost {
     roots: RootCertStore,
     algorithms: WebPkiSupportedAlgorithms,
+    ends: Ends,
 }
 
 impl TheVeryHost {
-    fn of(roots: RootCertStore) -> TheVeryHost {
-        TheVeryHost { roots, algorithms: provider().signature_verification_algorithms }
+    fn of(roots: RootCertStore, ends: Ends) -> TheVeryHost {
+        TheVeryHost { roots, algorithms: provider().signature_verification_algorithms, ends }
     }
 }
 
@@ -136,7 +145,10 @@ impl ServerCertVerifier for TheVeryHost {
         let asked = name.strip_suffix(SUFFIX).and_then(|id| id.parse().ok()).map(Role::Host);
         let refused = |why| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Stranger(why)))));
         let identity = Identity::of(end_entity).map_err(refused)?;
-        if asked.is_some() && asked == identity.role {
+        if let Some(Role::Host(host)) = asked
+            && asked == identity.role
+        {
+            self.ends.lock().insert(host, identity.not_after);
             return Ok(ServerCertVerified::assertion());
         }
         let asked = asked.map_or("that of a host of this controller's file".to_owned(), |role| role.to_string());

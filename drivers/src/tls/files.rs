@@ -1,7 +1,6 @@
 //! Certificates and keys in files: what may stand in them, and words for what does not.
 
 use std::{
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -14,6 +13,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use secrecy::{ExposeSecret, SecretSlice};
+
+use crate::files::open_to_others;
 
 use super::{
     identity::{Identity, Role, day},
@@ -59,9 +60,8 @@ fn read(what: &str, path: &Path, private: bool) -> Result<SecretSlice<u8>> {
     if metadata.len() > MAX_PEM_BYTES || !metadata.is_file() {
         return Err(odd(what, path, format!("this is no PEM file of at most {MAX_PEM_BYTES} bytes")));
     }
-    if private && metadata.mode() & 0o077 != 0 {
-        let mode = metadata.mode() & 0o777;
-        return Err(odd(what, path, format!("others may read it (mode {mode:o}): chmod 600 it")));
+    if let (true, Some(mode)) = (private, open_to_others(&metadata)) {
+        return Err(odd(what, path, format!("others may read it (mode {mode}): chmod 600 it")));
     }
     std::fs::read(path).map(SecretSlice::from).map_err(|e| odd(what, path, e))
 }

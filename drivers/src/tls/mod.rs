@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub(crate) use client::{agents_client, alias};
+pub(crate) use client::{Ends, agents_client, alias};
 pub use client::{api_client, plain_client};
 pub use files::{MAX_PEM_BYTES, TlsFiles, certificates};
 pub use identity::{Identity, Role, day};
