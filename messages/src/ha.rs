@@ -363,9 +363,9 @@ pub struct VmMoveChanged {
     pub from_host: String,
     /// The start that is ended by it.
     pub incarnation: u64,
-    /// Whether it is being moved now.
+    /// Whether it is being moved now, or was to be stopped and runs on: if it ends after all, it is owed a start.
     pub moving: bool,
-    /// The host that has room for it; when it is over, where it runs.
+    /// The host that has room for it; of one that stays, or when it is over, where it runs.
     pub host: Option<String>,
     /// Why, in plain words.
     pub reason: String,

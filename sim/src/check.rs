@@ -224,6 +224,8 @@ impl State {
     fn stopped_for_drains(&mut self) {
         let moves = self.latest(VmMoveChanged::TOPIC);
         let moves = moves.iter().filter_map(|record| record.event::<VmMoveChanged>().ok()).filter(|of| of.moving);
+        // Of who stayed it is told where it is; that it ends late is no doing of now.
+        let moves = moves.filter(|of| of.host.as_ref() != Some(&of.from_host));
         let down = moves.filter(|of| {
             let is = self.newest::<VmStateChanged>(&of.vm);
             is.is_some_and(|is| matches!(is.new_state, VmState::Stopping | VmState::Stopped) && is.wanted)

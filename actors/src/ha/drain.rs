@@ -53,6 +53,8 @@ pub(super) struct Drains {
     pub(super) moves: BTreeMap<VmId, Move>,
     /// VMs that could not be moved.
     stuck: BTreeMap<VmId, Stuck>,
+    /// Those of them for a reason that was not told yet.
+    unsaid: BTreeSet<VmId>,
 }
 
 /// A VM that is being moved.
@@ -63,6 +65,8 @@ pub struct Move {
     /// The start that is ended by it.
     pub incarnation: u64,
     step: Step,
+    /// The journal knows of it.
+    durable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,17 +79,19 @@ enum Step {
     Stopping,
     /// It was stopped at that time, or it is not known whether: what is believed of it says what is to be done.
     Out(Duration),
+    /// It was to be stopped and runs on. Should it end after all, of a kill that took long, it is owed a start.
+    Stayed,
 }
 
 impl Move {
     /// One that the journal remembers.
     pub fn remembered(from: HostId, incarnation: u64) -> Move {
-        Move { from, incarnation, step: Step::Out(Duration::ZERO) }
+        Move { from, incarnation, step: Step::Out(Duration::ZERO), durable: true }
     }
 
     /// Whether the flows of HA start it now.
     pub(super) fn is_out(&self) -> bool {
-        matches!(self.step, Step::Out(_))
+        matches!(self.step, Step::Out(_) | Step::Stayed)
     }
 }
 
@@ -99,7 +105,7 @@ struct Stuck {
 
 impl Drains {
     pub(super) fn new(hosts: BTreeMap<HostId, bool>, moves: BTreeMap<VmId, Move>) -> Drains {
-        Drains { hosts, moves, stuck: BTreeMap::new() }
+        Drains { hosts, moves, ..Drains::default() }
     }
 
     /// It stays for now; whether that is news.
@@ -139,7 +145,7 @@ impl Core {
         }
         let mut left = match sabotage::on(Sabotage::DrainAtOnce) {
             true => usize::MAX,
-            false => MOVES_AT_ONCE.saturating_sub(self.drains.moves.len()),
+            false => MOVES_AT_ONCE.saturating_sub(self.drains.moves.iter().filter(|of| self.counts(of)).count()),
         };
         for from in self.drains.hosts.keys().filter(|host| self.hosts.contains_key(host)) {
             for id in self.on_host.get(from).into_iter().flatten() {
@@ -148,12 +154,16 @@ impl Core {
                 }
                 let (Some(vm), Ok(_)) = (self.vms.get(id), self.directory.vm(*id)) else { continue };
                 let due = self.drains.stuck.get(id).is_none_or(|stuck| now >= stuck.next);
-                let idle = vm.flow.is_none() && !self.drains.moves.contains_key(id);
+                let before = self.drains.moves.get(id);
+                let idle = vm.flow.is_none() && before.is_none_or(|of| of.step == Step::Stayed);
                 if vm.belief.state == VmState::Running && idle && due {
                     left -= 1;
                     // One that is not to run needs no place.
                     let step = if vm.belief.wanted { Step::Placing } else { Step::Intending };
-                    self.drains.moves.insert(*id, Move { from: *from, incarnation: vm.belief.incarnation, step });
+                    let durable = before.is_some_and(|of| of.durable);
+                    self.drains
+                        .moves
+                        .insert(*id, Move { from: *from, incarnation: vm.belief.incarnation, step, durable });
                     commands.extend(match vm.belief.wanted {
                         true => Some(Command::Place(*id)),
                         false => {
@@ -184,6 +194,8 @@ impl Core {
         };
         let runs = self.runs_at(id, of.from) && self.drains.hosts.contains_key(&of.from);
         match target {
+            // Whoever was to be stopped before may have ended of that.
+            _ if !runs && of.durable => drop(self.drains.moves.insert(id, Move { step: Step::Out(now), ..of })),
             _ if !runs => drop(self.drains.moves.remove(&id)),
             Ok(target) => {
                 self.drains.moves.insert(id, Move { step: Step::Intending, ..of });
@@ -191,13 +203,28 @@ impl Core {
                 commands.extend(self.moved(id, true, target, reason).map(Command::IntendMove));
             }
             Err(why) => {
-                if self.drains.stays(id, &why, now) {
-                    let told = self.moved(id, false, Some(of.from), &format!("it stays, and runs on: {why}"));
-                    commands.extend(told.map(|event| Command::Tell(Fact::Move(event))));
-                }
-                self.drains.moves.remove(&id);
+                let news = self.drains.stays(id, &why, now);
+                self.stayed(id, news, &why, commands);
             }
         }
+    }
+
+    /// It runs on where it is: whoever was to be stopped is remembered as long as that may still come true.
+    fn stayed(&mut self, id: VmId, news: bool, why: &str, commands: &mut Vec<Command>) {
+        let Some(of) = self.drains.moves.get(&id).copied() else { return };
+        if news {
+            let told = self.moved(id, of.durable, Some(of.from), &format!("it stays, and runs on: {why}"));
+            commands.extend(told.map(|event| Command::Tell(Fact::Move(event))));
+        }
+        match of.durable {
+            true => drop(self.drains.moves.insert(id, Move { step: Step::Stayed, ..of })),
+            false => drop(self.drains.moves.remove(&id)),
+        }
+    }
+
+    /// Whether it is one of those that are moved at once.
+    fn counts(&self, (id, of): &(&VmId, &Move)) -> bool {
+        of.step != Step::Stayed || !self.runs_at(**id, of.from)
     }
 
     /// The intent to move a VM is durable, or cannot be made so.
@@ -205,14 +232,15 @@ impl Core {
         let Some(of) = self.drains.moves.get(&id).copied().filter(|of| of.step == Step::Intending) else { return };
         match result {
             Err(error) => {
-                self.drains.stays(id, &format!("its move cannot be recorded: {error}"), now);
-                self.drains.moves.remove(&id);
+                let why = format!("its move cannot be recorded: {error}");
+                self.drains.stays(id, &why, now);
+                self.stayed(id, false, &why, commands);
             }
             Ok(()) if !self.drains.hosts.contains_key(&of.from) => {
-                self.drains.moves.insert(id, Move { step: Step::Out(now), ..of });
+                self.drains.moves.insert(id, Move { step: Step::Out(now), durable: true, ..of });
             }
             Ok(()) => {
-                self.drains.moves.insert(id, Move { step: Step::Stopping, ..of });
+                self.drains.moves.insert(id, Move { step: Step::Stopping, durable: true, ..of });
                 commands.push(Command::Vacate(id, of.from));
             }
         }
@@ -224,7 +252,11 @@ impl Core {
         self.drains.moves.insert(id, Move { step: Step::Out(now), ..of });
         match result {
             Ok(belief) => self.believe(id, belief),
-            Err(error) => drop(self.drains.stays(id, &format!("it does not stop: {error}"), now)),
+            Err(error) => {
+                let why = format!("it does not stop: {error}");
+                let news = self.drains.stays(id, &why, now);
+                self.drains.unsaid.extend(news.then_some(id));
+            }
         }
     }
 
@@ -249,7 +281,7 @@ impl Core {
         }
         let name = |id: &VmId| self.directory.vm(*id).map_or_else(|_| id.to_string(), |vm| vm.name.clone());
         let moving: BTreeSet<&VmId> =
-            self.drains.moves.iter().filter(|(_, of)| of.from == host).map(|(id, _)| id).collect();
+            self.drains.moves.iter().filter(|of| of.1.from == host && self.counts(of)).map(|(id, _)| id).collect();
         let there = self.on_host.get(&host).into_iter().flatten();
         let waiting: Vec<&VmId> = there.filter(|id| !moving.contains(id)).collect();
         if moving.is_empty() && waiting.is_empty() {
@@ -315,9 +347,14 @@ impl Core {
 
     /// Those that run, or are not to run, are not being moved any more.
     fn end_moves(&mut self, now: Duration, commands: &mut Vec<Command>) {
-        let mut over = Vec::new();
+        let (mut over, mut stay) = (Vec::new(), Vec::new());
         for (id, of) in &self.drains.moves {
-            let (Step::Out(since), Some(vm)) = (of.step, self.vms.get(id)) else { continue };
+            let since = match of.step {
+                Step::Out(since) => since,
+                Step::Stayed => Duration::ZERO,
+                _ => continue,
+            };
+            let Some(vm) = self.vms.get(id) else { continue };
             let Belief { state, host, incarnation, wanted } = vm.belief;
             let stayed = host == Some(of.from) && incarnation == of.incarnation;
             let said = self.drains.stuck.get(id).map_or("it was not stopped", |stuck| stuck.why.as_str());
@@ -329,16 +366,25 @@ impl Core {
                     over.push((*id, host, format!("it runs on {at}")));
                 }
                 VmState::Running if now.saturating_sub(since) >= STAYS_AFTER => {
-                    over.push((*id, host, format!("it stays, and runs on: {said}")));
+                    match self.drains.hosts.contains_key(&of.from) {
+                        true if of.step == Step::Stayed => {}
+                        true => stay.push((*id, said.to_owned())),
+                        false => over.push((*id, host, format!("it stays, and runs on: {said}"))),
+                    }
                 }
                 VmState::Stopped if !wanted => over.push((*id, None, "it is stopped, and not to run".to_owned())),
                 _ => {}
             }
         }
+        for (id, why) in stay {
+            let news = self.drains.unsaid.remove(&id);
+            self.stayed(id, news, &why, commands);
+        }
         for (id, host, reason) in over {
             let told = self.moved(id, false, host, &reason);
             commands.extend(told.map(|event| Command::Tell(Fact::Move(event))));
             let of = self.drains.moves.remove(&id);
+            self.drains.unsaid.remove(&id);
             if of.is_some_and(|of| host != Some(of.from)) {
                 self.drains.stuck.remove(&id);
             }

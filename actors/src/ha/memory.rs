@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::future::try_join;
 use ringfence_messages::{
     Event as _, HostId, Result,
     ha::{HostConfirmedFenced, HostDrained, HostQuarantineChanged, VmMoveChanged},
@@ -20,7 +21,8 @@ use crate::{
 
 pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
     let mut memory = Memory::default();
-    for record in journal.latest(VmStateChanged::TOPIC).await? {
+    let (vms, moves) = try_join(journal.latest(VmStateChanged::TOPIC), journal.latest(VmMoveChanged::TOPIC)).await?;
+    for record in vms {
         let event: VmStateChanged = record.event()?;
         memory.vms.push((event.vm_uuid, Belief::from(&event)));
     }
@@ -33,10 +35,11 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         memory.confirmed.extend(event.confirmed.then_some(event.host_uuid));
     }
     let mut drained: BTreeMap<HostId, u64> = BTreeMap::new();
-    for record in journal.latest(HostDrained::TOPIC).await? {
+    let (empty, states) = try_join(journal.latest(HostDrained::TOPIC), journal.latest(HostStateChanged::TOPIC)).await?;
+    for record in empty {
         drained.insert(record.event::<HostDrained>()?.host_uuid, record.seq);
     }
-    for record in journal.latest(HostStateChanged::TOPIC).await? {
+    for record in states {
         let event: HostStateChanged = record.event()?;
         let host = event.host_uuid;
         memory.maintenance.extend((event.new_state == HostState::Maintenance).then_some(host));
@@ -44,7 +47,7 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
             memory.draining.insert(host, drained.get(&host).is_some_and(|seq| *seq > record.seq));
         }
     }
-    for record in journal.latest(VmMoveChanged::TOPIC).await? {
+    for record in moves {
         let event: VmMoveChanged = record.event()?;
         if event.moving && !sabotage::on(Sabotage::ForgetMoves) {
             memory.moves.insert(event.vm_uuid, Move::remembered(event.from_host_uuid, event.incarnation));
