@@ -183,7 +183,8 @@ impl State {
                 self.failed(&failed, at);
             }
             VmStateChanged::TOPIC => {
-                if record.event::<VmStateChanged>().is_ok_and(|is| is.new_state == VmState::Stopping) {
+                let Ok(is) = record.event::<VmStateChanged>() else { return };
+                if is.new_state == VmState::Stopping {
                     self.stopped_for_drains();
                 }
             }
