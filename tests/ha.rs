@@ -385,8 +385,8 @@ fn who_asks_for_a_target_at_the_same_time_shares_the_answers_and_a_host_elsewher
     testkit::run(|world| async move {
         let scene = Scene::start(world, &[]).await;
         scene.fake.take_calls();
-        let ask = |last: &str| FindTargetMsg {
-            vm_uuid: VmId::from_name("vm1"),
+        let ask = |(vm, last): (&str, &str)| FindTargetMsg {
+            vm_uuid: VmId::from_name(vm),
             cluster_uuid: cluster_of([]).clusters[0].id,
             memory_mib: 3000,
             host_uuid: None,
@@ -396,7 +396,8 @@ fn who_asks_for_a_target_at_the_same_time_shares_the_answers_and_a_host_elsewher
         };
         let ha = Address::singleton(HaActor::KIND);
         scene.power("c", false);
-        let all = ["a", "a", "far", "nobody knows it"].map(|last| scene.world.bus().ask(ha, ask(last)));
+        let all = [("vm1", "a"), ("vm2", "a"), ("vm3", "far"), ("vm4", "nobody knows it")];
+        let all = all.map(|of| scene.world.bus().ask(ha, ask(of)));
         let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().map(Result::unwrap).collect();
         let mut asked = scene.fake.take_calls();
         asked.sort();

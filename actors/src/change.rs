@@ -151,9 +151,10 @@ fn host_refusal(of: &Difference<HostId>, known: &Known<'_>) -> Option<String> {
             "host {name} has VMs ({}): its cluster and storage_ips change only without any",
             there.join(", ")
         )),
-        How::Removed if !there.is_empty() => {
-            Some(format!("host {name} has VMs: stop {} first, or start them elsewhere", there.join(", ")))
-        }
+        How::Removed if !there.is_empty() => Some(format!(
+            "host {name} has VMs ({}): `ringfence host drain {name}` moves them, or stop them first",
+            there.join(", ")
+        )),
         How::Removed if host.state != HostState::Maintenance => Some(format!(
             "host {name} is in service: `ringfence host maintain {name}` first, so that nothing is started on it"
         )),

@@ -54,6 +54,12 @@ pub enum Sabotage {
     ForgetFences,
     /// A fence that succeeds is not audited.
     NoAudit,
+    /// A drain stops VMs that have nowhere to go.
+    DrainAnyway,
+    /// A drain stops all VMs of a host at once.
+    DrainAtOnce,
+    /// A restart forgets which VMs a drain stopped and did not start.
+    ForgetMoves,
 }
 
 /// Whether this one was chosen.

@@ -93,6 +93,8 @@ pub struct FakeHost {
     pub health_error: Option<ErrorCode>,
     /// Why a VM does not start, if so.
     pub start_error: Option<ErrorCode>,
+    /// This VM's QEMU does not end, and a stop of it fails like this.
+    pub stop_error: Option<(VmId, ErrorCode)>,
     /// The QEMU processes, by VM.
     pub vms: BTreeMap<VmId, RunningVm>,
 }
@@ -109,6 +111,7 @@ impl Default for FakeHost {
             prepare_error: None,
             health_error: None,
             start_error: None,
+            stop_error: None,
             vms: BTreeMap::new(),
         }
     }
@@ -259,6 +262,9 @@ impl HostAgentPort for FakeWorld {
 
     async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, _: Call) -> Result<Done> {
         self.reach(host, "stop", |host| {
+            if let Some((_, error)) = host.stop_error.as_ref().filter(|(vm, _)| *vm == cmd.vm_uuid) {
+                return Err(error.clone());
+            }
             host.vms.remove(&cmd.vm_uuid);
             Ok(Done {})
         })

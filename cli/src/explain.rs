@@ -34,9 +34,11 @@ pub(crate) fn vm(
         (HaMode::NeverStop, false) => "It is not to run: nobody started it, or somebody stopped it.".to_owned(),
         (HaMode::None, _) => "It is not brought back by itself (ha = None).".to_owned(),
     });
-    let Some(host) = host.filter(|_| vm.state != VmState::Running) else {
+    let Some(host) = host else { return lines };
+    if vm.state == VmState::Running {
+        lines.extend(thoughts(host, ha));
         return lines;
-    };
+    }
     lines.extend(standing(host, ha));
     let why = ha.vms.iter().find(|of| of.vm_uuid == vm.uuid).map(|of| of.why.clone());
     lines.extend(why.map(|why| format!("Now: {why}")));
@@ -105,8 +107,13 @@ fn standing<'a>(host: &'a HostInventory, ha: &'a HaReply) -> impl Iterator<Item 
         HostState::Maintenance => ", in maintenance",
     };
     let first = format!("{} is {:?}{service}{reason}.", host.name, host.status);
-    let thoughts = ha.hosts.iter().filter(|of| of.host_uuid == host.uuid);
-    std::iter::once(first).chain(thoughts.map(|of| format!("HA: {}.", of.standing)))
+    std::iter::once(first).chain(thoughts(host, ha))
+}
+
+/// What HA thinks of a host with which something is.
+fn thoughts<'a>(host: &'a HostInventory, ha: &'a HaReply) -> impl Iterator<Item = String> + 'a {
+    let of_it = ha.hosts.iter().filter(|of| of.host_uuid == host.uuid);
+    of_it.map(|of| format!("HA: {}.", of.standing))
 }
 
 #[cfg(test)]

@@ -228,6 +228,7 @@ impl Lab {
             Act::HaStart { vm } => (&["vm", "ha-start"], vm),
             Act::Stop { vm } => (&["vm", "stop"], vm),
             Act::Maintain { host } => (&["host", "maintain"], host),
+            Act::Drain { host } => (&["host", "drain"], host),
             Act::Activate { host } => (&["host", "activate"], host),
             Act::ConfirmFenced { host } => (&["host", "confirm-fenced"], host),
         };

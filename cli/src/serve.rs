@@ -20,7 +20,10 @@ use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result, VmId,
     audit::EventRecorded,
     fence::SiblingFenceAudited,
-    ha::{ConfirmHostFencedMsg, HaReply, HaStartPlan, HaStartVmInstanceMsg, PlanHaStartMsg, QueryHaMsg},
+    ha::{
+        ConfirmHostFencedMsg, DrainPlan, HaReply, HaStartPlan, HaStartVmInstanceMsg, PlanDrainMsg, PlanHaStartMsg,
+        QueryHaMsg,
+    },
     host::{ChangeHostStateMsg, HostAction, HostInventory, HostsReply, QueryHostsMsg},
     storage::{HostProtocolRef, StorageInventory},
     vm::{QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory},
@@ -295,6 +298,10 @@ impl Backend for Controller {
 
     async fn thoughts(&self) -> Result<HaReply> {
         self.assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await
+    }
+
+    async fn plan_drain(&self, host: HostId) -> Result<DrainPlan> {
+        self.assembly.bus.ask(Address::singleton(HaActor::KIND), PlanDrainMsg { host_uuid: host }).await
     }
 
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory> {

@@ -133,6 +133,9 @@ async fn the_api_and_the_command_line_say_what_is_and_never_a_secret() {
         (&["events"], vec!["controller.started", "storage.protocol-redeploy", "attempt=1"]),
         (&["inspect"], vec!["recovery", "audit", "host", "storage", "vm"]),
         (&["host", "maintain", "host-b"], vec!["host-b is Maintenance"]),
+        (&["host", "drain", "host-b", "--dry-run"], vec!["host-b: nothing is changed"]),
+        (&["host", "drain", "host-b"], vec!["host-b is Maintenance, its VMs are being moved"]),
+        (&["explain", "host-b"], vec!["in maintenance", "HA: drain"]),
         (&["host", "activate", "host-b"], vec!["host-b is Enabled"]),
         (&["host", "ping", "host-a"], vec!["host-a is Enabled, Connected"]),
     ] {

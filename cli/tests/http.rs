@@ -126,10 +126,13 @@ async fn every_role_may_what_it_may_and_nobody_without_a_token_sees_anything() {
         ("GET", "/v1/nothing", "", [401, 401, 404, 404, 404]),
         ("POST", vm, r#"{"stop":{}}"#, [401, 401, 403, 200, 200]),
         ("POST", host, r#"{"maintain":{}}"#, [401, 401, 403, 200, 200]),
+        ("POST", host, r#"{"drain":{}}"#, [401, 401, 403, 200, 200]),
+        ("POST", host, r#"{"drain":{"dryRun":true}}"#, [401, 401, 403, 200, 200]),
         ("POST", host, confirm, [401, 401, 403, 403, 200]),
         ("GET", "/v1/hooks", "", [401, 401, 200, 200, 200]),
         ("POST", "/v1/hooks/pager/actions", r#"{"test":{}}"#, [401, 401, 403, 200, 200]),
         ("POST", "/ui/vms/vm1/stop", "", [401, 401, 403, 200, 200]),
+        ("POST", "/ui/hosts/host-1/drain", "", [401, 401, 403, 200, 200]),
         ("POST", "/ui/hosts/host-1/confirm-fenced", "by=me", [401, 401, 403, 403, 200]),
         ("GET", "/healthz", "", [200; 5]),
         ("GET", "/openapi.json", "", [200; 5]),
@@ -142,7 +145,7 @@ async fn every_role_may_what_it_may_and_nobody_without_a_token_sees_anything() {
     }
     let orders = fake.orders.lock().clone();
     let admins = orders.iter().filter(|order| order.contains("confirm-fenced")).count();
-    assert_eq!((orders.len(), admins), (10, 2), "{orders:?}");
+    assert_eq!((orders.len(), admins), (14, 2), "{orders:?}");
 
     // A browser is sent to where it can sign in, and gets a cookie that no script can read.
     let browser =

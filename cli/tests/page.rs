@@ -137,6 +137,7 @@ async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
         ("vm", "/ui/vms/vm1", "failed-unreachable"),
         ("events", "/ui/events", "failed-unreachable"),
         ("ha-start", "/ui/vms/vm1/ha-start", "quarantine host-1"),
+        ("drain", "/ui/hosts/host-1/drain", "no host has room for vm1"),
         ("confirm-fenced", "/ui/hosts/host-1/confirm-fenced", "its disk is destroyed"),
         ("missing", "/ui/vms/nothing", "there is no VM"),
     ] {

@@ -122,6 +122,7 @@ async fn it_shows_what_is_and_what_happens_explains_and_gives_the_terminal_back(
             host: "host-4".to_owned(),
             old_state: ringfence_messages::host::HostState::Enabled,
             new_state: ringfence_messages::host::HostState::Enabled,
+            draining: false,
         });
         top.until("Connecting");
         tcsetwinsize(&top.user, Winsize { ws_row: 40, ws_col: 140, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();

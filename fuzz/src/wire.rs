@@ -44,6 +44,7 @@ known! {
     QueryHostsMsg CheckHostHealthMsg DeployClientMsg ActivateVolumeMsg PrepareVhostTargetEnvCmd DeployVhostCmd
     VhostTargetHealthCmd CreateVhostBdevCmd DeleteVhostBdevCmd StartVmCmd StopVmCmd ListVmsCmd StartVmMsg StopVmMsg QueryVmMsg
     DeployClientCmd UpdateHostDependencyCmd VhostHostCmd CreateVhostBdevOnHostCmd CheckHostConnectionCmd MdsFactsCmd
+    PlanDrainMsg VacateVmMsg
 }
 
 /// An envelope; or, behind another first byte than its magic, a reply of the kind of that number.

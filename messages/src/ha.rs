@@ -10,7 +10,7 @@ use crate::{ClusterId, HostId, Lane, VmId, agent::Done, agent_command, event, me
 pub struct HaStartVmInstanceMsg {
     /// The VM.
     pub vm_instance_uuid: VmId,
-    /// Who decided that it is needed: one of `HostSilent`, `WatchersGone`, `QemuDied`, `Operator`.
+    /// Who decided that it is needed: one of `HostSilent`, `WatchersGone`, `QemuDied`, `Drain`, `Operator`.
     pub judger_class_name: String,
     /// Hosts to avoid where others will do.
     pub soft_avoid_host_uuids: Vec<HostId>,
@@ -51,6 +51,41 @@ pub struct HaStartPlan {
     pub evidence: Vec<String>,
     /// What would be done, in order.
     pub steps: Vec<String>,
+}
+
+/// What draining a host would do now. Nothing is changed by asking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanDrainMsg {
+    /// The host.
+    pub host_uuid: HostId,
+}
+message!(PlanDrainMsg, 1 => DrainPlan);
+
+/// The plan of a drain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DrainPlan {
+    /// The host's name.
+    pub host: String,
+    /// Whether every VM that is there can be moved or stopped. False: `vms` says which cannot, and why.
+    pub feasible: bool,
+    /// Each VM that runs or may run there, in the order in which they are moved.
+    pub vms: Vec<DrainStep>,
+}
+
+/// What a drain would do with one VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DrainStep {
+    /// The VM's name.
+    pub vm: String,
+    /// The host on which it would be started; null if on none.
+    pub target: Option<String>,
+    /// What would be done with it, or why nothing can be, in plain words.
+    pub what: String,
 }
 
 /// Has siblings look whether they reach a host.
@@ -312,3 +347,38 @@ pub struct VmHaBlocked {
     pub reason: String,
 }
 event!(VmHaBlocked, "ha.vm-blocked", 1, |e| e.vm.clone());
+
+/// A VM begins to be moved off a host that is drained, or that is over. The beginning is recorded before the VM is
+/// stopped: a controller that starts anew knows whom it owes a start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmMoveChanged {
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Its name.
+    pub vm: String,
+    /// The host that is drained.
+    pub from_host_uuid: HostId,
+    /// That host's name.
+    pub from_host: String,
+    /// The start that is ended by it.
+    pub incarnation: u64,
+    /// Whether it is being moved now, or was to be stopped and runs on: if it ends after all, it is owed a start.
+    pub moving: bool,
+    /// The host that has room for it; of one that stays, or when it is over, where it runs.
+    pub host: Option<String>,
+    /// Why, in plain words.
+    pub reason: String,
+}
+event!(VmMoveChanged, "ha.vm-move", 1, |e| e.vm.clone());
+
+/// A host that is drained was asked, and nothing of ours runs on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDrained {
+    /// The host.
+    pub host_uuid: HostId,
+    /// Its name.
+    pub host: String,
+}
+event!(HostDrained, "ha.host-drained", 1, |e| e.host.clone());

@@ -111,10 +111,12 @@ pub struct PingHostReply {
 pub enum HostAction {
     /// Take it out of service: no ping, no healing, no VM.
     Maintain,
-    /// Put it back into service.
+    /// Put it back into service; a drain that is under way ends.
     Activate,
     /// Ping it now, whatever the schedule says.
     Ping,
+    /// Take it out of service, and move the VMs that run there to other hosts, a few at a time.
+    Drain,
 }
 
 /// An operator's request about one host, answered when it is durable and in force.
@@ -178,8 +180,11 @@ pub struct HostStateChanged {
     pub old_state: HostState,
     /// Now.
     pub new_state: HostState,
+    /// Its VMs are to be moved to other hosts, until it is put back into service.
+    #[serde(default)]
+    pub draining: bool,
 }
-event!(HostStateChanged, "host.state-changed", 1, |e| e.host.clone());
+event!(HostStateChanged, "host.state-changed", 2, |e| e.host.clone());
 
 /// Asks the recovery supervisor which hosts of a cluster can take work now: Enabled, Connected, last ping good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

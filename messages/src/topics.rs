@@ -6,8 +6,8 @@ use crate::{
     ceph::StorageFenceChanged,
     fence::{FenceIntended, SiblingFenceAudited},
     ha::{
-        HostConfirmedFenced, HostFailed, HostQuarantineChanged, HostSuspected, StormBrakeChanged, VmHaBlocked,
-        VmHaStarted,
+        HostConfirmedFenced, HostDrained, HostFailed, HostQuarantineChanged, HostSuspected, StormBrakeChanged,
+        VmHaBlocked, VmHaStarted, VmMoveChanged,
     },
     host::{HostStateChanged, HostStatusChanged},
     recovery::{BestEffortStepFailed, ProtocolRedeploy},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every topic that a record of the journal may have. `journal.recorded` is not among them: it tells of a record.
-pub const RECORDED: [&str; 18] = [
+pub const RECORDED: [&str; 20] = [
     ControllerStarted::TOPIC,
     StorageFenceChanged::TOPIC,
     FenceIntended::TOPIC,
@@ -28,6 +28,8 @@ pub const RECORDED: [&str; 18] = [
     StormBrakeChanged::TOPIC,
     VmHaStarted::TOPIC,
     VmHaBlocked::TOPIC,
+    VmMoveChanged::TOPIC,
+    HostDrained::TOPIC,
     HostStatusChanged::TOPIC,
     HostStateChanged::TOPIC,
     ProtocolRedeploy::TOPIC,

@@ -314,6 +314,15 @@ message!(StartVmMsg, 1 => VmInventory);
 pub struct StopVmMsg {}
 message!(StopVmMsg, 1 => VmInventory);
 
+/// Stops a VM where it runs because that host is drained. Whether it is to run stays as it is: it is started elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VacateVmMsg {
+    /// The host; an error if it does not run there.
+    pub host_uuid: HostId,
+}
+message!(VacateVmMsg, 1 => VmInventory);
+
 /// Has a VM actor look whether the VM runs where it is believed to, or on this host. It answers at once what it believes
 /// now; what it finds is published if it changes that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

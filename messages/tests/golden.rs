@@ -119,6 +119,8 @@ fn every_message_keeps_its_wire_form() {
         ChangeHostStateMsg r#"{"hostUuid": @H, "action": "Maintain"}"# => r#"@host"#;
         QueryServingHostsMsg r#"{"clusterUuid": @C}"# =>
             r#"{"hostUuids": [@H], "answeringHostUuids": [@H, @S], "doubtfulHostUuids": [@S], "enabled": 3}"#;
+        PlanDrainMsg r#"{"hostUuid": @H}"# =>
+            r#"{"host": "host-a", "feasible": false, "vms": [{"vm": "vm1", "target": null, "what": "w"}]}"#;
         PlanHaStartMsg r#"{"hostUuid": null}"# => r#"{"vm": "vm1", "feasible": true, "evidence": ["e"], "steps": ["s"]}"#;
         ScanHostMsg r#"{"hostUuid": @H}"# => r#"{"seenBy": [@S], "unseenBy": [], "reason": "r"}"#;
         ScanHostCmd r#"{"hostUuid": @H, "hostIp": "10.77.0.11", "sshPort": 22, "agentPort": 7070}"# =>
@@ -159,6 +161,7 @@ fn every_message_keeps_its_wire_form() {
             r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false, "incoming": true}], "clockMs": 5}"#;
         StartVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
         StopVmMsg r#"{}"# => r#"@vm"#;
+        VacateVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
         QueryVmMsg r#"{}"# => r#"@vm"#;
         DeployClientCmd r#"{"clientIp": "10.77.0.11", "sshPort": 22, "sshUsername": "root"}"# => r#"{}"#;
         UpdateHostDependencyCmd r#"{"clientIp": "10.77.0.11"}"# => r#"{}"#;
@@ -173,7 +176,7 @@ fn every_message_keeps_its_wire_form() {
         EventRecorded r#"{"seq": 7, "time": "2026-01-01T00:00:00.000Z", "topic": "t", "subject": "s", "payload": "{}", "hash": "h"}"# about "7";
         ControllerStarted r#"{"epoch": 2, "version": "0.1.0"}"# about "controller";
         HostStatusChanged r#"{"hostUuid": @H, "oldStatus": "Connecting", "newStatus": "Disconnected", "reason": "r", "inventory": @host}"# about "host-a";
-        HostStateChanged r#"{"hostUuid": @H, "host": "host-a", "oldState": "Enabled", "newState": "Maintenance"}"# about "host-a";
+        HostStateChanged r#"{"hostUuid": @H, "host": "host-a", "oldState": "Enabled", "newState": "Maintenance", "draining": true}"# about "host-a";
         StorageHostStatusChanged r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "oldStatus": null,
             "newStatus": "Connected", "reason": null}"# about "vhost-1@host-a";
         ProtocolStatusChanged r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "protocol": "Vhost",
@@ -194,6 +197,9 @@ fn every_message_keeps_its_wire_form() {
         StormBrakeChanged r#"{"clusterUuid": @C, "cluster": "c1", "engaged": true, "hosts": ["host-a"], "reason": "r"}"# about "c1";
         VmHaStarted r#"{"vmUuid": @V, "vm": "vm1", "fromHost": "host-a", "hostUuid": @H, "host": "host-b", "reason": "r"}"# about "vm1";
         VmHaBlocked r#"{"vmUuid": @V, "vm": "vm1", "reason": "r"}"# about "vm1";
+        VmMoveChanged r#"{"vmUuid": @V, "vm": "vm1", "fromHostUuid": @H, "fromHost": "host-a", "incarnation": 7, "moving": true,
+            "host": "host-b", "reason": "r"}"# about "vm1";
+        HostDrained r#"{"hostUuid": @H, "host": "host-a"}"# about "host-a";
     }
     insta::assert_snapshot!(golden.text);
     assert_eq!(golden.seen, declared(), "a message is declared but has no sample here, or the other way round");

@@ -7,8 +7,8 @@
 //! | I4 | kills, blocks, starts without their intent in the journal |
 //! | I5 | redeploys intended on hosts in quarantine or maintenance |
 //! | I7 | attempts with an intent and not exactly one audit, when everything is quiet |
-//! | I8 | redeploys off the backoff rule; more hosts failed at once than the storm brake lets |
-//! | live | when everything is quiet: every VM that is to run runs once, every protocol is up, no fence is left |
+//! | I8 | redeploys off the backoff rule; more hosts failed at once than the storm brake lets; more VMs down for drains than may be |
+//! | live | when everything is quiet: every VM that is to run, or was stopped for a drain, runs once, every protocol is up, no fence is left |
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +17,12 @@ use std::{
     time::Duration,
 };
 
-use ringfence_actors::{inventory::Inventory, ports::Record};
+use ringfence_actors::{ha::drain::MOVES_AT_ONCE, inventory::Inventory, ports::Record};
 use ringfence_messages::{
     Event, StorageId,
     ceph::{StorageFenceChanged, StorageFencePhase},
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
-    ha::{HostFailed, HostQuarantineChanged},
+    ha::{HostFailed, HostQuarantineChanged, VmMoveChanged},
     host::{HostState, HostStateChanged, HostStatus, HostStatusChanged},
     recovery::{ProtocolRedeploy, RedeployPhase},
     vm::{HaMode, VmState, VmStateChanged},
@@ -182,6 +182,12 @@ impl State {
                 let Ok(failed) = record.event::<HostFailed>() else { return };
                 self.failed(&failed, at);
             }
+            VmStateChanged::TOPIC => {
+                let Ok(is) = record.event::<VmStateChanged>() else { return };
+                if is.new_state == VmState::Stopping {
+                    self.stopped_for_drains();
+                }
+            }
             _ => {}
         }
     }
@@ -215,6 +221,22 @@ impl State {
         }
     }
 
+    /// I8: who was stopped for a drain and does not run yet.
+    fn stopped_for_drains(&mut self) {
+        let moves = self.latest(VmMoveChanged::TOPIC);
+        let moves = moves.iter().filter_map(|record| record.event::<VmMoveChanged>().ok()).filter(|of| of.moving);
+        // Of who stayed it is told where it is; that it ends late is no doing of now.
+        let moves = moves.filter(|of| of.host.as_ref() != Some(&of.from_host));
+        let down = moves.filter(|of| {
+            let is = self.newest::<VmStateChanged>(&of.vm);
+            is.is_some_and(|is| matches!(is.new_state, VmState::Stopping | VmState::Stopped) && is.wanted)
+        });
+        let down: Vec<String> = down.map(|of| of.vm).collect();
+        if down.len() > MOVES_AT_ONCE {
+            self.violation("I8", format!("{} VMs are down for drains, {MOVES_AT_ONCE} may: {down:?}", down.len()));
+        }
+    }
+
     fn failed(&mut self, failed: &HostFailed, at: Duration) {
         let (cluster, size) = self.checks.clusters.get(&failed.host).cloned().unwrap_or_default();
         self.checks.failed.retain(|(before, _, _)| at.saturating_sub(*before) < STORM_WINDOW);
@@ -245,7 +267,8 @@ impl World {
                 })
                 .collect();
             let right = there.len() == 1 && !there[0].ends_with(')');
-            if vm.ha == HaMode::NeverStop && believed.wanted && !right {
+            let owed = state.newest::<VmMoveChanged>(&vm.name).is_some_and(|of| of.moving);
+            if (vm.ha == HaMode::NeverStop || owed) && believed.wanted && !right {
                 let state = believed.new_state;
                 unwell.push(format!("{} runs on {there:?}, believed {state:?} on {:?}", vm.name, believed.host));
             }
@@ -300,8 +323,18 @@ pub(crate) fn line(record: &Record) -> String {
 
 /// The line of a record with these parts: what stories expect words of.
 pub fn journal_line(seq: u64, topic: &str, subject: &str, payload: &serde_json::Value) -> String {
-    const KEYS: [&str; 9] =
-        ["newState", "newStatus", "phase", "outcome", "level", "host", "incarnation", "quarantined", "reason"];
+    const KEYS: [&str; 10] = [
+        "newState",
+        "newStatus",
+        "phase",
+        "outcome",
+        "level",
+        "host",
+        "incarnation",
+        "quarantined",
+        "moving",
+        "reason",
+    ];
     let mut line = format!("journal {seq}: {topic} {subject}");
     for key in KEYS {
         match &payload[key] {

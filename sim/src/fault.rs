@@ -260,6 +260,11 @@ pub enum Act {
         /// The host.
         host: String,
     },
+    /// Takes a host out of service, and moves its VMs elsewhere.
+    Drain {
+        /// The host.
+        host: String,
+    },
     /// Puts a host into service.
     Activate {
         /// The host.

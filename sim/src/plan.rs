@@ -305,7 +305,8 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         92 => Fault::ClockJump { seconds: rng.random_range(-86_400..86_400) },
         93..=94 => return What::Act(Act::Stop { vm: v }),
         95..=97 => return What::Act(Act::Start { vm: v, host: rng.random_bool(0.3).then_some(h) }),
-        98 => return What::Act(Act::Maintain { host: h }),
+        98 if rng.random_bool(0.5) => return What::Act(Act::Maintain { host: h }),
+        98 => return What::Act(Act::Drain { host: h }),
         _ => return What::Act(Act::Activate { host: h }),
     };
     What::Fault(fault, lasting)

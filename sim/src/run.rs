@@ -192,9 +192,12 @@ impl Stage {
                     ha_reason: "asked for".to_owned(),
                 }
             ),
-            Act::Maintain { host } | Act::Activate { host } => {
-                let maintain = matches!(act, Act::Maintain { .. });
-                let action = if maintain { HostAction::Maintain } else { HostAction::Activate };
+            Act::Maintain { host } | Act::Drain { host } | Act::Activate { host } => {
+                let action = match act {
+                    Act::Maintain { .. } => HostAction::Maintain,
+                    Act::Drain { .. } => HostAction::Drain,
+                    _ => HostAction::Activate,
+                };
                 ask!(one("recovery"), ChangeHostStateMsg { host_uuid: HostId::from_name(host), action })
             }
             Act::ConfirmFenced { host } => ask!(

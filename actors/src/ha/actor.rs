@@ -9,13 +9,13 @@ use std::{
 use futures_util::future::{join, join_all};
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Promise, Promised};
 use ringfence_messages::{
-    ClusterId, Code, ErrorCode, Event as _, HostId, Result, VmId,
+    ClusterId, Code, ErrorCode, HostId, Result, VmId,
     agent::Done,
     ceph::QueryWatchersMsg,
     ha::{
         ConfirmHostFencedMsg, FindTargetMsg, HaReply, HaStartVmInstanceMsg, HaStartVmInstanceReply,
-        HostConfirmedFenced, HostQuarantineChanged, HostSuspected, QuarantineHostMsg, QueryHaMsg, ScanHostMsg,
-        SetQuarantineMsg, TargetReply,
+        HostConfirmedFenced, HostQuarantineChanged, HostSuspected, PlanDrainMsg, QuarantineHostMsg, QueryHaMsg,
+        ScanHostMsg, SetQuarantineMsg, TargetReply,
     },
     host::{HostFactsCmd, HostState, HostStateChanged, HostStatusChanged, QueryServingHostsMsg, ServingHostsReply},
     vm::{ListVmsCmd, LookForVmMsg, VmStateChanged},
@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::{
     cleaning::Cleaner,
     core::{Belief, Command, Core, Event, Fact, TICK},
+    memory,
     placement::{Candidate, choose, rank},
 };
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
     fence::{FENCER, ceph::CephActor},
     host::HostActor,
     inventory::{Catalog, HaSettings},
-    memory::{MEMORY_RETRY, not_ready, quarantined},
+    memory::{MEMORY_RETRY, not_ready},
     ports::JournalPort,
     recovery::RecoveryActor,
     span, spans,
@@ -56,19 +57,19 @@ const PROMISE: Duration = Duration::from_secs(10);
 pub struct HaActor {
     settings: HaSettings,
     census_every: Duration,
-    catalog: Catalog,
+    pub(super) catalog: Catalog,
     journal: Arc<dyn JournalPort>,
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     cleaner: Cleaner,
     born: Instant,
     /// None until the journal was read.
-    core: Option<Core>,
+    pub(super) core: Option<Core>,
     /// Operators who wait for a VM.
     askers: HashMap<VmId, Promise<HaStartVmInstanceReply>>,
-    glances: HashMap<HostId, Glance>,
+    pub(super) glances: HashMap<HostId, Glance>,
     /// Who waits for the hosts of a cluster to be asked.
     rounds: HashMap<ClusterId, Vec<(FindTargetMsg, Promise<TargetReply>)>>,
-    promised: Vec<(Instant, HostId, u64)>,
+    promised: Vec<PutAside>,
 }
 
 impl HaActor {
@@ -99,11 +100,9 @@ impl HaActor {
     }
 
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
-        ctx.spawn_detached(memory(self.journal.clone()), |ha, memory, ctx| match memory {
-            Ok(Memory { vms, quarantined, confirmed, maintenance }) => {
-                let directory = ha.catalog.now();
-                let core = Core::new(ha.settings, ha.census_every, directory, vms, quarantined, confirmed, maintenance);
-                ha.core = Some(core);
+        ctx.spawn_detached(memory::read(self.journal.clone()), |ha, memory, ctx| match memory {
+            Ok(memory) => {
+                ha.core = Some(Core::new(ha.settings, ha.census_every, ha.catalog.now(), memory));
                 ha.on(Event::Tick, ctx);
                 ctx.every(TICK, |ha, ctx| ha.on(Event::Tick, ctx));
             }
@@ -114,7 +113,7 @@ impl HaActor {
         });
     }
 
-    fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
+    pub(super) fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
         let now = self.born.elapsed();
         let Some(core) = &mut self.core else { return };
         core.look_after(&self.catalog.now());
@@ -216,6 +215,7 @@ impl HaActor {
                     }
                 });
             }
+            command @ (Command::Place(_) | Command::IntendMove(_) | Command::Vacate(..)) => self.move_vm(command, ctx),
             Command::Tell(fact) => {
                 let recorder = &self.recorder;
                 match fact {
@@ -223,6 +223,8 @@ impl HaActor {
                     Fact::Brake(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Started(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Blocked(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    Fact::Move(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    Fact::Drained(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                 }
             }
         }
@@ -240,6 +242,19 @@ impl HaActor {
         }
     }
 
+    /// Asks the hosts of a cluster how they stand.
+    pub(super) fn round(&self, cluster_uuid: ClusterId, bus: Bus) -> impl Future<Output = Result<Round>> + use<> {
+        let fresh: BTreeSet<HostId> =
+            self.glances.iter().filter(|(_, of)| of.at.elapsed() < GLANCE_FRESH).map(|(host, _)| *host).collect();
+        async move {
+            let ask = QueryServingHostsMsg { cluster_uuid };
+            let standing = bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
+            let stale = standing.host_uuids.iter().filter(|host| !fresh.contains(host));
+            let glances = join_all(stale.map(|host| glance(bus.clone(), *host))).await;
+            Ok((standing, glances))
+        }
+    }
+
     /// What a round found is for everyone who waited for it.
     fn place(&mut self, cluster: ClusterId, found: Result<Round>) {
         let waiting = self.rounds.remove(&cluster).unwrap_or_default();
@@ -254,12 +269,12 @@ impl HaActor {
         }
     }
 
-    fn target(&mut self, ask: &FindTargetMsg, standing: &ServingHostsReply) -> TargetReply {
-        self.promised.retain(|(at, _, _)| at.elapsed() < PROMISE);
+    /// What is known of the hosts that take work.
+    pub(super) fn candidates(&self, standing: &ServingHostsReply) -> Vec<Candidate> {
         let mut promised: HashMap<HostId, (u64, usize)> = HashMap::new();
-        for (_, host, mib) in &self.promised {
-            let of = promised.entry(*host).or_default();
-            *of = (of.0 + mib, of.1 + 1);
+        for put_aside in self.promised.iter().filter(|of| of.at.elapsed() < PROMISE) {
+            let of = promised.entry(put_aside.host).or_default();
+            *of = (of.0 + put_aside.mib, of.1 + 1);
         }
         let candidate = |host: &HostId| {
             let (promised_mib, promised_vms) = promised.get(host).copied().unwrap_or_default();
@@ -267,10 +282,17 @@ impl HaActor {
             let available_mib = self.glances.get(host).and_then(|glance| glance.available_mib);
             Candidate { host: *host, available_mib, promised_mib, vms }
         };
-        let candidates: Vec<Candidate> = standing.host_uuids.iter().map(candidate).collect();
+        standing.host_uuids.iter().map(candidate).collect()
+    }
+
+    fn target(&mut self, ask: &FindTargetMsg, standing: &ServingHostsReply) -> TargetReply {
+        // What was put aside for it before is its own: a drain asks before the stop, and the start asks again.
+        self.promised.retain(|of| of.at.elapsed() < PROMISE && of.vm != ask.vm_uuid);
+        let candidates = self.candidates(standing);
         let (roomy, full) = rank(&candidates, ask.memory_mib, &ask.soft_avoid_host_uuids);
         let target = choose((&roomy, &full), ask.host_uuid, ask.last_host_uuid, &ask.soft_avoid_host_uuids);
-        self.promised.extend(target.filter(|_| !ask.dry_run).map(|host| (Instant::now(), host, ask.memory_mib)));
+        let promise = |host| PutAside { at: Instant::now(), host, vm: ask.vm_uuid, mib: ask.memory_mib };
+        self.promised.extend(target.filter(|_| !ask.dry_run).map(promise));
         let seen = |host: &&HostId| self.glances.get(host).is_some_and(|glance| glance.vms.contains(&ask.vm_uuid));
         let directory = self.catalog.now();
         let not_pinged = |last: HostId| {
@@ -287,15 +309,23 @@ impl HaActor {
     }
 }
 
+/// Memory that is promised to a VM.
+struct PutAside {
+    at: Instant,
+    host: HostId,
+    vm: VmId,
+    mib: u64,
+}
+
 /// What a host said a moment ago of its memory and its QEMU processes: good for noticing something, no proof.
-struct Glance {
+pub(super) struct Glance {
     at: Instant,
     available_mib: Option<u64>,
     vms: Vec<VmId>,
 }
 
 /// How the hosts of a cluster stand, and what those said who were asked anew.
-type Round = (ServingHostsReply, Vec<(HostId, Glance)>);
+pub(super) type Round = (ServingHostsReply, Vec<(HostId, Glance)>);
 
 async fn glance(bus: Bus, host: HostId) -> (HostId, Glance) {
     let to = Address::new(HostActor::KIND, host);
@@ -304,36 +334,6 @@ async fn glance(bus: Bus, host: HostId) -> (HostId, Glance) {
     let (facts, listed) = join(facts, listed).await;
     let vms = listed.map(|listed| listed.vms.iter().map(|vm| vm.vm_uuid).collect()).unwrap_or_default();
     (host, Glance { at: Instant::now(), available_mib: facts.ok().map(|facts| facts.available_mib), vms })
-}
-
-struct Memory {
-    vms: Vec<(VmId, Belief)>,
-    quarantined: BTreeSet<HostId>,
-    confirmed: BTreeSet<HostId>,
-    maintenance: BTreeSet<HostId>,
-}
-
-async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
-    let mut memory = Memory {
-        vms: Vec::new(),
-        quarantined: BTreeSet::new(),
-        confirmed: BTreeSet::new(),
-        maintenance: BTreeSet::new(),
-    };
-    for record in journal.latest(VmStateChanged::TOPIC).await? {
-        let event: VmStateChanged = record.event()?;
-        memory.vms.push((event.vm_uuid, Belief::from(&event)));
-    }
-    memory.quarantined.extend(quarantined(&*journal).await?.into_keys());
-    for record in journal.latest(HostConfirmedFenced::TOPIC).await? {
-        let event: HostConfirmedFenced = record.event()?;
-        memory.confirmed.extend(event.confirmed.then_some(event.host_uuid));
-    }
-    for record in journal.latest(HostStateChanged::TOPIC).await? {
-        let event: HostStateChanged = record.event()?;
-        memory.maintenance.extend((event.new_state == HostState::Maintenance).then_some(event.host_uuid));
-    }
-    Ok(memory)
 }
 
 impl Actor for HaActor {
@@ -346,6 +346,7 @@ impl Actor for HaActor {
             .message::<ConfirmHostFencedMsg>()
             .message::<HaStartVmInstanceMsg>()
             .message::<QueryHaMsg>()
+            .message::<PlanDrainMsg>()
             .event::<HostSuspected>()
             .event::<HostStatusChanged>()
             .event::<HostStateChanged>()
@@ -376,6 +377,9 @@ impl EventHandler<HostStatusChanged> for HaActor {
 impl EventHandler<HostStateChanged> for HaActor {
     fn on_event(&mut self, event: &HostStateChanged, ctx: &mut Ctx<'_, Self>) {
         self.on(Event::Maintenance(event.host_uuid, event.new_state == HostState::Maintenance), ctx);
+        if event.draining {
+            self.on(Event::Drain(event.host_uuid), ctx);
+        }
     }
 }
 
@@ -476,17 +480,8 @@ impl Handler<FindTargetMsg> for HaActor {
         if waiting.len() > 1 {
             return answer;
         }
-        let fresh: BTreeSet<HostId> =
-            self.glances.iter().filter(|(_, of)| of.at.elapsed() < GLANCE_FRESH).map(|(host, _)| *host).collect();
-        let bus = ctx.bus().clone();
-        let asked = async move {
-            let ask = QueryServingHostsMsg { cluster_uuid };
-            let standing = bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
-            let stale = standing.host_uuids.iter().filter(|host| !fresh.contains(host));
-            let glances = join_all(stale.map(|host| glance(bus.clone(), *host))).await;
-            Ok((standing, glances))
-        };
         // Detached: the first one may give up before the others.
+        let asked = self.round(cluster_uuid, ctx.bus().clone());
         ctx.spawn_detached(asked, move |ha, found, _| ha.place(cluster_uuid, found));
         answer
     }

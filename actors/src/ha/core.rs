@@ -15,11 +15,15 @@ use std::{
 
 use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Result, VmId,
-    ha::{HaReply, HostFailed, HostHa, ScanHostReply, StormBrakeChanged, VmHa, VmHaBlocked, VmHaStarted},
+    ha::{
+        HaReply, HostDrained, HostFailed, HostHa, ScanHostReply, StormBrakeChanged, TargetReply, VmHa, VmHaBlocked,
+        VmHaStarted, VmMoveChanged,
+    },
     host::HostStatus,
     vm::{RunningVm, VmInventory, VmState, VmStateChanged},
 };
 
+use super::drain::{Drains, Move};
 use crate::inventory::{Directory, HaSettings};
 
 /// Between [`Event::Tick`]s.
@@ -56,6 +60,8 @@ pub enum Event {
     HostChanged(HostId, HostStatus),
     /// An operator took a host out of service, or put it back.
     Maintenance(HostId, bool),
+    /// An operator wants a host, which is in maintenance, emptied.
+    Drain(HostId),
     /// Siblings looked for a host.
     Scanned(HostId, Result<ScanHostReply>),
     /// These hosts of a cluster answer pings, asked for by [`Command::AskStanding`].
@@ -76,6 +82,12 @@ pub enum Event {
     Started(VmId, Result<Option<HostId>>),
     /// The QEMU processes of a host.
     Listed(HostId, Vec<RunningVm>),
+    /// Where a VM of a host that is drained has room, asked for by [`Command::Place`].
+    Placed(VmId, Result<TargetReply>),
+    /// The intent to move a VM is durable, or cannot be made so.
+    MoveIntended(VmId, Result<()>),
+    /// What came of [`Command::Vacate`]; success means verified gone.
+    Vacated(VmId, Result<Belief>),
 }
 
 /// What is believed of a VM.
@@ -141,6 +153,12 @@ pub enum Command {
     List(HostId),
     /// Have a VM's actor look for it.
     LookFor(VmId, Option<HostId>),
+    /// Ask where a VM that is to be moved has room.
+    Place(VmId),
+    /// Make a move durable before anything is done.
+    IntendMove(VmMoveChanged),
+    /// Have a VM's actor stop it on this host.
+    Vacate(VmId, HostId),
     /// Record and publish.
     Tell(Fact),
 }
@@ -156,6 +174,10 @@ pub enum Fact {
     Started(VmHaStarted),
     /// A VM could not be brought back.
     Blocked(VmHaBlocked),
+    /// A VM is not being moved any more, or cannot be.
+    Move(VmMoveChanged),
+    /// A host is empty.
+    Drained(HostDrained),
 }
 
 #[derive(Debug, Default)]
@@ -210,21 +232,30 @@ pub struct Core {
     ticks: usize,
     /// What is known of hosts that are not in the directory: one that comes back is as it was.
     gone: BTreeMap<HostId, Host>,
+    pub(super) drains: Drains,
+}
+
+/// What the journal says.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Of VMs.
+    pub vms: Vec<(VmId, Belief)>,
+    /// Hosts in quarantine.
+    pub quarantined: BTreeSet<HostId>,
+    /// Hosts that a human attested to be off.
+    pub confirmed: BTreeSet<HostId>,
+    /// Hosts in maintenance.
+    pub maintenance: BTreeSet<HostId>,
+    /// Hosts that are to be emptied, and whether they were.
+    pub draining: BTreeMap<HostId, bool>,
+    /// VMs whose move has not ended.
+    pub moves: BTreeMap<VmId, Move>,
 }
 
 impl Core {
-    /// Looks after everything in the directory. `vms` is what the journal says of VMs, `quarantined`, `confirmed` and
-    /// `maintenance` what it says of hosts. Every host
-    /// is asked for its processes once in `census_every`.
-    pub fn new(
-        settings: HaSettings,
-        census_every: Duration,
-        directory: Arc<Directory>,
-        vms: Vec<(VmId, Belief)>,
-        quarantined: BTreeSet<HostId>,
-        confirmed: BTreeSet<HostId>,
-        maintenance: BTreeSet<HostId>,
-    ) -> Core {
+    /// Looks after everything in the directory. Every host is asked for its processes once in `census_every`.
+    pub fn new(settings: HaSettings, census_every: Duration, directory: Arc<Directory>, memory: Memory) -> Core {
+        let Memory { vms, quarantined, confirmed, maintenance, draining, moves } = memory;
         let mut gone = BTreeMap::<HostId, Host>::new();
         quarantined.into_iter().for_each(|id| gone.entry(id).or_default().quarantined = true);
         confirmed.into_iter().for_each(|id| gone.entry(id).or_default().confirmed = true);
@@ -242,6 +273,7 @@ impl Core {
             census: (0, 0),
             ticks,
             gone,
+            drains: Drains::new(draining, moves),
         };
         core.look_after(&directory);
         for (id, mut belief) in vms {
@@ -288,7 +320,11 @@ impl Core {
                 if let Some(of) = self.hosts.get_mut(&host) {
                     (of.maintenance, of.suspect) = (on, false);
                 }
+                if !on {
+                    self.drain_ends(host);
+                }
             }
+            Event::Drain(host) => self.drain_begins(host),
             Event::Scanned(host, result) => {
                 if let Some(of) = self.hosts.get_mut(&host) {
                     of.scanning = false;
@@ -349,10 +385,18 @@ impl Core {
             }
             Event::Requested(vm, host) => self.requested(vm, host, &mut commands),
             Event::Started(vm, result) => self.started(vm, result, now, &mut commands),
-            Event::Listed(host, running) => self.listed(host, &running, &mut commands),
+            Event::Listed(host, running) => {
+                self.listed(host, &running, &mut commands);
+                self.drained(host, &running, &mut commands);
+            }
+            Event::Placed(vm, found) => self.placed(vm, found, now, &mut commands),
+            Event::MoveIntended(vm, result) => self.move_intended(vm, result, now, &mut commands),
+            Event::Vacated(vm, result) => self.vacated(vm, result, now),
         }
         self.brake(now, &mut commands);
         self.bring_back(now, &mut commands);
+        // After those that are down: they come first.
+        self.drain(now, &mut commands);
         self.clean(now, &mut commands);
         commands
     }
@@ -370,7 +414,7 @@ impl Core {
     /// What is thought of everything that is not in order.
     pub fn thoughts(&self) -> HaReply {
         let hosts = self.hosts.iter().filter_map(|(id, host)| {
-            let standing = match host {
+            let trouble = match host {
                 Host { cleaning: true, .. } => "back: what is left on it is killed, then it is let in again".to_owned(),
                 Host { quarantined: true, clean_error: Some(error), .. } => format!("quarantined: {error}"),
                 Host { quarantined: true, .. } => {
@@ -389,8 +433,13 @@ impl Core {
                 Host { status: Some(HostStatus::Disconnected), .. } => {
                     "siblings are asked whether they see it".to_owned()
                 }
-                _ => return None,
+                _ => String::new(),
             };
+            let says = [Some(trouble).filter(|says| !says.is_empty()), self.drain_standing(*id)];
+            let standing = says.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            if standing.is_empty() {
+                return None;
+            }
             Some(HostHa { host_uuid: *id, standing })
         });
         let vms = self.vms.iter().filter(|(_, vm)| vm.belief.wanted && vm.belief.state != VmState::Running);
@@ -461,6 +510,7 @@ impl Core {
                 commands.push(Command::List(of.id));
             }
         }
+        self.look_at_drained(commands);
         for id in &self.lost {
             let Some(vm) = self.vms.get_mut(id) else { continue };
             let Some(host) = vm.belief.host.and_then(|host| self.hosts.get(&host)) else { continue };

@@ -45,9 +45,7 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
     let hosts = cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
     let inventory = Inventory { vms: vms.iter().map(of).collect(), ..hosts };
     let settings = HaSettings { parallelism, storm_brake_percent: 30 };
-    let none = BTreeSet::new();
-    let mut core =
-        Core::new(settings, S, Arc::new(Directory::new(inventory)), Vec::new(), none.clone(), none.clone(), none);
+    let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), Memory::default());
     for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
         core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
     }
@@ -306,9 +304,8 @@ fn everything_is_known_again_after_a_restart() {
         vms: core_of(&["v1"], 1).directory.vms.clone(),
         ..cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"])
     };
-    let (quarantined, none) = (BTreeSet::from([host("a")]), BTreeSet::new());
-    let directory = Arc::new(Directory::new(hosts));
-    let mut core = Core::new(HaSettings::default(), S, directory, vec![(id, memory)], quarantined, none.clone(), none);
+    let memory = Memory { vms: vec![(id, memory)], quarantined: BTreeSet::from([host("a")]), ..Memory::default() };
+    let mut core = Core::new(HaSettings::default(), S, Arc::new(Directory::new(hosts)), memory);
     core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
     let commands = core.on(scanned("a", &[], &["b"]), S);
     assert_eq!(quarantines(&commands), [], "it is already");

@@ -18,13 +18,20 @@ impl Core {
                 break;
             }
             let (Some(vm), Ok(of)) = (self.vms.get_mut(id), self.directory.vm(*id)) else { continue };
-            if of.ha != HaMode::NeverStop || vm.flow.is_some() || now < vm.next {
+            // Whoever is moved off a host was stopped by us: it is owed a start, whatever its mode is.
+            let moved = self.drains.moves.get(id);
+            let owed = moved.is_some_and(|of| of.is_out() && vm.belief.state == VmState::Stopped);
+            let being_stopped = moved.is_some_and(|of| !of.is_out());
+            if (of.ha != HaMode::NeverStop && !owed) || being_stopped || vm.flow.is_some() || now < vm.next {
                 continue;
             }
             let host = vm.belief.host.and_then(|host| self.hosts.get(&host));
             let name = vm.belief.host.map_or("nowhere".to_owned(), |host| self.directory.host_name(host));
             let (judger, reason) = match (vm.belief.state, host) {
                 (_, Some(host)) if host.cleaning => continue,
+                (VmState::Stopped, _) if let Some(of) = moved => {
+                    ("Drain", format!("{} is drained", self.directory.host_name(of.from)))
+                }
                 (VmState::Stopped, _) => ("QemuDied", format!("it does not run on {name}")),
                 (VmState::Unknown, _) if self.braked.contains(&of.cluster) => continue,
                 (VmState::Unknown, Some(host)) if host.failed.is_some() && host.quarantined => {
@@ -40,7 +47,12 @@ impl Core {
                 _ => continue,
             };
             let mut soft_avoid: Vec<HostId> = Vec::new();
-            soft_avoid.extend(vm.belief.host.filter(|_| judger != "QemuDied" || vm.failures >= 2));
+            let avoided = |host: &HostId| match moved {
+                // Where it did not start; where it ran it may again, once that is in service.
+                Some(of) => of.from != *host,
+                None => judger != "QemuDied" || vm.failures >= 2,
+            };
+            soft_avoid.extend(vm.belief.host.filter(avoided));
             vm.flow = Some((vm.belief.incarnation, vm.belief.host, reason.clone()));
             self.flows += 1;
             commands.push(Command::Start { vm: *id, judger, host: None, soft_avoid, reason });
@@ -57,6 +69,8 @@ impl Core {
         let place = vm.belief.host.and_then(|host| self.hosts.get(&host));
         if vm.flow.is_some() {
             commands.extend(refuse("it is being brought back already".to_owned()));
+        } else if self.drains.moves.get(&id).is_some_and(|of| !of.is_out()) {
+            commands.extend(refuse("its host is being drained, and it is being stopped there".to_owned()));
         } else if place.is_some_and(|place| place.cleaning) {
             commands.extend(refuse("its host is back and being reconciled: try again in a moment".to_owned()));
         } else {
@@ -82,7 +96,9 @@ impl Core {
             Ok(host) => {
                 (vm.failures, vm.next) = (0, Duration::ZERO);
                 vm.why.clear();
-                if let Some(host) = host.filter(|_| vm.belief.incarnation > incarnation) {
+                // One that is moved is told of as such.
+                let moved = self.drains.moves.contains_key(&id);
+                if let Some(host) = host.filter(|_| vm.belief.incarnation > incarnation && !moved) {
                     commands.push(Command::Tell(Fact::Started(VmHaStarted {
                         vm_uuid: id,
                         vm: name,
@@ -109,7 +125,13 @@ impl Core {
     pub(super) fn listed(&mut self, host: HostId, running: &[RunningVm], commands: &mut Vec<Command>) {
         let missed = self.on_host.get(&host).into_iter().flatten().filter(|id| {
             let runs = running.iter().any(|process| process.vm_uuid == **id);
-            self.vms.get(id).is_some_and(|vm| vm.belief.state == VmState::Running) && !runs
+            let looked_for = |state| match state {
+                VmState::Running => true,
+                // It is not pinged: nothing else would ask it again.
+                VmState::Unknown => self.drains.hosts.contains_key(&host),
+                _ => false,
+            };
+            self.vms.get(id).is_some_and(|vm| looked_for(vm.belief.state)) && !runs
         });
         commands.extend(missed.map(|id| Command::LookFor(*id, None)));
         for process in running.iter().filter(|process| !process.other_agent) {

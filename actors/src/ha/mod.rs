@@ -5,8 +5,9 @@
 //!                              | a sibling sees it
 //!                              +--> its VMs are judged by their watchers: gone from storage = lost
 //! VM:    wanted and not running --> judged --> fenced and started by its actor --> running
+//!        running on a host that is drained --> room elsewhere --> stopped, verified --> started by its actor --> running
 //! ```
-//! [`core`] decides (with `verdicts` on hosts and `flows` of VMs), level-triggered: what it does follows from what it knows now, so that a controller that was killed
+//! [`core`] decides (with `verdicts` on hosts, `flows` of VMs, and [`drain`]), level-triggered: what it does follows from what it knows now, so that a controller that was killed
 //! goes on where it was. [`placement`] ranks hosts. [`HaActor`] carries out.
 
 mod actor;
@@ -14,7 +15,12 @@ mod cleaning;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+pub mod drain;
+#[cfg(test)]
+mod drain_tests;
 mod flows;
+mod memory;
+mod moves;
 pub mod placement;
 mod verdicts;
 

@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 
 use ringfence_messages::HostId;
 
+use crate::inventory::Vm;
+
 /// What is known of a host that takes work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -44,6 +46,27 @@ pub fn choose(
     }
 }
 
+/// Where one of several that are started together goes; the next ones find its memory taken.
+pub fn spread(candidates: &mut [Candidate], need_mib: u64) -> Option<HostId> {
+    let (roomy, full) = rank(candidates, need_mib, &[]);
+    let target = choose((&roomy, &full), None, None, &[])?;
+    for taken in candidates.iter_mut().filter(|candidate| candidate.host == target) {
+        (taken.promised_mib, taken.vms) = (taken.promised_mib + need_mib, taken.vms + 1);
+    }
+    Some(target)
+}
+
+/// Why a VM can be started on no host, if so many take work.
+pub fn nowhere(vm: &Vm, full: u32) -> String {
+    match full {
+        0 => format!("no host of the cluster of {} is connected and in service", vm.name),
+        full => format!(
+            "no host has room for {}: {full} connected, none with {} MiB of memory free",
+            vm.name, vm.memory_mib
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +91,19 @@ mod tests {
         assert_eq!((roomy, full), (ids(&["big too", "big", "small"]), ids(&["promised", "silent"])));
         let (roomy, _) = rank(&hosts, 2048, &ids(&["big too"]));
         assert_eq!(roomy, ids(&["big", "small", "big too"]), "avoided where others will do");
+    }
+
+    #[test]
+    fn those_that_are_started_together_do_not_all_go_where_one_fits() {
+        let of = |name: &str| Candidate {
+            host: HostId::from_name(name),
+            available_mib: Some(3000),
+            promised_mib: 0,
+            vms: 0,
+        };
+        let mut hosts = [of("a"), of("b")];
+        let targets: Vec<_> = (0..3).map(|_| spread(&mut hosts, 2000)).collect();
+        assert_eq!(targets, [Some(HostId::from_name("a")), Some(HostId::from_name("b")), None]);
     }
 
     #[test]

@@ -219,8 +219,9 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
                 return answer;
             }
         };
+        let draining = message.action == HostAction::Drain;
         let wanted = match message.action {
-            HostAction::Maintain => HostState::Maintenance,
+            HostAction::Maintain | HostAction::Drain => HostState::Maintenance,
             HostAction::Activate => HostState::Enabled,
             HostAction::Ping => {
                 promise.complete(match before.state {
@@ -237,14 +238,20 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
             }
         };
         // Durable first: a maintenance that a restart forgets would be healed into.
-        let change =
-            HostStateChanged { host_uuid: host, host: before.name.clone(), old_state: before.state, new_state: wanted };
+        let change = HostStateChanged {
+            host_uuid: host,
+            host: before.name.clone(),
+            old_state: before.state,
+            new_state: wanted,
+            draining,
+        };
         let recorder = self.recorder.clone();
-        let durable =
-            async move { if change.old_state == change.new_state { Ok(0) } else { recorder.intent(&change).await } };
+        // Maintenance that is asked for again changes nothing: a drain goes on.
+        let news = draining || before.state != wanted;
+        let durable = async move { if news { recorder.intent(&change).await } else { Ok(0) } };
         ctx.spawn(durable, move |recovery, result, ctx| {
             let result: Result<HostInventory> = result.and_then(|_| {
-                recovery.on(Event::SetState { host, state: wanted }, ctx);
+                recovery.on(Event::SetState { host, state: wanted, draining }, ctx);
                 recovery.core.as_ref().and_then(|core| core.host(host)).ok_or_else(not_ready)
             });
             promise.complete(result);

@@ -81,6 +81,8 @@ pub enum Event {
         host: HostId,
         /// What is wanted.
         state: HostState,
+        /// Its VMs are to be moved elsewhere: nothing of that is done here, HA is told.
+        draining: bool,
     },
     /// A host is quarantined for this reason, or not any more.
     SetQuarantine {
@@ -287,9 +289,9 @@ impl Core {
                     key.deploying = false;
                 }
             }
-            Event::SetState { host, state } => {
+            Event::SetState { host, state, draining } => {
                 if let Some(i) = self.index.get(&host).copied() {
-                    self.set_state(i, state, now, &mut commands);
+                    self.set_state(i, state, draining, now, &mut commands);
                 }
             }
             Event::SetQuarantine { host, reason } => {
@@ -446,9 +448,19 @@ impl Core {
         }
     }
 
-    fn set_state(&mut self, i: u32, state: HostState, now: Duration, commands: &mut Vec<Command>) {
+    fn set_state(&mut self, i: u32, state: HostState, draining: bool, now: Duration, commands: &mut Vec<Command>) {
         let (host, inventory) = (&mut self.hosts[i as usize], &self.directory.hosts[i as usize]);
         let old_state = std::mem::replace(&mut host.state, state);
+        if old_state == state && !draining {
+            return;
+        }
+        commands.push(Command::Tell(Fact::HostState(HostStateChanged {
+            host_uuid: inventory.id,
+            host: inventory.name.clone(),
+            old_state,
+            new_state: state,
+            draining,
+        })));
         if old_state == state {
             return;
         }
@@ -457,12 +469,6 @@ impl Core {
         for link in &mut host.links {
             link.checking = false;
         }
-        commands.push(Command::Tell(Fact::HostState(HostStateChanged {
-            host_uuid: inventory.id,
-            host: inventory.name.clone(),
-            old_state,
-            new_state: state,
-        })));
         match state {
             HostState::Maintenance => self.schedule.stop(i),
             HostState::Enabled => {

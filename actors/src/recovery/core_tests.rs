@@ -253,7 +253,7 @@ fn maintenance_stops_everything_and_activation_starts_over() {
     let mut core = well();
     core.on(Event::Tick, 10 * S);
     core.on(pinged(0, true), 10 * S);
-    let set = |state| Event::SetState { host: host(0), state };
+    let set = |state| Event::SetState { host: host(0), state, draining: false };
     assert_eq!(facts(&core.on(set(HostState::Maintenance), 11 * S)), ["Enabled->Maintenance"]);
     assert_eq!(core.next_wakeup(), None);
     assert_eq!(core.on(health(0, Health::Failed, Health::Failed), 12 * S), [], "it was asked before");
@@ -308,7 +308,7 @@ fn strangers_are_ignored() {
         Event::PingDone { host: stranger, generation: 0, reply: pong(true) },
         Event::HealthDone { host: host(0), generation: 0, storage: StorageId::from_name("other"), result: Ok(vec![]) },
         Event::DeployDone { host: stranger, storage: storage(0), protocol: Protocol::Nbd },
-        Event::SetState { host: stranger, state: HostState::Maintenance },
+        Event::SetState { host: stranger, state: HostState::Maintenance, draining: true },
         Event::PingNow { host: stranger },
     ];
     core.on(Event::Tick, Duration::ZERO);
@@ -364,7 +364,7 @@ proptest! {
                         *generation.entry(host(n)).or_default() += 1;
                         last_ping_good.remove(&host(n));
                     }
-                    Event::SetState { host: host(n), state: if on { HostState::Maintenance } else { HostState::Enabled } }
+                    Event::SetState { host: host(n), state: if on { HostState::Maintenance } else { HostState::Enabled }, draining: on }
                 }
                 Move::Hurry(n) => Event::PingNow { host: host(n) },
                 Move::End(_, _, _) if in_flight.is_empty() => continue,
@@ -396,6 +396,8 @@ proptest! {
                                 prop_assert_eq!(e.reason.is_none(), e.new_status == HostStatus::Connected);
                                 (format!("h{}", e.host_uuid), format!("{:?}", e.new_status))
                             }
+                            // An operator asks for a drain anew: HA is told.
+                            Fact::HostState(e) if e.draining && e.old_state == e.new_state => continue,
                             Fact::HostState(e) => (format!("m{}", e.host_uuid), format!("{:?}", e.new_state)),
                             Fact::ProtocolStatus(e) => (format!("p{}{}{}", e.host_uuid, e.primary_storage_uuid, e.protocol), e.new_status.to_string()),
                             Fact::StorageHostStatus(e) => {

@@ -11,8 +11,8 @@ use ringfence_messages::{
     host::HostStatusChanged,
     storage::ActivateVolumeMsg,
     vm::{
-        ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState, VmStateChanged,
-        VoidOrders, VolumeInventory,
+        ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VacateVmMsg, VmInventory, VmState,
+        VmStateChanged, VoidOrders, VolumeInventory,
     },
 };
 use tokio::time::Instant;
@@ -75,6 +75,7 @@ impl Actor for VmActor {
         accepts
             .message::<StartVmMsg>()
             .message::<StopVmMsg>()
+            .message::<VacateVmMsg>()
             .message::<QueryVmMsg>()
             .message::<HaStartVmInstanceMsg>()
             .message::<PlanHaStartMsg>()
@@ -145,6 +146,16 @@ impl Handler<StopVmMsg> for VmActor {
     fn handle(&mut self, _: StopVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<StopVmMsg>();
         self.request(Event::Stop, Asker::Order(promise), ctx);
+        answer
+    }
+}
+
+impl Handler<VacateVmMsg> for VmActor {
+    type Answer = Promised<VacateVmMsg>;
+
+    fn handle(&mut self, message: VacateVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<VacateVmMsg>();
+        self.request(Event::Vacate(message.host_uuid), Asker::Order(promise), ctx);
         answer
     }
 }

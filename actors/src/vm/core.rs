@@ -41,6 +41,8 @@ pub enum Event {
     Start(Order),
     /// Someone wants it stopped.
     Stop,
+    /// This host is drained: it is stopped if it runs there, and is to run as before.
+    Vacate(HostId),
     /// Where it may be started, and who attested that its last host is off, asked for by [`Command::FindTarget`].
     TargetFound(Result<(TargetReply, Option<String>)>),
     /// Something about the fence under way.
@@ -161,8 +163,8 @@ pub(super) enum Busy {
     },
     /// A start waits for QEMU.
     Launching(HostId),
-    /// A stop waits for its intent.
-    IntendingStop(HostId),
+    /// A stop waits for its intent; whether it was to run before.
+    IntendingStop(HostId, bool),
     /// A stop waits for QEMU to be gone.
     Halting(HostId),
     /// A start or stop ended in doubt with this error; the host is asked what is true.
@@ -285,11 +287,12 @@ impl Core {
                 vec![command]
             }
             (Event::Stop, Busy::No) => self.stop(),
-            (event @ (Event::Start(_) | Event::Stop), Busy::Reconciling(host, None)) => {
+            (Event::Vacate(host), Busy::No) => self.vacate(host),
+            (event @ (Event::Start(_) | Event::Stop | Event::Vacate(_)), Busy::Reconciling(host, None)) => {
                 self.busy = Busy::Reconciling(host, Some(Box::new(event)));
                 Vec::new()
             }
-            (Event::Start(_) | Event::Stop, busy) => {
+            (Event::Start(_) | Event::Stop | Event::Vacate(_), busy) => {
                 self.busy = busy;
                 let error = ErrorCode::new(
                     Code::CHANGE_STATE,
@@ -349,13 +352,13 @@ impl Core {
                 self.busy = Busy::Doubting(host, error);
                 vec![Command::Search(host)]
             }
-            (Event::Recorded(result), Busy::IntendingStop(host)) => match result {
+            (Event::Recorded(result), Busy::IntendingStop(host, wanted)) => match result {
                 Ok(()) => {
                     self.busy = Busy::Halting(host);
                     vec![Command::Halt(host)]
                 }
                 Err(error) => {
-                    (self.state, self.wanted) = (VmState::Unknown, true);
+                    (self.state, self.wanted) = (VmState::Unknown, wanted);
                     self.busy = Busy::Doubting(host, error);
                     vec![Command::Search(host)]
                 }
@@ -393,12 +396,22 @@ impl Core {
                 commands
             }
             (_, Some(host)) => {
-                self.wanted = false;
+                let wanted = std::mem::replace(&mut self.wanted, false);
                 let change = self.change(VmState::Stopping, Some(host), "asked to stop");
-                self.busy = Busy::IntendingStop(host);
+                self.busy = Busy::IntendingStop(host, wanted);
                 vec![Command::Intend(change)]
             }
         }
+    }
+
+    fn vacate(&mut self, host: HostId) -> Vec<Command> {
+        if self.state != VmState::Running || self.place != Some(host) {
+            let details = format!("{} does not run on {} any more", self.vm.name, self.directory.host_name(host));
+            return vec![Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details)))];
+        }
+        let change = self.change(VmState::Stopping, Some(host), "its host is drained: it is started elsewhere");
+        self.busy = Busy::IntendingStop(host, self.wanted);
+        vec![Command::Intend(change)]
     }
 
     fn lost_sight(&mut self, host: HostId) -> Vec<Command> {

@@ -401,6 +401,33 @@ fn a_stop_is_recorded_then_done_and_its_doubt_is_looked_up_too() {
 }
 
 #[test]
+fn a_vm_of_a_host_that_is_drained_is_stopped_there_alone_and_is_to_run_or_not_as_before() {
+    for wanted in [true, false] {
+        let mut core = core();
+        core.feed(Event::Remembered(Some(Memory {
+            state: VmState::Running,
+            host: Some(host("a")),
+            incarnation: 1,
+            wanted,
+        })));
+        core.feed(Event::Searched(host("a"), Ok(here())));
+        assert!(refusal(&core.feed(Event::Vacate(host("b")))).details.contains("does not run on"), "it is elsewhere");
+        assert!(
+            matches!(&core.feed(Event::Vacate(host("a")))[..], [Command::Intend(change)] if change.wanted == wanted)
+        );
+        // It cannot be recorded: nothing is done, and nothing forgotten.
+        assert_eq!(core.feed(Event::Recorded(Err(broken()))), [Command::Search(host("a"))]);
+        core.feed(Event::Searched(host("a"), Ok(here())));
+        assert_eq!((core.state(), core.wanted()), (VmState::Running, wanted));
+        core.feed(Event::Vacate(host("a")));
+        core.feed(Event::Recorded(Ok(())));
+        let commands = core.feed(Event::Halted(Ok(())));
+        assert_eq!((told(&commands), core.wanted()), (vec![(VmState::Stopping, VmState::Stopped)], wanted));
+        assert!(refusal(&core.feed(Event::Vacate(host("a")))).details.contains("does not run on"), "it is done");
+    }
+}
+
+#[test]
 fn a_host_that_goes_leaves_its_vm_unknown_and_is_asked_when_it_is_back() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 1);
     core.feed(Event::Searched(host("a"), Ok(here())));
@@ -484,7 +511,7 @@ proptest! {
     /// nothing is launched or halted without its intent, and no two launches carry the same incarnation.
     #[test]
     fn every_request_is_answered_once_and_every_launch_was_intended(
-        steps in prop::collection::vec((0u8..13, any::<u8>(), any::<prop::sample::Index>()), 1..120)
+        steps in prop::collection::vec((0u8..14, any::<u8>(), any::<prop::sample::Index>()), 1..120)
     ) {
         let mut core = core();
         let (mut asked, mut answered) = (0, 0);
@@ -496,6 +523,7 @@ proptest! {
                 1 => { asked += 1; start(Some("b")) }
                 2 => { asked += 1; Event::Stop }
                 12 => { asked += 1; ha_start() }
+                13 => { asked += 1; Event::Vacate(host("a")) }
                 3 => Event::HostChanged(host("a"), HostStatus::Disconnected),
                 4 => Event::HostChanged(host("a"), HostStatus::Connected),
                 _ if pending.is_empty() => continue,

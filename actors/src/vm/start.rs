@@ -18,7 +18,10 @@ use crate::fence::{
     StartPermit,
     attempt::{self, Attempt, Case, Place},
 };
-use crate::sabotage::{self, Sabotage};
+use crate::{
+    ha::placement::nowhere,
+    sabotage::{self, Sabotage},
+};
 
 impl Core {
     pub(super) fn choose(&mut self, order: Order, found: Result<(TargetReply, Option<String>)>) -> Vec<Command> {
@@ -27,16 +30,12 @@ impl Core {
             Err(error) => return vec![Command::Reply(Err(error))],
         };
         let Some(target) = found.host_uuid else {
-            let vm = &self.vm.name;
-            let details = match (order.host, found.full) {
-                (Some(_), _) => format!(
-                    "the host asked for cannot take {vm}: it is not connected, in maintenance or quarantine, or of another cluster"
+            let details = match order.host {
+                Some(_) => format!(
+                    "the host asked for cannot take {}: it is not connected, in maintenance or quarantine, or of another cluster",
+                    self.vm.name
                 ),
-                (None, 0) => format!("no host of the cluster of {vm} is connected and in service"),
-                (None, full) => format!(
-                    "no host has room for {vm}: {full} connected, none with {} MiB of memory free",
-                    self.vm.memory_mib
-                ),
+                None => nowhere(&self.vm, found.full),
             };
             return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_DISCONNECTED, details)))];
         };

@@ -4,7 +4,7 @@ use ringfence_actors::ports::{MAX_READ, Record};
 use ringfence_drivers::journal::{GENESIS, follows};
 use ringfence_messages::{
     Code, ErrorCode, Result,
-    ha::HaStartPlan,
+    ha::{DrainPlan, HaStartPlan},
     host::HostInventory,
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
@@ -123,7 +123,19 @@ pub(crate) fn event_says(record: &Record) -> String {
     };
     let mut says: Vec<String> =
         [("oldStatus", "newStatus"), ("oldState", "newState")].iter().filter_map(|(a, b)| change(a, b)).collect();
-    for key in ["phase", "attempt", "skippedPings", "epoch", "level", "outcome", "quarantined", "engaged", "reason"] {
+    for key in [
+        "phase",
+        "attempt",
+        "skippedPings",
+        "epoch",
+        "level",
+        "outcome",
+        "quarantined",
+        "engaged",
+        "draining",
+        "moving",
+        "reason",
+    ] {
         if let Some(value) = field(key) {
             says.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
         }
@@ -245,6 +257,35 @@ pub(super) async fn plan(ask: &Ask, name: &str, host: Option<&str>) -> Result<()
     }
     let last = plan.steps.last().or(plan.evidence.last()).cloned().unwrap_or_default();
     Err(ErrorCode::new(Code::CHANGE_STATE, format!("an HA start of {} would not be tried now: {last}", plan.vm)))
+}
+
+pub(super) async fn drain(host: &HostArgs) -> Result<()> {
+    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
+    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ "drain": {} })).await?;
+    show(&host.ask, &done, |host| {
+        let name = &host.name;
+        format!(
+            "{name} is {}, its VMs are being moved: `ringfence explain {name}` says how far it is",
+            word(&host.state)
+        )
+    });
+    Ok(())
+}
+
+pub(super) async fn plan_drain(host: &HostArgs) -> Result<()> {
+    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
+    let plan: DrainPlan = client(&host.ask)?.post(&path, &json!({ "drain": { "dryRun": true } })).await?;
+    show(&host.ask, &plan, |plan| {
+        let mut table = table(&["VM", "TO", "WHAT WOULD BE DONE"]);
+        for step in &plan.vms {
+            table.add_row([step.vm.as_str(), or_dash(step.target.as_deref()), step.what.as_str()]);
+        }
+        format!("{}: nothing is changed\n{table}", plan.host)
+    });
+    match plan.feasible {
+        true => Ok(()),
+        false => Err(ErrorCode::new(Code::CHANGE_STATE, format!("a drain of {} would leave VMs there", plan.host))),
+    }
 }
 
 pub(super) async fn explain(ask: &Ask, name: &str) -> Result<()> {

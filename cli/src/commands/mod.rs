@@ -123,7 +123,7 @@ pub enum Command {
     /// Start or stop a VM, or bring it back
     #[command(subcommand)]
     Vm(VmCommand),
-    /// Take a host out of service or back, or ping it
+    /// Take a host out of service or back, move its VMs away, or ping it
     #[command(subcommand)]
     Host(HostCommand),
     /// Show or change what is looked after, while the controller runs
@@ -262,7 +262,16 @@ pub enum VmCommand {
 pub enum HostCommand {
     /// Take it out of service: it is neither pinged nor healed
     Maintain(HostArgs),
-    /// Put it back into service
+    /// Take it out of service, and move its VMs to other hosts: each is stopped, and started where there is room
+    Drain {
+        /// Say which VM would go where, and which has nowhere to go and why, and change nothing; exit 1 if one has not
+        #[arg(long)]
+        dry_run: bool,
+        /// Which host
+        #[command(flatten)]
+        host: HostArgs,
+    },
+    /// Put it back into service; a drain that is under way ends
     Activate(HostArgs),
     /// Ping it now
     Ping(HostArgs),
@@ -324,6 +333,8 @@ pub async fn run(command: Command) -> u8 {
             ask::vm_action(&ask, &name, serde_json::json!({ "stop": {} })).await
         }
         Command::Host(HostCommand::Maintain(host)) => ask::host_action(&host, "maintain").await,
+        Command::Host(HostCommand::Drain { dry_run: true, host }) => ask::plan_drain(&host).await,
+        Command::Host(HostCommand::Drain { host, .. }) => ask::drain(&host).await,
         Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
         Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
         Command::Host(HostCommand::ConfirmFenced(host)) => ask::confirm_fenced(&host).await,

@@ -8,7 +8,7 @@ use axum::{
 };
 use ringfence_messages::{
     Code, ErrorCode, Result,
-    ha::HaStartPlan,
+    ha::{DrainPlan, HaStartPlan},
     host::{HostAction, HostInventory},
     vm::VmInventory,
 };
@@ -63,6 +63,15 @@ pub(super) struct HaStartOrder {
     dry_run: bool,
 }
 
+/// How a host is to be emptied.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct DrainOrder {
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
 /// What a human attests.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -99,7 +108,9 @@ pub(crate) fn attester(by: String) -> Result<String> {
 pub(super) enum HostOrder {
     /// Take it out of service.
     Maintain(Empty),
-    /// Put it back.
+    /// Take it out of service, and move its VMs to other hosts, a few at a time.
+    Drain(DrainOrder),
+    /// Put it back. A drain that is under way ends.
     Activate(Empty),
     /// Ping it now.
     Ping(Empty),
@@ -147,30 +158,36 @@ pub(super) async fn vm(
     Ok(Json(VmAnswer::Vm(done)))
 }
 
-/// Take a host out of service or back, ping it, or attest that it is off
+/// Take a host out of service or back, move its VMs away, ping it, or attest that it is off
+///
+/// `drain` is answered when it is durable and has begun, `drain` with `dryRun` with a plan.
 #[utoipa::path(post, path = "/v1/hosts/{id}/actions", tag = "actions", request_body = HostOrder,
     params(("id" = String, Path, description = "Name or uuid"), Conditions),
-    responses((status = 200, body = HostInventory), (status = "default", body = Problem)))]
+    responses((status = 200, body = HostAnswer), (status = "default", body = Problem)))]
 pub(super) async fn host(
     State(backend): App,
     Path(id): Path<String>,
     Extension(bearer): Extension<Bearer>,
     headers: HeaderMap,
     body: Body,
-) -> Answer<Json<HostInventory>> {
+) -> Answer<Json<HostAnswer>> {
     let host = backend.host_id(&id)?;
     let order = read::<HostOrder>(body).await?;
     matches(&headers, backend.host(host)).await?;
     let action = match order {
         HostOrder::Maintain(_) => HostAction::Maintain,
+        HostOrder::Drain(DrainOrder { dry_run: true }) => {
+            return Ok(Json(HostAnswer::Plan(backend.plan_drain(host).await?)));
+        }
+        HostOrder::Drain(_) => HostAction::Drain,
         HostOrder::Activate(_) => HostAction::Activate,
         HostOrder::Ping(_) => HostAction::Ping,
         HostOrder::ConfirmFenced(Confirmation { by }) => {
             bearer.may(Role::Admin)?;
-            return Ok(Json(backend.confirm_fenced(host, attester(by)?).await?));
+            return Ok(Json(HostAnswer::Host(backend.confirm_fenced(host, attester(by)?).await?)));
         }
     };
-    Ok(Json(backend.host_action(host, action).await?))
+    Ok(Json(HostAnswer::Host(backend.host_action(host, action).await?)))
 }
 
 /// Send a test message by a hook, past what waits
@@ -215,6 +232,16 @@ pub(super) enum VmAnswer {
     Vm(VmInventory),
     /// What would be done.
     Plan(HaStartPlan),
+}
+
+/// What comes of an order about a host.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum HostAnswer {
+    /// The host as it is now.
+    Host(HostInventory),
+    /// What would be done.
+    Plan(DrainPlan),
 }
 
 /// Reads an order: an object of objects.

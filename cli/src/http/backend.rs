@@ -5,7 +5,7 @@ use futures_util::stream::BoxStream;
 use ringfence_actors::ports::Record;
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
-    ha::{HaReply, HaStartPlan},
+    ha::{DrainPlan, HaReply, HaStartPlan},
     host::{HostAction, HostInventory},
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
@@ -58,6 +58,8 @@ pub trait Backend: Send + Sync {
     async fn explain(&self, name: &str) -> Result<Vec<String>>;
     /// What HA thinks of everything that is not in order.
     async fn thoughts(&self) -> Result<HaReply>;
+    /// What draining a host would do now. Changes nothing.
+    async fn plan_drain(&self, host: HostId) -> Result<DrainPlan>;
     /// Does something to a host.
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory>;
     /// Shows or changes the inventory, for this person. The answer's shape is the order's.

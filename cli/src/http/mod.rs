@@ -7,7 +7,7 @@
 //! GET  /v1/events/stream?after=SEQ                                    SSE; Last-Event-ID resumes
 //! GET  /v1/explain/{name or uuid of a VM or host}                     {"items": ["...", ...]}
 //! POST /v1/vms/{name or uuid}/actions    {"start": {"host": "..."}} | {"stop": {}} | {"haStart": {"host": "...", "dryRun": true}}
-//! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"activate": {}} | {"ping": {}} | {"confirmFenced": {"by": "..."}}
+//! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"drain": {}} | {"activate": {}} | {"ping": {}} | {"confirmFenced": {"by": "..."}}
 //! GET  /v1/hooks                                                      whom it tells what happened, and how far they are
 //! POST /v1/hooks/{name}/actions          {"test": {}}
 //! GET  /v1/inspect /metrics /healthz /openapi.json /

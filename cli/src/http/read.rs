@@ -81,7 +81,7 @@ const INDEX: &str = "Ringfence controller\n\
      GET  /v1/hosts  /v1/storages  /v1/vms  /v1/host-protocol-refs\n\
      GET  /v1/events?after=SEQ&limit=N   /v1/events/stream\n\
      POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  {\"haStart\":{\"dryRun\":true}}\n\
-     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"activate\":{}}  {\"ping\":{}}  {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
+     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"drain\":{\"dryRun\":BOOL}}  {\"activate\":{}}  {\"ping\":{}}  {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
      GET  /v1/inventory    POST /v1/inventory/changes  /v1/inventory/reload  (?dryRun=true)\n\
      POST /v1/hooks/NAME/actions  {\"test\":{}}\n\
      GET  /v1/hooks  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\

@@ -11,8 +11,14 @@ use super::{
 };
 
 /// What is told of a host.
-const TOPICS: [&str; 5] =
-    ["host.status-changed", "host.state-changed", "ha.host-failed", "ha.host-quarantine", "ha.host-confirmed-fenced"];
+const TOPICS: [&str; 6] = [
+    "host.status-changed",
+    "host.state-changed",
+    "ha.host-drained",
+    "ha.host-failed",
+    "ha.host-quarantine",
+    "ha.host-confirmed-fenced",
+];
 
 /// Records of a thing that its page shows.
 pub(super) const HISTORY: usize = 50;
@@ -61,6 +67,7 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
         nav.orders aria-label="What may be done" {
             @if host.state == HostState::Enabled { (order("maintain", "Take it out of service")) }
             @else { (order("activate", "Put it back into service")) }
+            (order("drain", "Move its VMs away"))
             (order("ping", "Ping it now"))
             (order("confirm-fenced", "It is off: I have seen it"))
         }

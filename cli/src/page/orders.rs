@@ -11,7 +11,10 @@ use maud::{Markup, html};
 use ringfence_messages::{Code, ErrorCode, host::HostAction};
 use serde::Deserialize;
 
-use super::{App, Shown, Trouble, layout::page};
+use super::{
+    App, Shown, Trouble,
+    layout::{link, page},
+};
 use crate::{
     http::access::{Bearer, Role},
     listen::read_form,
@@ -32,7 +35,11 @@ fn meaning(kind: &str, order: &str, name: &str) -> Shown<String> {
         ("hosts", "maintain") => {
             format!("Takes {name} out of service: not pinged, not healed, nothing is started there. Its VMs run on.")
         }
-        ("hosts", "activate") => format!("Puts {name} back into service."),
+        ("hosts", "drain") => format!(
+            "Takes {name} out of service and moves its VMs: each is stopped, verified gone, and started on another host, a few \
+             at a time. One that has nowhere to go is not stopped. What it would do now is below."
+        ),
+        ("hosts", "activate") => format!("Puts {name} back into service. A drain ends; what was moved stays."),
         ("hosts", "ping") => format!("Pings {name} now, instead of when its turn has come."),
         ("hosts", "confirm-fenced") => format!(
             "You attest that you have seen {name} powered off. Its VMs are then started elsewhere without any other proof: if \
@@ -90,7 +97,19 @@ pub(super) async fn vm(State(backend): App, Path((name, order)): Path<(String, S
 
 pub(super) async fn ask_host(State(backend): App, Path((name, order)): Path<(String, String)>) -> Shown {
     let host = backend.host(backend.host_id(&name)?).await?;
-    confirmation("hosts", &order, &host.name, &html! {})
+    let more = match order.as_str() {
+        "drain" => {
+            let plan = backend.plan_drain(host.uuid).await?;
+            html! {
+                h2 { "What would be done" }
+                @if plan.vms.is_empty() { p { "Nothing runs there." } }
+                ul { @for step in &plan.vms { li { (link("vms", Some(&step.vm))) ": " (step.what) } } }
+                @if !plan.feasible { p.trouble { "As things are now, not every VM can leave." } }
+            }
+        }
+        _ => html! {},
+    };
+    confirmation("hosts", &order, &host.name, &more)
 }
 
 /// What the form of an order carries.
@@ -111,6 +130,7 @@ pub(super) async fn host(
     let Attested { by } = read_form(body).await.map_err(|(status, why)| wrong(status, why))?;
     let action = match order.as_str() {
         "maintain" => Some(HostAction::Maintain),
+        "drain" => Some(HostAction::Drain),
         "activate" => Some(HostAction::Activate),
         "ping" => Some(HostAction::Ping),
         "confirm-fenced" => None,

@@ -13,8 +13,8 @@ use super::{
 };
 
 /// What is told of a VM.
-const TOPICS: [&str; 5] =
-    ["vm.state-changed", "fence.intent", "ceph.ha.sibling-fence", "ha.vm-started", "ha.vm-blocked"];
+const TOPICS: [&str; 6] =
+    ["vm.state-changed", "fence.intent", "ceph.ha.sibling-fence", "ha.vm-started", "ha.vm-blocked", "ha.vm-move"];
 
 pub(super) async fn list(State(backend): App) -> Shown {
     let (live, vms) = (last_of_all(&*backend).await?, backend.vms().await?);

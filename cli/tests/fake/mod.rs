@@ -23,7 +23,7 @@ use ringfence_cli::{
 use ringfence_messages::{
     ClusterId, Event, HostId, Protocol, ProtocolStatus, Result, StorageId, VmId,
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited},
-    ha::{HaReply, HaStartPlan, VmHa},
+    ha::{DrainPlan, DrainStep, HaReply, HaStartPlan, VmHa},
     host::{HostAction, HostInventory, HostState, HostStatus},
     storage::{HostProtocolRef, StorageHostRef, StorageInventory, StorageKind},
     vm::{HaMode, VmInventory, VmState, VolumeInventory},
@@ -251,6 +251,12 @@ impl Backend for Fake {
     async fn thoughts(&self) -> Result<HaReply> {
         let vms = vec![VmHa { vm_uuid: VmId::from_name("vm1"), why: "it may still write".to_owned() }];
         Ok(HaReply { hosts: Vec::new(), vms, braked: Vec::new() })
+    }
+
+    async fn plan_drain(&self, _: HostId) -> Result<DrainPlan> {
+        let stays = "it stays, and runs on: no host has room for vm1".to_owned();
+        let vms = vec![DrainStep { vm: "vm1".to_owned(), target: None, what: stays }];
+        Ok(DrainPlan { host: "host-1".to_owned(), feasible: false, vms })
     }
 
     async fn host_action(&self, host: HostId, action: HostAction) -> Result<HostInventory> {

@@ -1,0 +1,392 @@
+//! Drains, step by step, over a restart, and under any order of events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use ringfence_messages::{
+    ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
+    ha::TargetReply,
+    host::HostStatus,
+    vm::{HaMode, RunningVm, VmState},
+};
+
+use super::{
+    core::*,
+    drain::{MOVES_AT_ONCE, Move, STAYS_AFTER},
+    placement::Candidate,
+};
+use crate::{
+    inventory::{Directory, HaSettings, Inventory, Vm, Volume},
+    testkit::cluster_of,
+};
+
+const S: Duration = Duration::from_secs(1);
+
+fn host(name: &str) -> HostId {
+    HostId::from_name(name)
+}
+
+fn vm(name: &str) -> VmId {
+    VmId::from_name(name)
+}
+
+/// Hosts a, b, c; VMs of these names. Those that are called plain are not brought back by themselves.
+fn core_with(vms: &[&str], memory: Memory) -> Core {
+    let of = |name: &&str| Vm {
+        id: vm(name),
+        name: (*name).to_owned(),
+        cluster: ClusterId::from_name("c1"),
+        ha: if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop },
+        memory_mib: 1024,
+        qemu_args: Vec::new(),
+        libvirt_xml: None,
+        volumes: vec![Volume {
+            storage: StorageId::from_name("ceph"),
+            install_path: format!("ceph://rbd/{name}").parse().unwrap(),
+            root: true,
+        }],
+    };
+    let inventory = Inventory { vms: vms.iter().map(of).collect(), ..cluster_of(["a", "b", "c"]) };
+    let settings = HaSettings { parallelism: 10, storm_brake_percent: 30 };
+    let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), memory);
+    for name in ["a", "b", "c"] {
+        core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
+    }
+    core
+}
+
+/// All of them run on `a`.
+fn running_on_a(vms: &[&str]) -> Core {
+    let mut core = core_with(vms, Memory::default());
+    vms.iter().for_each(|name| drop(core.on(believed(name, VmState::Running, "a", 1), S)));
+    core
+}
+
+fn belief(state: VmState, at: &str, incarnation: u64) -> Belief {
+    Belief { state, host: Some(host(at)), incarnation, wanted: true }
+}
+
+fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
+    Event::Vm(vm(name), belief(state, at, incarnation))
+}
+
+fn drain(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
+    let mut commands = core.on(Event::Maintenance(host(name), true), now);
+    commands.extend(core.on(Event::Drain(host(name)), now));
+    commands
+}
+
+fn found(at: Option<&str>) -> ringfence_messages::Result<TargetReply> {
+    Ok(TargetReply { host_uuid: at.map(host), full: 2, ..TargetReply::default() })
+}
+
+fn broken() -> ErrorCode {
+    ErrorCode::new(Code::IO, "broken")
+}
+
+/// What is ordered, in short: `place vm`, `intend vm`, `stop vm`, `start vm judger`, `told vm host`, `drained host`.
+fn says(commands: &[Command]) -> Vec<String> {
+    let names: BTreeMap<VmId, String> =
+        ["v1", "v2", "v3", "v4", "plain", "v0"].iter().map(|name| (vm(name), (*name).to_owned())).collect();
+    let name = |id: &VmId| names[id].clone();
+    let one = |command: &Command| match command {
+        Command::Place(id) => Some(format!("place {}", name(id))),
+        Command::IntendMove(of) => Some(format!("intend {} {}", of.vm, of.host.as_deref().unwrap_or("nowhere"))),
+        Command::Vacate(id, _) => Some(format!("stop {}", name(id))),
+        Command::Start { vm, judger, .. } => Some(format!("start {} {judger}", name(vm))),
+        Command::Tell(Fact::Move(of)) => {
+            let told = if of.moving { "still" } else { "told" };
+            Some(format!("{told} {} on {}: {}", of.vm, of.host.as_deref().unwrap_or("none"), of.reason))
+        }
+        Command::Tell(Fact::Drained(of)) => Some(format!("drained {}", of.host)),
+        Command::Tell(Fact::Started(of)) => Some(format!("brought back {}", of.vm)),
+        Command::Tell(Fact::Blocked(of)) => Some(format!("blocked {}", of.vm)),
+        _ => None,
+    };
+    commands.iter().filter_map(one).collect()
+}
+
+/// Takes a VM to the point where it is being stopped.
+fn to_the_stop(core: &mut Core, name: &str, now: Duration) {
+    assert_eq!(says(&core.on(Event::Placed(vm(name), found(Some("b"))), now)), [format!("intend {name} b")]);
+    assert_eq!(says(&core.on(Event::MoveIntended(vm(name), Ok(())), now)), [format!("stop {name}")]);
+}
+
+#[test]
+fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_is_empty() {
+    // Not NeverStop: it is owed a start all the same.
+    let mut core = running_on_a(&["plain"]);
+    assert_eq!(says(&drain(&mut core, "a", S)), ["place plain"]);
+    assert_eq!(says(&core.on(Event::Tick, 2 * S)), [""; 0], "one thing at a time");
+    to_the_stop(&mut core, "plain", 2 * S);
+    assert_eq!(says(&core.on(Event::Tick, 3 * S)), [""; 0], "not before it is verified gone");
+    let commands = core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), 3 * S);
+    assert_eq!(says(&commands), ["start plain Drain"]);
+    assert_eq!(
+        says(&core.on(Event::Listed(host("a"), vec![]), 4 * S)),
+        [""; 0],
+        "not empty while one of its VMs is down"
+    );
+    core.on(believed("plain", VmState::Running, "b", 2), 4 * S);
+    let commands = core.on(Event::Started(vm("plain"), Ok(Some(host("b")))), 4 * S);
+    assert_eq!(says(&commands), ["told plain on b: it runs on b"], "it is no VM that was brought back");
+
+    let commands = core.on(Event::Tick, 5 * S);
+    assert!(commands.contains(&Command::List(host("a"))), "it is asked before it is called empty: {commands:?}");
+    let left = RunningVm { vm_uuid: vm("plain"), pid: 1, incarnation: None, other_agent: false, incoming: false };
+    assert_eq!(says(&core.on(Event::Listed(host("a"), vec![left]), 5 * S)), [""; 0], "something of ours is there");
+    assert_eq!(says(&core.on(Event::Listed(host("a"), vec![]), 6 * S)), ["drained a"]);
+    assert_eq!(says(&core.on(Event::Listed(host("a"), vec![]), 7 * S)), [""; 0], "told once");
+    assert!(!core.on(Event::Tick, 8 * S).contains(&Command::List(host("a"))), "and not asked any more");
+}
+
+#[test]
+fn a_vm_that_has_nowhere_to_go_is_not_stopped_and_holds_up_nobody() {
+    let mut core = running_on_a(&["v1", "v2", "v3"]);
+    let mut placed = says(&drain(&mut core, "a", S));
+    let (mut told, mut stuck) = (0, Vec::new());
+    for n in 1..60u32 {
+        let mut commands = Vec::new();
+        for what in std::mem::take(&mut placed) {
+            let name = what.strip_prefix("place ").unwrap().to_owned();
+            stuck.push(name.clone());
+            commands.extend(core.on(Event::Placed(vm(&name), found(None)), n * S));
+        }
+        commands.extend(core.on(Event::Tick, n * S));
+        told += commands.iter().filter(|c| matches!(c, Command::Tell(Fact::Move(_)))).count();
+        placed = says(&commands).into_iter().filter(|what| !what.starts_with("told")).collect();
+        assert!(placed.iter().all(|what| what.starts_with("place")), "{placed:?}");
+        assert!(placed.len() <= MOVES_AT_ONCE);
+    }
+    assert_eq!(told, 3, "each once, for the reason stays the same");
+    stuck.sort();
+    let each = ["v1", "v2", "v3"].map(|name| stuck.iter().filter(|of| *of == name).count());
+    assert!(each.iter().all(|tries| (3..12).contains(tries)), "with growing pauses: {each:?}");
+    let standing = core.thoughts().hosts.remove(0).standing;
+    assert!(standing.contains("v1 stays for now: no host has room for v1: 2 connected"), "{standing}");
+}
+
+#[test]
+fn a_vm_that_does_not_stop_stays_and_is_tried_again_after_the_others() {
+    let mut core = running_on_a(&["v1"]);
+    drain(&mut core, "a", S);
+    to_the_stop(&mut core, "v1", S);
+    assert_eq!(says(&core.on(Event::Vacated(vm("v1"), Err(broken())), 30 * S)), [""; 0], "old words are not believed");
+    core.on(believed("v1", VmState::Running, "a", 1), 30 * S);
+    let told = says(&core.on(Event::Tick, 30 * S + STAYS_AFTER));
+    assert!(
+        told.len() == 1 && told[0].starts_with("still v1 on a: it stays, and runs on: it does not stop"),
+        "{told:?}"
+    );
+    assert_eq!(says(&core.on(Event::Tick, 40 * S)), ["place v1"]);
+
+    // It fails for the same reason again: no news.
+    to_the_stop(&mut core, "v1", 40 * S);
+    core.on(Event::Vacated(vm("v1"), Err(broken())), 50 * S);
+    assert_eq!(says(&core.on(Event::Tick, 52 * S)), [""; 0]);
+}
+
+/// It is in the kernel, and a kill waits for it there.
+#[test]
+fn a_vm_that_ends_long_after_it_was_told_to_is_owed_its_start_and_holds_up_nobody_before() {
+    let mut core = running_on_a(&["plain", "v1", "v2", "v3"]);
+    let mut first = says(&drain(&mut core, "a", S));
+    while !first.contains(&"place plain".to_owned()) {
+        // Its turn comes when the others have nowhere to go.
+        let one = first.remove(0);
+        first.extend(says(&core.on(Event::Placed(vm(one.strip_prefix("place ").unwrap()), found(None)), S)));
+    }
+    to_the_stop(&mut core, "plain", 2 * S);
+    core.on(Event::Vacated(vm("plain"), Err(broken())), 3 * S);
+    let mut commands = core.on(Event::Tick, 3 * S + STAYS_AFTER);
+    commands.extend(core.on(Event::Tick, 6 * S));
+    assert!(says(&commands).iter().any(|what| what.starts_with("place v")), "the others go on: {:?}", says(&commands));
+    let standing = core.thoughts().hosts.remove(0).standing;
+    assert!(standing.contains("plain stays for now: it does not stop"), "{standing}");
+    assert_eq!(says(&core.on(believed("plain", VmState::Stopped, "a", 1), 6 * S)), ["start plain Drain"]);
+}
+
+#[test]
+fn no_more_are_down_at_once_than_may_be_whatever_becomes_of_them() {
+    let mut core = running_on_a(&["v1", "v2", "v3", "v4"]);
+    let first = says(&drain(&mut core, "a", S));
+    assert_eq!(first.len(), MOVES_AT_ONCE);
+    for what in &first {
+        let name = what.strip_prefix("place ").unwrap();
+        to_the_stop(&mut core, name, S);
+        core.on(Event::Vacated(vm(name), Ok(belief(VmState::Stopped, "a", 1))), 2 * S);
+        // There was room, and there is none any more.
+        assert_eq!(says(&core.on(Event::Started(vm(name), Err(broken())), 3 * S)), [format!("blocked {name}")]);
+    }
+    for n in 4..100u32 {
+        let commands = says(&core.on(Event::Tick, n * S));
+        assert!(commands.iter().all(|what| what.starts_with("start")), "no other is stopped: {commands:?}");
+        for what in &commands {
+            let name = what.split(' ').nth(1).unwrap();
+            core.on(Event::Started(vm(name), Err(broken())), n * S);
+        }
+    }
+}
+
+#[test]
+fn a_restart_owes_a_start_to_whom_it_finds_stopped_and_begins_anew_with_whom_it_finds_running() {
+    let memory = || Memory {
+        vms: vec![(vm("plain"), belief(VmState::Stopping, "a", 4))],
+        maintenance: [host("a")].into(),
+        draining: [(host("a"), false)].into(),
+        moves: [(vm("plain"), Move::remembered(host("a"), 4))].into(),
+        ..Memory::default()
+    };
+    let mut core = core_with(&["plain"], memory());
+    assert_eq!(says(&core.on(Event::Tick, 5 * S)), [""; 0], "its host was not asked yet");
+    assert_eq!(says(&core.on(believed("plain", VmState::Stopped, "a", 4), 5 * S)), ["start plain Drain"]);
+
+    let mut core = core_with(&["plain"], memory());
+    let commands = says(&core.on(believed("plain", VmState::Running, "a", 4), 5 * S));
+    assert_eq!(commands, ["place plain"]);
+
+    // The end was not recorded any more.
+    let mut core = core_with(&["plain"], memory());
+    let commands = says(&core.on(believed("plain", VmState::Running, "b", 5), 5 * S));
+    assert_eq!(commands, ["told plain on b: it runs on b"]);
+}
+
+#[test]
+fn activation_ends_it_what_runs_stays_and_what_is_stopped_is_started_at_home_too() {
+    let mut core = running_on_a(&["v1", "plain", "v2", "v3"]);
+    let first = says(&drain(&mut core, "a", S));
+    let names: Vec<&str> = first.iter().map(|what| what.strip_prefix("place ").unwrap()).collect();
+    to_the_stop(&mut core, names[0], S);
+    // The other one's intent is being recorded.
+    core.on(Event::Placed(vm(names[1]), found(Some("b"))), S);
+    core.on(Event::Maintenance(host("a"), false), 2 * S);
+    let commands = core.on(Event::Vacated(vm(names[0]), Ok(belief(VmState::Stopped, "a", 1))), 3 * S);
+    assert!(
+        matches!(&commands[..], [Command::Start { soft_avoid, .. }] if soft_avoid.is_empty()),
+        "it may start where it was: {commands:?}"
+    );
+    assert_eq!(says(&core.on(Event::MoveIntended(vm(names[1]), Ok(())), 3 * S)), [""; 0], "it is not stopped any more");
+    let told = says(&core.on(Event::Tick, 3 * S + STAYS_AFTER));
+    assert_eq!(told, [format!("told {} on a: it stays, and runs on: it was not stopped", names[1])]);
+    assert_eq!(says(&core.on(Event::Tick, 60 * S)), [""; 0], "nothing else is moved");
+    assert!(core.thoughts().hosts.is_empty());
+}
+
+#[test]
+fn who_is_not_to_run_is_not_started_and_who_ended_by_himself_is_not_moved() {
+    // Stopped by an operator in the middle of it.
+    let mut core = running_on_a(&["v1"]);
+    drain(&mut core, "a", S);
+    to_the_stop(&mut core, "v1", S);
+    let not_wanted = Belief { wanted: false, ..belief(VmState::Stopped, "a", 1) };
+    let commands = core.on(Event::Vacated(vm("v1"), Ok(not_wanted)), 2 * S);
+    assert_eq!(says(&commands), ["told v1 on none: it is stopped, and not to run"]);
+
+    // It was to be stopped before: that is done now, and needs no place.
+    let mut core = running_on_a(&["v1"]);
+    core.on(Event::Vm(vm("v1"), Belief { wanted: false, ..belief(VmState::Running, "a", 1) }), S);
+    assert_eq!(says(&drain(&mut core, "a", S)), ["intend v1 nowhere"]);
+
+    // A VM that is not brought back by itself ended before: draining its host does not start it.
+    let mut core = running_on_a(&["plain"]);
+    core.on(believed("plain", VmState::Stopped, "a", 1), S);
+    drain(&mut core, "a", S);
+    assert_eq!(says(&core.on(Event::Tick, 30 * S)), [""; 0]);
+}
+
+#[test]
+fn where_it_did_not_start_is_avoided() {
+    let mut core = running_on_a(&["plain"]);
+    drain(&mut core, "a", S);
+    to_the_stop(&mut core, "plain", S);
+    core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), S);
+    core.on(believed("plain", VmState::Stopped, "b", 2), 2 * S);
+    core.on(Event::Started(vm("plain"), Err(broken())), 2 * S);
+    let commands = core.on(Event::Tick, 10 * S);
+    let avoids = |c: &Command| matches!(c, Command::Start { soft_avoid, .. } if *soft_avoid == [host("b")]);
+    assert!(commands.iter().any(avoids), "{commands:?}");
+}
+
+#[test]
+fn the_plan_counts_what_it_gave_away_before_and_says_who_stays_and_why() {
+    let mut core = running_on_a(&["v1", "v2", "v3", "plain"]);
+    core.on(believed("plain", VmState::Unknown, "a", 1), S);
+    let of = |name: &str| Candidate { host: host(name), available_mib: Some(1500), promised_mib: 0, vms: 0 };
+    let plan = core.plan_drain(host("a"), [(ClusterId::from_name("c1"), vec![of("a"), of("b"), of("c")])].into());
+    let mut lines: Vec<String> = plan
+        .vms
+        .iter()
+        .map(|step| {
+            let what = step.what.replace(&step.vm, "VM");
+            format!("{}: {what}", step.target.as_deref().unwrap_or("-"))
+        })
+        .collect();
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "-: it stays, and runs on: no host has room for VM: 2 connected, none with 1024 MiB of memory free",
+            "-: whether it runs is not known: it is not touched",
+            "b: stopped, verified gone, started on b",
+            "c: stopped, verified gone, started on c",
+        ]
+    );
+    assert!(!plan.feasible && core.plan_drain(host("b"), BTreeMap::new()).feasible);
+}
+
+proptest! {
+    /// Whatever comes in whatever order: a VM is stopped only after its place was found and its intent was durable; what
+    /// is between its intent and its end are never more than may be; and none is started while it is being stopped.
+    #[test]
+    fn stops_follow_places_and_intents_and_are_bounded(
+        steps in prop::collection::vec((0u8..12, 0usize..4, any::<bool>()), 1..200)
+    ) {
+        let names = ["v0", "v1", "v2", "plain"];
+        let mut core = running_on_a(&names);
+        let (mut placed, mut intended) = (BTreeMap::new(), BTreeMap::new());
+        let (mut stopping, mut down) = (BTreeSet::new(), BTreeSet::new());
+        let mut now = 2 * S;
+        for (what, which, good) in steps {
+            now += S / 2;
+            let id = vm(names[which]);
+            let event = match what {
+                0 => Event::Maintenance(host("a"), good),
+                1 | 2 => Event::Drain(host("a")),
+                3 | 4 => {
+                    placed.insert(id, good);
+                    Event::Placed(id, found(good.then_some("b")))
+                }
+                5 | 6 => {
+                    intended.insert(id, good);
+                    Event::MoveIntended(id, if good { Ok(()) } else { Err(broken()) })
+                }
+                // An answer comes to who asked.
+                7 | 8 if !stopping.remove(&id) => continue,
+                7 => Event::Vacated(id, Ok(belief(VmState::Stopped, "a", 1))),
+                8 => { down.remove(&id); Event::Vacated(id, Err(broken())) }
+                9 => Event::Started(id, if good { Ok(Some(host("b"))) } else { Err(broken()) }),
+                10 => { down.remove(&id); Event::Vm(id, belief(VmState::Running, if good { "b" } else { "a" }, 2)) }
+                _ => Event::Tick,
+            };
+            for command in core.on(event, now) {
+                match command {
+                    Command::IntendMove(of) => {
+                        prop_assert_eq!(placed.remove(&of.vm_uuid), Some(true), "intended without a place");
+                    }
+                    Command::Vacate(id, _) => {
+                        prop_assert_eq!(intended.remove(&id), Some(true), "stopped without its intent");
+                        stopping.insert(id);
+                        down.insert(id);
+                    }
+                    Command::Start { vm, .. } => prop_assert!(!stopping.contains(&vm), "started while it is stopped"),
+                    _ => {}
+                }
+            }
+            prop_assert!(down.len() <= MOVES_AT_ONCE, "{} at once", down.len());
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the journal says that HA has to go on with.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::future::try_join;
+use ringfence_messages::{
+    Event as _, HostId, Result,
+    ha::{HostConfirmedFenced, HostDrained, VmMoveChanged},
+    host::{HostState, HostStateChanged},
+    vm::VmStateChanged,
+};
+
+use super::{
+    core::{Belief, Memory},
+    drain::Move,
+};
+use crate::{
+    memory::quarantined,
+    ports::JournalPort,
+    sabotage::{self, Sabotage},
+};
+
+pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
+    let mut memory = Memory::default();
+    let (vms, moves) = try_join(journal.latest(VmStateChanged::TOPIC), journal.latest(VmMoveChanged::TOPIC)).await?;
+    for record in vms {
+        let event: VmStateChanged = record.event()?;
+        memory.vms.push((event.vm_uuid, Belief::from(&event)));
+    }
+    memory.quarantined.extend(quarantined(&*journal).await?.into_keys());
+    for record in journal.latest(HostConfirmedFenced::TOPIC).await? {
+        let event: HostConfirmedFenced = record.event()?;
+        memory.confirmed.extend(event.confirmed.then_some(event.host_uuid));
+    }
+    let mut drained: BTreeMap<HostId, u64> = BTreeMap::new();
+    let (empty, states) = try_join(journal.latest(HostDrained::TOPIC), journal.latest(HostStateChanged::TOPIC)).await?;
+    for record in empty {
+        drained.insert(record.event::<HostDrained>()?.host_uuid, record.seq);
+    }
+    for record in states {
+        let event: HostStateChanged = record.event()?;
+        let host = event.host_uuid;
+        memory.maintenance.extend((event.new_state == HostState::Maintenance).then_some(host));
+        if event.draining {
+            memory.draining.insert(host, drained.get(&host).is_some_and(|seq| *seq > record.seq));
+        }
+    }
+    for record in moves {
+        let event: VmMoveChanged = record.event()?;
+        if event.moving && !sabotage::on(Sabotage::ForgetMoves) {
+            memory.moves.insert(event.vm_uuid, Move::remembered(event.from_host_uuid, event.incarnation));
+        }
+    }
+    Ok(memory)
+}

@@ -1,0 +1,94 @@
+//! Carries out what a drain orders: asks for places, records intents, has VMs stopped, and says what a drain would do.
+
+use std::collections::BTreeMap;
+
+use futures_util::{TryFutureExt, future::try_join_all};
+use ringfence::{Actor, Address, Ctx, Handler, Promised};
+use ringfence_messages::{
+    ha::{FindTargetMsg, PlanDrainMsg},
+    vm::VacateVmMsg,
+};
+
+use super::{
+    HaActor,
+    core::{Belief, Command, Event},
+};
+use crate::{
+    memory::not_ready,
+    vm::{VM_TIMEOUT, VmActor},
+};
+
+impl HaActor {
+    pub(super) fn move_vm(&mut self, command: Command, ctx: &mut Ctx<'_, Self>) {
+        let (bus, recorder) = (ctx.bus().clone(), self.recorder.clone());
+        match command {
+            Command::Place(vm) => {
+                let what = self.core.as_ref().ok_or_else(not_ready).and_then(|core| core.place_of(vm));
+                let placed = async move {
+                    let (from, cluster_uuid, memory_mib) = what?;
+                    let ask = FindTargetMsg {
+                        vm_uuid: vm,
+                        cluster_uuid,
+                        memory_mib,
+                        host_uuid: None,
+                        last_host_uuid: Some(from),
+                        soft_avoid_host_uuids: vec![from],
+                        dry_run: false,
+                    };
+                    bus.ask(Address::singleton(HaActor::KIND), ask).await
+                };
+                ctx.spawn_detached(placed, move |ha, found, ctx| ha.on(Event::Placed(vm, found), ctx));
+            }
+            Command::IntendMove(event) => {
+                let vm = event.vm_uuid;
+                ctx.spawn_detached(async move { recorder.intent(&event).await }, move |ha, result, ctx| {
+                    ha.on(Event::MoveIntended(vm, result.map(|_| ())), ctx);
+                });
+            }
+            Command::Vacate(vm, host_uuid) => {
+                // The intent, the stop, and a look at the host if that is in doubt.
+                let (to, within) = (Address::new(VmActor::KIND, vm), 3 * VM_TIMEOUT);
+                let vacated = async move { bus.ask_within(to, VacateVmMsg { host_uuid }, within).await };
+                ctx.spawn_detached(vacated, move |ha, result, ctx| {
+                    ha.on(Event::Vacated(vm, result.map(|vm| Belief::from(&vm))), ctx);
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Handler<PlanDrainMsg> for HaActor {
+    type Answer = Promised<PlanDrainMsg>;
+
+    fn handle(&mut self, message: PlanDrainMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<PlanDrainMsg>();
+        let host = message.host_uuid;
+        let clusters = match (&self.core, self.catalog.now().host(host)) {
+            (None, _) => Err(not_ready()),
+            (_, Err(error)) => Err(error),
+            (Some(core), Ok(_)) => Ok(core.clusters_on(host)),
+        };
+        let clusters = match clusters {
+            Ok(clusters) => clusters,
+            Err(error) => {
+                promise.complete(Err(error));
+                return answer;
+            }
+        };
+        let round = |cluster| self.round(cluster, ctx.bus().clone()).map_ok(move |round| (cluster, round));
+        let rounds: Vec<_> = clusters.into_iter().map(round).collect();
+        ctx.spawn_detached(try_join_all(rounds), move |ha, found, _| {
+            let plan = found.and_then(|rounds| {
+                let mut candidates = BTreeMap::new();
+                for (cluster, (standing, glances)) in rounds {
+                    ha.glances.extend(glances);
+                    candidates.insert(cluster, ha.candidates(&standing));
+                }
+                ha.core.as_ref().map(|core| core.plan_drain(host, candidates)).ok_or_else(not_ready)
+            });
+            promise.complete(plan);
+        });
+        answer
+    }
+}
