@@ -11,7 +11,7 @@ use super::{
 };
 
 /// What is told of a host.
-const TOPICS: [&str; 5] =
+pub(super) const TOPICS: [&str; 5] =
     ["host.status-changed", "host.state-changed", "ha.host-failed", "ha.host-quarantine", "ha.host-confirmed-fenced"];
 
 /// Records of a thing that its page shows.
@@ -63,6 +63,10 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
             @else { (order("activate", "Put it back into service")) }
             (order("ping", "Ping it now"))
             (order("confirm-fenced", "It is off: I have seen it"))
+        }
+        section aria-labelledby="pings" {
+            h2 #pings { "Pings" }
+            (super::chart::pings(&backend.pings(host.uuid).await?))
         }
         section aria-labelledby="vms" {
             h2 #vms { "VMs that run here, or ran here last" }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{App, Shown, Trouble, layout::page};
 use crate::{
-    http::access::{Bearer, Role},
+    http::access::{Bearer, CONFIRM_FENCED},
     listen::read_form,
 };
 
@@ -119,7 +119,7 @@ pub(super) async fn host(
     let host = match action {
         Some(action) => backend.host_action(host, action).await?,
         None => {
-            bearer.may(Role::Admin)?;
+            bearer.may(CONFIRM_FENCED.role)?;
             backend.confirm_fenced(host, crate::http::attester(by)?).await?
         }
     };
