@@ -142,7 +142,7 @@ async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
         ("fence", "/ui/vms/vm2", "Start elsewhere"),
         ("events", "/ui/events", "failed-unreachable"),
         ("inventory", "/ui/inventory", "the config file"),
-        ("inventory-change", "/ui/inventory/change?kind=host&name=host-0", "No, back"),
+        ("inventory-change", "/ui/inventory/change?kind=host&name=host-0", "management_ip = \"10.0.0.1\""),
         ("inventory-reload", "/ui/inventory/reload", "+ cluster c2"),
         ("hooks", "/ui/hooks", "exit status: 75"),
         ("sign-in", "/ui/sign-in", "asks for a token"),

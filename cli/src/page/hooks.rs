@@ -16,7 +16,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
             p { "Nobody is told: " code { "[[webhook]]" } " and " code { "[[command_hook]]" } " in the config name some." }
         } @else {
             table {
-                caption { (hooks.len()) " hooks that are told what happens, at least once and in order" }
+                caption { "Who is told what happens, at least once and in order" }
                 (columns(["Hook", "Tells", "Of", "How it is", "Behind", "Delivered", "Given up", "Last error", "Try it"]))
                 tbody {
                     @for hook in &hooks {

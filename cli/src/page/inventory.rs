@@ -20,7 +20,7 @@ use super::{
     layout::{columns, page},
 };
 use crate::{
-    config::managed::Edit,
+    config::managed::{Edit, toml_of},
     http::{
         access::{Bearer, CHANGE, RELOAD, Role},
         backend::Backend,
@@ -46,7 +46,7 @@ const EXAMPLE: &str =
 
 /// A thing's table, as a file has it.
 fn written(kind: &str, definition: &Value) -> String {
-    toml::to_string(&json!({ kind: [definition] })).unwrap_or_default()
+    toml_of(&json!({ kind: [definition] })).and_then(|of| toml::to_string(&of).ok()).unwrap_or_default()
 }
 
 pub(super) async fn list(State(backend): App) -> Shown {
