@@ -37,6 +37,8 @@ name = "pager"
 argv = ["/bin/true"]
 topics = ["ha.*"]
 TOML
+# With a token: what is described as guarded has to refuse who has none.
+TOKEN=$("$RINGFENCE" token fuzz --role admin 2>>"$DIR/controller.toml")
 "$RINGFENCE" serve --config "$DIR/controller.toml" >"$DIR/log" 2>&1 &
 PID=$!
 # Bounded: a controller that does not come up is shown, not waited for.
@@ -64,5 +66,5 @@ TOML
 cd "$DIR"                     # it keeps a cache where it runs
 for names in nothing schemathesis; do
   st --config-file "$DIR/$names.toml" run "http://$ADDRESS/openapi.json" --exclude-path /v1/events/stream \
-    --max-examples "${EXAMPLES:-50}" --seed 1 --exclude-checks positive_data_acceptance --warnings off --no-color
+    --header "Authorization: Bearer $TOKEN" --max-examples "${EXAMPLES:-50}" --seed 1 --exclude-checks positive_data_acceptance --warnings off --no-color
 done

@@ -3,17 +3,18 @@
 //! Purpose: one place where commands to a host can be tapped, counted and intercepted, and the last one where a deposed
 //! controller is stopped. Invariants: what acts on the host is sent only while in office, and says in which epoch; a ping is
 //! Connected only if the right host answered in time; a command's timeout is what is left of its sender's
-//! deadline. There is no `core.rs`: the one decision is [`judge_ping`], a function.
+//! deadline; of its last pings so many are remembered, no more. There is no `core.rs`: the one decision is [`judge_ping`], a function.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Message, Result,
     agent::Done,
     fence::SiblingFenceVmCmd,
     ha::ScanHostCmd,
-    host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply},
+    host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply, Pinged, PingsReply, QueryPingsMsg},
     message,
     vhost::{CreateVhostBdevCmd, DeleteVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
     vm::{ListVmsCmd, StartVmCmd, StartVmCmdReply, StopVmCmd},
@@ -39,12 +40,52 @@ pub struct LaunchVmMsg {
 }
 message!(LaunchVmMsg, 1 => StartVmCmdReply);
 
+/// Pings that are remembered of each host. Too low: no picture of how it was. Too high: at 12 bytes each and 100,000 hosts these
+/// are some 80 MB.
+pub const PINGS_KEPT: usize = 60;
+
+/// When a ping ended, since its actor began, and how it went.
+#[derive(Clone, Copy)]
+struct Past {
+    at_s: u32,
+    took_us: u32,
+    answered: bool,
+}
+
+/// The last pings of a host.
+struct Pings {
+    began: Instant,
+    past: Mutex<VecDeque<Past>>,
+}
+
+impl Pings {
+    fn since(&self) -> u32 {
+        u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn remember(&self, took: Duration, answered: bool) {
+        let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let mut past = self.past.lock();
+        if past.len() == PINGS_KEPT {
+            past.pop_front();
+        }
+        past.push_back(Past { at_s: self.since(), took_us, answered });
+    }
+
+    fn told(&self) -> Vec<Pinged> {
+        let now = self.since();
+        let told = |of: &Past| Pinged { ago_s: now - of.at_s, took_us: of.took_us, answered: of.answered };
+        self.past.lock().iter().map(told).collect()
+    }
+}
+
 /// One host's actor.
 pub struct HostActor {
     id: HostId,
     agents: Arc<dyn HostAgentPort>,
     leadership: Arc<dyn LeadershipPort>,
     epoch: u64,
+    pings: Arc<Pings>,
 }
 
 impl HostActor {
@@ -55,7 +96,8 @@ impl HostActor {
         leadership: Arc<dyn LeadershipPort>,
         epoch: u64,
     ) -> HostActor {
-        HostActor { id, agents, leadership, epoch }
+        let pings = Arc::new(Pings { began: Instant::now(), past: Mutex::default() });
+        HostActor { id, agents, leadership, epoch, pings }
     }
 
     /// Asked right before anything is done to the host: another controller may have taken office since it was decided.
@@ -88,6 +130,7 @@ impl Actor for HostActor {
     fn accepts(accepts: &mut Accepts<Self>) {
         accepts
             .message::<PingHostMsg>()
+            .message::<QueryPingsMsg>()
             .message::<HostFactsCmd>()
             .message::<PrepareVhostTargetEnvCmd>()
             .message::<DeployVhostCmd>()
@@ -107,14 +150,25 @@ impl Handler<PingHostMsg> for HostActor {
     type Answer = Later<PingHostReply>;
 
     fn handle(&mut self, message: PingHostMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        let (agents, host) = (self.agents.clone(), self.id);
+        let (agents, host, pings) = (self.agents.clone(), self.id, self.pings.clone());
         let call = Call::within(Duration::from_millis(message.timeout_ms));
         Later::new(async move {
             let began = Instant::now();
             let answer = agents.ping(host, call).await;
-            metrics::histogram!("ringfence_ping_seconds").record(began.elapsed());
-            Ok(judge_ping(host, answer))
+            let took = began.elapsed();
+            metrics::histogram!("ringfence_ping_seconds").record(took);
+            let judged = judge_ping(host, answer);
+            pings.remember(took, judged.connected);
+            Ok(judged)
         })
+    }
+}
+
+impl Handler<QueryPingsMsg> for HostActor {
+    type Answer = Result<PingsReply>;
+
+    fn handle(&mut self, _: QueryPingsMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        Ok(PingsReply { pings: self.pings.told() })
     }
 }
 
@@ -211,6 +265,19 @@ mod tests {
     use ringfence_messages::{Code, ErrorCode};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_pings_are_remembered_and_no_more() {
+        let pings = Pings { began: Instant::now(), past: Mutex::default() };
+        for n in 0..PINGS_KEPT as u64 + 5 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            pings.remember(Duration::from_micros(n), n % 2 == 0);
+        }
+        let told = pings.told();
+        assert_eq!(told.len(), PINGS_KEPT);
+        assert_eq!(told[0], Pinged { ago_s: PINGS_KEPT as u32 - 1, took_us: 5, answered: false });
+        assert_eq!(told[PINGS_KEPT - 1], Pinged { ago_s: 0, took_us: 64, answered: true });
+    }
 
     fn reply(host: &str, version: &str) -> HostPingReply {
         HostPingReply { host_uuid: HostId::from_name(host), version: version.into(), boot_id: "b1".into() }

@@ -249,7 +249,15 @@ const MAX_FORM_BYTES: usize = 4096;
 /// # Errors
 /// The status of the answer and why: too long, too slow, cut short, or not such a form.
 pub async fn read_form<T: DeserializeOwned>(body: Body) -> Result<T, (StatusCode, String)> {
-    let form = read_body(body, MAX_FORM_BYTES).await.map_err(|why| (why.status(), why.to_string()))?;
+    read_long_form(body, MAX_FORM_BYTES).await
+}
+
+/// As [`read_form`], of at most `limit` bytes.
+///
+/// # Errors
+/// As [`read_form`].
+pub async fn read_long_form<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, (StatusCode, String)> {
+    let form = read_body(body, limit).await.map_err(|why| (why.status(), why.to_string()))?;
     serde_urlencoded::from_bytes(&form).map_err(|why| (StatusCode::BAD_REQUEST, why.to_string()))
 }
 

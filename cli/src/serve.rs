@@ -12,6 +12,7 @@ use ringfence::{Actor, Address, Bus};
 use ringfence_actors::{
     assembly::Assembly,
     ha::HaActor,
+    host::HostActor,
     ports::{JournalPort, Ports, Record},
     vm::VmActor,
 };
@@ -24,7 +25,7 @@ use ringfence_messages::{
         ConfirmHostFencedMsg, DrainPlan, HaReply, HaStartPlan, HaStartVmInstanceMsg, PlanDrainMsg, PlanHaStartMsg,
         QueryHaMsg,
     },
-    host::{ChangeHostStateMsg, HostAction, HostInventory, HostsReply, QueryHostsMsg},
+    host::{ChangeHostStateMsg, HostAction, HostInventory, HostsReply, Pinged, QueryHostsMsg, QueryPingsMsg},
     storage::{HostProtocolRef, StorageInventory},
     vm::{QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory},
 };
@@ -185,6 +186,10 @@ impl Backend for Controller {
     async fn host(&self, id: HostId) -> Result<HostInventory> {
         let host = self.known().await?.hosts.into_iter().find(|known| known.uuid == id);
         host.ok_or_else(|| missing("host", &id.to_string()))
+    }
+
+    async fn pings(&self, id: HostId) -> Result<Vec<Pinged>> {
+        Ok(self.assembly.bus.ask(Address::new(HostActor::KIND, id), QueryPingsMsg {}).await?.pings)
     }
 
     async fn storages(&self) -> Result<Vec<StorageInventory>> {

@@ -14,11 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake::{Fake, serve};
+use fake::{Fake, serve, serve_for};
 use fantoccini::{Client, ClientBuilder, Locator};
+use ringfence_cli::http::access::{Access, Role, Token};
 use ringfence_messages::{HostId, VmId, ha::VmHaStarted, vm::VmState};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// A browser. Chromium is in the group of its driver, and ends with it.
 struct Browser {
@@ -127,7 +129,9 @@ fn axe() -> PathBuf {
 #[tokio::test]
 async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
     let Some(browser) = Browser::start().await else { return };
-    let address = serve(Fake::new(4)).await;
+    let fake = Fake::new(4);
+    let address = serve(fake.clone()).await;
+    fake.cluster_in_file("c2");
     for (name, path, says) in [
         ("overview", "/", "it may still write"),
         ("hosts", "/ui/hosts", "no answer within 2s"),
@@ -135,7 +139,13 @@ async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
         ("storages", "/ui/storages", "redeployed 3 times, the next after 7 pings"),
         ("vms", "/ui/vms", "NeverStop"),
         ("vm", "/ui/vms/vm1", "failed-unreachable"),
+        ("fence", "/ui/vms/vm2", "Start elsewhere"),
         ("events", "/ui/events", "failed-unreachable"),
+        ("inventory", "/ui/inventory", "the config file"),
+        ("inventory-change", "/ui/inventory/change?kind=host&name=host-0", "management_ip = \"10.0.0.1\""),
+        ("inventory-reload", "/ui/inventory/reload", "+ cluster c2"),
+        ("hooks", "/ui/hooks", "exit status: 75"),
+        ("sign-in", "/ui/sign-in", "asks for a token"),
         ("ha-start", "/ui/vms/vm1/ha-start", "quarantine host-1"),
         ("drain", "/ui/hosts/host-1/drain", "no host has room for vm1"),
         ("confirm-fenced", "/ui/hosts/host-1/confirm-fenced", "its disk is destroyed"),
@@ -231,6 +241,101 @@ async fn an_order_is_shown_before_it_is_done_and_another_sites_page_cannot_give_
     let sent = status.post(format!("http://{address}/ui/vms/vm1/stop")).header("origin", "http://evil.example");
     assert_eq!(sent.send().await.unwrap().status(), 403);
     assert_eq!(fake.orders.lock().len(), 2, "nobody else's order was carried out");
+}
+
+#[tokio::test]
+async fn charts_say_as_a_table_what_they_draw() {
+    let Some(browser) = Browser::start().await else { return };
+    let address = serve(Fake::new(4)).await;
+    let count = async |css: &str| browser.client.find_all(Locator::Css(css)).await.unwrap().len();
+    browser.client.goto(&format!("http://{address}/ui/vms/vm2")).await.unwrap();
+    let table = browser.text(".chart table").await;
+    // One record follows the other after 740 ms.
+    for says in
+        ["Detection: siblings look", "Checks before the fence", "Its storage refuses the host", "Start elsewhere"]
+    {
+        assert!(table.lines().any(|line| line.starts_with(says) && line.ends_with("0.740 s")), "{says}: {table}");
+    }
+    assert_eq!((count(".chart rect.bar").await, count(".chart tbody tr").await), (5, 5));
+    // It ended in no start: nothing is drawn of one.
+    browser.client.goto(&format!("http://{address}/ui/vms/vm1")).await.unwrap();
+    assert!(!browser.text(".chart table").await.contains("Start elsewhere"));
+    browser.client.goto(&format!("http://{address}/ui/hosts/host-0")).await.unwrap();
+    assert_eq!((count(".chart rect.bar").await, count(".chart .lost").await), (54, 6));
+    assert!(browser.text(".chart table").await.contains("54 6"), "{}", browser.text(".chart").await);
+    assert_eq!(count(".chart details tbody tr").await, 60);
+}
+
+#[tokio::test]
+async fn the_inventory_is_changed_only_as_it_was_shown() {
+    let Some(browser) = Browser::start().await else { return };
+    let fake = Fake::new(4);
+    let address = serve(fake.clone()).await;
+    let click = async |text: &str| {
+        let xpath = format!("//main//a[contains(., '{text}')] | //main//button[contains(., '{text}')]");
+        browser.client.find(Locator::XPath(&xpath)).await.unwrap().click().await.unwrap();
+    };
+    let done = || fake.orders.lock().iter().filter(|order| order.contains("dry run false")).count();
+    browser.client.goto(&format!("http://{address}/ui/inventory")).await.unwrap();
+    click("Add or replace").await;
+    let write = async |text: &str| {
+        let area = browser.client.find(Locator::Css("textarea")).await.unwrap();
+        area.clear().await.unwrap();
+        area.send_keys(text).await.unwrap();
+        click("Show the difference").await;
+    };
+    // What is wrong is told where it was written, and stays written.
+    write("[[cluster]]\nname = 7").await;
+    browser.until(".trouble", "name").await;
+    assert!(browser.text("textarea").await.contains("name = 7"));
+    write("[[host]]\nname = 'h9'\ncluster = 'c1'\nmanagement_ip = '10.0.0.9'\nagent = 'http://10.0.0.9:7070'").await;
+    browser.until("main", "+ host h9").await;
+    browser.picture("inventory-difference").await;
+    assert_eq!(done(), 0, "it was shown only");
+    click("Yes, do it").await;
+    browser.until("#hosts ~ table", "the API").await;
+    assert_eq!(done(), 1);
+
+    // The file changes between the look and the yes: it is shown again.
+    browser.client.goto(&format!("http://{address}/ui/inventory/reload")).await.unwrap();
+    browser.until("main", "Nothing is another").await;
+    fake.cluster_in_file("c2");
+    click("Yes, do it").await;
+    browser.until(".trouble", "look again").await;
+    assert_eq!(done(), 1);
+    click("Yes, do it").await;
+    browser.until("h1", "Inventory").await;
+    assert_eq!(done(), 2);
+
+    browser.client.goto(&format!("http://{address}/ui/inventory")).await.unwrap();
+    click("Take out h9").await;
+    browser.until("main", "- host h9").await;
+    click("Yes, do it").await;
+    browser.until("h1", "Inventory").await;
+    assert!(!browser.text("main").await.contains("h9"));
+
+    browser.client.goto(&format!("http://{address}/ui/hooks")).await.unwrap();
+    click("Test").await;
+    browser.until("main", "exit status: 0").await;
+    assert_eq!(fake.orders.lock().last().unwrap(), "test pager");
+}
+
+#[tokio::test]
+async fn who_signed_in_is_shown_and_signs_out() {
+    let Some(browser) = Browser::start().await else { return };
+    let sha256 = Sha256::digest(b"secret").into();
+    let token = Token { name: "Grace".to_owned(), role: Role::Viewer, sha256 };
+    let address = serve_for(Fake::new(2), Access::by(vec![token])).await;
+    browser.client.goto(&format!("http://{address}/ui/vms")).await.unwrap();
+    let field = browser.client.find(Locator::Css("input[name=token]")).await.unwrap();
+    field.send_keys("secret\n").await.unwrap();
+    browser.until(".who", "Grace (viewer)").await;
+    assert_eq!(browser.serious("").await, [""; 0]);
+    browser.picture("signed-in").await;
+    browser.client.find(Locator::Css(".who button")).await.unwrap().click().await.unwrap();
+    browser.until("h1", "Sign in").await;
+    browser.client.goto(&format!("http://{address}/ui/vms")).await.unwrap();
+    browser.until("h1", "Sign in").await;
 }
 
 #[tokio::test]

@@ -106,6 +106,32 @@ pub struct PingHostReply {
     pub boot_id: String,
 }
 
+/// Asks a host actor how its last pings went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryPingsMsg {}
+message!(QueryPingsMsg, 1 => PingsReply);
+
+/// The last pings of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PingsReply {
+    /// The oldest first.
+    pub pings: Vec<Pinged>,
+}
+
+/// How one ping went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pinged {
+    /// How long ago it ended, in seconds.
+    pub ago_s: u32,
+    /// How long it took, in microseconds.
+    pub took_us: u32,
+    /// Whether the right host answered in time.
+    pub answered: bool,
+}
+
 /// What an operator asks of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostAction {

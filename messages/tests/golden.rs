@@ -116,6 +116,7 @@ fn every_message_keeps_its_wire_form() {
             "needs": {"hugepages": 16, "vhostTarget": true, "containers": false, "paths": ["/p"]}}"# =>
             r#"{"hostUuid": @H, "unixMs": 5, "findings": [{"check": "ssh-login", "about": "host-b", "verdict": "fail", "found": "f", "why": "w", "mend": "m"}]}"#;
         PingHostMsg r#"{"timeoutMs": 2000}"# => r#"{"connected": false, "reason": "no answer", "bootId": ""}"#;
+        QueryPingsMsg r#"{}"# => r#"{"pings": [{"agoS": 7, "tookUs": 1500, "answered": true}]}"#;
         ChangeHostStateMsg r#"{"hostUuid": @H, "action": "Maintain"}"# => r#"@host"#;
         QueryServingHostsMsg r#"{"clusterUuid": @C}"# =>
             r#"{"hostUuids": [@H], "answeringHostUuids": [@H, @S], "doubtfulHostUuids": [@S], "enabled": 3}"#;

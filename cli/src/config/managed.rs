@@ -230,7 +230,7 @@ fn name_of(table: &toml::Value) -> Option<&str> {
 }
 
 /// As TOML, with its keys; what is null is left out.
-fn toml_of(value: &Value) -> Option<toml::Value> {
+pub(crate) fn toml_of(value: &Value) -> Option<toml::Value> {
     Some(match value {
         Value::Null => return None,
         Value::Bool(is) => (*is).into(),

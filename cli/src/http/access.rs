@@ -35,6 +35,17 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    /// The role's name, as in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Admin => "admin",
+        }
+    }
+}
+
 /// A token, as the config knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
@@ -51,7 +62,7 @@ pub struct Token {
 pub struct Access(Arc<[Token]>);
 
 /// The cookie that a browser carries its token in.
-const COOKIE: &str = "ringfence-token";
+pub(super) const COOKIE: &str = "ringfence-token";
 
 /// Whose request it is, as far as [`Access`] told.
 #[derive(Clone, Debug)]
@@ -60,6 +71,8 @@ pub(crate) struct Bearer {
     pub(crate) name: String,
     /// What they may do.
     pub(crate) role: Role,
+    /// They presented a token; false where none is asked for.
+    pub(crate) by_token: bool,
 }
 
 impl Bearer {
@@ -87,12 +100,16 @@ impl Access {
     /// Whose a token is; nobody's if it is not known.
     fn whose(&self, token: &str) -> Option<Bearer> {
         let is: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        self.0.iter().find(|of| of.sha256 == is).map(|of| Bearer { name: of.name.clone(), role: of.role })
+        self.0.iter().find(|of| of.sha256 == is).map(|of| Bearer {
+            name: of.name.clone(),
+            role: of.role,
+            by_token: true,
+        })
     }
 
     fn bearer(&self, headers: &HeaderMap) -> Option<Bearer> {
         if self.0.is_empty() {
-            return Some(Bearer { name: "a local user".to_owned(), role: Role::Admin });
+            return Some(Bearer { name: "a local user".to_owned(), role: Role::Admin, by_token: false });
         }
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let presented = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
@@ -104,27 +121,71 @@ impl Access {
     }
 }
 
-/// What anybody may see: nothing of the inventory.
-fn is_open(path: &str) -> bool {
-    matches!(path, "/healthz" | "/openapi.json" | SIGN_IN) || path.starts_with("/ui/assets/")
+/// The role that a route takes; `None` for what anybody may see: nothing of the inventory. The description says the same.
+pub(super) fn takes(method: &Method, path: &str) -> Option<Role> {
+    match path {
+        "/healthz" | "/openapi.json" | SIGN_IN => None,
+        _ if path.starts_with("/ui/assets/") => None,
+        // Whoever signed in may sign out.
+        SIGN_OUT => Some(Role::Viewer),
+        _ if matches!(*method, Method::GET | Method::HEAD) => Some(Role::Viewer),
+        _ => Some(Role::Operator),
+    }
+}
+
+/// What takes more than its route does: asked by whoever carries it out, and told by the description.
+pub(crate) struct More {
+    /// The operation's path.
+    pub(super) path: &'static str,
+    /// What of it.
+    pub(super) what: &'static str,
+    /// The role that it takes.
+    pub(crate) role: Role,
+}
+
+/// Nothing else proves then that a host is off.
+pub(crate) const CONFIRM_FENCED: More =
+    More { path: "/v1/hosts/{id}/actions", what: "`confirmFenced`", role: Role::Admin };
+
+/// Who may order may look what would be.
+pub(crate) const CHANGE: More =
+    More { path: "/v1/inventory/changes", what: "all but `dryRun=true`", role: Role::Admin };
+
+/// As [`CHANGE`].
+pub(crate) const RELOAD: More = More { path: "/v1/inventory/reload", what: "all but `dryRun=true`", role: Role::Admin };
+
+/// All of them.
+pub(super) const MORE: [More; 3] = [CONFIRM_FENCED, CHANGE, RELOAD];
+
+tokio::task_local! {
+    /// Whose request is being answered: the head of every page shows it.
+    static ASKING: Option<Bearer>;
+}
+
+/// Whose request is being answered; nobody's outside of one, and where none was let in.
+pub(crate) fn asking() -> Option<Bearer> {
+    ASKING.try_with(Clone::clone).ok().flatten()
 }
 
 /// Where a browser's user presents a token.
 pub(crate) const SIGN_IN: &str = "/ui/sign-in";
 
+/// Where they have their browser forget it.
+pub(crate) const SIGN_OUT: &str = "/ui/sign-out";
+
 pub(super) async fn check(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     let bearer = access.bearer(request.headers());
     let refuse = |status, why: &str| Failure::with(status, Code::NOT_PERMITTED, why).into_response();
+    let takes = takes(request.method(), request.uri().path());
     match bearer {
         Some(bearer) => {
-            let looks = matches!(*request.method(), Method::GET | Method::HEAD) || is_open(request.uri().path());
-            if !looks && bearer.role < Role::Operator {
+            if takes.is_some_and(|role| bearer.role < role) {
                 return refuse(StatusCode::FORBIDDEN, "this token is a viewer's: it may look, and order nothing");
             }
-            request.extensions_mut().insert(bearer);
-            next.run(request).await
+            request.extensions_mut().insert(bearer.clone());
+            ASKING.scope(Some(bearer), next.run(request)).await
         }
-        None if is_open(request.uri().path()) => next.run(request).await,
+        None if takes.is_none() => next.run(request).await,
         None => {
             let accepts = request.headers().get(header::ACCEPT).and_then(|of| of.to_str().ok()).unwrap_or_default();
             if accepts.contains("text/html") {
@@ -162,6 +223,12 @@ pub(crate) async fn sign_in(
             Failure::with(StatusCode::UNAUTHORIZED, Code::NOT_PERMITTED, why).into_response()
         }
     }
+}
+
+/// Has the browser forget its token. The token itself stays good until it is taken out of the config.
+pub(crate) async fn sign_out() -> Response {
+    let cookie = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    ([(header::SET_COOKIE, cookie)], Redirect::to(SIGN_IN)).into_response()
 }
 
 #[cfg(test)]

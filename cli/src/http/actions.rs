@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Answer, App,
-    access::{Bearer, Role},
+    access::{Bearer, CONFIRM_FENCED},
     errors::{Failure, Problem},
     tag::matches,
 };
@@ -183,7 +183,7 @@ pub(super) async fn host(
         HostOrder::Activate(_) => HostAction::Activate,
         HostOrder::Ping(_) => HostAction::Ping,
         HostOrder::ConfirmFenced(Confirmation { by }) => {
-            bearer.may(Role::Admin)?;
+            bearer.may(CONFIRM_FENCED.role)?;
             return Ok(Json(HostAnswer::Host(backend.confirm_fenced(host, attester(by)?).await?)));
         }
     };

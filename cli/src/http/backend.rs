@@ -6,7 +6,7 @@ use ringfence_actors::ports::Record;
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
     ha::{DrainPlan, HaReply, HaStartPlan},
-    host::{HostAction, HostInventory},
+    host::{HostAction, HostInventory, Pinged},
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
 };
@@ -28,6 +28,8 @@ pub trait Backend: Send + Sync {
     async fn hosts(&self) -> Result<Vec<HostInventory>>;
     /// One host.
     async fn host(&self, id: HostId) -> Result<HostInventory>;
+    /// How the last pings of a host went, the oldest first.
+    async fn pings(&self, id: HostId) -> Result<Vec<Pinged>>;
     /// All storages.
     async fn storages(&self) -> Result<Vec<StorageInventory>>;
     /// All VMs.

@@ -28,6 +28,7 @@ mod inventory;
 pub mod limit;
 mod read;
 mod repeat;
+mod security;
 mod tag;
 mod trace;
 
@@ -54,7 +55,9 @@ type Answer<T = axum::response::Response> = Result<T, Failure>;
     info(
         title = "Ringfence controller",
         description = "Keeps every virtual machine running on at most one host. A thing is addressed by its name or its uuid. \
-                       Every error is {\"error\": {...}} with a code that never changes its meaning."
+                       Every error is {\"error\": {...}} with a code that never changes its meaning. Where the config names tokens, \
+                       one is presented as a bearer; each role may what those before it may: viewer, operator, admin. Where it \
+                       names none, everybody who reaches the loopback is an admin."
     ),
     tags(
         (name = "inventory", description = "What there is, and how it is"),
@@ -67,7 +70,7 @@ struct Document;
 
 /// The routes of the API over a backend, and their description.
 fn described() -> OpenApiRouter<Arc<dyn Backend>> {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let mut described = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(read::index))
         .routes(routes!(read::healthz))
         .routes(routes!(read::metrics))
@@ -87,7 +90,9 @@ fn described() -> OpenApiRouter<Arc<dyn Backend>> {
         .routes(routes!(read::explain))
         .routes(routes!(read::inspect))
         .routes(routes!(read::hooks))
-        .routes(routes!(actions::hook))
+        .routes(routes!(actions::hook));
+    security::describe(described.get_openapi_mut());
+    described
 }
 
 /// The API's description in OpenAPI 3.1, as `GET /openapi.json` gives it.

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// What is told of a host.
-const TOPICS: [&str; 6] = [
+pub(super) const TOPICS: [&str; 6] = [
     "host.status-changed",
     "host.state-changed",
     "ha.host-drained",
@@ -70,6 +70,10 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
             (order("drain", "Move its VMs away"))
             (order("ping", "Ping it now"))
             (order("confirm-fenced", "It is off: I have seen it"))
+        }
+        section aria-labelledby="pings" {
+            h2 #pings { "Pings" }
+            (super::chart::pings(&backend.pings(host.uuid).await?))
         }
         section aria-labelledby="vms" {
             h2 #vms { "VMs that run here, or ran here last" }

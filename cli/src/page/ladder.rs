@@ -10,12 +10,14 @@ use ringfence_messages::{
 };
 use uuid::Uuid;
 
+use super::chart::{self, Phase};
+
 /// What the journal says of one attempt.
 pub(super) struct Attempt {
     /// When each level was begun.
-    begun: Vec<(String, FenceLevel)>,
+    pub(super) begun: Vec<(String, FenceLevel)>,
     /// When and how it ended; none while it is under way.
-    ended: Option<(String, SiblingFenceAudited)>,
+    pub(super) ended: Option<(String, SiblingFenceAudited)>,
 }
 
 /// The attempts that records of a VM tell of, in order.
@@ -67,8 +69,8 @@ fn evidence(reason: &str) -> Vec<String> {
     of
 }
 
-/// The attempt as a list of rungs.
-pub(super) fn shown(attempt: &Attempt) -> Markup {
+/// The attempt as a list of rungs, and how long each phase took.
+pub(super) fn shown(attempt: &Attempt, phases: &[Phase]) -> Markup {
     let evidence: Vec<String> = attempt.ended.iter().flat_map(|(_, audit)| evidence(&audit.reason)).collect();
     let success = attempt.ended.as_ref().is_some_and(|(_, audit)| audit.outcome.as_str().starts_with("success"));
     let outcome = attempt.ended.as_ref().map_or("under way", |(_, audit)| audit.outcome.as_str());
@@ -96,6 +98,7 @@ pub(super) fn shown(attempt: &Attempt) -> Markup {
                 }
             }
             @if let Some((time, _)) = &attempt.ended { p { "Ended at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } ", audited once." } }
+            (chart::phases(phases))
         }
     }
 }

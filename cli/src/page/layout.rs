@@ -3,12 +3,16 @@
 use maud::{DOCTYPE, Markup, html};
 use serde::Serialize;
 
-const PAGES: [(&str, &str); 5] = [
+use crate::http::access::{SIGN_OUT, asking};
+
+const PAGES: [(&str, &str); 7] = [
     ("/", "Overview"),
     ("/ui/hosts", "Hosts"),
     ("/ui/storages", "Storages"),
     ("/ui/vms", "VMs"),
     ("/ui/events", "Events"),
+    ("/ui/inventory", "Inventory"),
+    ("/ui/hooks", "Hooks"),
 ];
 
 /// A page; `at` is its entry in the navigation, `live` the last record that it shows, after which it is renewed by itself.
@@ -38,6 +42,12 @@ pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> M
                         }
                     }
                     span #live role="status" { @if live.is_some() { "connecting" } @else { "" } }
+                    @if let Some(bearer) = asking() {
+                        form.who method="post" action=(SIGN_OUT) {
+                            span { strong { (bearer.name) } " (" (bearer.role.name()) ")" }
+                            @if bearer.by_token { " " button { "Sign out" } }
+                        }
+                    }
                 }
                 main #main tabindex="-1" hx-trigger="renew" hx-get="" hx-select="#main" hx-swap="morph:outerHTML" { (body) }
             }

@@ -6,6 +6,12 @@
 //! GET  /ui/hosts/{name} /ui/vms/{name}  one thing: why it is so, its fences, what may be done
 //! GET  /ui/{hosts,vms}/{name}/{order}   what an order would do, to be confirmed
 //! POST /ui/{hosts,vms}/{name}/{order}   the order
+//! GET  /ui/inventory                    what is looked after, and where it is defined
+//! POST /ui/inventory/change             what a change would be; with what was shown of it, it is made
+//! GET  /ui/inventory/remove/{kind}/{name} /ui/inventory/reload   the same, to be confirmed; POST does it
+//! GET  /ui/hooks                        whom it tells what happened, and what holds that up
+//! POST /ui/hooks/{name}/test            a test message, and what came back
+//! POST /ui/sign-out                     the browser forgets its token
 //! GET  /ui/sign-in                      where a token is asked for, if the config has some
 //! GET  /ui/stream?after=SEQ             what happens, as lines of the page
 //! ```
@@ -14,12 +20,16 @@
 //! State is told by a word, and a colour besides. Rejected: an application in the browser. Two programs that must agree.
 
 mod assets;
+mod chart;
 mod events;
+mod hooks;
 mod hosts;
+mod inventory;
 mod ladder;
 mod layout;
 mod orders;
 mod overview;
+mod phases;
 mod sign_in;
 mod storages;
 mod vms;
@@ -36,7 +46,7 @@ use maud::html;
 use ringfence_messages::ErrorCode;
 
 use crate::http::{
-    access::{self, SIGN_IN},
+    access::{self, SIGN_IN, SIGN_OUT},
     backend::Backend,
     status,
 };
@@ -56,6 +66,13 @@ pub(crate) fn routes() -> Router<Arc<dyn Backend>> {
         .route("/ui/vms/{name}", get(vms::one))
         .route("/ui/vms/{name}/{order}", get(orders::ask_vm).post(orders::vm))
         .route("/ui/events", get(events::list))
+        .route("/ui/inventory", get(inventory::list))
+        .route("/ui/inventory/change", get(inventory::write).post(inventory::change))
+        .route("/ui/inventory/remove/{kind}/{name}", get(inventory::ask_remove).post(inventory::remove))
+        .route("/ui/inventory/reload", get(inventory::ask_reload).post(inventory::reload))
+        .route("/ui/hooks", get(hooks::list))
+        .route("/ui/hooks/{name}/test", axum::routing::post(hooks::test))
+        .route(SIGN_OUT, axum::routing::post(access::sign_out))
         .route(SIGN_IN, get(sign_in::form).post(access::sign_in))
         .route("/ui/stream", get(events::stream))
         .route("/ui/assets/{file}", get(assets::file))

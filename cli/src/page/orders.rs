@@ -16,7 +16,7 @@ use super::{
     layout::{link, page},
 };
 use crate::{
-    http::access::{Bearer, Role},
+    http::access::{Bearer, CONFIRM_FENCED},
     listen::read_form,
 };
 
@@ -139,7 +139,7 @@ pub(super) async fn host(
     let host = match action {
         Some(action) => backend.host_action(host, action).await?,
         None => {
-            bearer.may(Role::Admin)?;
+            bearer.may(CONFIRM_FENCED.role)?;
             backend.confirm_fenced(host, crate::http::attester(by)?).await?
         }
     };

@@ -10,6 +10,7 @@ use super::{
     hosts::HISTORY,
     ladder,
     layout::{columns, link, page, state, word},
+    phases,
 };
 
 /// What is told of a VM.
@@ -57,6 +58,16 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
     let why = backend.explain(&vm.name).await?;
     let history = backend.newest(Some((&TOPICS, &vm.name)), HISTORY).await?;
     let attempts = ladder::attempts(&history);
+    let mut fences = Vec::new();
+    for attempt in attempts.iter().rev() {
+        let failed = attempt.ended.as_ref().map(|(_, audit)| audit.failed_host.as_str()).or(vm.host.as_deref());
+        let of = |host| backend.newest(Some((&super::hosts::TOPICS, host)), HISTORY);
+        let there = match failed {
+            Some(host) => of(host).await?,
+            None => Vec::new(),
+        };
+        fences.push(ladder::shown(attempt, &phases::of(attempt, &history, &there)));
+    }
     let order = |order: &str, what: &str| html! { a.order href={ "/ui/vms/" (vm.name) "/" (order) } { (what) } };
     let body = html! {
         h1 { (vm.name) }
@@ -72,10 +83,10 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
                 (order("ha-start", "Fence it where it ran last, and start it"))
             }
         }
-        @if !attempts.is_empty() {
+        @if !fences.is_empty() {
             section aria-labelledby="fences" {
                 h2 #fences { "Fences" }
-                @for attempt in attempts.iter().rev() { (ladder::shown(attempt)) }
+                @for fence in &fences { (fence) }
             }
         }
         section aria-labelledby="volumes" {

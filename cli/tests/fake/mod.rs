@@ -8,7 +8,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use parking_lot::Mutex;
-use ringfence_actors::ports::Record;
+use ringfence_actors::{change::Change, inventory::Catalog, ports::Record};
 use ringfence_cli::{
     config::Source,
     http::{
@@ -23,8 +23,8 @@ use ringfence_cli::{
 use ringfence_messages::{
     ClusterId, Event, HostId, Protocol, ProtocolStatus, Result, StorageId, VmId,
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited},
-    ha::{DrainPlan, DrainStep, HaReply, HaStartPlan, VmHa},
-    host::{HostAction, HostInventory, HostState, HostStatus},
+    ha::{DrainPlan, DrainStep, HaReply, HaStartPlan, HostFailed, VmHa, VmHaStarted},
+    host::{HostAction, HostInventory, HostState, HostStatus, HostStatusChanged, Pinged},
     storage::{HostProtocolRef, StorageHostRef, StorageInventory, StorageKind},
     vm::{HaMode, VmInventory, VmState, VolumeInventory},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Fake {
     live: broadcast::Sender<Record>,
     pub(crate) orders: Mutex<Vec<String>>,
     source: Mutex<Source>,
+    /// What stands in the config file by now.
+    file: Mutex<String>,
 }
 
 const CONFIG: &str = "controller.state_dir = 'state'\ncluster = [{ name = 'c1' }]\n\
@@ -81,6 +83,7 @@ impl Fake {
             records: Mutex::default(),
             live: broadcast::channel(64).0,
             orders: Mutex::default(),
+            file: Mutex::new(CONFIG.to_owned()),
             source: Mutex::new(Source {
                 path: "/etc/controller.toml".into(),
                 text: CONFIG.to_owned(),
@@ -88,39 +91,78 @@ impl Fake {
                 managed: String::new(),
             }),
         });
-        let (attempt, a) = (VmId::from_name("attempt").0, HostId::from_name("host-1"));
+        let down = fake.hosts.lock().get(1).cloned();
+        if let Some(inventory) = down {
+            let (host_uuid, host) = (inventory.uuid, inventory.name.clone());
+            let (old_status, new_status) = (HostStatus::Connected, HostStatus::Disconnected);
+            let reason = inventory.reason.clone();
+            fake.happens(&HostStatusChanged { host_uuid, old_status, new_status, reason, inventory });
+            let reason = "no sibling sees it".to_owned();
+            fake.happens(&HostFailed { host_uuid, host, unseen_by: vec!["host-0".to_owned()], reason });
+        }
+        fake.fenced(
+            "vm2",
+            FenceOutcome::SuccessSshUnreachable,
+            "sibling: cannot reach it (host-0: ssh false); storage: refuses 10.77.0.2 since OSD map epoch 11",
+        );
+        fake.happens(&VmHaStarted {
+            vm_uuid: VmId::from_name("vm2"),
+            vm: "vm2".to_owned(),
+            from_host: Some("host-1".to_owned()),
+            host_uuid: HostId::from_name("host-2"),
+            host: "host-2".to_owned(),
+            reason: "host-1 failed".to_owned(),
+        });
+        fake.fenced(
+            "vm1",
+            FenceOutcome::FailedUnreachable,
+            "sibling: cannot reach it (host-0: ssh false); storage: not fenced: no quorum <b>bold</b>",
+        );
+        fake
+    }
+
+    /// Somebody writes a cluster into the config file.
+    #[allow(dead_code)]
+    pub(crate) fn cluster_in_file(&self, name: &str) {
+        *self.file.lock() = CONFIG.replacen("}]", &format!("}}, {{ name = '{name}' }}]"), 1);
+    }
+
+    /// A VM of host-1 climbs two rungs of the ladder.
+    fn fenced(&self, vm: &str, outcome: FenceOutcome, reason: &str) {
+        let (attempt, failed) = (VmId::from_name(&format!("attempt {vm}")).0, HostId::from_name("host-1"));
         for level in [FenceLevel::Sibling, FenceLevel::Storage] {
-            fake.happens(&FenceIntended {
+            self.happens(&FenceIntended {
                 attempt,
-                vm_uuid: VmId::from_name("vm1"),
-                vm: "vm1".to_owned(),
-                failed_host_uuid: a,
+                vm_uuid: VmId::from_name(vm),
+                vm: vm.to_owned(),
+                failed_host_uuid: failed,
                 cluster_uuid: ClusterId::from_name("c1"),
                 ha_target_host_uuid: HostId::from_name("host-0"),
                 level,
             });
         }
-        fake.happens(&SiblingFenceAudited {
+        self.happens(&SiblingFenceAudited {
             attempt,
-            vm_uuid: VmId::from_name("vm1"),
-            vm: "vm1".to_owned(),
-            failed_host_uuid: a,
+            vm_uuid: VmId::from_name(vm),
+            vm: vm.to_owned(),
+            failed_host_uuid: failed,
             failed_host: "host-1".to_owned(),
             cluster_uuid: ClusterId::from_name("c1"),
             ha_target_host_uuid: HostId::from_name("host-0"),
-            outcome: FenceOutcome::FailedUnreachable,
+            outcome,
             executor_host_uuid: None,
-            reason: "sibling: cannot reach it (host-0: ssh false); storage: not fenced: no quorum <b>bold</b>"
-                .to_owned(),
+            reason: reason.to_owned(),
         });
-        fake
     }
 
     pub(crate) fn happens<E: Event>(&self, event: &E) {
         let mut records = self.records.lock();
+        let seq = records.len() as u64 + 1;
+        // Each later than the one before.
+        let millis = seq * 740;
         let record = Record {
-            seq: records.len() as u64 + 1,
-            time: "2026-11-21T10:00:00.000Z".to_owned(),
+            seq,
+            time: format!("2026-11-21T10:{:02}:{:02}.{:03}Z", millis / 60_000 % 60, millis / 1000 % 60, millis % 1000),
             topic: E::TOPIC.to_owned(),
             subject: event.subject(),
             payload: serde_json::to_value(event).unwrap(),
@@ -151,6 +193,17 @@ impl Backend for Fake {
 
     async fn host(&self, id: HostId) -> Result<HostInventory> {
         Ok(self.hosts.lock().iter().find(|host| host.uuid == id).unwrap().clone())
+    }
+
+    async fn pings(&self, id: HostId) -> Result<Vec<Pinged>> {
+        // One in ten is lost; those of a host that is down since it is.
+        let down = id == HostId::from_name("host-1");
+        let ping = |n: u32| Pinged {
+            ago_s: 59 - n,
+            took_us: 800 + n * 7919 % 2600,
+            answered: if down { n < 50 } else { n % 10 != 7 },
+        };
+        Ok((0..60).map(ping).collect())
     }
 
     async fn storages(&self) -> Result<Vec<StorageInventory>> {
@@ -266,14 +319,18 @@ impl Backend for Fake {
 
     async fn inventory(&self, order: Order, by: String, dry_run: bool) -> Result<Value> {
         let mut source = self.source.lock();
-        let Order::Edit(edit) = order else { return source.shown() };
-        let new = source.edited(&edit)?;
-        new.clone().config()?;
+        let new = match order {
+            Order::Show => return source.shown(),
+            Order::Reload => Source { text: self.file.lock().clone(), ..source.clone() },
+            Order::Edit(edit) => source.edited(&edit)?,
+        };
+        let was = Catalog::new(source.clone().config()?.inventory);
+        let changes = Change::between(&was.now(), &new.clone().config()?.inventory).lines();
         self.ordered(format!("inventory by {by}, dry run {dry_run}"));
         if !dry_run {
             *source = new;
         }
-        Ok(json!({ "applied": !dry_run, "changes": [], "needRestart": [] }))
+        Ok(json!({ "applied": !dry_run, "changes": changes, "needRestart": [] }))
     }
 
     async fn hooks(&self) -> Result<Vec<HookInventory>> {

@@ -1,0 +1,67 @@
+//! The hooks: whom the controller tells what happened, how far each has come, and what holds it up.
+
+use axum::extract::{Path, State};
+use maud::html;
+
+use super::{
+    App, Shown,
+    layout::{columns, page, word},
+};
+
+pub(super) async fn list(State(backend): App) -> Shown {
+    let (live, hooks) = (super::events::last_of_all(&*backend).await?, backend.hooks().await?);
+    let body = html! {
+        h1 { "Hooks" }
+        @if hooks.is_empty() {
+            p { "Nobody is told: " code { "[[webhook]]" } " and " code { "[[command_hook]]" } " in the config name some." }
+        } @else {
+            table {
+                caption { "Who is told what happens, at least once and in order" }
+                (columns(["Hook", "Tells", "Of", "How it is", "Behind", "Delivered", "Given up", "Last error", "Try it"]))
+                tbody {
+                    @for hook in &hooks {
+                        tr {
+                            th scope="row" { (hook.name) }
+                            td { (word(&hook.kind)) " " code { (hook.target) } }
+                            td { @for topic in &hook.topics { code { (topic) } " " } }
+                            td {
+                                @if hook.tries > 0 {
+                                    span class="state bad" { "refused" } " " small { (hook.tries) " times" }
+                                    @if let Some(next) = &hook.next_try { br; small { "again at " time datetime=(next) { (clock(next)) } } }
+                                } @else { span class="state good" { "goes well" } }
+                            }
+                            td.number { (hook.lag) }
+                            td.number {
+                                (hook.delivered)
+                                @if let Some(last) = &hook.last_delivered { br; small { "last at " time datetime=(last) { (clock(last)) } } }
+                            }
+                            td.number { (hook.given_up) }
+                            td { (hook.last_error.as_deref().unwrap_or("-")) }
+                            td { form method="post" action={ "/ui/hooks/" (hook.name) "/test" } { button aria-label={ "Test " (hook.name) } { "Test" } } }
+                        }
+                    }
+                }
+            }
+            p { small { "Behind counts records of the journal, also such as are of no interest to the hook. A test tells of nothing that happened, and goes past what waits." } }
+        }
+    };
+    Ok(page("Hooks", "/ui/hooks", Some(live), &body))
+}
+
+fn clock(time: &str) -> &str {
+    time.get(11..19).unwrap_or(time)
+}
+
+pub(super) async fn test(State(backend): App, Path(name): Path<String>) -> Shown {
+    let test = backend.test_hook(&name).await?;
+    let body = html! {
+        h1 { "Test of " (name) }
+        p {
+            @if test.delivered { span class="state good" { "delivered" } } @else { span class="state bad" { "not delivered" } }
+            " after " (test.millis) " ms, message " code { (test.id) }
+        }
+        p { "It says: " (test.says) }
+        p { a href="/ui/hooks" { "Back to the hooks" } }
+    };
+    Ok(page("Test of a hook", "/ui/hooks", None, &body))
+}
