@@ -1,32 +1,23 @@
 //! The beginning of a connection by TLS, bounded in time; who is refused is told why, and so is the log.
 //!
-//! Invariants: every refusal is counted; the log is told of an address a few times a minute ([`Complaints`]), so that nobody
-//! who knocks fills a disk, and what is remembered of addresses is bounded.
-//!
-//! Invariant: the alert that says why reaches the other end. It has sent its first request by then; closing with that unread
+//! Invariants: every refusal is counted; the log is told of an address a few times a minute, so that nobody who knocks fills a
+//! disk; the alert that says why reaches the other end. It has sent its first request by then; closing with that unread
 //! would reset the connection and take the alert along, so that what came is read for a moment and thrown away.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::Quota;
 use metrics::counter;
-use parking_lot::Mutex;
 use ringfence_drivers::tls::refused_client;
 use ringfence_messages::{Code, ErrorCode};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::Instant,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
-use crate::http::limit::{MAX_ADDRESSES, network};
+use crate::per_address::{PerAddress, network};
 
 /// How long a handshake may take. Too low: a busy machine cannot come in. Too high: who says nothing holds a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,10 +28,6 @@ const LINGER: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
 /// How often in a minute it is told of an address that it was refused. Too low: several reasons from one machine are not all
 /// seen. Too high: who knocks without end fills the disk.
 const COMPLAINTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
-
-/// How often those are forgotten of whom nothing was said lately, once they are too many. Too low: each who knocks has all of
-/// them looked through. Too high: others than them share one measure for so long.
-const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// The first byte of every handshake. Plain HTTP begins with a letter.
 const HANDSHAKE: u8 = 0x16;
@@ -75,16 +62,11 @@ pub(crate) async fn accept(
 }
 
 /// Who is refused, told to the log within bounds.
-pub(crate) struct Complaints {
-    said: DefaultKeyedRateLimiter<IpAddr>,
-    /// When those were last forgotten of whom nothing was said lately.
-    forgot: Mutex<Instant>,
-}
+pub(crate) struct Complaints(PerAddress);
 
 impl Default for Complaints {
     fn default() -> Complaints {
-        let said = RateLimiter::keyed(Quota::per_minute(COMPLAINTS_PER_MINUTE));
-        Complaints { said, forgot: Mutex::new(Instant::now()) }
+        Complaints(PerAddress::new(Quota::per_minute(COMPLAINTS_PER_MINUTE)))
     }
 }
 
@@ -98,14 +80,7 @@ impl Complaints {
     }
 
     fn may_say(&self, address: SocketAddr) -> bool {
-        let full = || self.said.len() >= MAX_ADDRESSES;
-        let mut forgot = self.forgot.lock();
-        if full() && forgot.elapsed() >= FORGET_EVERY {
-            *forgot = Instant::now();
-            self.said.retain_recent();
-        }
-        let whom = if full() { Ipv4Addr::UNSPECIFIED.into() } else { network(address) };
-        self.said.check_key(&whom).is_ok()
+        self.0.wait(network(address)).is_none()
     }
 }
 
@@ -133,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_who_knocks_without_end_fills_the_log_or_the_memory() {
+    fn nobody_who_knocks_without_end_fills_the_log() {
         let complaints = Complaints::default();
         let said = |address: &str| {
             let address = address.parse().unwrap();
@@ -143,9 +118,5 @@ mod tests {
         assert_eq!(said("10.0.0.1:1"), most);
         assert_eq!(said("10.0.0.1:2"), 0, "another port is nobody else");
         assert_eq!(said("10.0.0.2:1"), most, "others are told of");
-        for n in 0..2 * MAX_ADDRESSES as u32 {
-            complaints.may_say(SocketAddr::new(Ipv4Addr::from_bits(n).into(), 1));
-        }
-        assert!(complaints.said.len() <= MAX_ADDRESSES + 1, "further ones share one measure");
     }
 }

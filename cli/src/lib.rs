@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod notify;
 pub mod output;
 mod page;
+mod per_address;
 pub mod pki;
 mod scenario_lab;
 pub mod serve;

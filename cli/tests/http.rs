@@ -148,7 +148,7 @@ async fn every_role_may_what_it_may_and_nobody_without_a_token_sees_anything() {
     }
     let orders = fake.orders.lock().clone();
     let admins = orders.iter().filter(|order| order.contains("confirm-fenced")).count();
-    assert_eq!((orders.len(), admins), (18, 2), "{orders:?}");
+    assert_eq!((orders.len(), admins), (21, 2), "{orders:?}");
 
     // A browser is sent to where it can sign in, and gets a cookie that no script can read.
     let browser =
