@@ -198,7 +198,10 @@ fn a_host_leaves_only_from_maintenance_with_nothing_left_on_it() {
         let scene = Scene::start(world).await;
         scene.run("vm1", Some("b")).await.unwrap();
         let without = || inventory(&["a"], vec![vm("vm1", 512)]);
-        refused(scene.change(without()).await, "host b has VMs: stop vm1 first");
+        refused(
+            scene.change(without()).await,
+            "host b has VMs (vm1): `ringfence host drain b` moves them, or stop them first",
+        );
         scene.stop("vm1").await;
         refused(scene.change(without()).await, "`ringfence host maintain b` first");
         scene.maintain("b").await;

@@ -182,6 +182,13 @@ impl State {
                 let Ok(failed) = record.event::<HostFailed>() else { return };
                 self.failed(&failed, at);
             }
+            HostStatusChanged::TOPIC => {
+                let Ok(is) = record.event::<HostStatusChanged>() else { return };
+                if is.new_status != HostStatus::Disconnected {
+                    // It answers: it is not away at once with the next one (row 39).
+                    self.checks.failed.retain(|(_, _, host)| *host != record.subject);
+                }
+            }
             VmStateChanged::TOPIC => {
                 let Ok(is) = record.event::<VmStateChanged>() else { return };
                 if is.new_state == VmState::Stopping {
@@ -245,7 +252,8 @@ impl State {
             self.checks.failed.iter().filter(|(_, of, _)| *of == cluster).map(|(_, _, host)| host).collect();
         let limit = (size * self.checks.storm_percent / 100).max(1);
         if together.len() > limit && !failed.unseen_by.is_empty() {
-            let what = format!("{} hosts failed within a minute, {limit} may: {together:?}", together.len());
+            let what =
+                format!("{} hosts are away that failed within a minute, {limit} may: {together:?}", together.len());
             self.violation("I8", what);
         }
     }
