@@ -10,16 +10,15 @@ use ringfence::{
 use ringfence_actors::{
     assembly::Assembly,
     ha::HaActor,
-    inventory::{CephHostAccess, Inventory, PingSettings, Settings, Vm, Volume},
-    testkit::{FakeWorld, cluster_of, storage_of},
+    inventory::{Inventory, PingSettings, Settings, Vm},
+    testkit::{FakeWorld, ceph_of, cluster_of, vm_of},
     vm::VmActor,
 };
 use ringfence_messages::{
-    Code, ErrorCode, Event, HostId, StorageId, VmId,
+    Code, ErrorCode, Event, HostId, VmId,
     fence::SiblingFenceAudited,
     ha::{DrainPlan, HostDrained, PlanDrainMsg, QueryHaMsg, VmHaBlocked, VmHaStarted, VmMoveChanged},
     host::{ChangeHostStateMsg, HostAction, HostInventory, HostState, HostStateChanged},
-    storage::StorageKind,
     vm::{HaMode, QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory, VmState, VmStateChanged},
 };
 
@@ -31,23 +30,9 @@ fn host(name: &str) -> HostId {
 
 /// Hosts a, b, c; VMs of these names on Ceph, of 512 MiB. Those that are called plain are not brought back by themselves.
 fn inventory(hosts: &[&str], vms: &[&str]) -> Inventory {
-    let of = |name: &&str| Vm {
-        id: VmId::from_name(name),
-        name: (*name).to_owned(),
-        cluster: cluster_of([]).clusters[0].id,
-        ha: if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop },
-        memory_mib: 512,
-        qemu_args: Vec::new(),
-        libvirt_xml: None,
-        volumes: vec![Volume {
-            storage: StorageId::from_name("s"),
-            install_path: format!("ceph://rbd/{name}").parse().unwrap(),
-            root: true,
-        }],
-    };
-    let mut storage = storage_of("s", StorageKind::Ceph, &[]);
-    storage.ceph = Some(CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() });
-    Inventory { storages: vec![storage], vms: vms.iter().map(of).collect(), ..cluster_of(hosts.iter().copied()) }
+    let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
+    let vms = vms.iter().map(|name| Vm { ha: ha(name), ..vm_of(name) }).collect();
+    Inventory { storages: vec![ceph_of("s")], vms, ..cluster_of(hosts.iter().copied()) }
 }
 
 struct Scene {

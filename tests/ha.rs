@@ -16,9 +16,9 @@ use ringfence_actors::{
     },
     ha::HaActor,
     host::{HostActor, LaunchVmMsg},
-    inventory::{CephHostAccess, Cluster, Inventory, PingSettings, Settings, Vm, Volume},
+    inventory::{Cluster, Inventory, PingSettings, Settings},
     spans,
-    testkit::{FakeWorld, cluster_of, storage_of},
+    testkit::{FakeWorld, ceph_of, cluster_of, vm_of},
     vm::VmActor,
 };
 use ringfence_messages::{
@@ -26,9 +26,8 @@ use ringfence_messages::{
     ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, StorageFenceChanged, StorageFencePhase},
     fence::{FenceOutcome, SiblingFenceAudited},
     ha::{ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, QuarantineHostMsg, VmHaBlocked, VmHaStarted},
-    storage::StorageKind,
     vhost::DeployVhostCmd,
-    vm::{HaMode, QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState},
+    vm::{QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState},
 };
 use tracing::{
     field::{Field, Visit},
@@ -57,24 +56,8 @@ impl Scene {
     /// Hosts a, b, c that are Connected, and one far away in another cluster; VMs of these names on Ceph, NeverStop.
     async fn start_with(world: World, vms: &[&str], settings: Settings) -> Scene {
         let fake = FakeWorld::new(["a", "b", "c", "far"].map(host));
-        let of = |name: &&str| Vm {
-            id: VmId::from_name(name),
-            name: (*name).to_owned(),
-            cluster: cluster_of([]).clusters[0].id,
-            ha: HaMode::NeverStop,
-            memory_mib: 512,
-            qemu_args: Vec::new(),
-            libvirt_xml: None,
-            volumes: vec![Volume {
-                storage: StorageId::from_name("s"),
-                install_path: format!("ceph://rbd/{name}").parse().unwrap(),
-                root: true,
-            }],
-        };
-        let mut storage = storage_of("s", StorageKind::Ceph, &[]);
-        storage.ceph = Some(CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() });
-        let vms = vms.iter().map(of).collect();
-        let mut inventory = Inventory { storages: vec![storage], vms, ..cluster_of(["a", "b", "c", "far"]) };
+        let vms = vms.iter().map(|name| vm_of(name)).collect();
+        let mut inventory = Inventory { storages: vec![ceph_of("s")], vms, ..cluster_of(["a", "b", "c", "far"]) };
         let elsewhere = Cluster { id: ClusterId::from_name("c2"), name: "c2".to_owned() };
         inventory.hosts[3].cluster = elsewhere.id;
         inventory.clusters.push(elsewhere);

@@ -11,12 +11,12 @@ use ringfence_actors::{
     assembly::Assembly,
     change::InventoryChanged,
     ha::HaActor,
-    inventory::{CephHostAccess, Inventory, PingSettings, Settings, Vm, Volume},
-    testkit::{FakeWorld, cluster_of, storage_of},
+    inventory::{Inventory, PingSettings, Settings, Vm},
+    testkit::{FakeWorld, ceph_of, cluster_of, storage_of, vm_of},
     vm::VmActor,
 };
 use ringfence_messages::{
-    Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
+    Code, ErrorCode, HostId, Protocol, Result, VmId,
     ha::QuarantineHostMsg,
     host::{ChangeHostStateMsg, HostAction, HostInventory, HostStatus, HostStatusChanged, QueryHostsMsg},
     recovery::ProtocolRedeploy,
@@ -31,28 +31,12 @@ fn host(name: &str) -> HostId {
 }
 
 fn vm(name: &str, memory_mib: u64) -> Vm {
-    let volume = Volume {
-        storage: StorageId::from_name("s"),
-        install_path: format!("ceph://rbd/{name}").parse().unwrap(),
-        root: true,
-    };
-    Vm {
-        id: VmId::from_name(name),
-        name: name.to_owned(),
-        cluster: cluster_of([]).clusters[0].id,
-        ha: HaMode::None,
-        memory_mib,
-        qemu_args: Vec::new(),
-        libvirt_xml: None,
-        volumes: vec![volume],
-    }
+    Vm { ha: HaMode::None, memory_mib, ..vm_of(name) }
 }
 
 fn inventory(hosts: &[&str], vms: Vec<Vm>) -> Inventory {
-    let mut ceph = storage_of("s", StorageKind::Ceph, &[]);
-    ceph.ceph = Some(CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() });
     let target = storage_of("v", StorageKind::Vhost, &[Protocol::Vhost]);
-    Inventory { storages: vec![ceph, target], vms, ..cluster_of(hosts.iter().copied()) }
+    Inventory { storages: vec![ceph_of("s"), target], vms, ..cluster_of(hosts.iter().copied()) }
 }
 
 struct Scene {

@@ -18,18 +18,17 @@ use ringfence::{
 use ringfence_actors::{
     assembly::Assembly,
     ha::HaActor,
-    inventory::{CephHostAccess, Inventory, PingSettings, Settings, Vm, Volume},
+    inventory::{Inventory, PingSettings, Settings},
     ports::{JournalPort, MAX_READ, NewRecord, Ports},
-    testkit::{FakeWorld, cluster_of, storage_of},
+    testkit::{FakeWorld, ceph_of, cluster_of, vm_of},
     vm::VmActor,
 };
 use ringfence_drivers::journal::{GENESIS, Journal, SCHEMA_VERSION, follows};
 use ringfence_messages::{
-    HostId, StorageId, VmId,
+    HostId, VmId,
     ha::QueryHaMsg,
     host::{ChangeHostStateMsg, HostAction, HostState, QueryHostsMsg},
-    storage::StorageKind,
-    vm::{HaMode, QueryVmMsg, RunningVm, StartVmMsg, StopVmMsg, VmInventory, VmState},
+    vm::{QueryVmMsg, RunningVm, StartVmMsg, StopVmMsg, VmInventory, VmState},
 };
 use rusqlite::Connection;
 
@@ -68,24 +67,8 @@ fn host(name: &str) -> HostId {
 
 /// A controller over a world of memory and a journal on disk; hosts a, b, c, and two VMs on Ceph.
 async fn controller(world: &World, fake: &Arc<FakeWorld>, dir: &Path) -> Assembly {
-    let vm = |name: &str| Vm {
-        id: VmId::from_name(name),
-        name: name.to_owned(),
-        cluster: cluster_of([]).clusters[0].id,
-        ha: HaMode::NeverStop,
-        memory_mib: 512,
-        qemu_args: Vec::new(),
-        libvirt_xml: None,
-        volumes: vec![Volume {
-            storage: StorageId::from_name("s"),
-            install_path: format!("ceph://rbd/{name}").parse().unwrap(),
-            root: true,
-        }],
-    };
-    let mut storage = storage_of("s", StorageKind::Ceph, &[]);
-    storage.ceph = Some(CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() });
-    let vms = vec![vm("vm1"), vm("vm2")];
-    let inventory = Inventory { storages: vec![storage], vms, ..cluster_of(["a", "b", "c"]) };
+    let vms = vec![vm_of("vm1"), vm_of("vm2")];
+    let inventory = Inventory { storages: vec![ceph_of("s")], vms, ..cluster_of(["a", "b", "c"]) };
     let ping = PingSettings { interval: S, timeout: S, sleep_after_failure: S / 5, ..PingSettings::default() };
     let ports = Ports { journal: Arc::new(Journal::open(dir).unwrap()), ..fake.ports() };
     Assembly::start(world.bus().clone(), inventory, Settings { ping, ..Settings::default() }, ports).await.unwrap()

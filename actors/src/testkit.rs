@@ -27,14 +27,14 @@ use ringfence_messages::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
     },
-    vm::{ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd},
+    vm::{HaMode, ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd},
     zbs::CheckHostConnectionReply,
 };
 
 use crate::{
     fence::StartPermit,
     host::AGENT_VERSION,
-    inventory::{Cluster, Host, Inventory, Storage},
+    inventory::{CephHostAccess, Cluster, Host, Inventory, Storage, Vm, Volume},
     ports::{
         Call, CephMap, CephPort, HostAgentPort, JournalPort, LeadershipPort, MAX_READ, MdsPort, NewRecord, Ports,
         Record,
@@ -71,6 +71,34 @@ pub fn storage_of(name: &str, kind: StorageKind, protocols: &[Protocol]) -> Stor
         protocols: protocols.to_vec(),
         volume_dir: None,
         ceph: None,
+    }
+}
+
+/// The Ceph storage of this name, for the cluster `c1`.
+pub fn ceph_of(name: &str) -> Storage {
+    let access = CephHostAccess { conf: "/c".to_owned(), user: "u".to_owned() };
+    Storage { ceph: Some(access), ..storage_of(name, StorageKind::Ceph, &[]) }
+}
+
+/// The VM of this name, of the cluster `c1`, which must never stop, of 512 MiB, on the image `rbd/NAME` of the storage `s`.
+///
+/// # Panics
+/// If no image can have that name.
+pub fn vm_of(name: &str) -> Vm {
+    let volume = Volume {
+        storage: StorageId::from_name("s"),
+        install_path: format!("ceph://rbd/{name}").parse().expect("an image's name"),
+        root: true,
+    };
+    Vm {
+        id: VmId::from_name(name),
+        name: name.to_owned(),
+        cluster: ClusterId::from_name("c1"),
+        ha: HaMode::NeverStop,
+        memory_mib: 512,
+        qemu_args: Vec::new(),
+        libvirt_xml: None,
+        volumes: vec![volume],
     }
 }
 

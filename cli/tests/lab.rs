@@ -81,6 +81,35 @@ fn vms_on_ceph_start_move_and_are_never_started_where_the_old_one_may_still_run(
 }
 
 #[test]
+fn a_drained_host_is_empty_and_its_vm_counts_on_elsewhere_though_the_controller_is_killed() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::with("rd", &[]);
+    lab.writes("host-a", "vm1");
+    let (before, _) = lab.disk("vm1");
+    let mark = lab.mark();
+    let plan = lab.order(&["host", "drain", "host-a", "--dry-run"]).unwrap();
+    assert!(plan.contains("vm1") && plan.contains("stopped, verified gone, started on host-"), "{plan}");
+    assert_eq!(lab.runs_on("vm1").as_deref(), Some("host-a"), "nothing is changed by asking");
+
+    // The controller dies as soon as it may have told the VM to stop: the next one owes it a start.
+    lab.order(&["host", "drain", "host-a"]).unwrap();
+    lab.until("the move is intended", |lab| !lab.facts(mark, "ha.vm-move").is_empty());
+    lab.kill_controller();
+    lab.controller(&[]);
+    let at = lab.moved_from("host-a", "vm1");
+    assert_eq!(lab.qemu("host-a", "vm1"), 0, "gone before it was started elsewhere");
+    let (after, by) = lab.disk("vm1");
+    assert!(after > before && by == at, "the guest's counter goes on: {before}, {after} by {by}");
+    lab.until("host-a is drained", |lab| !lab.facts(mark, "ha.host-drained").is_empty());
+    let explained = lab.order(&["explain", "host-a"]).unwrap();
+    assert!(explained.contains("drained: it was asked, and nothing runs there"), "{explained}");
+    assert!(lab.facts(mark, "ceph.ha.sibling-fence").is_empty(), "nobody had to be fenced");
+    lab.no_split_brain();
+}
+
+#[test]
 fn check_live_says_what_would_fail_tonight() {
     if !may_run() {
         return;

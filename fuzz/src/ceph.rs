@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ringfence_drivers::ceph::{mon_map, osd_map, unknown, watchers_of};
 use ringfence_messages::{ErrorCode, fence::UnknownReason};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 /// `IP:PORT/NONCE`, read by the standard library.
@@ -19,14 +20,16 @@ fn odd(error: &ErrorCode) {
     assert_eq!(unknown(error), UnknownReason::Unparsable, "{error}");
 }
 
-fn json(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).expect("what was understood is JSON")
+/// What was understood; nothing where a number that nobody asks for is too large for this reader.
+fn json(bytes: &[u8]) -> Option<Value> {
+    serde_json::from_slice::<IgnoredAny>(bytes).expect("what was understood is JSON");
+    serde_json::from_slice(bytes).ok()
 }
 
 fn watchers(bytes: &[u8]) {
     match watchers_of(bytes) {
         Ok(watchers) => {
-            let said = json(bytes);
+            let Some(said) = json(bytes) else { return };
             let list = said["watchers"].as_array().unwrap_or_else(|| panic!("no list of watchers: {said}"));
             assert_eq!(list.len(), watchers.len(), "{said}");
             for (said, watcher) in list.iter().zip(&watchers) {
@@ -41,7 +44,7 @@ fn watchers(bytes: &[u8]) {
 fn osds(bytes: &[u8]) {
     match osd_map(bytes) {
         Ok(map) => {
-            let said = json(bytes);
+            let Some(said) = json(bytes) else { return };
             assert_eq!(said["epoch"], map.epoch, "{said}");
             let ranges = said.get("range_blocklist").and_then(Value::as_object);
             let entries: Vec<&String> = said["blocklist"]
@@ -70,7 +73,7 @@ fn osds(bytes: &[u8]) {
 fn mons(bytes: &[u8]) {
     match mon_map(bytes) {
         Ok(daemons) => {
-            let said = json(bytes);
+            let Some(said) = json(bytes) else { return };
             let mons = said["mons"].as_array().expect("mons").iter();
             let count: usize =
                 mons.map(|mon| mon["public_addrs"]["addrvec"].as_array().expect("addresses").len()).sum();

@@ -1,17 +1,20 @@
 //! Messages as they come from another node.
 //!
-//! Properties: an envelope that opens is the very bytes that encoding it gives; so is the message in it, and the reply. No
-//! error nests so deep that a stack is too small for it.
+//! Properties: an envelope that opens is the very bytes that encoding it gives; so is the message in it; a reply says the same when it is encoded again. No error nests so deep that a stack is too small for it.
 
 use ringfence_messages::{
     ErrorCode, MAX_CAUSES, Message, ceph::*, codec, fence::*, ha::*, host::*, storage::*, vhost::*, vm::*, zbs::*,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Decoding and encoding again gives the same bytes: nothing is read two ways, nothing is left over.
+/// What was decoded is encoded in one way, which says the same. Not always in the bytes that came: a map's keys may come in
+/// another order, or twice.
 fn same<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     if let Ok(value) = codec::from_bytes::<T>(bytes) {
-        assert_eq!(codec::to_bytes(&value).expect("what was decoded can be encoded"), bytes, "decode∘encode is not id");
+        let encoded = codec::to_bytes(&value).expect("what was decoded can be encoded");
+        assert!(encoded.len() <= bytes.len(), "something was decoded that did not come");
+        let again = codec::from_bytes::<T>(&encoded).expect("what was encoded can be decoded");
+        assert_eq!(codec::to_bytes(&again).expect("and encoded"), encoded, "encode∘decode is not id");
     }
 }
 

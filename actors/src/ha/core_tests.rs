@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use ringfence_messages::{
-    ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
+    ClusterId, Code, ErrorCode, HostId, VmId,
     ha::ScanHostReply,
     host::HostStatus,
     vm::{HaMode, RunningVm, VmState},
@@ -12,8 +12,8 @@ use ringfence_messages::{
 
 use super::core::*;
 use crate::{
-    inventory::{Directory, HaSettings, Inventory, Vm, Volume},
-    testkit::cluster_of,
+    inventory::{Directory, HaSettings, Inventory, Vm},
+    testkit::{cluster_of, vm_of},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -28,20 +28,8 @@ fn vm(name: &str) -> VmId {
 
 /// Hosts a to j; VMs of these names on Ceph, NeverStop.
 fn core_of(vms: &[&str], parallelism: usize) -> Core {
-    let of = |name: &&str| Vm {
-        id: vm(name),
-        name: (*name).to_owned(),
-        cluster: ClusterId::from_name("c1"),
-        ha: if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop },
-        memory_mib: 16,
-        qemu_args: Vec::new(),
-        libvirt_xml: None,
-        volumes: vec![Volume {
-            storage: StorageId::from_name("ceph"),
-            install_path: format!("ceph://rbd/{name}").parse().unwrap(),
-            root: true,
-        }],
-    };
+    let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
+    let of = |name: &&str| Vm { ha: ha(name), memory_mib: 16, ..vm_of(name) };
     let hosts = cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
     let inventory = Inventory { vms: vms.iter().map(of).collect(), ..hosts };
     let settings = HaSettings { parallelism, storm_brake_percent: 30 };

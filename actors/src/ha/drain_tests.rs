@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 use ringfence_messages::{
-    ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
+    ClusterId, Code, ErrorCode, HostId, VmId,
     ha::TargetReply,
     host::HostStatus,
     vm::{HaMode, RunningVm, VmState},
@@ -20,8 +20,8 @@ use super::{
     placement::Candidate,
 };
 use crate::{
-    inventory::{Directory, HaSettings, Inventory, Vm, Volume},
-    testkit::cluster_of,
+    inventory::{Directory, HaSettings, Inventory, Vm},
+    testkit::{cluster_of, vm_of},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -36,20 +36,8 @@ fn vm(name: &str) -> VmId {
 
 /// Hosts a, b, c; VMs of these names. Those that are called plain are not brought back by themselves.
 fn core_with(vms: &[&str], memory: Memory) -> Core {
-    let of = |name: &&str| Vm {
-        id: vm(name),
-        name: (*name).to_owned(),
-        cluster: ClusterId::from_name("c1"),
-        ha: if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop },
-        memory_mib: 1024,
-        qemu_args: Vec::new(),
-        libvirt_xml: None,
-        volumes: vec![Volume {
-            storage: StorageId::from_name("ceph"),
-            install_path: format!("ceph://rbd/{name}").parse().unwrap(),
-            root: true,
-        }],
-    };
+    let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
+    let of = |name: &&str| Vm { ha: ha(name), memory_mib: 1024, ..vm_of(name) };
     let inventory = Inventory { vms: vms.iter().map(of).collect(), ..cluster_of(["a", "b", "c"]) };
     let settings = HaSettings { parallelism: 10, storm_brake_percent: 30 };
     let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), memory);

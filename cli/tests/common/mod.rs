@@ -183,9 +183,18 @@ impl Lab {
         ["host-a", "host-b", "host-c"].iter().map(|host| self.console(host, script)).collect()
     }
 
+    fn controller_pid(&self) -> String {
+        std::fs::read_to_string(self.dir.join("controller/pid")).unwrap_or_default().trim().to_owned()
+    }
+
+    pub fn kill_controller(&self) {
+        assert!(Command::new("kill").args(["-9", &self.controller_pid()]).status().unwrap().success());
+        self.until("the controller is gone", |lab| !lab.controller_runs());
+    }
+
     pub fn controller_runs(&self) -> bool {
-        let pid = std::fs::read_to_string(self.dir.join("controller/pid")).unwrap_or_default();
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        let pid = self.controller_pid();
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         state.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
     }
 
