@@ -1,6 +1,7 @@
 //! Messages as they come from another node.
 //!
-//! Properties: an envelope that opens is the very bytes that encoding it gives; so is the message in it; a reply says the same when it is encoded again. No error nests so deep that a stack is too small for it.
+//! Properties: an envelope that opens is the very bytes that encoding it gives, and so is the message in it; a reply says the
+//! same when it is encoded again; no error nests so deep that a stack is too small for it.
 
 use ringfence_messages::{
     ErrorCode, MAX_CAUSES, Message, ceph::*, codec, fence::*, ha::*, host::*, storage::*, vhost::*, vm::*, zbs::*,
