@@ -239,7 +239,8 @@ async fn a_stale_start_is_refused_also_after_a_restart_of_the_agent() {
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk.raw");
     ringfence_cli::demo::guest::make_disk(&disk).unwrap();
-    let vm = VmId::from_name("vm1");
+    // Of its own: an agent sees every QEMU of the machine, and labs may be up beside this.
+    let vm = VmId::from_name("vm-of-a-stale-start");
     let order = |incarnation: u64, epoch: u64| {
         json!({ "vmUuid": vm, "name": "vm1", "incarnation": incarnation, "epoch": epoch, "memoryMib": 16, "qemuArgs": [],
                 "disks": [{ "source": { "file": { "path": disk } }, "root": true }] })
