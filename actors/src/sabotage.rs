@@ -58,6 +58,8 @@ pub enum Sabotage {
     DrainAnyway,
     /// A drain stops all VMs of a host at once.
     DrainAtOnce,
+    /// A VM that a drain stopped is started elsewhere at once.
+    DrainUnwatched,
     /// A restart forgets which VMs a drain stopped and did not start.
     ForgetMoves,
 }

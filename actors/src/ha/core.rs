@@ -383,7 +383,7 @@ impl Core {
                     vm.gone = if nobody { vm.gone + 1 } else { 0 };
                 }
             }
-            Event::Requested(vm, host) => self.requested(vm, host, &mut commands),
+            Event::Requested(vm, host) => self.requested(vm, host, now, &mut commands),
             Event::Started(vm, result) => self.started(vm, result, now, &mut commands),
             Event::Listed(host, running) => {
                 self.listed(host, &running, &mut commands);

@@ -7,8 +7,9 @@
 //! ```
 //! Invariants: no VM is stopped that has nowhere to go. The intent is durable before the stop (I4), and ends only when the
 //! VM runs, or is not to run: a controller that is killed in between still owes the start, whatever its `ha` is. It is
-//! started by the way of every start, which asks the drained host once more (I1). So many at once (I8), counting those that
-//! are stopped and did not start: whatever goes wrong, no more users than that are without their VM.
+//! started by the way of every start, which asks the drained host once more (I1), when it was stopped for long enough that
+//! what restarts it there would have done so. So many at once (I8), counting those that are stopped and did not start:
+//! whatever goes wrong, no more users than that are without their VM.
 //! Derived anew on every event, as all of HA. Rejected: to stop with "not to run" and start as if an operator had. What an
 //! operator stops meanwhile would be started; and a crash between would leave a NeverStop VM down.
 
@@ -36,6 +37,11 @@ pub const MOVES_AT_ONCE: usize = 2;
 /// For so long a VM that was to be stopped has to be seen running where it was until it is believed to have stayed. Too
 /// low: an old word is taken for a new one. Too high: it is tried again late.
 pub const STAYS_AFTER: Duration = Duration::from_secs(2);
+
+/// For so long a VM has to be stopped until it is started elsewhere: a unit or a watchdog of its host may start it again,
+/// which the start then finds when it asks that host. Too low: it comes after that, and two write. Too high: users wait.
+/// As long as a host that is cleaned is watched.
+pub const WATCHED: Duration = Duration::from_secs(2);
 
 /// Shortest wait until a VM that could not be moved is tried again is twice that. Too low: a guest that does not stop is
 /// asked to all the time. Too high: room that comes is noticed late.
@@ -67,6 +73,8 @@ pub struct Move {
     step: Step,
     /// The journal knows of it.
     durable: bool,
+    /// Since when it is believed to be stopped.
+    stopped: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +94,14 @@ enum Step {
 impl Move {
     /// One that the journal remembers.
     pub fn remembered(from: HostId, incarnation: u64) -> Move {
-        Move { from, incarnation, step: Step::Out(Duration::ZERO), durable: true }
+        Move { from, incarnation, step: Step::Out(Duration::ZERO), durable: true, stopped: None }
     }
 
-    /// Whether the flows of HA start it now.
-    pub(super) fn is_out(&self) -> bool {
-        matches!(self.step, Step::Out(_) | Step::Stayed)
+    /// Whether the flows of HA may not bring it back yet: it is being stopped, or was just now.
+    pub(super) fn holds(&self, state: VmState, now: Duration) -> bool {
+        let watched = sabotage::on(Sabotage::DrainUnwatched)
+            || self.stopped.is_some_and(|since| now.saturating_sub(since) >= WATCHED);
+        !matches!(self.step, Step::Out(_) | Step::Stayed) || (state == VmState::Stopped && !watched)
     }
 }
 
@@ -138,6 +148,10 @@ impl Core {
     /// Ends moves that are over, and begins others.
     pub(super) fn drain(&mut self, now: Duration, commands: &mut Vec<Command>) {
         self.end_moves(now, commands);
+        for (id, of) in &mut self.drains.moves {
+            let stopped = self.vms.get(id).is_some_and(|vm| vm.belief.state == VmState::Stopped);
+            of.stopped = stopped.then(|| of.stopped.unwrap_or(now));
+        }
         let on_host = &self.on_host;
         for (host, told) in &mut self.drains.hosts {
             // One that was empty and is not any more is asked again.
@@ -161,9 +175,10 @@ impl Core {
                     // One that is not to run needs no place.
                     let step = if vm.belief.wanted { Step::Placing } else { Step::Intending };
                     let durable = before.is_some_and(|of| of.durable);
-                    self.drains
-                        .moves
-                        .insert(*id, Move { from: *from, incarnation: vm.belief.incarnation, step, durable });
+                    self.drains.moves.insert(
+                        *id,
+                        Move { from: *from, incarnation: vm.belief.incarnation, step, durable, stopped: None },
+                    );
                     commands.extend(match vm.belief.wanted {
                         true => Some(Command::Place(*id)),
                         false => {

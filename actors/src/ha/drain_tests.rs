@@ -16,7 +16,7 @@ use ringfence_messages::{
 
 use super::{
     core::*,
-    drain::{MOVES_AT_ONCE, Move, STAYS_AFTER},
+    drain::{MOVES_AT_ONCE, Move, STAYS_AFTER, WATCHED},
     placement::Candidate,
 };
 use crate::{
@@ -113,7 +113,8 @@ fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_i
     to_the_stop(&mut core, "plain", 2 * S);
     assert_eq!(says(&core.on(Event::Tick, 3 * S)), [""; 0], "not before it is verified gone");
     let commands = core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), 3 * S);
-    assert_eq!(says(&commands), ["start plain Drain"]);
+    assert_eq!(says(&commands), [""; 0], "something there may start it again");
+    assert_eq!(says(&core.on(Event::Tick, 3 * S + WATCHED)), ["start plain Drain"]);
     assert_eq!(
         says(&core.on(Event::Listed(host("a"), vec![]), 4 * S)),
         [""; 0],
@@ -195,7 +196,30 @@ fn a_vm_that_ends_long_after_it_was_told_to_is_owed_its_start_and_holds_up_nobod
     assert!(says(&commands).iter().any(|what| what.starts_with("place v")), "the others go on: {:?}", says(&commands));
     let standing = core.thoughts().hosts.remove(0).standing;
     assert!(standing.contains("plain stays for now: it does not stop"), "{standing}");
-    assert_eq!(says(&core.on(believed("plain", VmState::Stopped, "a", 1), 6 * S)), ["start plain Drain"]);
+    assert_eq!(
+        says(&core.on(believed("plain", VmState::Stopped, "a", 1), 7 * S)),
+        [""; 0],
+        "its host may start it again"
+    );
+    assert_eq!(says(&core.on(Event::Tick, 7 * S + WATCHED)), ["start plain Drain"]);
+}
+
+/// A unit with `Restart=always`, a watchdog.
+#[test]
+fn a_vm_that_its_host_starts_again_is_not_started_elsewhere_and_nobody_is_asked_to_before_that_is_known() {
+    let mut core = running_on_a(&["plain"]);
+    drain(&mut core, "a", S);
+    to_the_stop(&mut core, "plain", S);
+    core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), 2 * S);
+    let soon = 2 * S + WATCHED - Duration::from_millis(1);
+    let requested = core.on(Event::Requested(vm("plain"), Some(host("b"))), soon);
+    assert!(matches!(&requested[..], [Command::Refuse(..)]), "an operator waits as well: {requested:?}");
+    // It is there again.
+    core.on(believed("plain", VmState::Running, "a", 1), soon);
+    for n in 4..60 {
+        let commands = says(&core.on(Event::Tick, n * S));
+        assert!(commands.iter().all(|what| !what.starts_with("start")), "{commands:?}");
+    }
 }
 
 #[test]
@@ -207,10 +231,14 @@ fn no_more_are_down_at_once_than_may_be_whatever_becomes_of_them() {
         let name = what.strip_prefix("place ").unwrap();
         to_the_stop(&mut core, name, S);
         core.on(Event::Vacated(vm(name), Ok(belief(VmState::Stopped, "a", 1))), 2 * S);
-        // There was room, and there is none any more.
-        assert_eq!(says(&core.on(Event::Started(vm(name), Err(broken())), 3 * S)), [format!("blocked {name}")]);
     }
-    for n in 4..100u32 {
+    assert_eq!(says(&core.on(Event::Tick, 2 * S + WATCHED)).len(), MOVES_AT_ONCE);
+    for what in &first {
+        let name = what.strip_prefix("place ").unwrap();
+        // There was room, and there is none any more.
+        assert_eq!(says(&core.on(Event::Started(vm(name), Err(broken())), 5 * S)), [format!("blocked {name}")]);
+    }
+    for n in 6..100u32 {
         let commands = says(&core.on(Event::Tick, n * S));
         assert!(commands.iter().all(|what| what.starts_with("start")), "no other is stopped: {commands:?}");
         for what in &commands {
@@ -231,7 +259,8 @@ fn a_restart_owes_a_start_to_whom_it_finds_stopped_and_begins_anew_with_whom_it_
     };
     let mut core = core_with(&["plain"], memory());
     assert_eq!(says(&core.on(Event::Tick, 5 * S)), [""; 0], "its host was not asked yet");
-    assert_eq!(says(&core.on(believed("plain", VmState::Stopped, "a", 4), 5 * S)), ["start plain Drain"]);
+    assert_eq!(says(&core.on(believed("plain", VmState::Stopped, "a", 4), 5 * S)), [""; 0], "it is watched");
+    assert_eq!(says(&core.on(Event::Tick, 5 * S + WATCHED)), ["start plain Drain"]);
 
     let mut core = core_with(&["plain"], memory());
     let commands = says(&core.on(believed("plain", VmState::Running, "a", 4), 5 * S));
@@ -252,13 +281,12 @@ fn activation_ends_it_what_runs_stays_and_what_is_stopped_is_started_at_home_too
     // The other one's intent is being recorded.
     core.on(Event::Placed(vm(names[1]), found(Some("b"))), S);
     core.on(Event::Maintenance(host("a"), false), 2 * S);
-    let commands = core.on(Event::Vacated(vm(names[0]), Ok(belief(VmState::Stopped, "a", 1))), 3 * S);
-    assert!(
-        matches!(&commands[..], [Command::Start { soft_avoid, .. }] if soft_avoid.is_empty()),
-        "it may start where it was: {commands:?}"
-    );
-    assert_eq!(says(&core.on(Event::MoveIntended(vm(names[1]), Ok(())), 3 * S)), [""; 0], "it is not stopped any more");
-    let told = says(&core.on(Event::Tick, 3 * S + STAYS_AFTER));
+    core.on(Event::Vacated(vm(names[0]), Ok(belief(VmState::Stopped, "a", 1))), 3 * S);
+    assert_eq!(says(&core.on(Event::MoveIntended(vm(names[1]), Ok(())), 4 * S)), [""; 0], "it is not stopped any more");
+    let commands = core.on(Event::Tick, 3 * S + WATCHED);
+    let anywhere = |command: &Command| matches!(command, Command::Start { soft_avoid, .. } if soft_avoid.is_empty());
+    assert!(commands.iter().any(anywhere), "it may start where it was: {commands:?}");
+    let told = says(&core.on(Event::Tick, 4 * S + STAYS_AFTER));
     assert_eq!(told, [format!("told {} on a: it stays, and runs on: it was not stopped", names[1])]);
     assert_eq!(says(&core.on(Event::Tick, 60 * S)), [""; 0], "nothing else is moved");
     assert!(core.thoughts().hosts.is_empty());
@@ -292,8 +320,9 @@ fn where_it_did_not_start_is_avoided() {
     drain(&mut core, "a", S);
     to_the_stop(&mut core, "plain", S);
     core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), S);
-    core.on(believed("plain", VmState::Stopped, "b", 2), 2 * S);
-    core.on(Event::Started(vm("plain"), Err(broken())), 2 * S);
+    core.on(Event::Tick, S + WATCHED);
+    core.on(believed("plain", VmState::Stopped, "b", 2), 4 * S);
+    core.on(Event::Started(vm("plain"), Err(broken())), 4 * S);
     let commands = core.on(Event::Tick, 10 * S);
     let avoids = |c: &Command| matches!(c, Command::Start { soft_avoid, .. } if *soft_avoid == [host("b")]);
     assert!(commands.iter().any(avoids), "{commands:?}");

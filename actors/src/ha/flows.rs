@@ -20,9 +20,9 @@ impl Core {
             let (Some(vm), Ok(of)) = (self.vms.get_mut(id), self.directory.vm(*id)) else { continue };
             // Whoever is moved off a host was stopped by us: it is owed a start, whatever its mode is.
             let moved = self.drains.moves.get(id);
-            let owed = moved.is_some_and(|of| of.is_out() && vm.belief.state == VmState::Stopped);
-            let being_stopped = moved.is_some_and(|of| !of.is_out());
-            if (of.ha != HaMode::NeverStop && !owed) || being_stopped || vm.flow.is_some() || now < vm.next {
+            let owed = moved.is_some() && vm.belief.state == VmState::Stopped;
+            let held = moved.is_some_and(|of| of.holds(vm.belief.state, now));
+            if (of.ha != HaMode::NeverStop && !owed) || held || vm.flow.is_some() || now < vm.next {
                 continue;
             }
             let host = vm.belief.host.and_then(|host| self.hosts.get(&host));
@@ -60,7 +60,7 @@ impl Core {
     }
 
     /// An operator wants a VM brought back now: the judge is the operator, the fence is not spared.
-    pub(super) fn requested(&mut self, id: VmId, host: Option<HostId>, commands: &mut Vec<Command>) {
+    pub(super) fn requested(&mut self, id: VmId, host: Option<HostId>, now: Duration, commands: &mut Vec<Command>) {
         let refuse = |why: String| vec![Command::Refuse(id, ErrorCode::new(Code::CHANGE_STATE, why))];
         if !self.vms.contains_key(&id) {
             self.believe(id, Belief { state: VmState::Stopped, host: None, incarnation: 0, wanted: false });
@@ -69,7 +69,7 @@ impl Core {
         let place = vm.belief.host.and_then(|host| self.hosts.get(&host));
         if vm.flow.is_some() {
             commands.extend(refuse("it is being brought back already".to_owned()));
-        } else if self.drains.moves.get(&id).is_some_and(|of| !of.is_out()) {
+        } else if self.drains.moves.get(&id).is_some_and(|of| of.holds(vm.belief.state, now)) {
             commands.extend(refuse("its host is being drained, and it is being stopped there".to_owned()));
         } else if place.is_some_and(|place| place.cleaning) {
             commands.extend(refuse("its host is back and being reconciled: try again in a moment".to_owned()));
