@@ -75,6 +75,8 @@ pub struct Move {
     durable: bool,
     /// Since when it is believed to be stopped.
     stopped: Option<Duration>,
+    /// It was verified gone: where it runs on all the same, its host started it again.
+    gone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +96,7 @@ enum Step {
 impl Move {
     /// One that the journal remembers.
     pub fn remembered(from: HostId, incarnation: u64) -> Move {
-        Move { from, incarnation, step: Step::Out(Duration::ZERO), durable: true, stopped: None }
+        Move { from, incarnation, step: Step::Out(Duration::ZERO), durable: true, stopped: None, gone: false }
     }
 
     /// Whether the flows of HA may not bring it back yet: it is being stopped, or was just now.
@@ -175,10 +177,9 @@ impl Core {
                     // One that is not to run needs no place.
                     let step = if vm.belief.wanted { Step::Placing } else { Step::Intending };
                     let durable = before.is_some_and(|of| of.durable);
-                    self.drains.moves.insert(
-                        *id,
-                        Move { from: *from, incarnation: vm.belief.incarnation, step, durable, stopped: None },
-                    );
+                    self.drains
+                        .moves
+                        .insert(*id, Move { step, durable, ..Move::remembered(*from, vm.belief.incarnation) });
                     commands.extend(match vm.belief.wanted {
                         true => Some(Command::Place(*id)),
                         false => {
@@ -264,7 +265,7 @@ impl Core {
     /// A VM that is moved was stopped and verified gone, or that failed.
     pub(super) fn vacated(&mut self, id: VmId, result: Result<Belief>, now: Duration) {
         let Some(of) = self.drains.moves.get(&id).copied().filter(|of| of.step == Step::Stopping) else { return };
-        self.drains.moves.insert(id, Move { step: Step::Out(now), ..of });
+        self.drains.moves.insert(id, Move { step: Step::Out(now), gone: result.is_ok(), ..of });
         match result {
             Ok(belief) => self.believe(id, belief),
             Err(error) => {
@@ -391,8 +392,12 @@ impl Core {
                 _ => {}
             }
         }
-        for (id, why) in stay {
-            let news = self.drains.unsaid.remove(&id);
+        for (id, mut why) in stay {
+            let mut news = self.drains.unsaid.remove(&id);
+            if self.drains.moves.get_mut(&id).is_some_and(|of| std::mem::take(&mut of.gone)) {
+                "something there started it again".clone_into(&mut why);
+                news |= self.drains.stays(id, &why, now);
+            }
             self.stayed(id, news, &why, commands);
         }
         for (id, host, reason) in over {

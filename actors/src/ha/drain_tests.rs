@@ -216,10 +216,13 @@ fn a_vm_that_its_host_starts_again_is_not_started_elsewhere_and_nobody_is_asked_
     assert!(matches!(&requested[..], [Command::Refuse(..)]), "an operator waits as well: {requested:?}");
     // It is there again.
     core.on(believed("plain", VmState::Running, "a", 1), soon);
-    for n in 4..60 {
-        let commands = says(&core.on(Event::Tick, n * S));
-        assert!(commands.iter().all(|what| !what.starts_with("start")), "{commands:?}");
-    }
+    let told = says(&core.on(Event::Tick, 4 * S));
+    assert!(
+        told.len() == 1 && told[0].ends_with("it stays, and runs on: something there started it again"),
+        "{told:?}"
+    );
+    assert_eq!(says(&core.on(Event::Tick, 7 * S)), [""; 0], "not at once again");
+    assert_eq!(says(&core.on(Event::Tick, 8 * S)), ["place plain"]);
 }
 
 #[test]
