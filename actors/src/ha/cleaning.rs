@@ -28,10 +28,10 @@ use crate::{
 
 /// Looks for what comes back, and the time between them: two seconds. Too few: a restarter is not seen. Too many: a host
 /// that is back serves later.
-const WATCH_LOOKS: u32 = 20;
+pub(super) const WATCH_LOOKS: u32 = 20;
 
 /// Between those looks.
-const WATCH_EVERY: Duration = Duration::from_millis(100);
+pub(super) const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// What cleaning needs.
 #[derive(Clone)]

@@ -25,6 +25,7 @@ use ringfence_messages::{
 };
 
 use super::{
+    cleaning::{WATCH_EVERY, WATCH_LOOKS},
     core::{Belief, Command, Core, Fact, RETRY_CEILING},
     placement::{Candidate, nowhere, spread},
 };
@@ -41,7 +42,7 @@ pub const STAYS_AFTER: Duration = Duration::from_secs(2);
 /// For so long a VM has to be stopped until it is started elsewhere: a unit or a watchdog of its host may start it again,
 /// which the start then finds when it asks that host. Too low: it comes after that, and two write. Too high: users wait.
 /// As long as a host that is cleaned is watched.
-pub const WATCHED: Duration = Duration::from_secs(2);
+pub const WATCHED: Duration = WATCH_EVERY.saturating_mul(WATCH_LOOKS);
 
 /// Shortest wait until a VM that could not be moved is tried again is twice that. Too low: a guest that does not stop is
 /// asked to all the time. Too high: room that comes is noticed late.
@@ -136,13 +137,16 @@ impl Core {
     pub(super) fn drain_begins(&mut self, host: HostId) {
         self.drains.hosts.insert(host, false);
         // Who asks again wants it tried now.
-        let there = self.on_host.get(&host).into_iter().flatten();
-        there.for_each(|id| drop(self.drains.stuck.remove(id)));
+        self.forget_stuck(host);
     }
 
     /// A host is in service again: what was moved stays where it is, what is stopped is started, there too.
     pub(super) fn drain_ends(&mut self, host: HostId) {
         self.drains.hosts.remove(&host);
+        self.forget_stuck(host);
+    }
+
+    fn forget_stuck(&mut self, host: HostId) {
         let there = self.on_host.get(&host).into_iter().flatten();
         there.for_each(|id| drop(self.drains.stuck.remove(id)));
     }
@@ -295,7 +299,7 @@ impl Core {
         if *self.drains.hosts.get(&host)? {
             return Some("drained: it was asked, and nothing runs there".to_owned());
         }
-        let name = |id: &VmId| self.directory.vm(*id).map_or_else(|_| id.to_string(), |vm| vm.name.clone());
+        let name = |id: &VmId| self.directory.vm_name(*id);
         let moving: BTreeSet<&VmId> =
             self.drains.moves.iter().filter(|of| of.1.from == host && self.counts(of)).map(|(id, _)| id).collect();
         let there = self.on_host.get(&host).into_iter().flatten();
@@ -415,7 +419,7 @@ impl Core {
         let of = self.drains.moves.get(&id)?;
         Some(VmMoveChanged {
             vm_uuid: id,
-            vm: self.directory.vm(id).map_or_else(|_| id.to_string(), |vm| vm.name.clone()),
+            vm: self.directory.vm_name(id),
             from_host_uuid: of.from,
             from_host: self.directory.host_name(of.from),
             incarnation: of.incarnation,
