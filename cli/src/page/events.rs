@@ -16,7 +16,7 @@ use ringfence_messages::Result;
 use serde::Deserialize;
 
 use super::{App, Shown, layout::page};
-use crate::http::backend::Backend;
+use crate::{http::backend::Backend, output::clock};
 
 /// Lines of a page.
 const PER_PAGE: usize = 200;
@@ -64,7 +64,7 @@ pub(super) fn timeline(records: &[Record]) -> Markup {
 }
 
 fn line(record: &Record) -> Markup {
-    let time = record.time.get(11..19).unwrap_or(&record.time);
+    let time = clock(&record.time);
     let kind = match record.topic.as_str() {
         "ceph.ha.sibling-fence" | "fence.intent" | "ceph.storage-fence" => "fence",
         "ha.host-failed" | "ha.vm-blocked" | "ha.storm-brake" => "bad",

@@ -7,6 +7,7 @@ use super::{
     App, Shown,
     layout::{columns, page, word},
 };
+use crate::output::clock;
 
 pub(super) async fn list(State(backend): App) -> Shown {
     let (live, hooks) = (super::events::last_of_all(&*backend).await?, backend.hooks().await?);
@@ -46,10 +47,6 @@ pub(super) async fn list(State(backend): App) -> Shown {
         }
     };
     Ok(page("Hooks", "/ui/hooks", Some(live), &body))
-}
-
-fn clock(time: &str) -> &str {
-    time.get(11..19).unwrap_or(time)
 }
 
 pub(super) async fn test(State(backend): App, Path(name): Path<String>) -> Shown {

@@ -21,7 +21,7 @@ use ringfence_messages::{
 };
 
 use super::state::{Fence, Over, Pane, State};
-use crate::commands::event_says;
+use crate::{commands::event_says, output::clock};
 
 /// From here on there are two columns.
 const WIDE: u16 = 120;
@@ -191,8 +191,7 @@ fn fence(fence: &Fence) -> Line<'static> {
         FenceLevel::Sibling => "1 sibling",
         FenceLevel::Storage => "2 storage",
     };
-    // `2026-11-21T10:00:00.000Z`: the time of day.
-    let since = fence.since.get(11..19).unwrap_or(&fence.since);
+    let since = clock(&fence.since);
     let (how, colour) = match &fence.outcome {
         None => ("under way", Color::Yellow),
         Some(outcome) if outcome.starts_with("success") => (outcome.as_str(), Color::Green),
@@ -205,7 +204,7 @@ fn fence(fence: &Fence) -> Line<'static> {
 }
 
 fn event(record: &Record) -> Line<'static> {
-    let time = record.time.get(11..19).unwrap_or(&record.time);
+    let time = clock(&record.time);
     Line::from(format!("  {time} {:<24} {:<14} {}", record.topic, record.subject, event_says(record)))
 }
 
