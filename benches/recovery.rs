@@ -47,7 +47,12 @@ fn cycle(core: &mut Core, now: Duration, health: Health) -> usize {
         handled += 1;
         let event = match command {
             Command::Ping { host, generation } => {
-                let reply = PingHostReply { connected: true, reason: None, boot_id: String::new() };
+                let reply = PingHostReply {
+                    connected: true,
+                    reason: None,
+                    boot_id: String::new(),
+                    machine: Default::default(),
+                };
                 Event::PingDone { host, generation, reply }
             }
             Command::CheckHealth { host, generation, storage } => {

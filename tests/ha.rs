@@ -281,7 +281,12 @@ fn a_deposed_controller_touches_no_host() {
         scene.fake.take_calls();
         let to = Address::new(HostActor::KIND, host("a"));
         for refused in [
-            scene.world.bus().ask(to, StopVmCmd { vm_uuid: VmId::from_name("vm1"), epoch: 0 }).await.map(|_| ()),
+            scene
+                .world
+                .bus()
+                .ask(to, StopVmCmd { vm_uuid: VmId::from_name("vm1"), epoch: 0, incarnation: 0 })
+                .await
+                .map(|_| ()),
             scene
                 .world
                 .bus()

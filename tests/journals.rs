@@ -114,7 +114,7 @@ async fn goes_on(world: World, dir: PathBuf) {
     let fake = FakeWorld::new(["a", "b", "c"].map(host));
     off(&fake, "a");
     let vm_uuid = VmId::from_name("vm1");
-    let runs = RunningVm { vm_uuid, pid: 7, incarnation: Some(2), other_agent: false, incoming: false };
+    let runs = RunningVm { incarnation: Some(2), ..RunningVm::qemu(vm_uuid, 7) };
     fake.host(host("b"), |host| host.vms.insert(vm_uuid, runs));
     let assembly = controller(&world, &fake, &dir).await;
     assert_eq!(assembly.epoch, 2, "the term after the one that is recorded");

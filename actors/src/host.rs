@@ -12,6 +12,7 @@ use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Message, Result,
     agent::Done,
+    evidence::Machine,
     fence::SiblingFenceVmCmd,
     ha::ScanHostCmd,
     host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply, Pinged, PingsReply, QueryPingsMsg},
@@ -183,10 +184,15 @@ impl Handler<RetireMsg> for HostActor {
 
 /// What one answer, or the lack of it, says about a host.
 pub fn judge_ping(host: HostId, answer: Result<HostPingReply>) -> PingHostReply {
-    let failed = |reason: String| PingHostReply { connected: false, reason: Some(reason), boot_id: String::new() };
+    let failed = |reason: String| PingHostReply {
+        connected: false,
+        reason: Some(reason),
+        boot_id: String::new(),
+        machine: Machine::default(),
+    };
     match answer {
         Ok(reply) if reply.host_uuid == host && reply.version == AGENT_VERSION => {
-            PingHostReply { connected: true, reason: None, boot_id: reply.boot_id }
+            PingHostReply { connected: true, reason: None, boot_id: reply.boot_id, machine: reply.machine }
         }
         Ok(reply) if reply.host_uuid == host => failed(format!(
             "its agent is version {:.40}, this controller works with {AGENT_VERSION}: install the same on both",
@@ -280,14 +286,22 @@ mod tests {
     }
 
     fn reply(host: &str, version: &str) -> HostPingReply {
-        HostPingReply { host_uuid: HostId::from_name(host), version: version.into(), boot_id: "b1".into() }
+        HostPingReply {
+            host_uuid: HostId::from_name(host),
+            version: version.into(),
+            boot_id: "b1".into(),
+            machine: Machine::default(),
+        }
     }
 
     #[test]
     fn only_the_right_host_and_version_count_as_connected() {
         let judge = |answer| judge_ping(HostId::from_name("a"), answer);
         let good = judge(Ok(reply("a", AGENT_VERSION)));
-        assert_eq!(good, PingHostReply { connected: true, reason: None, boot_id: "b1".into() });
+        assert_eq!(
+            good,
+            PingHostReply { connected: true, reason: None, boot_id: "b1".into(), machine: Machine::default() }
+        );
         for (answer, says) in [
             (Ok(reply("b", AGENT_VERSION)), "another host answered"),
             (Ok(reply("a", "9.9.9")), "its agent is version 9.9.9"),

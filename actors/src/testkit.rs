@@ -19,6 +19,7 @@ use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
     ceph::Watcher,
+    evidence::{Machine, Sight},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
@@ -207,6 +208,11 @@ impl FakeWorld {
     }
 }
 
+/// The machine that a host is in this world.
+pub fn machine(host: HostId) -> Machine {
+    Machine { machine_id: host.0.simple().to_string(), boot_id: "boot".to_owned() }
+}
+
 fn unless(error: &Option<ErrorCode>) -> Result<()> {
     error.clone().map_or(Ok(()), Err)
 }
@@ -215,7 +221,8 @@ fn unless(error: &Option<ErrorCode>) -> Result<()> {
 impl HostAgentPort for FakeWorld {
     async fn ping(&self, host: HostId, _: Call) -> Result<HostPingReply> {
         self.pings.fetch_add(1, Relaxed);
-        let reply = HostPingReply { host_uuid: host, version: AGENT_VERSION.to_owned(), boot_id: "boot".to_owned() };
+        let version = AGENT_VERSION.to_owned();
+        let reply = HostPingReply { host_uuid: host, version, boot_id: "boot".to_owned(), machine: machine(host) };
         self.reach(host, "", |_| Ok(reply))
     }
 
@@ -273,13 +280,7 @@ impl HostAgentPort for FakeWorld {
         assert!(permit.covers(host, &cmd), "started without a permit for it");
         self.reach(host, "start", |host| {
             unless(&host.start_error)?;
-            let running = RunningVm {
-                vm_uuid: cmd.vm_uuid,
-                pid: 42,
-                incarnation: Some(cmd.incarnation),
-                other_agent: false,
-                incoming: false,
-            };
+            let running = RunningVm { incarnation: Some(cmd.incarnation), ..RunningVm::qemu(cmd.vm_uuid, 42) };
             if host.vms.contains_key(&cmd.vm_uuid) {
                 return Err(ErrorCode::new(Code::CHANGE_STATE, "it runs already"));
             }
@@ -299,7 +300,10 @@ impl HostAgentPort for FakeWorld {
     }
 
     async fn list_vms(&self, host: HostId, _: ListVmsCmd, _: Call) -> Result<ListVmsReply> {
-        self.reach(host, "", |host| Ok(ListVmsReply { vms: host.vms.values().cloned().collect(), clock_ms: 0 }))
+        let machine = machine(host);
+        self.reach(host, "", |host| {
+            Ok(ListVmsReply { vms: host.vms.values().cloned().collect(), clock_ms: 0, sight: Sight::full(), machine })
+        })
     }
 
     /// The failed host is reached if its SSH answers; what runs there is killed.
@@ -313,6 +317,8 @@ impl HostAgentPort for FakeWorld {
             ssh_reachable,
             qemu_found: found,
             executor_host_uuid: Some(host),
+            machine: ssh_reachable.then(|| machine(cmd.failed_host_uuid)),
+            sight: ssh_reachable.then(Sight::full),
             ..SiblingFenceVmOnHostReply::default()
         })
     }

@@ -160,6 +160,7 @@ mod tests {
             outcome: FenceOutcome::FailedUnreachable,
             executor_host_uuid: None,
             reason: "sibling: cannot reach it; storage: not fenced: quorum lost".to_owned(),
+            evidence: Vec::new(),
         };
         let ha = HaReply {
             hosts: vec![HostHa { host_uuid: a.uuid, standing: "quarantined: it does not answer".to_owned() }],

@@ -183,6 +183,7 @@ fn fence(lab: &Lab) -> Result<SiblingFenceVmOnHostReply, ErrorCode> {
         failed_host_ip: "10.77.0.13".to_owned(),
         failed_host_ssh_port: 22,
         failed_host_uuid: HostId::from_name("host-c"),
+        machine: Default::default(),
     };
     inside(lab, async {
         let urls = HashMap::from([(sibling, "http://10.77.0.11:7070".to_owned())]);

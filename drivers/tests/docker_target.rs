@@ -97,6 +97,7 @@ fn bdev(storage: StorageId, volumes: &Path) -> CreateVhostBdevCmd {
         volume: "vm1".to_owned(),
         bdev_name: "vm1-0".to_owned(),
         volume_dir: Some(volumes.display().to_string()),
+        vm_uuid: None,
     }
 }
 

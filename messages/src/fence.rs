@@ -5,10 +5,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{ClusterId, HostId, Lane, VmId, agent_command, event, message};
+use crate::{
+    ClusterId, HostId, Lane, VmId, agent_command, event,
+    evidence::{Evidence, Machine, Sight},
+    message,
+};
 
 /// Why nobody could tell whether something is dead (I2). Each is a case of its own, so that an operator can mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownReason {
     /// No answer in time.
@@ -25,6 +30,12 @@ pub enum UnknownReason {
     Truncated,
     /// The output could not be understood.
     Unparsable,
+    /// Another machine answered there.
+    OtherMachine,
+    /// Who looked could not have seen everything.
+    Blind,
+    /// It contradicts other evidence, or itself.
+    Contradicted,
 }
 
 /// Asks a sibling to make sure that a VM does not run on its failed host.
@@ -67,6 +78,12 @@ pub struct SiblingFenceVmOnHostReply {
     /// What happened, in plain words.
     #[serde(default)]
     pub reason: String,
+    /// The machine that was reached, as it said itself.
+    #[serde(default)]
+    pub machine: Option<Machine>,
+    /// With what sight QEMU was looked for there.
+    #[serde(default)]
+    pub sight: Option<Sight>,
 }
 
 fn alive() -> bool {
@@ -83,6 +100,8 @@ impl Default for SiblingFenceVmOnHostReply {
             executor_host_uuid: None,
             executor_role: None,
             reason: String::new(),
+            machine: None,
+            sight: None,
         }
     }
 }
@@ -100,6 +119,10 @@ pub struct SiblingFenceVmCmd {
     pub failed_host_ssh_port: u16,
     /// The failed host.
     pub failed_host_uuid: HostId,
+    /// The machine that it was when it last answered. The program there compares it before it kills anything; unknown
+    /// matches nothing.
+    #[serde(default)]
+    pub machine: Machine,
 }
 agent_command!(SiblingFenceVmCmd, "/ha/sibling-fence-vm" => SiblingFenceVmOnHostReply);
 
@@ -207,7 +230,10 @@ pub struct SiblingFenceAudited {
     pub outcome: FenceOutcome,
     /// Who went to the failed host; `None` if nobody did.
     pub executor_host_uuid: Option<HostId>,
-    /// Why, in plain words: the evidence, level by level.
+    /// Why, in plain words: the evidence, level by level. For readers; decisions and pages take [`evidence`](Self::evidence).
     pub reason: String,
+    /// What each look found, in the order in which they were taken.
+    #[serde(default)]
+    pub evidence: Vec<Evidence>,
 }
-event!(SiblingFenceAudited, "ceph.ha.sibling-fence", 1, |e| e.vm.clone());
+event!(SiblingFenceAudited, "ceph.ha.sibling-fence", 2, |e| e.vm.clone());

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, HostId, Lane, agent_command, event, message,
+    ClusterId, HostId, Lane, agent_command, event,
+    evidence::Machine,
+    message,
     storage::{HostProtocolRef, StorageHostRef},
 };
 
@@ -53,6 +55,9 @@ pub struct HostPingReply {
     pub version: String,
     /// Changes with every start of the agent, so that a restart between two pings is seen.
     pub boot_id: String,
+    /// The machine on which the agent runs.
+    #[serde(default)]
+    pub machine: Machine,
 }
 
 /// Asks an agent what its host has.
@@ -104,6 +109,9 @@ pub struct PingHostReply {
     pub reason: Option<String>,
     /// The agent's [`HostPingReply::boot_id`]; empty when not connected.
     pub boot_id: String,
+    /// The machine that answered; unknown when not connected.
+    #[serde(default)]
+    pub machine: Machine,
 }
 
 /// Asks a host actor how its last pings went.

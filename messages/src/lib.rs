@@ -16,6 +16,7 @@ pub mod ceph;
 pub mod codec;
 pub mod doctor;
 mod error;
+pub mod evidence;
 pub mod fence;
 pub mod ha;
 pub mod host;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{StorageId, agent::Done, agent_command};
+use crate::{StorageId, VmId, agent::Done, agent_command};
 
 /// Hugepages of 2 MiB that a host is prepared with unless told otherwise: 2 GiB. Too low: guest memory does
 /// not fit. Too high: the memory is lost to everything else.
@@ -96,6 +96,9 @@ pub struct CreateVhostBdevCmd {
     /// Directory on the host where the volume lies; `None` for the agent's own.
     #[serde(default)]
     pub volume_dir: Option<String>,
+    /// The VM that writes through it: the export ends with it. `None` for an export that no VM owns.
+    #[serde(default)]
+    pub vm_uuid: Option<VmId>,
 }
 agent_command!(CreateVhostBdevCmd, "/zbs/primarystorage/vhost/bdev/create" => CreateVhostBdevReply);
 

@@ -4,7 +4,13 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, StorageId, VmId, agent::Done, agent_command, event, message};
+use crate::{
+    HostId, StorageId, VmId,
+    agent::Done,
+    agent_command, event,
+    evidence::{Machine, Sight},
+    message,
+};
 
 /// What the controller believes of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -244,6 +250,10 @@ pub struct StopVmCmd {
     /// Which controller orders it; the agent refuses one below the highest it has seen. 0 for a human.
     #[serde(default)]
     pub epoch: u64,
+    /// Nothing of the VM up to this incarnation may run here any more: the agent remembers that over restarts, and ends
+    /// what appears without a newer order. 0 remembers nothing.
+    #[serde(default)]
+    pub incarnation: u64,
 }
 agent_command!(StopVmCmd, "/vm/stop" => Done);
 
@@ -280,9 +290,26 @@ pub struct ListVmsReply {
     /// The host's clock since it booted, suspended or not, in ms: what orders are dated by.
     #[serde(default)]
     pub clock_ms: u64,
+    /// With what sight the agent looked: a VM that is not in the list is not there only if that was full.
+    #[serde(default)]
+    pub sight: Sight,
+    /// The machine that was looked at.
+    #[serde(default)]
+    pub machine: Machine,
 }
 
-/// One QEMU process.
+/// What may write for a VM on a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriterKind {
+    /// Its QEMU.
+    #[default]
+    Qemu,
+    /// A target that exports a volume of it: what it holds it may write though the QEMU is gone.
+    Export,
+}
+
+/// One process that is, or may write for, a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunningVm {
@@ -294,9 +321,31 @@ pub struct RunningVm {
     pub incarnation: Option<u64>,
     /// Another agent of this machine started it (agents that share a machine see each other's processes).
     pub other_agent: bool,
-    /// It was started with `-incoming`: it waits for a migration, or came by one; its arguments stay the same.
+    /// It waits for a migration, or nobody can say whether it still does. One that came by a migration and runs does not.
     #[serde(default)]
     pub incoming: bool,
+    /// What it is.
+    #[serde(default)]
+    pub kind: WriterKind,
+    /// Why it is not believed to be a VM, such as the user whose process it is; `None` for a VM. A stranger is reported,
+    /// and changes nothing that is known of the VM.
+    #[serde(default)]
+    pub stranger: Option<String>,
+}
+
+impl RunningVm {
+    /// A QEMU of a VM, of which nothing else is known.
+    pub const fn qemu(vm_uuid: VmId, pid: u32) -> RunningVm {
+        RunningVm {
+            vm_uuid,
+            pid,
+            incarnation: None,
+            other_agent: false,
+            incoming: false,
+            kind: WriterKind::Qemu,
+            stranger: None,
+        }
+    }
 }
 
 /// Starts a VM: on the host given, or on a connected one of its cluster.
@@ -402,5 +451,8 @@ pub struct VmStateChanged {
     pub wanted: bool,
     /// Why, in plain words.
     pub reason: String,
+    /// Other hosts on which an earlier incarnation may still run: each has to be clear or fenced before a start (I1).
+    #[serde(default)]
+    pub may_run_on: Vec<HostId>,
 }
-event!(VmStateChanged, "vm.state-changed", 1, |e| e.vm.clone());
+event!(VmStateChanged, "vm.state-changed", 2, |e| e.vm.clone());

@@ -25,6 +25,8 @@ const STORAGE_HOST: &str = r#"{"hostUuid": "11111111-1111-1111-1111-111111111111
     "primaryStorageUuid": "22222222-2222-2222-2222-222222222222", "storage": "vhost-1", "status": "Disconnected",
     "reason": "the target does not run", "checkError": {"code": "SYS.1001", "description": "timed out", "details": "d",
     "cause": null, "opaque": {"k": "v"}}}"#;
+const MACHINE: &str = r#"{"machineId": "m", "bootId": "b"}"#;
+const SIGHT: &str = r#"{"euid": 0, "hostPids": true, "hidepid": false, "unreadable": 1, "unnamed": 0}"#;
 const STEP: &str = r#"{"name": "deploy-vhost-target", "error": null, "note": "started"}"#;
 
 /// Replaces `H`, `S`, `V`, `C` and the names above by what they stand for, so that the samples stay readable.
@@ -46,6 +48,8 @@ fn expand(sample: &str) -> String {
         ("@V", id("3")),
         ("@C", id("4")),
         ("@A", id("5")),
+        ("@M", MACHINE.to_owned()),
+        ("@T", SIGHT.to_owned()),
     ];
     pairs.iter().fold(sample.to_owned(), |text, (name, value)| text.replace(name, value))
 }
@@ -105,17 +109,17 @@ fn every_message_keeps_its_wire_form() {
     golden! { golden;
         RecordMsg r#"{"topic": "t", "subject": "s", "payload": "{}", "durability": "Intent"}"# => r#"{"seq": 7}"#;
         SiblingFenceVmOnHostMsg r#"{"failedHostUuid": @H, "vmUuid": @V, "clusterUuid": @C, "haTargetHostUuid": @S}"# =>
-            r#"{"alive": true, "killed": false, "sshReachable": true, "qemuFound": false, "executorHostUuid": @H, "executorRole": "sibling", "reason": "r"}"#;
-        SiblingFenceVmCmd r#"{"vmUuid": @V, "failedHostIp": "10.77.0.11", "failedHostSshPort": 22, "failedHostUuid": @H}"# =>
-            r#"{"alive": false, "killed": true, "sshReachable": true, "qemuFound": true, "executorHostUuid": null, "executorRole": null, "reason": ""}"#;
+            r#"{"alive": true, "killed": false, "sshReachable": true, "qemuFound": false, "executorHostUuid": @H, "executorRole": "sibling", "reason": "r", "machine": @M, "sight": @T}"#;
+        SiblingFenceVmCmd r#"{"vmUuid": @V, "failedHostIp": "10.77.0.11", "failedHostSshPort": 22, "failedHostUuid": @H, "machine": @M}"# =>
+            r#"{"alive": false, "killed": true, "sshReachable": true, "qemuFound": true, "executorHostUuid": null, "executorRole": null, "reason": "", "machine": null, "sight": null}"#;
         HaStartVmInstanceMsg r#"{"vmInstanceUuid": @V, "judgerClassName": "j", "softAvoidHostUuids": [@H], "hostUuid": null, "haReason": "r"}"# => r#"{"hostUuid": @H}"#;
-        HostPingCmd r#"{"hostUuid": @H}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b"}"#;
+        HostPingCmd r#"{"hostUuid": @H}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b", "machine": @M}"#;
         HostFactsCmd r#"{}"# => r#"{"hostUuid": @H, "version": "0.1.0", "hostname": "h", "accel": "kvm", "qemuVersion": "7.2.22",
             "memoryMib": 1024, "availableMib": 512, "cpus": 2, "freeHugepages": 16}"#;
         DiagnoseHostCmd r#"{"hostUuid": @H, "siblings": [{"hostUuid": @S, "host": "host-b", "ip": "10.77.0.12", "sshPort": 22}],
             "needs": {"hugepages": 16, "vhostTarget": true, "containers": false, "paths": ["/p"]}}"# =>
             r#"{"hostUuid": @H, "unixMs": 5, "findings": [{"check": "ssh-login", "about": "host-b", "verdict": "fail", "found": "f", "why": "w", "mend": "m"}]}"#;
-        PingHostMsg r#"{"timeoutMs": 2000}"# => r#"{"connected": false, "reason": "no answer", "bootId": ""}"#;
+        PingHostMsg r#"{"timeoutMs": 2000}"# => r#"{"connected": false, "reason": "no answer", "bootId": "", "machine": @M}"#;
         QueryPingsMsg r#"{}"# => r#"{"pings": [{"agoS": 7, "tookUs": 1500, "answered": true}]}"#;
         ChangeHostStateMsg r#"{"hostUuid": @H, "action": "Maintain"}"# => r#"@host"#;
         QueryServingHostsMsg r#"{"clusterUuid": @C}"# =>
@@ -150,16 +154,17 @@ fn every_message_keeps_its_wire_form() {
         PrepareVhostTargetEnvCmd r#"{"hugepages": 1024}"# => r#"{"freeHugepages": 1024, "hugepageMount": "/dev/hugepages", "notes": ["n"]}"#;
         DeployVhostCmd r#"{"primaryStorageUuid": @S, "storage": "vhost-1", "volumeDir": null}"# => r#"{"pid": 7, "started": true, "exports": 2}"#;
         VhostTargetHealthCmd r#"{"primaryStorageUuid": @S, "containerName": null, "controlSock": "/s"}"# => r#"{"targetRunning": false, "reason": "r"}"#;
-        CreateVhostBdevCmd r#"{"primaryStorageUuid": @S, "logicalPool": "p", "volume": "v", "bdevName": "b", "volumeDir": "/d"}"# =>
+        CreateVhostBdevCmd r#"{"primaryStorageUuid": @S, "logicalPool": "p", "volume": "v", "bdevName": "b", "volumeDir": "/d", "vmUuid": @V}"# =>
             r#"{"socketPath": "/run/b.sock"}"#;
         DeleteVhostBdevCmd r#"{"primaryStorageUuid": @S, "bdevName": "b"}"# => r#"{}"#;
         StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "notAfterMs": 9, "memoryMib": 16, "qemuArgs": ["-nodefaults"], "libvirtXml": null,
             "disks": [{"source": {"vhostUser": {"socketPath": "/s"}}, "root": true}, {"source": {"file": {"path": "/f"}}, "root": false},
             {"source": {"rbd": {"pool": "p", "image": "i", "conf": "/c", "user": "u"}}, "root": false}]}"# =>
             r#"{"pid": 7, "accel": "kvm", "memory": "memfd"}"#;
-        StopVmCmd r#"{"vmUuid": @V, "epoch": 3}"# => r#"{}"#;
+        StopVmCmd r#"{"vmUuid": @V, "epoch": 3, "incarnation": 2}"# => r#"{}"#;
         ListVmsCmd r#"{"epoch": 3, "void": {"vmUuid": @V, "incarnation": 2}}"# =>
-            r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false, "incoming": true}], "clockMs": 5}"#;
+            r#"{"vms": [{"vmUuid": @V, "pid": 7, "incarnation": null, "otherAgent": false, "incoming": true, "kind": "export",
+                "stranger": "uid 65534"}], "clockMs": 5, "sight": @T, "machine": @M}"#;
         StartVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
         StopVmMsg r#"{}"# => r#"@vm"#;
         VacateVmMsg r#"{"hostUuid": @H}"# => r#"@vm"#;
@@ -173,7 +178,8 @@ fn every_message_keeps_its_wire_form() {
         MdsFactsCmd r#"{}"# => r#"{"version": "1"}"#;
         ;
         SiblingFenceAudited r#"{"attempt": @A, "vmUuid": @V, "vm": "vm1", "failedHostUuid": @H, "failedHost": "host-a", "clusterUuid": @C,
-            "haTargetHostUuid": @S, "outcome": "success-killed", "executorHostUuid": null, "reason": "r"}"# about "vm1";
+            "haTargetHostUuid": @S, "outcome": "success-killed", "executorHostUuid": null, "reason": "r", "evidence": [{"hostUuid": @H, "source": "sibling",
+            "verdict": "unknown", "unknown": "other-machine", "by": "host-b", "machine": @M, "sight": @T, "afterMs": 7, "said": "s"}]}"# about "vm1";
         EventRecorded r#"{"seq": 7, "time": "2026-01-01T00:00:00.000Z", "topic": "t", "subject": "s", "payload": "{}", "hash": "h"}"# about "7";
         ControllerStarted r#"{"epoch": 2, "version": "0.1.0"}"# about "controller";
         HostStatusChanged r#"{"hostUuid": @H, "oldStatus": "Connecting", "newStatus": "Disconnected", "reason": "r", "inventory": @host}"# about "host-a";
@@ -186,7 +192,7 @@ fn every_message_keeps_its_wire_form() {
             "phase": "intent", "attempt": 1, "skippedPings": 0, "steps": [@step]}"# about "vhost-1@host-a/Vhost";
         BestEffortStepFailed r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "step": @step}"# about "vhost-1@host-a";
         VmStateChanged r#"{"vmUuid": @V, "vm": "vm1", "oldState": "Stopped", "newState": "Starting", "hostUuid": @H, "host": "host-a",
-            "incarnation": 2, "wanted": true, "reason": "r"}"# about "vm1";
+            "incarnation": 2, "wanted": true, "reason": "r", "mayRunOn": [@S]}"# about "vm1";
         FenceIntended r#"{"attempt": @A, "vmUuid": @V, "vm": "vm1", "failedHostUuid": @H, "clusterUuid": @C, "haTargetHostUuid": @S, "level": "storage"}"#
             about "vm1";
         StorageFenceChanged r#"{"primaryStorageUuid": @S, "storage": "ceph-1", "hostUuid": @H, "host": "host-a", "phase": "lift-intended",

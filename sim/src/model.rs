@@ -22,6 +22,7 @@ use ringfence_actors::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     ceph::{StorageFenceReply, Watcher},
+    evidence::Sight,
     fence::SiblingFenceVmOnHostReply,
     ha::TargetReply,
     vm::{DiskSource, HaMode, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
@@ -252,14 +253,10 @@ impl Protocol {
                 let heard = host.orders.hear(epoch, Some(void)).ok().filter(|_| well);
                 let reply = heard.map(|orders| {
                     host.orders = orders;
-                    let of = |incarnation| RunningVm {
-                        vm_uuid: self.vm.id,
-                        pid: 1,
-                        incarnation: Some(incarnation),
-                        other_agent: false,
-                        incoming: false,
-                    };
-                    ListVmsReply { vms: host.qemu.map(of).into_iter().collect(), clock_ms: clock }
+                    let of =
+                        |incarnation| RunningVm { incarnation: Some(incarnation), ..RunningVm::qemu(self.vm.id, 1) };
+                    let vms = host.qemu.map(of).into_iter().collect();
+                    ListVmsReply { vms, clock_ms: clock, sight: Sight::full(), ..ListVmsReply::default() }
                 });
                 Event::Searched(id, reply.ok_or_else(failed))
             }
@@ -319,6 +316,8 @@ impl Protocol {
                             killed: found,
                             ssh_reachable: true,
                             qemu_found: found,
+                            sight: Some(Sight::full()),
+                            machine: Some(Default::default()),
                             ..SiblingFenceVmOnHostReply::default()
                         };
                         Event::Fence(attempt::Event::Reported(if well { Ok(reply) } else { Err(failed()) }))

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{StorageFenceReply, Watcher},
+    evidence::Sight,
     fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply},
     vm::InstallPath,
 };
@@ -66,6 +67,7 @@ fn reply(ssh: bool, alive: bool, found: bool, killed: bool) -> Result<SiblingFen
         killed,
         ssh_reachable: ssh,
         qemu_found: found,
+        sight: Some(Sight::full()),
         executor_host_uuid,
         ..default
     })

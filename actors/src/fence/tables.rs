@@ -101,7 +101,7 @@ pub fn reported(report: &Result<SiblingFenceVmOnHostReply>, policy: &Policy) -> 
 
 #[cfg(test)]
 mod tests {
-    use ringfence_messages::ErrorCode;
+    use ringfence_messages::{ErrorCode, evidence::Sight};
 
     use super::*;
 
@@ -150,6 +150,7 @@ mod tests {
             killed,
             ssh_reachable: ssh,
             qemu_found: found,
+            sight: Some(Sight::full()),
             ..SiblingFenceVmOnHostReply::default()
         })
     }

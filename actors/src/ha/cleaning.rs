@@ -54,7 +54,7 @@ impl Cleaner {
         };
         let to = Address::new(HostActor::KIND, host);
         for vm in &left {
-            self.bus.ask_within(to, StopVmCmd { vm_uuid: *vm, epoch: 0 }, VM_TIMEOUT).await?;
+            self.bus.ask_within(to, StopVmCmd { vm_uuid: *vm, epoch: 0, incarnation: 0 }, VM_TIMEOUT).await?;
         }
         // One that its storage refuses ends at once: whoever restarts it is seen only by looking again and again. Let in
         // again, it would write.

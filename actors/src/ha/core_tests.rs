@@ -264,13 +264,7 @@ fn a_qemu_that_is_missed_is_looked_for_and_one_that_something_else_started_is_fo
     let mut core = core_of(&["v1", "v2", "v3"], 10);
     core.on(believed("v1", VmState::Running, "a", 1), S);
     core.on(believed("v2", VmState::Stopped, "a", 1), S);
-    let running = |name: &str, other_agent| RunningVm {
-        vm_uuid: vm(name),
-        pid: 7,
-        incarnation: None,
-        other_agent,
-        incoming: false,
-    };
+    let running = |name: &str, other_agent| RunningVm { other_agent, ..RunningVm::qemu(vm(name), 7) };
     let listed = |core: &mut Core, vms: Vec<RunningVm>| core.on(Event::Listed(host("a"), vms), S);
     let commands = listed(&mut core, vec![running("v1", false)]);
     assert!(commands.iter().all(|c| !matches!(c, Command::LookFor(..))), "{commands:?}");

@@ -104,6 +104,7 @@ impl RecoveryActor {
                         connected: false,
                         reason: Some(error.to_string()),
                         boot_id: String::new(),
+                        machine: Default::default(),
                     });
                     recovery.on(Event::PingDone { host, generation, reply }, ctx);
                 });

@@ -62,7 +62,12 @@ fn core(hosts: usize, storages: usize) -> Core {
 }
 
 fn pong(connected: bool) -> PingHostReply {
-    PingHostReply { connected, reason: (!connected).then(|| "no answer".into()), boot_id: String::new() }
+    PingHostReply {
+        connected,
+        reason: (!connected).then(|| "no answer".into()),
+        boot_id: String::new(),
+        machine: Default::default(),
+    }
 }
 
 fn pinged(n: usize, connected: bool) -> Event {

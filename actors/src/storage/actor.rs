@@ -283,6 +283,7 @@ impl Inner {
                     volume: name,
                     bdev_name,
                     volume_dir: storage.volume_dir.clone(),
+                    vm_uuid: None,
                 };
                 self.bus.ask(Address::new(HostActor::KIND, host), cmd).await?
             }

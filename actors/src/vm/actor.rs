@@ -254,7 +254,7 @@ impl VmActor {
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Launched(result), ctx));
             }
             Command::Halt(host) => {
-                let cmd = StopVmCmd { vm_uuid: self.core.vm.id, epoch: 0 };
+                let cmd = StopVmCmd { vm_uuid: self.core.vm.id, epoch: 0, incarnation: 0 };
                 let answer = async move { bus.ask_within(to(host), cmd, VM_TIMEOUT).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Halted(result.map(|_| ())), ctx));
             }
@@ -309,6 +309,7 @@ impl VmActor {
             incarnation: change.incarnation,
             wanted: change.wanted,
             reason: change.reason,
+            may_run_on: Vec::new(),
         }
     }
 

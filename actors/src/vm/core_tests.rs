@@ -8,6 +8,7 @@ use std::{
 use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
+    evidence::Sight,
     fence::{FenceLevel, SiblingFenceVmOnHostReply},
     ha::TargetReply,
     host::HostStatus,
@@ -97,17 +98,11 @@ fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec
 }
 
 fn here() -> ListVmsReply {
-    listed(vec![RunningVm { vm_uuid: id(), pid: 42, incarnation: Some(1), other_agent: false, incoming: false }])
+    listed(vec![RunningVm { incarnation: Some(1), ..RunningVm::qemu(id(), 42) }])
 }
 
 fn elsewhere() -> ListVmsReply {
-    listed(vec![RunningVm {
-        vm_uuid: VmId::from_name("other"),
-        pid: 43,
-        incarnation: None,
-        other_agent: false,
-        incoming: false,
-    }])
+    listed(vec![RunningVm::qemu(VmId::from_name("other"), 43)])
 }
 
 /// A QEMU that was started to take a migration.
@@ -117,7 +112,7 @@ fn coming() -> ListVmsReply {
 
 /// The host's clock stands at 7 s.
 fn listed(vms: Vec<RunningVm>) -> ListVmsReply {
-    ListVmsReply { vms, clock_ms: 7000 }
+    ListVmsReply { vms, clock_ms: 7000, sight: Sight::full(), ..ListVmsReply::default() }
 }
 
 fn disk(path: &str) -> DiskSource {
@@ -247,6 +242,7 @@ fn reported(killed: bool) -> Event {
         killed,
         ssh_reachable: killed,
         qemu_found: killed,
+        sight: Some(Sight::full()),
         ..SiblingFenceVmOnHostReply::default()
     };
     Event::Fence(attempt::Event::Reported(Ok(reply)))

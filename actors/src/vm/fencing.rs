@@ -191,6 +191,7 @@ impl VmActor {
             outcome,
             executor_host_uuid: executor,
             reason,
+            evidence: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use ringfence_actors::AGENT_VERSION;
 use ringfence_drivers::{
     node::{
+        self,
         docker::{DEFAULT_SOCKET, Engine},
         hugepages::Hugepages,
         scan, sibling,
@@ -102,7 +103,8 @@ impl Service {
     }
 
     async fn ping(&self, _: HostPingCmd) -> Result<HostPingReply> {
-        Ok(HostPingReply { host_uuid: self.host, version: AGENT_VERSION.to_owned(), boot_id: self.boot_id.clone() })
+        let version = AGENT_VERSION.to_owned();
+        Ok(HostPingReply { host_uuid: self.host, version, boot_id: self.boot_id.clone(), machine: node::machine() })
     }
 
     async fn facts(&self, _: HostFactsCmd) -> Result<HostFactsReply> {

@@ -102,6 +102,7 @@ async fn the_executors_key_kills_vms_and_does_nothing_else() {
         failed_host_ip: "127.0.0.1".to_owned(),
         failed_host_ssh_port: sshd.port,
         failed_host_uuid: HostId::from_name("here"),
+        machine: ringfence_drivers::node::machine(),
     };
     let reply = sibling::fence(&settings, &cmd).await.unwrap();
     assert!(reply.ssh_reachable && !reply.qemu_found && !reply.alive && reply.reason.is_empty(), "{reply:?}");

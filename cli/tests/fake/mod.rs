@@ -152,6 +152,7 @@ impl Fake {
             outcome,
             executor_host_uuid: None,
             reason: reason.to_owned(),
+            evidence: Vec::new(),
         });
     }
 

@@ -17,7 +17,7 @@ pub mod vms;
 
 use std::path::{Path, PathBuf};
 
-use ringfence_messages::{Code, ErrorCode, Result, vm::InstallPath};
+use ringfence_messages::{Code, ErrorCode, Result, evidence::Machine, vm::InstallPath};
 
 /// The longest path of a unix socket on Linux (`sun_path` without its final zero).
 pub const MAX_SOCKET_PATH: usize = 107;
@@ -51,4 +51,10 @@ pub(crate) fn text(path: &Path) -> Result<&str> {
 
 pub(crate) fn io_error(doing: &str, path: &Path, error: &std::io::Error) -> ErrorCode {
     ErrorCode::new(Code::IO, format!("cannot {doing} {}: {error}", path.display()))
+}
+
+/// Which machine this is, and which boot of it; what cannot be read is not known.
+pub fn machine() -> Machine {
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    Machine { machine_id: read("/etc/machine-id"), boot_id: read("/proc/sys/kernel/random/boot_id") }
 }

@@ -14,6 +14,7 @@ use std::{
 use ringfence_actors::fence::Orders;
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
+    evidence::Sight,
     vm::{DiskSource, ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd, VoidOrders},
 };
 use serde_json::json;
@@ -129,11 +130,12 @@ impl Vms {
                 let tail = own.strip_prefix(self.dir.parent()?).ok()?;
                 let other_agent = !ours && pidfile.is_some_and(|file| Path::new(file).ends_with(tail));
                 let incarnation = if ours { orders.incarnation(vm_uuid) } else { None };
-                Some(RunningVm { vm_uuid, pid: process.pid, incarnation, other_agent, incoming: is_incoming(&process) })
+                let incoming = is_incoming(&process);
+                Some(RunningVm { incarnation, other_agent, incoming, ..RunningVm::qemu(vm_uuid, process.pid) })
             })
             .collect();
         vms.sort_by_key(|vm| (vm.vm_uuid, vm.pid));
-        Ok(ListVmsReply { vms, clock_ms: clock_ms() })
+        Ok(ListVmsReply { vms, clock_ms: clock_ms(), sight: Sight::full(), machine: super::machine() })
     }
 
     fn hear(&self, orders: &mut Orders, epoch: u64, void: Option<VoidOrders>) -> Result<()> {

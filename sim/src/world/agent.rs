@@ -14,6 +14,7 @@ use ringfence_actors::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
     agent::Done,
+    evidence::Sight,
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
@@ -218,7 +219,8 @@ impl HostAgentPort for End {
             let state = at.state();
             let machine = &state.machines[at.host];
             let boot_id = format!("{}-{}", machine.name, machine.boot);
-            let mut reply = HostPingReply { host_uuid: machine.id, version: AGENT_VERSION.to_owned(), boot_id };
+            let (version, identity) = (AGENT_VERSION.to_owned(), machine.identity());
+            let mut reply = HostPingReply { host_uuid: machine.id, version, boot_id, machine: identity };
             match machine.lies.first() {
                 Some((_, Lie::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
                 Some((_, Lie::OtherVersion)) => reply.version = "9.9.9".to_owned(),
@@ -365,7 +367,12 @@ impl HostAgentPort for End {
             let now = state.now;
             let machine = &mut state.machines[at.host];
             machine.hear(cmd.epoch, cmd.void)?;
-            Ok(ListVmsReply { vms: machine.running(&at.world.inventory), clock_ms: machine.clock_ms(now) })
+            Ok(ListVmsReply {
+                vms: machine.running(&at.world.inventory),
+                clock_ms: machine.clock_ms(now),
+                sight: Sight::full(),
+                machine: machine.identity(),
+            })
         })
         .await
     }
@@ -588,6 +595,8 @@ async fn over_ssh(at: &At, failed: usize, vm: usize) -> Result<SiblingFenceVmOnH
                 executor_host_uuid: None,
                 executor_role: None,
                 reason,
+                machine: Some(at.state().machines[failed].identity()),
+                sight: Some(Sight::full()),
             })
         }
         _ => unknown("timeout"),

@@ -13,6 +13,7 @@ use ringfence_actors::{
 };
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
+    evidence::Machine as MachineId,
     storage::StorageKind,
     vm::{RunningVm, VoidOrders},
 };
@@ -124,6 +125,11 @@ impl Machine {
         self.on && self.freezes == 0
     }
 
+    /// Which machine it is, and which boot of it.
+    pub(crate) fn identity(&self) -> MachineId {
+        MachineId { machine_id: self.id.0.simple().to_string(), boot_id: format!("{}-{}", self.name, self.boot) }
+    }
+
     /// Its clock since it booted.
     pub(crate) fn clock_ms(&self, now: Duration) -> u64 {
         u64::try_from(now.saturating_sub(self.booted).as_millis()).unwrap_or(u64::MAX) + 1
@@ -141,11 +147,9 @@ impl Machine {
 
     pub(crate) fn running(&self, inventory: &Inventory) -> Vec<RunningVm> {
         let of = |process: &Process| RunningVm {
-            vm_uuid: inventory.vms[process.vm].id,
-            pid: process.pid,
             incarnation: Some(process.incarnation),
-            other_agent: false,
             incoming: process.incoming,
+            ..RunningVm::qemu(inventory.vms[process.vm].id, process.pid)
         };
         self.processes.iter().map(of).collect()
     }

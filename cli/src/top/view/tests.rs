@@ -102,6 +102,7 @@ fn audit(vm: &str, outcome: FenceOutcome) -> SiblingFenceAudited {
         outcome,
         executor_host_uuid: None,
         reason: "r".to_owned(),
+        evidence: Vec::new(),
     }
 }
 
