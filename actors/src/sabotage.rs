@@ -62,6 +62,28 @@ pub enum Sabotage {
     DrainUnwatched,
     /// A restart forgets which VMs a drain stopped and did not start.
     ForgetMoves,
+    /// A claim of another host replaces the place where the VM may run (K19).
+    ClaimReplacesPlace,
+    /// Who could not see everything is taken for somebody who did (K2).
+    BlindIsFull,
+    /// What is said of another machine counts for the one that is meant (K1).
+    OtherMachineCounts,
+    /// "It is not there" beside a watch from there counts as dead (K3).
+    ContradictionIsDead,
+    /// A human's word stays when the host is back (K9).
+    AttestationStays,
+    /// A stopped VM passes the storm brake (K10).
+    BrakeBypassed,
+    /// VMs are started before every host was heard (K7).
+    NoCensus,
+    /// A second QEMU of a VM that runs is left alone (K8).
+    IntruderIgnored,
+    /// A QEMU's exports stay when it is gone (K4).
+    ExportsLive,
+    /// A VM that ends at once is started again at once (K23).
+    StartForgets,
+    /// A start that fails after a fence moves the VM's place (K13).
+    PlaceForgotten,
 }
 
 /// Whether this one was chosen.

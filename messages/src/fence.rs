@@ -50,8 +50,10 @@ pub struct SiblingFenceVmOnHostMsg {
     pub cluster_uuid: ClusterId,
     /// Where it is to be started.
     pub ha_target_host_uuid: HostId,
+    /// The machine that the failed host is, as far as that is known: what is found on another one proves nothing.
+    pub machine: Machine,
 }
-message!(SiblingFenceVmOnHostMsg, 1, Lane::Control => SiblingFenceVmOnHostReply);
+message!(SiblingFenceVmOnHostMsg, 2, Lane::Control => SiblingFenceVmOnHostReply);
 
 /// What a sibling found and did. The default is the careful one: alive, nothing known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -151,12 +151,14 @@ pub struct FindTargetMsg {
     pub host_uuid: Option<HostId>,
     /// Where it ran last: taken again if it has room and is not to be avoided.
     pub last_host_uuid: Option<HostId>,
+    /// Every host where it may run, the last one among them.
+    pub place_host_uuids: Vec<HostId>,
     /// Hosts to avoid where others will do.
     pub soft_avoid_host_uuids: Vec<HostId>,
     /// Nothing is going to be started: no memory is put aside.
     pub dry_run: bool,
 }
-message!(FindTargetMsg, 1 => TargetReply);
+message!(FindTargetMsg, 2 => TargetReply);
 
 /// Where a VM may be started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,9 +168,12 @@ pub struct TargetReply {
     pub host_uuid: Option<HostId>,
     /// Hosts that take work but have no room, or do not say.
     pub full: u32,
-    /// The host where it ran last can be asked: its last ping was answered, or it is not pinged, being in maintenance or
-    /// of another cluster.
-    pub last_host_answers: bool,
+    /// The hosts of those where it may run that cannot be asked: their last ping was not answered. One that is not pinged,
+    /// being in maintenance or of another cluster, can be.
+    pub silent_host_uuids: Vec<HostId>,
+    /// Hosts of its cluster that cannot be asked, and were not heard since this controller took office: nothing but the
+    /// watchers of its volumes can say that something did not start it there (I1).
+    pub unheard_host_uuids: Vec<HostId>,
     /// Hosts that seemed to run it a moment ago.
     pub seen_host_uuids: Vec<HostId>,
 }

@@ -60,6 +60,20 @@ pub struct HostPingReply {
     pub machine: Machine,
 }
 
+/// A host answers as this machine: published when it is another one, or another boot of it, than before. What later is
+/// said of the host counts only if it is said of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostIdentified {
+    /// The host.
+    pub host_uuid: HostId,
+    /// Its name.
+    pub host: String,
+    /// The machine.
+    pub machine: Machine,
+}
+event!(HostIdentified, "host.identified", 1, |e| e.host.clone());
+
 /// Asks an agent what its host has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFactsCmd {}

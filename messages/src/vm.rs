@@ -456,3 +456,38 @@ pub struct VmStateChanged {
     pub may_run_on: Vec<HostId>,
 }
 event!(VmStateChanged, "vm.state-changed", 2, |e| e.vm.clone());
+
+/// What is known of a QEMU where it does not belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IntruderPhase {
+    /// It was seen, and is left alone: a claim of a host of another cluster, or of somebody who is no VM.
+    Told,
+    /// Which of two is right cannot be told: a human has to look.
+    Undecided,
+    /// It is about to be ended.
+    EndIntended,
+    /// It was ended, and verified gone.
+    Ended,
+    /// It could not be ended.
+    NotEnded,
+}
+
+/// A QEMU of a VM was seen where it does not belong: a second one, or one that is only claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmIntruder {
+    /// The VM.
+    pub vm_uuid: VmId,
+    /// Its name.
+    pub vm: String,
+    /// Where it was seen.
+    pub host_uuid: HostId,
+    /// That host's name.
+    pub host: String,
+    /// What is done about it.
+    pub phase: IntruderPhase,
+    /// Why, in plain words.
+    pub reason: String,
+}
+event!(VmIntruder, "vm.intruder", 1, |e| e.vm.clone());

@@ -108,7 +108,7 @@ fn every_message_keeps_its_wire_form() {
     let mut golden = Golden { seen: BTreeSet::new(), text: String::new() };
     golden! { golden;
         RecordMsg r#"{"topic": "t", "subject": "s", "payload": "{}", "durability": "Intent"}"# => r#"{"seq": 7}"#;
-        SiblingFenceVmOnHostMsg r#"{"failedHostUuid": @H, "vmUuid": @V, "clusterUuid": @C, "haTargetHostUuid": @S}"# =>
+        SiblingFenceVmOnHostMsg r#"{"failedHostUuid": @H, "vmUuid": @V, "clusterUuid": @C, "haTargetHostUuid": @S, "machine": @M}"# =>
             r#"{"alive": true, "killed": false, "sshReachable": true, "qemuFound": false, "executorHostUuid": @H, "executorRole": "sibling", "reason": "r", "machine": @M, "sight": @T}"#;
         SiblingFenceVmCmd r#"{"vmUuid": @V, "failedHostIp": "10.77.0.11", "failedHostSshPort": 22, "failedHostUuid": @H, "machine": @M}"# =>
             r#"{"alive": false, "killed": true, "sshReachable": true, "qemuFound": true, "executorHostUuid": null, "executorRole": null, "reason": "", "machine": null, "sight": null}"#;
@@ -131,8 +131,8 @@ fn every_message_keeps_its_wire_form() {
         ScanHostCmd r#"{"hostUuid": @H, "hostIp": "10.77.0.11", "sshPort": 22, "agentPort": 7070}"# =>
             r#"{"ssh": true, "agent": false, "reason": "r"}"#;
         FindTargetMsg r#"{"vmUuid": @V, "clusterUuid": @C, "memoryMib": 16, "hostUuid": null, "lastHostUuid": @H,
-            "softAvoidHostUuids": [@H], "dryRun": false}"# =>
-            r#"{"hostUuid": @H, "full": 1, "lastHostAnswers": true, "seenHostUuids": [@S]}"#;
+            "placeHostUuids": [@H],            "softAvoidHostUuids": [@H], "dryRun": false}"# =>
+            r#"{"hostUuid": @H, "full": 1, "silentHostUuids": [@H], "unheardHostUuids": [], "seenHostUuids": [@S]}"#;
         QuarantineHostMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
         ConfirmHostFencedMsg r#"{"hostUuid": @H, "by": "root"}"# => r#"{}"#;
         SetQuarantineMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
@@ -193,11 +193,13 @@ fn every_message_keeps_its_wire_form() {
         BestEffortStepFailed r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "step": @step}"# about "vhost-1@host-a";
         VmStateChanged r#"{"vmUuid": @V, "vm": "vm1", "oldState": "Stopped", "newState": "Starting", "hostUuid": @H, "host": "host-a",
             "incarnation": 2, "wanted": true, "reason": "r", "mayRunOn": [@S]}"# about "vm1";
+        VmIntruder r#"{"vmUuid": @V, "vm": "vm1", "hostUuid": @H, "host": "host-a", "phase": "end-intended", "reason": "r"}"# about "vm1";
         FenceIntended r#"{"attempt": @A, "vmUuid": @V, "vm": "vm1", "failedHostUuid": @H, "clusterUuid": @C, "haTargetHostUuid": @S, "level": "storage"}"#
             about "vm1";
         StorageFenceChanged r#"{"primaryStorageUuid": @S, "storage": "ceph-1", "hostUuid": @H, "host": "host-a", "phase": "lift-intended",
             "addresses": ["10.77.0.11"], "osdEpoch": 41, "lastingSeconds": 3600, "reason": "r"}"# about "host-a@ceph-1";
         HostSuspected r#"{"hostUuid": @H, "host": "host-a"}"# about "host-a";
+        HostIdentified r#"{"hostUuid": @H, "host": "host-a", "machine": @M}"# about "host-a";
         HostFailed r#"{"hostUuid": @H, "host": "host-a", "unseenBy": ["host-b"], "reason": "r"}"# about "host-a";
         HostQuarantineChanged r#"{"hostUuid": @H, "host": "host-a", "quarantined": true, "reason": "r"}"# about "host-a";
         HostConfirmedFenced r#"{"hostUuid": @H, "host": "host-a", "confirmed": true, "by": "root"}"# about "host-a";

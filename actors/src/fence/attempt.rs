@@ -1,44 +1,57 @@
-//! One attempt to prove that a VM cannot write any more, so that it may start.
+//! One attempt to prove that a VM cannot write any more on one place, so that it may start.
 //!
 //! ```text
 //! watching --somebody else, not known--> refused
 //!    | nobody else
-//!    +-- never ran, or its last host says "not here" --------------------------------> permit
-//!    +-- its last host is silent:
+//!    +-- no place is silent --own watch--> waits for it to end --it stays--> refused
+//!    |                      --nobody-----------------------------------------------> passed
+//!    +-- this place is silent:
 //!        intent -> sibling --killed, dead--------------------------+
 //!                     | still alive, unreachable, no sibling       v
 //!                  intent -> storage, every cluster -----> watching again --somebody new--> refused
-//!                     | not confirmed                              | nobody else
-//!                  human's word --none--> refused                  +--> audit -> permit
+//!                     | not confirmed             ^                | nobody else
+//!                  human's word --none--> refused |                +--> audit -> passed
+//!                     +----> watching again       +-- an own watch stays though it is called dead
 //! ```
-//! Invariants: one audit for every attempt that recorded an intent, and none for others; a permit only after the second
-//! look at the watchers; an answer that nobody waits for changes nothing.
+//! Invariants: one audit for every attempt that recorded an intent, and none for others; a pass only after the last look
+//! at the watchers; a watch from where the VM is called dead contradicts that (K3): it ends within
+//! [`WATCH_GONE`], or the storage has to refuse the host, or nothing starts; an answer that nobody waits for changes nothing.
+//! Several silent places are several attempts: a permit needs a pass for each.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{StorageFenceReply, Watcher},
-    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply},
+    evidence::{Evidence, Machine, Source, Verdict},
+    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply, UnknownReason},
     vm::InstallPath,
 };
 use uuid::Uuid;
 
 use super::{
-    permit::{Proof, StartPermit},
-    policy::Policy,
+    permit::{Cleared, Passed, Proof},
+    policy::{Policy, Profile},
     tables::{self, Next, Watched},
 };
 use crate::sabotage::{self, Sabotage};
 
-/// Where the VM ran last, as far as that is known.
+/// For so long a watch of a client that is dead may stay: Ceph's watch timeout (30 s) and some more. A clean quit ends it
+/// in 0.2 s. Too low: a QEMU that died is called alive. Too high: a start that is refused in the end is refused late.
+pub const WATCH_GONE: Duration = Duration::from_secs(35);
+
+/// Between looks at a watch that should end.
+pub const WATCH_AGAIN: Duration = Duration::from_secs(1);
+
+/// The place that an attempt is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// It never ran.
-    Nowhere,
-    /// There, and its agent says that it does not run there now.
-    Clear(HostId),
-    /// There, and it cannot be asked.
+    /// Every place was asked, and says that it does not run there: only the watchers are looked at.
+    Clear,
+    /// This one cannot be asked.
     Silent(HostId),
 }
 
@@ -51,10 +64,14 @@ pub struct Case {
     pub vm: VmId,
     /// The cluster of the host where it ran last.
     pub cluster: ClusterId,
-    /// Where it ran last.
+    /// The place that is to be cleared.
     pub place: Place,
+    /// The machine that this place was when it last answered.
+    pub machine: Machine,
     /// Every address from which that host reaches storage.
     pub addresses: Vec<IpAddr>,
+    /// Every address from which any host where the VM may run reaches storage: watches from there are its own.
+    pub own: Vec<IpAddr>,
     /// Where it is to be started.
     pub target: HostId,
     /// Which start that is.
@@ -83,6 +100,8 @@ pub enum Event {
     Reported(Result<SiblingFenceVmOnHostReply>),
     /// A storage refuses the host, or that is not known.
     Blocked(StorageId, Result<StorageFenceReply>),
+    /// The time of [`Command::Wait`] is over.
+    Waited,
 }
 
 /// What is to be done for it.
@@ -96,17 +115,19 @@ pub enum Command {
     AskFencer,
     /// Have this storage refuse the host.
     Block(StorageId),
+    /// Say [`Event::Waited`] after this time.
+    Wait(Duration),
     /// Record how it ended.
     Audit {
         /// How.
         outcome: FenceOutcome,
         /// Who went to the failed host.
         executor: Option<HostId>,
-        /// The evidence, level by level.
-        reason: String,
+        /// What was found, look by look.
+        evidence: Vec<Evidence>,
     },
     /// It ended.
-    Done(Result<StartPermit>),
+    Done(Result<Passed>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +137,10 @@ enum State {
         found: Vec<Option<Result<Vec<Watcher>>>>,
         fenced: Option<FenceOutcome>,
     },
+    /// Waits for an own watch to end.
+    Lingering {
+        fenced: Option<FenceOutcome>,
+    },
     /// Waits for the intent of this level.
     Intending(FenceLevel),
     /// Waits for the sibling.
@@ -123,7 +148,7 @@ enum State {
     /// Waits for storages.
     Blocking {
         left: Vec<StorageId>,
-        refused: Option<String>,
+        refused: bool,
     },
     Done,
 }
@@ -138,8 +163,13 @@ pub struct Attempt {
     executor: Option<HostId>,
     /// What level 2 leads to, once level 1 said.
     storage: (FenceOutcome, FenceOutcome),
-    /// What was found, level by level.
-    story: Vec<String>,
+    /// The addresses that storages refuse now because of it.
+    refused: Vec<IpAddr>,
+    began: Instant,
+    /// Since when an own watch has contradicted "dead".
+    contradicted: Option<Instant>,
+    /// What was found, look by look.
+    evidence: Vec<Evidence>,
 }
 
 impl Attempt {
@@ -151,7 +181,10 @@ impl Attempt {
             owes_audit: false,
             executor: None,
             storage: (FenceOutcome::SuccessStorageFenced, FenceOutcome::Failed),
-            story: Vec::new(),
+            refused: Vec::new(),
+            began: now,
+            contradicted: None,
+            evidence: Vec::new(),
         };
         let commands = attempt.watch(None, now);
         (attempt, commands)
@@ -176,6 +209,7 @@ impl Attempt {
                 let error = ErrorCode::new(Code::IO, "no fence without a durable intent").caused_by(error);
                 self.refuse(FenceOutcome::Failed, error)
             }
+            (Event::Waited, State::Lingering { fenced }) => self.watch(fenced, now),
             (Event::Intended(Ok(())), State::Intending(level)) => {
                 self.owes_audit = true;
                 match level {
@@ -186,7 +220,7 @@ impl Attempt {
                     FenceLevel::Storage => {
                         let left = self.clusters();
                         let commands = left.iter().map(|storage| Command::Block(*storage)).collect();
-                        self.state = State::Blocking { left, refused: None };
+                        self.state = State::Blocking { left, refused: false };
                         commands
                     }
                 }
@@ -202,11 +236,12 @@ impl Attempt {
                     Ok(reply) => {
                         let addresses: Vec<_> = reply.addresses.iter().map(ToString::to_string).collect();
                         let (at, epoch) = (addresses.join(", "), reply.osd_epoch);
-                        self.story.push(format!("storage: refuses {at} since OSD map epoch {epoch}"));
+                        self.found(Source::Storage, Verdict::Dead, format!("refuses {at} since OSD map epoch {epoch}"), now);
+                        self.refused.extend(reply.addresses);
                     }
                     Err(error) => {
-                        self.story.push(format!("storage: not fenced: {error}"));
-                        refused.get_or_insert(error.to_string());
+                        refused = true;
+                        self.found(Source::Storage, Verdict::Unknown, format!("not fenced: {error}"), now);
                     }
                 }
                 match (left.is_empty(), refused) {
@@ -214,8 +249,8 @@ impl Attempt {
                         self.state = State::Blocking { left, refused };
                         Vec::new()
                     }
-                    (true, None) => self.watch(Some(self.storage.0), now),
-                    (true, Some(_)) => self.ask_human(self.storage.1, now),
+                    (true, false) => self.watch(Some(self.storage.0), now),
+                    (true, true) => self.ask_human(self.storage.1, now),
                 }
             }
             (_, state) => {
@@ -243,27 +278,66 @@ impl Attempt {
             return Vec::new();
         }
         let named = found.iter().flatten().zip(&self.case.volumes).map(|(w, (_, path))| (path.to_string(), w));
-        // Once fenced, the failed host's own entries are only what is left of it.
-        let policy = match fenced {
-            Some(_) => Policy { on_watchers: super::policy::OnWatchers::Fence, ..self.case.policy },
-            None => self.case.policy,
-        };
-        let (verdict, fenced) = (tables::watched(named, &self.case.addresses, &policy), *fenced);
-        match (verdict, fenced, self.case.place) {
-            (Watched::Refuse(why), _, _) => {
+        let (verdict, fenced) = (tables::watched(named, &self.case.own), *fenced);
+        match verdict {
+            Watched::Refuse(why) => {
                 let why = if fenced.is_some() { format!("after the fence: {why}") } else { why };
-                self.story.push(format!("watchers: {why}"));
+                self.found(Source::Watchers, Verdict::Unknown, why.clone(), now);
                 self.refuse(FenceOutcome::Failed, ErrorCode::new(Code::HOST_START_VM, why))
             }
-            (Watched::Fence, Some(outcome), Place::Silent(host)) => {
+            Watched::Own(by) => self.watched_by_its_own(&by, fenced, now),
+            Watched::Nobody => self.passes(fenced, now),
+        }
+    }
+
+    /// Nobody has a volume open who would contradict what was found.
+    fn passes(&mut self, fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
+        match (self.case.place, fenced) {
+            (Place::Clear, _) => vec![self.pass(None)],
+            (Place::Silent(_), None) => self.intend(FenceLevel::Sibling),
+            (Place::Silent(host), Some(outcome)) => {
+                self.found(Source::Watchers, Verdict::Dead, "nobody else has a volume open".to_owned(), now);
                 let mut commands = self.audit(outcome);
-                commands.push(self.permit(Proof::Fenced { host, outcome }, now));
+                let evidence = self.evidence.clone();
+                let cleared = Cleared::new(self.case.vm, host, Proof::Fenced { host, outcome }, evidence);
+                commands.push(self.pass(Some(cleared)));
                 commands
             }
-            (Watched::Fence, _, Place::Nowhere) => vec![self.permit(Proof::NeverRan, now)],
-            (Watched::Fence, _, Place::Clear(host)) => vec![self.permit(Proof::HostSaysGone(host), now)],
-            (Watched::Fence, None, Place::Silent(_)) => self.intend(FenceLevel::Sibling),
         }
+    }
+
+    /// Hosts where the VM may run have a volume open.
+    fn watched_by_its_own(&mut self, by: &[Watcher], fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
+        if let (Place::Silent(_), None) = (self.case.place, fenced) {
+            return match by.iter().try_for_each(|by| tables::own_watches(by, &self.case.policy)) {
+                Ok(()) => self.intend(FenceLevel::Sibling),
+                Err(why) => {
+                    self.found(Source::Watchers, Verdict::Alive, why.clone(), now);
+                    self.refuse(FenceOutcome::Failed, ErrorCode::new(Code::HOST_START_VM, why))
+                }
+            };
+        }
+        // A client that the storage refuses cannot write, if the fence covers its address. Another silent place has an
+        // attempt of its own.
+        let lives = |of: &&Watcher| self.case.addresses.contains(&of.ip) && !self.refused.contains(&of.ip);
+        let Some(by) = by.iter().find(lives) else { return self.passes(fenced, now) };
+        // It is called dead, and its own client has the volume open (K3).
+        if sabotage::on(Sabotage::ContradictionIsDead) {
+            return self.passes(fenced, now);
+        }
+        let since = *self.contradicted.get_or_insert(now);
+        if now.saturating_duration_since(since) < WATCH_GONE {
+            self.state = State::Lingering { fenced };
+            return vec![Command::Wait(WATCH_AGAIN)];
+        }
+        let why = format!("a client at {} has a volume open though the VM is called dead there: one of both is wrong", by.address);
+        self.found_unknown(Source::Watchers, UnknownReason::Contradicted, why.clone(), now);
+        // A storage that was asked already could not refuse it, or does not cover that address.
+        let asked = self.evidence.iter().any(|of| of.source == Source::Storage);
+        if self.case.place != Place::Clear && !asked && self.case.policy.profile == Profile::Safe {
+            return self.ask_storage(FenceOutcome::SuccessStorageFenced, FenceOutcome::Failed, now);
+        }
+        self.refuse(FenceOutcome::Failed, ErrorCode::new(Code::HOST_START_VM, why))
     }
 
     fn intend(&mut self, level: FenceLevel) -> Vec<Command> {
@@ -272,25 +346,12 @@ impl Attempt {
     }
 
     fn reported(&mut self, report: Result<SiblingFenceVmOnHostReply>, now: Instant) -> Vec<Command> {
-        self.story.push(match &report {
-            Ok(reply) => {
-                self.executor = reply.executor_host_uuid;
-                let found = match (reply.ssh_reachable, reply.killed, reply.alive) {
-                    (false, _, _) => "cannot reach it",
-                    (true, true, false) => "killed it, verified gone",
-                    (true, false, false) => "no such QEMU there, verified",
-                    (true, _, true) => "it is still alive",
-                };
-                format!("sibling: {found} ({})", reply.reason)
-            }
-            Err(error) => match error.opaque.get("reason") {
-                Some(reason) => format!("sibling: {reason}: {error}"),
-                None => format!("sibling: {error}"),
-            },
-        });
-        let next = match tables::reported(&report, &self.case.policy) {
+        let next = tables::reported(&report, &self.case.machine, &self.case.policy);
+        self.told(&report, next, now);
+        let next = match next {
             Next::Start(_) if self.case.ordered && !sabotage::on(Sabotage::OrderedIsForgotten) => {
-                self.story.push("an order to start it there is not void yet".to_owned());
+                let said = "an order to start it there is not void yet".to_owned();
+                self.found_unknown(Source::Sibling, UnknownReason::Contradicted, said, now);
                 Next::Storage { fenced: FenceOutcome::SuccessStorageFenced, not: FenceOutcome::Failed }
             }
             next => next,
@@ -298,28 +359,32 @@ impl Attempt {
         match next {
             Next::Start(outcome) => self.watch(Some(outcome), now),
             Next::Refuse(outcome) => self.ask_human(outcome, now),
-            Next::Storage { fenced, not } => {
-                self.storage = (fenced, not);
-                match self.case.volumes.iter().find(|(_, path)| !matches!(path, InstallPath::Ceph { .. })) {
-                    Some((_, path)) => {
-                        self.story.push(format!("storage: {path} is not on Ceph, nothing can refuse its writes"));
-                        self.ask_human(not, now)
-                    }
-                    None => self.intend(FenceLevel::Storage),
-                }
+            Next::Storage { fenced, not } => self.ask_storage(fenced, not, now),
+        }
+    }
+
+    fn ask_storage(&mut self, fenced: FenceOutcome, not: FenceOutcome, now: Instant) -> Vec<Command> {
+        self.storage = (fenced, not);
+        match self.case.volumes.iter().find(|(_, path)| !matches!(path, InstallPath::Ceph { .. })) {
+            Some((_, path)) => {
+                let said = format!("{path} is not on Ceph, nothing can refuse its writes");
+                self.found(Source::Storage, Verdict::Unknown, said, now);
+                self.ask_human(not, now)
             }
+            None => self.intend(FenceLevel::Storage),
         }
     }
 
     /// The last level. Whatever failed below, a human who stands before the host knows better.
     fn ask_human(&mut self, outcome: FenceOutcome, now: Instant) -> Vec<Command> {
-        match &self.case.human {
+        match self.case.human.clone() {
             Some(by) => {
-                self.story.push(format!("human: {by} attested that the host is off"));
+                let said = format!("{by} attested that the host is off");
+                self.push(Evidence { by: Some(by), ..self.of(Source::Human, Verdict::Dead, said, now) });
                 self.watch(Some(FenceOutcome::SuccessHumanConfirmed), now)
             }
             None => {
-                let why = format!("it may still write where it ran last: {outcome}: {}", self.story.join("; "));
+                let why = format!("it may still write where it ran last: {outcome}: {}", story(&self.evidence));
                 self.refuse(outcome, ErrorCode::new(Code::HOST_START_VM, why))
             }
         }
@@ -336,13 +401,83 @@ impl Attempt {
         if !std::mem::replace(&mut self.owes_audit, false) || sabotage::on(Sabotage::NoAudit) {
             return Vec::new();
         }
-        vec![Command::Audit { outcome, executor: self.executor, reason: self.story.join("; ") }]
+        vec![Command::Audit { outcome, executor: self.executor, evidence: self.evidence.clone() }]
     }
 
-    fn permit(&mut self, proof: Proof, now: Instant) -> Command {
+    fn pass(&mut self, cleared: Option<Cleared>) -> Command {
         self.state = State::Done;
-        let Case { vm, target, incarnation, epoch, .. } = self.case;
-        Command::Done(Ok(StartPermit::new(vm, target, incarnation, epoch, proof, now)))
+        Command::Done(Ok(Passed { vm: self.case.vm, cleared }))
+    }
+
+    /// Notes what the sibling found.
+    fn told(&mut self, report: &Result<SiblingFenceVmOnHostReply>, next: Next, now: Instant) {
+        let (verdict, unknown, said) = match report {
+            Ok(reply) => {
+                self.executor = reply.executor_host_uuid;
+                let doubt = tables::doubted(reply, &self.case.machine);
+                let found = match (doubt, reply.ssh_reachable, reply.killed, reply.alive) {
+                    (Some(UnknownReason::OtherMachine), ..) => "another machine answered there, or it is not known which",
+                    (Some(_), ..) => "could not have seen everything there",
+                    (None, false, _, _) => "cannot reach it",
+                    (None, true, true, false) => "killed it, verified gone",
+                    (None, true, false, false) => "no such QEMU there, verified",
+                    (None, true, _, true) => "it is still alive",
+                };
+                let verdict = match (doubt, reply.ssh_reachable, reply.alive, next) {
+                    (None, true, true, _) => Verdict::Alive,
+                    (None, true, false, Next::Start(_)) => Verdict::Dead,
+                    _ => Verdict::Unknown,
+                };
+                (verdict, doubt, format!("{found} ({})", reply.reason))
+            }
+            Err(error) => {
+                let unknown = error.opaque.get("reason").and_then(|word| {
+                    serde_json::from_value(serde_json::Value::String(word.clone())).ok()
+                });
+                let said = match error.opaque.get("reason") {
+                    Some(reason) => format!("{reason}: {error}"),
+                    None => error.to_string(),
+                };
+                (Verdict::Unknown, unknown, said)
+            }
+        };
+        let reply = report.as_ref().ok();
+        let of = self.of(Source::Sibling, verdict, said, now);
+        self.push(Evidence {
+            unknown,
+            by: self.executor.map(|host| host.to_string()),
+            machine: reply.and_then(|reply| reply.machine.clone()),
+            sight: reply.and_then(|reply| reply.sight.clone()),
+            ..of
+        });
+    }
+
+    fn of(&self, source: Source, verdict: Verdict, said: String, now: Instant) -> Evidence {
+        let host_uuid = if let Place::Silent(host) = self.case.place { host } else { self.case.target };
+        let after = now.saturating_duration_since(self.began).as_millis();
+        Evidence {
+            host_uuid,
+            source,
+            verdict,
+            unknown: None,
+            by: None,
+            machine: None,
+            sight: None,
+            after_ms: u64::try_from(after).unwrap_or(u64::MAX),
+            said,
+        }
+    }
+
+    fn found(&mut self, source: Source, verdict: Verdict, said: String, now: Instant) {
+        self.push(self.of(source, verdict, said, now));
+    }
+
+    fn found_unknown(&mut self, source: Source, unknown: UnknownReason, said: String, now: Instant) {
+        self.push(Evidence { unknown: Some(unknown), ..self.of(source, Verdict::Unknown, said, now) });
+    }
+
+    fn push(&mut self, evidence: Evidence) {
+        self.evidence.push(evidence);
     }
 
     /// The storages of the VM's volumes, each once.
@@ -352,4 +487,9 @@ impl Attempt {
         storages.dedup();
         storages
     }
+}
+
+/// What was found as one line, for readers.
+pub fn story(evidence: &[Evidence]) -> String {
+    evidence.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

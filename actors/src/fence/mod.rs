@@ -28,6 +28,6 @@ mod sibling;
 pub mod tables;
 
 pub use orders::Orders;
-pub use permit::{PERMIT_VALIDITY, Proof, StartPermit};
+pub use permit::{Cleared, PERMIT_VALIDITY, Passed, Proof, Start, StartPermit};
 pub use policy::Policy;
 pub use sibling::{FENCE_TIMEOUT, FENCER, MAX_SIBLINGS, SCAN_FRESH, SCAN_TIMEOUT, SiblingFencer};

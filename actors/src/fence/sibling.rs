@@ -10,7 +10,6 @@ use futures_util::future::join_all;
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, Handler, Kind, Later, Promised};
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result,
-    evidence::Machine,
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostMsg, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply, ScanHostMsg, ScanHostReply},
     host::QueryServingHostsMsg,
@@ -82,7 +81,7 @@ impl Inner {
             failed_host_ip: failed.management_ip.clone(),
             failed_host_ssh_port: failed.ssh_port,
             failed_host_uuid: failed.id,
-            machine: Machine::default(),
+            machine: message.machine.clone(),
         };
         let target = message.ha_target_host_uuid;
         let (mut unreachable, mut errors) = (None, Vec::new());

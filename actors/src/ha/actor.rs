@@ -142,9 +142,15 @@ impl HaActor {
                 let quarantined = self.quarantine(host, reason, bus);
                 ctx.spawn_detached(quarantined, move |ha, result, ctx| ha.on(Event::Quarantined(host, result), ctx));
             }
-            Command::Clean { host, confirmed } => {
+            Command::EndWord(host) => {
+                let (recorder, name) = (self.recorder.clone(), self.catalog.now().host_name(host));
+                let by = "it answered".to_owned();
+                let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };
+                ctx.spawn_detached(recorder.fact(over), |_, _, _| {});
+            }
+            Command::Clean(host) => {
                 let cleaner = self.cleaner.clone();
-                ctx.spawn_detached(async move { cleaner.clean(host, confirmed).await }, move |ha, result, ctx| {
+                ctx.spawn_detached(async move { cleaner.clean(host).await }, move |ha, result, ctx| {
                     if let Err(error) = &result {
                         tracing::warn!(%error, host = ha.catalog.now().host_name(host), "not clean yet");
                     }
@@ -200,11 +206,7 @@ impl HaActor {
             Command::List(host) => {
                 let to = Address::new(HostActor::KIND, host);
                 let listed = async move { bus.ask_within(to, ListVmsCmd::default(), SEARCH_TIMEOUT).await };
-                ctx.spawn_detached(listed, move |ha, reply, ctx| {
-                    if let Ok(reply) = reply {
-                        ha.on(Event::Listed(host, reply.vms), ctx);
-                    }
-                });
+                ctx.spawn_detached(listed, move |ha, reply, ctx| ha.on(Event::Listed(host, reply), ctx));
             }
             Command::LookFor(vm, host_uuid) => {
                 let believed =
@@ -223,6 +225,7 @@ impl HaActor {
                     Fact::Brake(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Started(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Blocked(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    Fact::Intruder(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Move(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Drained(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                 }
@@ -263,10 +266,22 @@ impl HaActor {
             Err(error) => return waiting.into_iter().for_each(|(_, promise)| promise.complete(Err(error.clone()))),
         };
         self.glances.extend(glances);
+        let unsettled = self.core.as_ref().and_then(|core| core.unsettled(cluster).first().copied());
         for (ask, promise) in waiting {
-            let target = self.target(&ask, &standing);
-            promise.complete(Ok(target));
+            match unsettled.filter(|_| !ask.dry_run) {
+                Some(host) => promise.complete(Err(self.not_heard(host))),
+                None => {
+                    let target = self.target(&ask, &standing);
+                    promise.complete(Ok(target));
+                }
+            }
         }
+    }
+
+    fn not_heard(&self, host: HostId) -> ErrorCode {
+        let name = self.catalog.now().host_name(host);
+        let details = format!("{name} was not heard since this controller took office: try again in a moment");
+        ErrorCode::new(Code::NOT_READY, details)
     }
 
     /// What is known of the hosts that take work.
@@ -300,10 +315,13 @@ impl HaActor {
             elsewhere || self.core.as_ref().is_some_and(|core| core.is_maintained(last))
         };
         let answers = |last: HostId| standing.answering_host_uuids.contains(&last) || not_pinged(last);
+        let silent = ask.place_host_uuids.iter().copied().filter(|place| !answers(*place)).collect();
+        let unheard = self.core.as_ref().map(|core| core.unheard(ask.cluster_uuid)).unwrap_or_default();
         TargetReply {
             host_uuid: target,
             full: u32::try_from(full.len()).unwrap_or(u32::MAX),
-            last_host_answers: ask.last_host_uuid.is_some_and(answers),
+            silent_host_uuids: silent,
+            unheard_host_uuids: unheard,
             seen_host_uuids: standing.host_uuids.iter().filter(seen).copied().collect(),
         }
     }
@@ -332,7 +350,11 @@ async fn glance(bus: Bus, host: HostId) -> (HostId, Glance) {
     let facts = bus.ask_within(to, HostFactsCmd {}, GLANCE_TIMEOUT);
     let listed = bus.ask_within(to, ListVmsCmd::default(), GLANCE_TIMEOUT);
     let (facts, listed) = join(facts, listed).await;
-    let vms = listed.map(|listed| listed.vms.iter().map(|vm| vm.vm_uuid).collect()).unwrap_or_default();
+    let vms = listed.map(|listed| {
+        let of_vms = listed.vms.iter().filter(|vm| vm.stranger.is_none());
+        of_vms.map(|vm| vm.vm_uuid).collect()
+    });
+    let vms = vms.unwrap_or_default();
     (host, Glance { at: Instant::now(), available_mib: facts.ok().map(|facts| facts.available_mib), vms })
 }
 

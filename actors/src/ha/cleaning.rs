@@ -11,7 +11,7 @@ use ringfence::{Actor, Address, Bus};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{LiftStorageFenceMsg, QueryStorageFencesMsg},
-    ha::{HostConfirmedFenced, HostQuarantineChanged, SetQuarantineMsg},
+    ha::{HostQuarantineChanged, SetQuarantineMsg},
     storage::StorageKind,
     vm::{ListVmsCmd, QueryVmMsg, StopVmCmd},
 };
@@ -42,25 +42,26 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    /// Cleans a host and lets it out of quarantine; `confirmed` if a human's word that it is off must be ended.
+    /// Cleans a host and lets it out of quarantine.
     ///
     /// # Errors
     /// Why it stays in quarantine.
-    pub(super) async fn clean(&self, host: HostId, confirmed: bool) -> Result<()> {
+    pub(super) async fn clean(&self, host: HostId) -> Result<()> {
         let refusing = self.refusing(host).await?;
         let left = match sabotage::on(Sabotage::LiftBeforeClean) {
             true => Vec::new(),
             false => self.left(host, &refusing).await?,
         };
         let to = Address::new(HostActor::KIND, host);
-        for vm in &left {
-            self.bus.ask_within(to, StopVmCmd { vm_uuid: *vm, epoch: 0, incarnation: 0 }, VM_TIMEOUT).await?;
+        for (vm, incarnation) in &left {
+            let stop = StopVmCmd { vm_uuid: *vm, epoch: 0, incarnation: *incarnation };
+            self.bus.ask_within(to, stop, VM_TIMEOUT).await?;
         }
         // One that its storage refuses ends at once: whoever restarts it is seen only by looking again and again. Let in
         // again, it would write.
         for _ in 0..WATCH_LOOKS {
             tokio::time::sleep(WATCH_EVERY).await;
-            if let Some(vm) =
+            if let Some((vm, _)) =
                 self.left(host, &refusing).await?.first().filter(|_| !sabotage::on(Sabotage::LiftBeforeClean))
             {
                 let details = format!("VM {vm} is there again after it was killed: something restarts it");
@@ -75,11 +76,6 @@ impl Cleaner {
             0 => "it answers, and nothing was left on it".to_owned(),
             n => format!("it answers, and {n} left-over QEMUs were killed"),
         };
-        if confirmed {
-            let by = "it is back".to_owned();
-            let over = HostConfirmedFenced { host_uuid: host, host: name.clone(), confirmed: false, by };
-            self.recorder.intent(&over).await?;
-        }
         let released = HostQuarantineChanged { host_uuid: host, host: name, quarantined: false, reason };
         // Waits for the disk: a restart that forgets it cleans once more.
         self.recorder.fact(released).await?;
@@ -100,18 +96,22 @@ impl Cleaner {
         Ok(refusing)
     }
 
-    /// The VMs with a QEMU here that must not be.
-    async fn left(&self, host: HostId, refusing: &BTreeSet<StorageId>) -> Result<Vec<VmId>> {
+    /// The VMs with a QEMU here that must not be, and up to which incarnation.
+    async fn left(&self, host: HostId, refusing: &BTreeSet<StorageId>) -> Result<Vec<(VmId, u64)>> {
         let listed =
             self.bus.ask_within(Address::new(HostActor::KIND, host), ListVmsCmd::default(), SEARCH_TIMEOUT).await?;
         let directory = self.catalog.now();
         let mut left = BTreeSet::new();
-        for running in listed.vms {
+        if !listed.sight.is_full() && !sabotage::on(Sabotage::BlindIsFull) {
+            let details = format!("whether it is clean is not known: its agent does not see everything: {}", listed.sight);
+            return Err(ErrorCode::new(Code::OPERATION, details));
+        }
+        for running in listed.vms.iter().filter(|running| running.stranger.is_none()) {
             let Ok(vm) = directory.vm(running.vm_uuid) else { continue };
             let believed = self.bus.ask(Address::new(VmActor::KIND, vm.id), QueryVmMsg {}).await?;
             let moved = believed.last_host_uuid.is_some_and(|last| last != host);
             if moved || vm.volumes.iter().any(|volume| refusing.contains(&volume.storage)) {
-                left.insert(vm.id);
+                left.insert((vm.id, believed.incarnation));
             }
         }
         Ok(left.into_iter().collect())

@@ -20,7 +20,7 @@ use ringfence_messages::{
         VmHaStarted, VmMoveChanged,
     },
     host::HostStatus,
-    vm::{RunningVm, VmInventory, VmState, VmStateChanged},
+    vm::{ListVmsReply, VmIntruder, VmInventory, VmState, VmStateChanged},
 };
 
 use super::drain::{Drains, Move};
@@ -44,6 +44,18 @@ pub const STORM_WINDOW: Duration = Duration::from_secs(60);
 
 /// Longest wait between tries to bring a VM back. Too high: a cause that is gone is noticed late.
 pub const RETRY_CEILING: Duration = Duration::from_secs(30);
+
+/// For so long a VM has to run before its start counts as one that worked. Too low: one that dies at once is started
+/// again and again. Too high: an old failure makes a new one slow.
+pub const STEADY: Duration = Duration::from_secs(60);
+
+/// So often in a row a VM may end within [`STEADY`] of its start; then a human is asked for. Too low: a guest that
+/// needs some tries stays down. Too high: the journal fills.
+pub const MAX_DEATHS: u32 = 10;
+
+/// So often a host that is connected is asked in vain for its processes before VMs are started without its word, if
+/// their volumes can tell. Too low: one lost answer is a silent place. Too high: a broken agent keeps everybody waiting.
+pub const MAX_DEAF: u32 = 3;
 
 /// Looks in a row at which nobody watches a VM's volumes before it counts as lost. One may be a watch that is just
 /// being renewed.
@@ -80,8 +92,8 @@ pub enum Event {
     Requested(VmId, Option<HostId>),
     /// What came of [`Command::Start`].
     Started(VmId, Result<Option<HostId>>),
-    /// The QEMU processes of a host.
-    Listed(HostId, Vec<RunningVm>),
+    /// The QEMU processes of a host, or why they are not known.
+    Listed(HostId, Result<ListVmsReply>),
     /// Where a VM of a host that is drained has room, asked for by [`Command::Place`].
     Placed(VmId, Result<TargetReply>),
     /// The intent to move a VM is durable, or cannot be made so.
@@ -126,12 +138,9 @@ pub enum Command {
     /// Take a host out of service, durably.
     Quarantine(HostId, String),
     /// Kill what is left on a host, lift its fences, let it out of quarantine.
-    Clean {
-        /// The host.
-        host: HostId,
-        /// A human's word that it is off is over too.
-        confirmed: bool,
-    },
+    Clean(HostId),
+    /// A human's word that a host is off is over.
+    EndWord(HostId),
     /// Look whether anybody watches a VM's volumes.
     Watch(VmId),
     /// Have the VM's actor fence and start it.
@@ -178,6 +187,8 @@ pub enum Fact {
     Move(VmMoveChanged),
     /// A host is empty.
     Drained(HostDrained),
+    /// A QEMU is claimed where it does not belong.
+    Intruder(VmIntruder),
 }
 
 #[derive(Debug, Default)]
@@ -196,6 +207,11 @@ pub(super) struct Host {
     pub(super) confirmed: bool,
     pub(super) cleaning: bool,
     pub(super) answers: bool,
+    /// Its processes were listed, with full sight, since this controller took office.
+    pub(super) heard: bool,
+    /// It was asked so often in vain, or by somebody blind, that it is not waited for any more.
+    pub(super) deaf: u32,
+    pub(super) listing: bool,
     pub(super) next_clean: Duration,
     pub(super) clean_error: Option<String>,
 }
@@ -206,6 +222,10 @@ pub(super) struct Vm {
     /// A flow is under way; it began at this incarnation, from this host, for this reason.
     pub(super) flow: Option<(u64, Option<HostId>, String)>,
     pub(super) failures: u32,
+    /// When the last flow ended well.
+    pub(super) up_since: Option<Duration>,
+    /// How often in a row it ended within [`STEADY`] of its start.
+    pub(super) deaths: u32,
     pub(super) next: Duration,
     pub(super) why: String,
     pub(super) watching: bool,
@@ -232,6 +252,10 @@ pub struct Core {
     ticks: usize,
     /// What is known of hosts that are not in the directory: one that comes back is as it was.
     gone: BTreeMap<HostId, Host>,
+    /// Some host was not heard yet.
+    pub(super) census_open: bool,
+    /// Claims that were told of.
+    pub(super) intruders: BTreeSet<(HostId, VmId)>,
     pub(super) drains: Drains,
 }
 
@@ -244,6 +268,8 @@ pub struct Memory {
     pub quarantined: BTreeSet<HostId>,
     /// Hosts that a human attested to be off.
     pub confirmed: BTreeSet<HostId>,
+    /// Hosts that failed and have not answered since.
+    pub failed: BTreeSet<HostId>,
     /// Hosts in maintenance.
     pub maintenance: BTreeSet<HostId>,
     /// Hosts that are to be emptied, and whether they were.
@@ -255,9 +281,14 @@ pub struct Memory {
 impl Core {
     /// Looks after everything in the directory. Every host is asked for its processes once in `census_every`.
     pub fn new(settings: HaSettings, census_every: Duration, directory: Arc<Directory>, memory: Memory) -> Core {
-        let Memory { vms, quarantined, confirmed, maintenance, draining, moves } = memory;
+        let Memory { vms, quarantined, confirmed, failed, maintenance, draining, moves } = memory;
         let mut gone = BTreeMap::<HostId, Host>::new();
         quarantined.into_iter().for_each(|id| gone.entry(id).or_default().quarantined = true);
+        // It failed before: that it is still away is no storm.
+        failed.iter().filter(|id| gone.contains_key(id)).copied().collect::<Vec<_>>().into_iter().for_each(|id| {
+            let of = gone.entry(id).or_default();
+            (of.failed, of.told) = (Some(Duration::ZERO), true);
+        });
         confirmed.into_iter().for_each(|id| gone.entry(id).or_default().confirmed = true);
         maintenance.into_iter().for_each(|id| gone.entry(id).or_default().maintenance = true);
         let ticks = (census_every.as_millis() / TICK.as_millis()).max(1) as usize;
@@ -273,6 +304,8 @@ impl Core {
             census: (0, 0),
             ticks,
             gone,
+            census_open: true,
+            intruders: BTreeSet::new(),
             drains: Drains::new(draining, moves),
         };
         core.look_after(&directory);
@@ -293,11 +326,12 @@ impl Core {
             return;
         }
         self.directory = directory.clone();
+        self.census_open = true;
         self.gone.append(&mut self.hosts);
         self.hosts = directory.hosts.iter().map(|of| (of.id, self.gone.remove(&of.id).unwrap_or_default())).collect();
         self.gone.values_mut().for_each(|host| {
-            let Host { quarantined, confirmed, maintenance, .. } = *host;
-            *host = Host { quarantined, confirmed, maintenance, ..Host::default() };
+            let Host { quarantined, confirmed, maintenance, failed, told, .. } = *host;
+            *host = Host { quarantined, confirmed, maintenance, failed, told, ..Host::default() };
         });
         self.census = (directory.hosts.len().div_ceil(self.ticks).min(CENSUS_PER_TICK), 0);
         self.braked.retain(|id| directory.cluster(*id).is_ok());
@@ -385,9 +419,12 @@ impl Core {
             }
             Event::Requested(vm, host) => self.requested(vm, host, now, &mut commands),
             Event::Started(vm, result) => self.started(vm, result, now, &mut commands),
-            Event::Listed(host, running) => {
-                self.listed(host, &running, &mut commands);
-                self.drained(host, &running, &mut commands);
+            Event::Listed(host, reply) => {
+                self.heard(host, &reply);
+                if let Ok(ListVmsReply { vms, .. }) = reply {
+                    self.listed(host, &vms, &mut commands);
+                    self.drained(host, &vms, &mut commands);
+                }
             }
             Event::Placed(vm, found) => self.placed(vm, found, now, &mut commands),
             Event::MoveIntended(vm, result) => self.move_intended(vm, result, now, &mut commands),
@@ -459,6 +496,8 @@ impl Core {
             belief,
             flow: None,
             failures: 0,
+            up_since: None,
+            deaths: 0,
             next: Duration::ZERO,
             why: String::new(),
             watching: false,
@@ -510,11 +549,18 @@ impl Core {
                 commands.push(Command::List(of.id));
             }
         }
+        self.ask_unheard(commands);
         self.look_at_drained(commands);
         for id in &self.lost {
             let Some(vm) = self.vms.get_mut(id) else { continue };
             let Some(host) = vm.belief.host.and_then(|host| self.hosts.get(&host)) else { continue };
-            if vm.belief.state != VmState::Unknown || vm.flow.is_some() {
+            let waits = match vm.belief.state {
+                VmState::Unknown => true,
+                // Where it stopped cannot be asked any more.
+                VmState::Stopped => host.is_away(),
+                _ => false,
+            };
+            if !waits || vm.flow.is_some() {
                 continue;
             }
             if host.status == Some(HostStatus::Connected) && !host.suspect {

@@ -1,18 +1,27 @@
 //! Which VMs are brought back, and what came of it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use ringfence_messages::{
-    Code, ErrorCode, HostId, Result, VmId,
+    ClusterId, Code, ErrorCode, HostId, Result, VmId,
     ha::{VmHaBlocked, VmHaStarted},
-    vm::{HaMode, InstallPath, RunningVm, VmState},
+    vm::{HaMode, InstallPath, IntruderPhase, RunningVm, VmIntruder, VmState, WriterKind},
 };
 
-use super::core::{Belief, Command, Core, Fact, GONE_LOOKS, RETRY_CEILING};
+use super::core::{Belief, Command, Core, Fact, GONE_LOOKS, MAX_DEATHS, RETRY_CEILING, STEADY};
+use crate::sabotage::{self, Sabotage};
 
 impl Core {
     /// Begins flows for VMs that are wanted and lost, so many at once.
     pub(super) fn bring_back(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let clusters = self.directory.clusters.iter().map(|cluster| cluster.id);
+        let unsettled: BTreeSet<ClusterId> = match self.census_open {
+            true => clusters.filter(|cluster| !self.unsettled(*cluster).is_empty()).collect(),
+            false => BTreeSet::new(),
+        };
         for id in &self.lost {
             if self.flows >= self.settings.parallelism {
                 break;
@@ -25,6 +34,9 @@ impl Core {
             if (of.ha != HaMode::NeverStop && !owed) || held || vm.flow.is_some() || now < vm.next {
                 continue;
             }
+            if unsettled.contains(&of.cluster) || vm.deaths >= MAX_DEATHS {
+                continue;
+            }
             let host = vm.belief.host.and_then(|host| self.hosts.get(&host));
             let name = vm.belief.host.map_or("nowhere".to_owned(), |host| self.directory.host_name(host));
             let (judger, reason) = match (vm.belief.state, host) {
@@ -32,12 +44,17 @@ impl Core {
                 (VmState::Stopped, _) if let Some(of) = moved => {
                     ("Drain", format!("{} is drained", self.directory.host_name(of.from)))
                 }
-                (VmState::Stopped, _) => ("QemuDied", format!("it does not run on {name}")),
-                (VmState::Unknown, _) if self.braked.contains(&of.cluster) => continue,
-                (VmState::Unknown, Some(host)) if host.failed.is_some() && host.quarantined => {
+                // Where it stopped cannot be asked any more: it waits like one that is in doubt (K10).
+                (VmState::Stopped, host)
+                    if host.is_none_or(|host| !host.is_away()) || sabotage::on(Sabotage::BrakeBypassed) =>
+                {
+                    ("QemuDied", format!("it does not run on {name}"))
+                }
+                (VmState::Unknown | VmState::Stopped, _) if self.braked.contains(&of.cluster) => continue,
+                (VmState::Unknown | VmState::Stopped, Some(host)) if host.failed.is_some() && host.quarantined => {
                     ("HostSilent", format!("{name} failed"))
                 }
-                (VmState::Unknown, Some(host))
+                (VmState::Unknown | VmState::Stopped, Some(host))
                     if vm.gone >= GONE_LOOKS
                         && host.seen_by_siblings(now)
                         && of.volumes.iter().all(|v| matches!(v.install_path, InstallPath::Ceph { .. })) =>
@@ -46,6 +63,28 @@ impl Core {
                 }
                 _ => continue,
             };
+            if judger == "QemuDied"
+                && let Some(up) = vm.up_since.take()
+                && !sabotage::on(Sabotage::StartForgets)
+            {
+                // A start worked if the VM ran for a while (K23).
+                if now.saturating_sub(up) >= STEADY {
+                    (vm.failures, vm.deaths) = (0, 0);
+                } else {
+                    vm.deaths += 1;
+                    vm.next = now + backoff(vm.deaths);
+                    if vm.deaths == MAX_DEATHS {
+                        vm.why = format!(
+                            "it ended within {} s of its start {MAX_DEATHS} times in a row: look why, then `ringfence vm ha-start {}`",
+                            STEADY.as_secs(),
+                            of.name
+                        );
+                        let blocked = VmHaBlocked { vm_uuid: *id, vm: of.name.clone(), reason: vm.why.clone() };
+                        commands.push(Command::Tell(Fact::Blocked(blocked)));
+                    }
+                    continue;
+                }
+            }
             let mut soft_avoid: Vec<HostId> = Vec::new();
             let avoided = |host: &HostId| match moved {
                 // Where it did not start; where it ran it may again, once that is in service.
@@ -67,13 +106,21 @@ impl Core {
         }
         let Some(vm) = self.vms.get_mut(&id) else { return };
         let place = vm.belief.host.and_then(|host| self.hosts.get(&host));
+        let cluster = self.directory.vm(id).map(|of| of.cluster).ok().filter(|cluster| self.braked.contains(cluster));
+        let braked = cluster.and_then(|id| self.directory.cluster(id).ok()).map(|cluster| cluster.name.clone());
         if vm.flow.is_some() {
             commands.extend(refuse("it is being brought back already".to_owned()));
         } else if self.drains.moves.get(&id).is_some_and(|of| of.holds(vm.belief.state, now)) {
             commands.extend(refuse("its host is being drained, and it is being stopped there".to_owned()));
+        } else if let Some(name) = place.filter(|place| place.is_away() && !place.confirmed).and(braked) {
+            commands.extend(refuse(format!(
+                "the storm brake of {name} is engaged, and where it ran last does not answer: `ringfence host confirm-fenced` \
+                 says that a host is off"
+            )));
         } else if place.is_some_and(|place| place.cleaning) {
             commands.extend(refuse("its host is back and being reconciled: try again in a moment".to_owned()));
         } else {
+            (vm.deaths, vm.failures) = (0, 0);
             let reason = "an operator asked for it".to_owned();
             vm.flow = Some((vm.belief.incarnation, vm.belief.host, reason.clone()));
             self.flows += 1;
@@ -94,7 +141,8 @@ impl Core {
         let name = self.directory.vm(id).map(|of| of.name.clone()).unwrap_or_default();
         match result {
             Ok(host) => {
-                (vm.failures, vm.next) = (0, Duration::ZERO);
+                vm.next = Duration::ZERO;
+                vm.up_since = host.map(|_| now);
                 vm.why.clear();
                 // One that is moved is told of as such.
                 let moved = self.drains.moves.contains_key(&id);
@@ -111,7 +159,7 @@ impl Core {
             }
             Err(error) => {
                 vm.failures = vm.failures.saturating_add(1);
-                vm.next = now + RETRY_CEILING.min(Duration::from_millis(500) * (1 << vm.failures.min(10)));
+                vm.next = now + backoff(vm.failures);
                 let why = error.to_string();
                 if vm.why != why {
                     vm.why.clone_from(&why);
@@ -124,7 +172,8 @@ impl Core {
     /// What runs on a host that answers, against what is believed.
     pub(super) fn listed(&mut self, host: HostId, running: &[RunningVm], commands: &mut Vec<Command>) {
         let missed = self.on_host.get(&host).into_iter().flatten().filter(|id| {
-            let runs = running.iter().any(|process| process.vm_uuid == **id);
+            let is_it = |process: &&RunningVm| process.vm_uuid == **id && process.stranger.is_none();
+            let runs = running.iter().find(is_it).is_some_and(|process| process.kind == WriterKind::Qemu);
             let looked_for = |state| match state {
                 VmState::Running => true,
                 // It is not pinged: nothing else would ask it again.
@@ -134,16 +183,49 @@ impl Core {
             self.vms.get(id).is_some_and(|vm| looked_for(vm.belief.state)) && !runs
         });
         commands.extend(missed.map(|id| Command::LookFor(*id, None)));
-        for process in running.iter().filter(|process| !process.other_agent) {
+        let mut claimed = BTreeSet::new();
+        for process in running.iter().filter(|process| !process.other_agent && process.kind == WriterKind::Qemu) {
             let id = process.vm_uuid;
+            let Ok(of) = self.directory.vm(id) else { continue };
+            let cluster = self.directory.host(host).map(|host| host.cluster).ok();
+            let is_place = self.vms.get(&id).is_some_and(|vm| vm.belief.host == Some(host));
+            let why = match &process.stranger {
+                Some(stranger) => Some(format!("not believed to be the VM: {stranger}")),
+                None if cluster != Some(of.cluster) && !is_place => {
+                    Some(format!("process {} there carries its uuid, and the host is of another cluster", process.pid))
+                }
+                None => None,
+            };
+            if let Some(reason) = why {
+                claimed.insert((host, id));
+                if !self.intruders.contains(&(host, id)) {
+                    let (vm, name) = (of.name.clone(), self.directory.host_name(host));
+                    let phase = IntruderPhase::Told;
+                    let told = VmIntruder { vm_uuid: id, vm, host_uuid: host, host: name, phase, reason };
+                    commands.push(Command::Tell(Fact::Intruder(told)));
+                }
+                continue;
+            }
             let found = match self.vms.get(&id) {
-                Some(vm) => vm.flow.is_none() && matches!(vm.belief.state, VmState::Stopped | VmState::Unknown),
+                Some(vm) if vm.flow.is_some() => false,
+                // A second one of a VM that runs elsewhere (K8). One that waits for a migration may become it.
+                Some(vm) if vm.belief.state == VmState::Running => {
+                    vm.belief.host != Some(host) && !process.incoming && !sabotage::on(Sabotage::IntruderIgnored)
+                }
+                Some(vm) => matches!(vm.belief.state, VmState::Stopped | VmState::Unknown),
                 // One that was never started by us.
-                None => self.directory.vm(id).is_ok(),
+                None => true,
             };
             if found {
                 commands.push(Command::LookFor(id, Some(host)));
             }
         }
+        self.intruders.retain(|claim| claim.0 != host);
+        self.intruders.extend(claimed);
     }
+}
+
+/// How long after so many failures in a row the next try comes.
+fn backoff(failures: u32) -> Duration {
+    RETRY_CEILING.min(Duration::from_millis(500) * (1 << failures.min(10)))
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::try_join;
 use ringfence_messages::{
     Event as _, HostId, Result,
-    ha::{HostConfirmedFenced, HostDrained, VmMoveChanged},
-    host::{HostState, HostStateChanged},
+    ha::{HostConfirmedFenced, HostDrained, HostFailed, VmMoveChanged},
+    host::{HostState, HostStateChanged, HostStatusChanged},
     vm::VmStateChanged,
 };
 
@@ -15,8 +15,8 @@ use super::{
     drain::Move,
 };
 use crate::{
-    memory::quarantined,
-    ports::JournalPort,
+    memory::{answered_since, quarantined},
+    ports::{JournalPort, Record},
     sabotage::{self, Sabotage},
 };
 
@@ -28,9 +28,18 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         memory.vms.push((event.vm_uuid, Belief::from(&event)));
     }
     memory.quarantined.extend(quarantined(&*journal).await?.into_keys());
+    let statuses = journal.latest(HostStatusChanged::TOPIC).await?;
+    let holds = |record: &Record| {
+        let status = statuses.iter().find(|status| status.subject == record.subject);
+        !answered_since(record.seq, status)
+    };
     for record in journal.latest(HostConfirmedFenced::TOPIC).await? {
         let event: HostConfirmedFenced = record.event()?;
-        memory.confirmed.extend(event.confirmed.then_some(event.host_uuid));
+        memory.confirmed.extend((event.confirmed && holds(&record)).then_some(event.host_uuid));
+    }
+    for record in journal.latest(HostFailed::TOPIC).await? {
+        let event: HostFailed = record.event()?;
+        memory.failed.extend(holds(&record).then_some(event.host_uuid));
     }
     let mut drained: BTreeMap<HostId, u64> = BTreeMap::new();
     let (empty, states) = try_join(journal.latest(HostDrained::TOPIC), journal.latest(HostStateChanged::TOPIC)).await?;

@@ -11,6 +11,7 @@
 //! goes on where it was. [`placement`] ranks hosts. [`HaActor`] carries out.
 
 mod actor;
+mod census;
 mod cleaning;
 pub mod core;
 #[cfg(test)]

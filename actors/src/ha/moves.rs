@@ -32,6 +32,7 @@ impl HaActor {
                         memory_mib,
                         host_uuid: None,
                         last_host_uuid: Some(from),
+                        place_host_uuids: vec![from],
                         soft_avoid_host_uuids: vec![from],
                         dry_run: false,
                     };

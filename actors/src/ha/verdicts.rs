@@ -57,8 +57,20 @@ impl Core {
     ) {
         let Some(of) = self.hosts.get_mut(&host) else { return };
         of.status = Some(status);
+        if status != HostStatus::Disconnected
+            && !sabotage::on(Sabotage::AttestationStays)
+            && std::mem::replace(&mut of.confirmed, false)
+        {
+            // A word is for one outage, and this one is over (K9).
+            commands.push(Command::EndWord(host));
+        }
         match status {
-            HostStatus::Connected => (of.suspect, of.failed, of.scan, of.told) = (false, None, None, false),
+            HostStatus::Connected => {
+                (of.suspect, of.failed, of.scan, of.told) = (false, None, None, false);
+                if !of.heard && !std::mem::replace(&mut of.listing, true) {
+                    commands.push(Command::List(host));
+                }
+            }
             HostStatus::Connecting => of.suspect = false,
             HostStatus::Disconnected => {
                 (of.suspect, of.answers) = (true, false);
@@ -104,8 +116,9 @@ impl Core {
         let in_service: Vec<_> = in_service.filter(|(_, host)| !host.maintenance).collect();
         let away = in_service.iter().filter(|(_, host)| {
             let recent = host.failed.is_none_or(|at| now.saturating_sub(at) < STORM_WINDOW);
-            let gone = host.suspect || host.status == Some(HostStatus::Disconnected);
-            gone && recent && !host.confirmed && (!host.quarantined || host.failed.is_some())
+            // One that a single fence took out of service is as far away as the others (K10).
+            let settled = host.quarantined && host.failed.is_none() && sabotage::on(Sabotage::BrakeBypassed);
+            host.is_away() && recent && !host.confirmed && !settled
         });
         (away.map(|(id, _)| *id).collect(), in_service.len())
     }
@@ -163,13 +176,18 @@ impl Core {
             let held = || self.vms.values().any(|vm| vm.flow.as_ref().is_some_and(|(_, from, _)| *from == Some(*id)));
             if !host.cleaning && !host.maintenance && now >= host.next_clean && !held() {
                 host.cleaning = true;
-                commands.push(Command::Clean { host: *id, confirmed: host.confirmed });
+                commands.push(Command::Clean(*id));
             }
         }
     }
 }
 
 impl Host {
+    /// Its pings are not answered.
+    pub(super) fn is_away(&self) -> bool {
+        self.suspect || self.status == Some(HostStatus::Disconnected)
+    }
+
     /// It is away for the controller, and a sibling sees it.
     pub(super) fn seen_by_siblings(&self, now: Duration) -> bool {
         let fresh = self.scan.as_ref().filter(|(at, _)| now.saturating_sub(*at) < SCAN_FRESH);

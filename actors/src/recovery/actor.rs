@@ -8,14 +8,17 @@ use ringfence_messages::{
     agent::Done,
     ha::SetQuarantineMsg,
     host::{
-        ChangeHostStateMsg, HostAction, HostInventory, HostState, HostStateChanged, HostsReply, PingHostMsg,
-        PingHostReply, QueryHostsMsg, QueryServingHostsMsg, ServingHostsReply,
+        ChangeHostStateMsg, HostAction, HostIdentified, HostInventory, HostState, HostStateChanged, HostsReply,
+        PingHostMsg, PingHostReply, QueryHostsMsg, QueryServingHostsMsg, ServingHostsReply,
     },
     storage::{CheckHostHealthMsg, DeployClientMsg},
 };
 use tokio::time::Instant;
 
-use super::core::{Command, Core, Event, Fact};
+use super::{
+    core::{Command, Core, Event, Fact},
+    identity::Identities,
+};
 use crate::{
     audit::Recorder,
     host::HostActor,
@@ -37,6 +40,7 @@ pub struct RecoveryActor {
     born: Instant,
     /// None until the journal said what operators wanted before.
     core: Option<Core>,
+    identities: Identities,
     timer: Option<(Duration, TaskHandle)>,
 }
 
@@ -48,14 +52,16 @@ impl RecoveryActor {
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
     ) -> RecoveryActor {
-        RecoveryActor { settings, catalog, journal, recorder, born: Instant::now(), core: None, timer: None }
+        let identities = Identities::default();
+        RecoveryActor { settings, catalog, journal, recorder, born: Instant::now(), core: None, identities, timer: None }
     }
 
     /// Without knowing which hosts are in maintenance nothing may be pinged or healed.
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
         let journal = self.journal.clone();
         ctx.spawn_detached(memory(journal), |recovery, memory, ctx| match memory {
-            Ok((states, quarantined)) => {
+            Ok((states, quarantined, identities)) => {
+                recovery.identities = identities;
                 let now = recovery.born.elapsed();
                 let core = Core::new(recovery.settings, recovery.catalog.now(), &states, &quarantined, now);
                 recovery.core = Some(core);
@@ -106,6 +112,11 @@ impl RecoveryActor {
                         boot_id: String::new(),
                         machine: Default::default(),
                     });
+                    let name = recovery.catalog.now().host_name(host);
+                    let (reply, identified) = recovery.identities.judge(host, &name, reply);
+                    if let Some(identified) = identified {
+                        ctx.spawn_detached(recovery.recorder.fact(identified), |_, _, _| {});
+                    }
                     recovery.on(Event::PingDone { host, generation, reply }, ctx);
                 });
             }
@@ -143,8 +154,8 @@ impl RecoveryActor {
     }
 }
 
-/// What operators want of hosts, and which hosts are quarantined, and why.
-type Memory = (HashMap<HostId, HostState>, HashMap<HostId, String>);
+/// What operators want of hosts, which hosts are quarantined, and why, and which machines they are.
+type Memory = (HashMap<HostId, HostState>, HashMap<HostId, String>, Identities);
 
 async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
     let mut states = HashMap::new();
@@ -152,7 +163,11 @@ async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         let event: HostStateChanged = record.event()?;
         states.insert(event.host_uuid, event.new_state);
     }
-    Ok((states, quarantined(&*journal).await?))
+    let mut identified = Vec::new();
+    for record in journal.latest(HostIdentified::TOPIC).await? {
+        identified.push(record.event::<HostIdentified>()?);
+    }
+    Ok((states, quarantined(&*journal).await?, Identities::remembered(identified)))
 }
 
 impl Actor for RecoveryActor {
@@ -252,6 +267,9 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
         let durable = async move { if news { recorder.intent(&change).await } else { Ok(0) } };
         ctx.spawn(durable, move |recovery, result, ctx| {
             let result: Result<HostInventory> = result.and_then(|_| {
+                if before.state == HostState::Maintenance && wanted == HostState::Enabled {
+                    recovery.identities.forget(host);
+                }
                 recovery.on(Event::SetState { host, state: wanted, draining }, ctx);
                 recovery.core.as_ref().and_then(|core| core.host(host)).ok_or_else(not_ready)
             });

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+mod identity;
 mod schedule;
 
 pub use actor::RecoveryActor;

@@ -12,7 +12,7 @@ use ringfence_messages::{
     storage::ActivateVolumeMsg,
     vm::{
         ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VacateVmMsg, VmInventory, VmState,
-        VmStateChanged, VoidOrders, VolumeInventory,
+        IntruderPhase, VmIntruder, VmStateChanged, VoidOrders, VolumeInventory,
     },
 };
 use tokio::time::Instant;
@@ -254,9 +254,28 @@ impl VmActor {
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Launched(result), ctx));
             }
             Command::Halt(host) => {
-                let cmd = StopVmCmd { vm_uuid: self.core.vm.id, epoch: 0, incarnation: 0 };
+                let cmd =
+                    StopVmCmd { vm_uuid: self.core.vm.id, epoch: 0, incarnation: self.core.stopped_incarnation(host) };
                 let answer = async move { bus.ask_within(to(host), cmd, VM_TIMEOUT).await };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Halted(result.map(|_| ())), ctx));
+            }
+            Command::Intruder(host, phase, reason) => {
+                let intruder = VmIntruder {
+                    vm_uuid: self.core.vm.id,
+                    vm: self.core.vm.name.clone(),
+                    host_uuid: host,
+                    host: self.core.directory.host_name(host),
+                    phase,
+                    reason,
+                };
+                metrics::counter!("ringfence_vm_intruders_total").increment(1);
+                let recorder = self.recorder.clone();
+                if phase == IntruderPhase::EndIntended {
+                    let answer = async move { recorder.intent(&intruder).await };
+                    ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Recorded(result.map(|_| ())), ctx));
+                } else {
+                    ctx.spawn_detached(recorder.fact(intruder), |_, _, _| {});
+                }
             }
             Command::Tell(change) => {
                 let fact = self.recorder.fact(self.event(change));
@@ -282,7 +301,7 @@ impl VmActor {
             Ok((memory, orphan)) => {
                 if let Some(intent) = orphan {
                     let why = "the controller ended before the attempt did".to_owned();
-                    let audit = vm.audited(&intent, FenceOutcome::Failed, None, why);
+                    let audit = vm.audited(&intent, FenceOutcome::Failed, None, why, Vec::new());
                     ctx.spawn_detached(vm.recorder.fact(audit), |_, _, _| {});
                 }
                 vm.on(Event::Remembered(memory), ctx);
@@ -309,7 +328,7 @@ impl VmActor {
             incarnation: change.incarnation,
             wanted: change.wanted,
             reason: change.reason,
-            may_run_on: Vec::new(),
+            may_run_on: change.may_run_on,
         }
     }
 
@@ -357,6 +376,7 @@ async fn memory(journal: Arc<dyn JournalPort>, name: String) -> Result<(Option<M
         host: event.host_uuid,
         incarnation: event.incarnation,
         wanted: event.wanted,
+        may_run_on: event.may_run_on,
     });
     let intent = journal.latest_of(FenceIntended::TOPIC, &name).await?;
     let audit = journal.latest_of(SiblingFenceAudited::TOPIC, &name).await?;

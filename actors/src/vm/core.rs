@@ -8,28 +8,30 @@
 //!     |                                                                                         | Disconnected
 //!     +---- searched: not there ---- Unknown <--------------------------------------------------+
 //! ```
-//! Invariants: I1: a VM is launched only with a permit of the fence, and after its target, the host where it ran last and
-//! every other where it seemed to run were asked and have no QEMU of it. If the host where it ran last cannot be asked, a plain start is refused and an HA start
-//! fences it. I2: an outcome that is not known is looked up, never guessed.
+//! Invariants: I1: a VM is launched only with a permit of the fence, and after its target, every host where it may run and
+//! every other where it seemed to run were asked and have nothing of it that could write. If one of them cannot be asked, a plain start is
+//! refused and an HA start fences it. What is claimed adds a place, and never takes one away (`claims.rs`). I2: an outcome that is not known is looked up, never guessed.
 //! I4: nothing is launched or stopped before the intent is durable. One operation at a time; a second is refused.
 //! An operation ends only when every answer that it asked for has come, so that none is taken for a later one's.
 //! Rejected: remembering "stopped" without asking. What the journal says is where to look, not what to believe.
 
 use ringfence_messages::{
-    Code, ErrorCode, HostId, Result, VmId,
+    Code, ErrorCode, HostId, Result,
+    evidence::Machine,
     ha::TargetReply,
     host::HostStatus,
-    vm::{DiskSource, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
+    vm::{DiskSource, IntruderPhase, ListVmsReply, StartVmCmd, StartVmCmdReply, VmState},
 };
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
+use super::{claims::Seen, start::Fencing};
 use crate::{
     fence::{
         PERMIT_VALIDITY, Policy, StartPermit,
-        attempt::{self, Attempt, Case},
+        attempt::{self, Case},
     },
     inventory::{Directory, Vm},
 };
@@ -43,8 +45,8 @@ pub enum Event {
     Stop,
     /// This host is drained: it is stopped if it runs there, and is to run as before.
     Vacate(HostId),
-    /// Where it may be started, and who attested that its last host is off, asked for by [`Command::FindTarget`].
-    TargetFound(Result<(TargetReply, Option<String>)>),
+    /// Where it may be started, and what is known of the places where it may run, asked for by [`Command::FindTarget`].
+    TargetFound(Result<Found>),
     /// Something about the fence under way.
     Fence(attempt::Event),
     /// Somebody may have seen it on this host, or misses it where it is believed to run.
@@ -67,6 +69,26 @@ pub enum Event {
     HostGone(HostId),
 }
 
+/// Where a VM may be started.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// What HA says.
+    pub target: TargetReply,
+    /// Of each place that cannot be asked.
+    pub places: Vec<SilentPlace>,
+}
+
+/// What the journal says of a host that cannot be asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SilentPlace {
+    /// The host.
+    pub host: HostId,
+    /// Who attested that it is off, if that still holds.
+    pub human: Option<String>,
+    /// The machine that it was when it last answered.
+    pub machine: Machine,
+}
+
 /// How a VM is to be started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Order {
@@ -83,7 +105,7 @@ pub struct Order {
 }
 
 /// What the journal says of a VM last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// What was believed.
     pub state: VmState,
@@ -93,6 +115,8 @@ pub struct Memory {
     pub incarnation: u64,
     /// Whether it is to run.
     pub wanted: bool,
+    /// Where else it may run.
+    pub may_run_on: Vec<HostId>,
 }
 
 /// What is to be done for a VM.
@@ -110,8 +134,10 @@ pub enum Command {
     Fence(Arc<Case>, attempt::Command),
     /// Start QEMU on the host.
     Launch(HostId, StartPermit, StartVmCmd),
-    /// Stop QEMU on the host.
+    /// Stop QEMU on the host, and end what else writes for it there.
     Halt(HostId),
+    /// A QEMU is where it does not belong; [`IntruderPhase::EndIntended`] is made durable before anything is done.
+    Intruder(HostId, IntruderPhase, String),
     /// Record and publish a change that happened.
     Tell(Change),
     /// Answer the one who asked.
@@ -133,6 +159,16 @@ pub struct Change {
     pub wanted: bool,
     /// Why, in plain words.
     pub reason: String,
+    /// Where else it may run.
+    pub may_run_on: Vec<HostId>,
+}
+
+/// Where a VM is believed to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Whereabouts {
+    pub(super) state: VmState,
+    pub(super) place: Option<HostId>,
+    pub(super) others: BTreeSet<HostId>,
 }
 
 /// What the VM is in the middle of.
@@ -147,19 +183,26 @@ pub(super) enum Busy {
     Searching {
         order: Order,
         target: HostId,
-        human: Option<String>,
+        /// Hosts where it may run.
+        places: Vec<HostId>,
+        silent: Vec<SilentPlace>,
         left: Vec<HostId>,
         found: Vec<(HostId, Result<Seen>)>,
     },
+    /// A start found what may write for it without a QEMU on this host, and waits for the intent to end that.
+    IntendingClear(Order, HostId),
+    /// The same start waits for it to be ended.
+    Clearing(Order, HostId),
     /// A start waits for the fence.
-    Fencing(Box<Attempt>, String),
-    /// A start waits for its intent.
-    Intending(HostId, StartPermit),
-    /// A start waits for these many volumes.
+    Fencing(Box<Fencing>),
+    /// A start waits for its intent; where it was before.
+    Intending(HostId, StartPermit, Whereabouts),
+    /// A start waits for these many volumes; where it was before.
     Exporting {
         target: HostId,
         permit: StartPermit,
         disks: Vec<Option<Result<DiskSource>>>,
+        before: Whereabouts,
     },
     /// A start waits for QEMU.
     Launching(HostId),
@@ -172,6 +215,16 @@ pub(super) enum Busy {
     /// Nobody asked; the host is back and is asked what is true. Who asks meanwhile waits: a look is short and bounded,
     /// and an operator has no part in it.
     Reconciling(HostId, Option<Box<Event>>),
+    /// It runs, and was seen on this host too; both are asked.
+    Confronting {
+        other: HostId,
+        at_other: Option<Result<Seen>>,
+        at_place: Option<Result<Seen>>,
+    },
+    /// The QEMU on this host is to be ended; waits for the intent.
+    IntendingEnd(HostId),
+    /// Waits for it to be gone.
+    Ending(HostId),
 }
 
 /// One VM's decisions; see the module.
@@ -184,6 +237,8 @@ pub struct Core {
     pub(super) state: VmState,
     /// Where it runs, may run, or ran last.
     pub(super) place: Option<HostId>,
+    /// Other hosts on which an earlier incarnation may still run, until they are heard or fenced.
+    pub(super) others: BTreeSet<HostId>,
     pub(super) incarnation: u64,
     pub(super) wanted: bool,
     /// The clock of the host that was searched last and when it said so: what an order to it is dated by.
@@ -204,6 +259,7 @@ impl Core {
             policy,
             state,
             place: None,
+            others: BTreeSet::new(),
             incarnation: 0,
             wanted: false,
             clock: None,
@@ -229,6 +285,10 @@ impl Core {
     /// It runs or may run, is being worked on, or an order to start it may still be carried out.
     pub fn may_retire(&self, now: Instant) -> Result<()> {
         let idle = matches!(self.busy, Busy::No) && self.ordered.is_none_or(|(_, until)| now >= until);
+        if let Some(other) = self.others.first() {
+            let details = format!("{} may still run on {}", self.vm.name, self.directory.host_name(*other));
+            return Err(ErrorCode::new(Code::CHANGE_STATE, details));
+        }
         match self.state {
             VmState::Stopped if idle => Ok(()),
             VmState::Stopped => {
@@ -257,6 +317,26 @@ impl Core {
         self.place
     }
 
+    /// Other hosts on which an earlier incarnation may still run.
+    pub fn others(&self) -> &BTreeSet<HostId> {
+        &self.others
+    }
+
+    /// Every host on which it may run, the last one first.
+    pub fn places(&self) -> Vec<HostId> {
+        let others = self.others.iter().copied().filter(|host| Some(*host) != self.place);
+        self.place.into_iter().chain(others).collect()
+    }
+
+    /// Up to which incarnation nothing may run on a host any more once it was stopped there, for the host to remember.
+    pub(super) fn stopped_incarnation(&self, host: HostId) -> u64 {
+        match self.busy {
+            // The other one runs on: there only what is older is wrong.
+            Busy::Ending(other) if other == host && self.place == Some(host) => self.incarnation.saturating_sub(1),
+            _ => self.incarnation,
+        }
+    }
+
     /// How often it was started.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
@@ -264,7 +344,7 @@ impl Core {
 
     /// Everything that events change: two cores of one VM, epoch and policy with the same are the same.
     pub fn changing(&self) -> impl std::fmt::Debug + '_ {
-        (self.state, self.place, self.incarnation, self.wanted, self.clock, self.ordered, &self.busy)
+        (self.state, self.place, &self.others, self.incarnation, self.wanted, self.clock, self.ordered, &self.busy)
     }
 
     /// Handles one event.
@@ -294,57 +374,62 @@ impl Core {
             }
             (Event::Start(_) | Event::Stop | Event::Vacate(_), busy) => {
                 self.busy = busy;
-                let error = ErrorCode::new(
-                    Code::CHANGE_STATE,
-                    format!("{} is being started, stopped or looked for: try again when that ended", self.vm.name),
-                );
-                vec![Command::Reply(Err(error))]
+                vec![Command::Reply(Err(self.is_busy()))]
+            }
+            (Event::HostChanged(host, HostStatus::Connected), Busy::No) if self.others.contains(&host) => {
+                self.look_at(host)
             }
             (Event::HostChanged(host, HostStatus::Connected), Busy::No) if self.place == Some(host) => {
                 self.reconcile(host)
             }
             (Event::LookFor(host), Busy::No) => match host.or(self.place.filter(|_| self.state != VmState::Stopped)) {
-                Some(host) => {
-                    self.busy = Busy::Reconciling(host, None);
-                    vec![Command::Search(host)]
-                }
+                Some(host) => self.look_at(host),
                 None => Vec::new(),
             },
-            (Event::HostGone(host), Busy::No) if self.place == Some(host) && self.state == VmState::Stopped => {
-                vec![self.becomes(
-                    VmState::Stopped,
-                    None,
-                    "the host where it ran last was removed, with nothing left on it",
-                )]
-            }
+            (Event::HostGone(host), Busy::No) => self.host_gone(host),
             (Event::TargetFound(found), Busy::FindingTarget(order)) => self.choose(order, found),
-            (Event::Fence(event), Busy::Fencing(mut attempt, reason)) => {
-                let commands = attempt.on(event, now);
-                self.fence(attempt, commands, reason)
+            (Event::Fence(event), Busy::Fencing(mut fencing)) => {
+                let commands = fencing.attempt.on(event, now);
+                self.fence(fencing, commands, now)
             }
-            (Event::Searched(host, answer), Busy::Searching { order, target, human, mut left, mut found }) => {
+            (Event::Searched(host, answer), Busy::Searching { order, target, places, silent, mut left, mut found }) => {
                 if let Some(position) = left.iter().position(|h| *h == host) {
                     left.swap_remove(position);
-                    found.push((host, answer.map(|reply| Seen::of(self.vm.id, &reply.vms))));
+                    found.push((host, answer.and_then(|reply| Seen::of(self.vm.id, host, &reply))));
                 }
                 if left.is_empty() {
-                    return self.searched(order, target, human, found, now);
+                    return self.searched(order, target, places, silent, found, now);
                 }
-                self.busy = Busy::Searching { order, target, human, left, found };
+                self.busy = Busy::Searching { order, target, places, silent, left, found };
                 Vec::new()
             }
-            (Event::Recorded(result), Busy::Intending(target, permit)) => match result {
-                Ok(()) => self.export(target, permit),
+            (Event::Recorded(Ok(())), Busy::IntendingClear(order, host)) => {
+                self.busy = Busy::Clearing(order, host);
+                vec![Command::Halt(host)]
+            }
+            (Event::Recorded(Err(error)), Busy::IntendingClear(_, host)) => {
+                self.busy = Busy::Doubting(host, error);
+                vec![Command::Search(host)]
+            }
+            (Event::Halted(Ok(())), Busy::Clearing(order, host)) => self.cleared(order, host, now),
+            (Event::Halted(Err(error)), Busy::Clearing(_, host)) => {
+                self.busy = Busy::Doubting(host, error);
+                vec![Command::Search(host)]
+            }
+            (Event::Recorded(result), Busy::Intending(target, permit, before)) => match result {
+                Ok(()) => self.export(target, permit, before),
                 Err(error) => {
-                    self.state = VmState::Stopped;
+                    self.is_back_at(before);
                     vec![Command::Reply(Err(error))]
                 }
             },
-            (Event::Exported(index, result), Busy::Exporting { target, permit, disks }) => {
-                self.exported(index, result, target, permit, disks, now)
+            (Event::Exported(index, result), Busy::Exporting { target, permit, disks, before }) => {
+                self.exported(index, result, target, permit, disks, before, now)
             }
             (Event::Launched(Ok(reply)), Busy::Launching(target)) => {
                 self.ordered = None;
+                // Each was clear or fenced when the permit was given.
+                self.others.clear();
                 let how = format!("started with {} on {} memory, pid {}", reply.accel, reply.memory, reply.pid);
                 vec![self.becomes(VmState::Running, Some(target), how), Command::Reply(Ok(()))]
             }
@@ -364,7 +449,7 @@ impl Core {
                 }
             },
             (Event::Halted(Ok(())), Busy::Halting(host)) => {
-                vec![self.becomes(VmState::Stopped, Some(host), "stopped and verified gone"), Command::Reply(Ok(()))]
+                vec![self.is_gone(host, "stopped and verified gone"), Command::Reply(Ok(()))]
             }
             (Event::Searched(host, found), Busy::Doubting(at, error)) if host == at => {
                 let mut commands = self.settle(host, found, &format!("after: {error}"));
@@ -373,9 +458,25 @@ impl Core {
             }
             (Event::Searched(host, found), Busy::Reconciling(at, waiting)) if host == at => {
                 let mut commands = self.settle(host, found, "its host was asked");
-                commands.extend(waiting.into_iter().flat_map(|event| self.on(*event, now)));
+                match (waiting, &self.busy) {
+                    (Some(event), Busy::No) => commands.extend(self.on(*event, now)),
+                    // It was found twice: whoever waits has to try again.
+                    (Some(event), _) if matches!(*event, Event::Start(_) | Event::Stop | Event::Vacate(_)) => {
+                        commands.push(Command::Reply(Err(self.is_busy())));
+                    }
+                    _ => {}
+                }
                 commands
             }
+            (Event::Searched(host, found), Busy::Confronting { other, at_other, at_place }) => {
+                self.confronted(host, found, other, at_other, at_place)
+            }
+            (Event::Recorded(Ok(())), Busy::IntendingEnd(host)) => {
+                self.busy = Busy::Ending(host);
+                vec![Command::Halt(host)]
+            }
+            (Event::Recorded(Err(_)), Busy::IntendingEnd(_)) => Vec::new(),
+            (Event::Halted(result), Busy::Ending(host)) => self.ended(host, result),
             // A host changed in the middle of something: that something ends in the truth by itself. Anything
             // else is an answer that nobody waits for any more.
             (_, busy) => {
@@ -383,6 +484,11 @@ impl Core {
                 Vec::new()
             }
         }
+    }
+
+    fn is_busy(&self) -> ErrorCode {
+        let details = format!("{} is being started, stopped or looked for: try again when that ended", self.vm.name);
+        ErrorCode::new(Code::CHANGE_STATE, details)
     }
 
     fn stop(&mut self) -> Vec<Command> {
@@ -423,8 +529,11 @@ impl Core {
 
     /// Anything but Stopped is in doubt until its host was asked.
     fn remember(&mut self, memory: Option<Memory>, now: Instant) -> Vec<Command> {
-        let memory = memory.unwrap_or(Memory { state: VmState::Stopped, host: None, incarnation: 0, wanted: false });
+        let never =
+            Memory { state: VmState::Stopped, host: None, incarnation: 0, wanted: false, may_run_on: Vec::new() };
+        let memory = memory.unwrap_or(never);
         (self.place, self.incarnation, self.wanted) = (memory.host, memory.incarnation, memory.wanted);
+        self.others = memory.may_run_on.into_iter().collect();
         match (memory.state, memory.host) {
             (VmState::Stopped, _) | (_, None) => {
                 self.state = VmState::Stopped;
@@ -443,31 +552,7 @@ impl Core {
         if self.state == VmState::Stopped {
             return Vec::new();
         }
-        self.busy = Busy::Reconciling(host, None);
-        vec![Command::Search(host)]
-    }
-
-    /// A host said, or could not say, whether the VM runs there. Only its own host can say that it does not run.
-    fn settle(&mut self, host: HostId, found: Result<ListVmsReply>, why: &str) -> Vec<Command> {
-        let here = self.place == Some(host);
-        let (truth, reason) = match found.map(|reply| Seen::of(self.vm.id, &reply.vms)) {
-            // Whoever waits for a migration is not the VM yet, unless that is gone from where it ran last.
-            Ok(Seen::Coming) if !here && self.state != VmState::Stopped => return Vec::new(),
-            Ok(Seen::Running | Seen::Coming) => (VmState::Running, format!("found running ({why})")),
-            Ok(Seen::Nothing) => (VmState::Stopped, format!("not there ({why})")),
-            Err(error) => (VmState::Unknown, format!("its host cannot be asked: {error} ({why})")),
-        };
-        match truth {
-            VmState::Running if !here && self.state == VmState::Running => Vec::new(),
-            VmState::Running if !here => {
-                self.wanted = true;
-                vec![self.becomes(truth, Some(host), format!("{reason}: something else started it"))]
-            }
-            // That a host cannot be asked is no doubt about one that was verified gone.
-            VmState::Unknown if self.state == VmState::Stopped => Vec::new(),
-            _ if truth == self.state || !here => Vec::new(),
-            _ => vec![self.becomes(truth, Some(host), reason)],
-        }
+        self.look_at(host)
     }
 
     pub(super) fn becomes(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Command {
@@ -477,27 +562,9 @@ impl Core {
     pub(super) fn change(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Change {
         let old = std::mem::replace(&mut self.state, new);
         self.place = host;
-        Change { old, new, host, incarnation: self.incarnation, wanted: self.wanted, reason: reason.into() }
-    }
-}
-
-/// What a host has of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// No QEMU.
-    Nothing,
-    /// Only one that was started to take a migration: it may wait for it yet, or be the VM since it took it.
-    Coming,
-    /// One that runs.
-    Running,
-}
-
-impl Seen {
-    pub(super) fn of(vm: VmId, processes: &[RunningVm]) -> Seen {
-        let mut of_it = processes.iter().filter(|process| process.vm_uuid == vm).peekable();
-        if of_it.peek().is_none() {
-            return Seen::Nothing;
-        }
-        if of_it.all(|process| process.incoming) { Seen::Coming } else { Seen::Running }
+        self.others.retain(|other| Some(*other) != host);
+        let (incarnation, wanted) = (self.incarnation, self.wanted);
+        let may_run_on = self.others.iter().copied().collect();
+        Change { old, new, host, incarnation, wanted, reason: reason.into(), may_run_on }
     }
 }

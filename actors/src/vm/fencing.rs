@@ -1,11 +1,14 @@
 //! How a VM carries out its fence: what the attempt orders, put to those who can do it.
 
+use std::collections::BTreeSet;
+
 use ringfence::{Actor, Address, Ctx};
 use ringfence_messages::{
     ErrorCode, HostId, Result,
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
-    ha::{FindTargetMsg, HaStartPlan, QuarantineHostMsg, TargetReply},
+    evidence::{Evidence, Source},
+    ha::{FindTargetMsg, HaStartPlan, QuarantineHostMsg},
     vm::{InstallPath, ListVmsCmd, VmState},
 };
 
@@ -15,7 +18,7 @@ use uuid::Uuid;
 use super::{
     VmActor,
     actor::{SEARCH_TIMEOUT, to},
-    core::Event,
+    core::{Event, Found, SilentPlace},
 };
 use crate::{
     fence::{
@@ -73,29 +76,35 @@ impl VmActor {
             memory_mib: self.core.vm.memory_mib,
             host_uuid: None,
             last_host_uuid: self.core.place(),
+            place_host_uuids: self.core.places(),
             soft_avoid_host_uuids: Vec::new(),
             dry_run: false,
         }
     }
 
-    /// Where it may be started, and who attested that its last host is off.
-    pub(super) fn target(
-        &self,
-        ask: FindTargetMsg,
-    ) -> impl Future<Output = Result<(TargetReply, Option<String>)>> + use<> {
+    /// Where it may be started, and what the journal says of the places that cannot be asked.
+    pub(super) fn target(&self, ask: FindTargetMsg) -> impl Future<Output = Result<Found>> + use<> {
         let (bus, journal) = (self.bus.clone(), self.ports.journal.clone());
-        let place = ask.last_host_uuid.map(|place| self.core.directory.host_name(place));
+        let directory = self.core.directory.clone();
         async move {
-            let found = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
-            let human = match place {
-                Some(place) => memory::attested_off(&*journal, &place).await?,
-                None => None,
-            };
-            Ok((found, human))
+            let target = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
+            let silent = target.silent_host_uuids.iter().chain(&target.unheard_host_uuids);
+            let silent: BTreeSet<HostId> = silent.copied().collect();
+            let mut places = Vec::with_capacity(silent.len());
+            for host in silent {
+                let human = memory::attested_off(&*journal, &directory.host_name(host)).await?;
+                let machine = memory::machine(&*journal, host).await?;
+                places.push(SilentPlace { host, human, machine });
+            }
+            Ok(Found { target, places })
         }
     }
 
     pub(super) fn fence(&mut self, case: &Case, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
+        if let attempt::Command::Wait(time) = command {
+            ctx.spawn(tokio::time::sleep(time), |vm, (), ctx| vm.on(Event::Fence(attempt::Event::Waited), ctx));
+            return;
+        }
         let Place::Silent(failed) = case.place else { return self.watch(command, Span::none(), ctx) };
         let (bus, recorder) = (self.bus.clone(), self.recorder.clone());
         let intent = |level| FenceIntended {
@@ -126,6 +135,7 @@ impl VmActor {
                     vm_uuid: case.vm,
                     cluster_uuid: case.cluster,
                     ha_target_host_uuid: case.target,
+                    machine: case.machine.clone(),
                 };
                 let span = self.level(case, failed, "fence.sibling");
                 let report = spans::within(span, async move {
@@ -144,16 +154,22 @@ impl VmActor {
                     vm.on(Event::Fence(attempt::Event::Blocked(storage, result)), ctx);
                 });
             }
-            attempt::Command::Audit { outcome, executor, reason } => {
+            attempt::Command::Audit { outcome, executor, mut evidence } => {
                 self.fencing.audited = Some(outcome);
-                let audit = self.audited(&intent(FenceLevel::Sibling), outcome, executor, reason);
+                let named = |of: &Evidence| {
+                    let by: HostId = of.by.as_ref().filter(|_| of.source == Source::Sibling)?.parse().ok()?;
+                    Some(self.core.directory.host_name(by))
+                };
+                evidence.iter_mut().for_each(|of| of.by = named(of).or(of.by.take()));
+                let reason = attempt::story(&evidence);
+                let audit = self.audited(&intent(FenceLevel::Sibling), outcome, executor, reason, evidence);
                 ctx.spawn_detached(recorder.fact(audit), |_, _, _| {});
             }
             watch @ attempt::Command::Watch(_) => {
                 let span = self.level(case, failed, "fence.watchers");
                 self.watch(watch, span, ctx);
             }
-            attempt::Command::Done(_) => {}
+            attempt::Command::Wait(_) | attempt::Command::Done(_) => {}
         }
     }
 
@@ -178,6 +194,7 @@ impl VmActor {
         outcome: FenceOutcome,
         executor: Option<HostId>,
         reason: String,
+        evidence: Vec<Evidence>,
     ) -> SiblingFenceAudited {
         metrics::counter!("ringfence_fences_total", "outcome" => outcome.as_str()).increment(1);
         SiblingFenceAudited {
@@ -191,7 +208,7 @@ impl VmActor {
             outcome,
             executor_host_uuid: executor,
             reason,
-            evidence: Vec::new(),
+            evidence,
         }
     }
 
@@ -205,8 +222,9 @@ impl VmActor {
             let mut plan = HaStartPlan { vm: vm.name.clone(), feasible: true, ..HaStartPlan::default() };
             let believed = place.map_or("nowhere".to_owned(), name);
             plan.evidence.push(format!("the journal: {state:?}, last on {believed}"));
-            let (found, human) = found.await?;
-            let silent = place.filter(|_| !found.last_host_answers);
+            let Found { target: found, places } = found.await?;
+            let silent = place.filter(|place| found.silent_host_uuids.contains(place));
+            let human = places.into_iter().find(|of| Some(of.host) == place).and_then(|of| of.human);
             match place.filter(|_| silent.is_none()) {
                 Some(place) => {
                     let listed = bus.ask_within(to(place), ListVmsCmd::default(), SEARCH_TIMEOUT).await;

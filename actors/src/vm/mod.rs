@@ -1,6 +1,7 @@
 //! One virtual machine: started at most once, stopped, and looked for after anything that leaves doubt.
 
 mod actor;
+mod claims;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
