@@ -208,6 +208,11 @@ impl FakeWorld {
     }
 }
 
+/// What a host that sees everything says of its processes.
+pub fn list(vms: Vec<RunningVm>) -> ListVmsReply {
+    ListVmsReply { vms, sight: Sight::full(), ..ListVmsReply::default() }
+}
+
 /// The machine that a host is in this world.
 pub fn machine(host: HostId) -> Machine {
     Machine { machine_id: host.0.simple().to_string(), boot_id: "boot".to_owned() }

@@ -163,8 +163,8 @@ pub struct Attempt {
     executor: Option<HostId>,
     /// What level 2 leads to, once level 1 said.
     storage: (FenceOutcome, FenceOutcome),
-    /// The addresses that storages refuse now because of it.
-    refused: Vec<IpAddr>,
+    /// The addresses that each storage refuses now because of it.
+    refused: Vec<(StorageId, IpAddr)>,
     began: Instant,
     /// Since when an own watch has contradicted "dead".
     contradicted: Option<Instant>,
@@ -237,7 +237,7 @@ impl Attempt {
                         let addresses: Vec<_> = reply.addresses.iter().map(ToString::to_string).collect();
                         let (at, epoch) = (addresses.join(", "), reply.osd_epoch);
                         self.found(Source::Storage, Verdict::Dead, format!("refuses {at} since OSD map epoch {epoch}"), now);
-                        self.refused.extend(reply.addresses);
+                        self.refused.extend(reply.addresses.into_iter().map(|ip| (storage, ip)));
                     }
                     Err(error) => {
                         refused = true;
@@ -307,9 +307,9 @@ impl Attempt {
     }
 
     /// Hosts where the VM may run have a volume open.
-    fn watched_by_its_own(&mut self, by: &[Watcher], fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
+    fn watched_by_its_own(&mut self, by: &[(usize, Watcher)], fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
         if let (Place::Silent(_), None) = (self.case.place, fenced) {
-            return match by.iter().try_for_each(|by| tables::own_watches(by, &self.case.policy)) {
+            return match by.iter().try_for_each(|(_, by)| tables::own_watches(by, &self.case.policy)) {
                 Ok(()) => self.intend(FenceLevel::Sibling),
                 Err(why) => {
                     self.found(Source::Watchers, Verdict::Alive, why.clone(), now);
@@ -319,8 +319,11 @@ impl Attempt {
         }
         // A client that the storage refuses cannot write, if the fence covers its address. Another silent place has an
         // attempt of its own.
-        let lives = |of: &&Watcher| self.case.addresses.contains(&of.ip) && !self.refused.contains(&of.ip);
-        let Some(by) = by.iter().find(lives) else { return self.passes(fenced, now) };
+        let refused = |nth: usize, ip: IpAddr| {
+            self.case.volumes.get(nth).is_some_and(|(storage, _)| self.refused.contains(&(*storage, ip)))
+        };
+        let lives = |(nth, of): &&(usize, Watcher)| self.case.addresses.contains(&of.ip) && !refused(*nth, of.ip);
+        let Some((_, by)) = by.iter().find(lives) else { return self.passes(fenced, now) };
         // It is called dead, and its own client has the volume open (K3).
         if sabotage::on(Sabotage::ContradictionIsDead) {
             return self.passes(fenced, now);

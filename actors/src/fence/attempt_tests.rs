@@ -6,15 +6,15 @@ use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{StorageFenceReply, Watcher},
-    evidence::Sight,
-    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply},
+    evidence::{Machine, Sight, Source, Verdict},
+    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply, UnknownReason},
     vm::InstallPath,
 };
 use uuid::Uuid;
 
 use super::{
-    attempt::{Attempt, Case, Command, Event, Place},
-    permit::Proof,
+    attempt::{Attempt, Case, Command, Event, Place, WATCH_AGAIN, WATCH_GONE, story},
+    permit::Passed,
     policy::Profile,
 };
 
@@ -25,13 +25,19 @@ fn host(name: &str) -> HostId {
     HostId::from_name(name)
 }
 
+fn machine(id: &str) -> Machine {
+    Machine { machine_id: id.to_owned(), boot_id: "b".to_owned() }
+}
+
 fn case(place: Place) -> Case {
     Case {
         attempt: Uuid::nil(),
         vm: VmId::from_name("vm1"),
         cluster: ClusterId::from_name("c1"),
         place,
+        machine: machine("m"),
         addresses: vec![FAILED.parse().unwrap()],
+        own: vec![FAILED.parse().unwrap()],
         target: host("b"),
         incarnation: 2,
         epoch: 7,
@@ -48,8 +54,8 @@ fn case(place: Place) -> Case {
 /// How the world answers.
 #[derive(Clone, Debug)]
 struct World {
-    /// The watchers, at the first look and at the second.
-    watchers: [Result<Vec<&'static str>>; 2],
+    /// The watchers at each look; the last ones stay.
+    watchers: Vec<Result<Vec<&'static str>>>,
     intent: Result<()>,
     report: Result<SiblingFenceVmOnHostReply>,
     storages: [Result<()>; 2],
@@ -68,6 +74,7 @@ fn reply(ssh: bool, alive: bool, found: bool, killed: bool) -> Result<SiblingFen
         ssh_reachable: ssh,
         qemu_found: found,
         sight: Some(Sight::full()),
+        machine: Some(machine("m")),
         executor_host_uuid,
         ..default
     })
@@ -76,7 +83,7 @@ fn reply(ssh: bool, alive: bool, found: bool, killed: bool) -> Result<SiblingFen
 impl World {
     fn killed() -> World {
         World {
-            watchers: [Ok(Vec::new()), Ok(Vec::new())],
+            watchers: vec![Ok(Vec::new()), Ok(Vec::new())],
             intent: Ok(()),
             report: reply(true, false, true, true),
             storages: [Ok(()), Ok(())],
@@ -85,7 +92,7 @@ impl World {
 
     fn unreachable() -> World {
         World {
-            watchers: [Ok(vec![FAILED]), Ok(Vec::new())],
+            watchers: vec![Ok(vec![FAILED]), Ok(Vec::new())],
             report: reply(false, true, false, false),
             ..World::killed()
         }
@@ -93,7 +100,7 @@ impl World {
 
     /// Runs an attempt to its end; everything that it ordered.
     fn run(&self, case: Case) -> Vec<Command> {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let storages: Vec<_> = case.volumes.iter().map(|(storage, _)| *storage).collect();
         let (mut attempt, commands) = Attempt::begin(case, now);
         let mut todo: std::collections::VecDeque<_> = commands.into();
@@ -102,7 +109,7 @@ impl World {
             let event = match &command {
                 Command::Watch(index) => {
                     looks += 1;
-                    let look = usize::from(looks > storages.len());
+                    let look = ((looks - 1) / storages.len()).min(self.watchers.len() - 1);
                     let watchers = self.watchers[look].clone().map(|ips| {
                         ips.iter().map(|ip| Watcher { address: format!("{ip}:0/1"), ip: ip.parse().unwrap() }).collect()
                     });
@@ -115,6 +122,10 @@ impl World {
                     let done = self.storages[at].clone();
                     let addresses = vec![FAILED.parse().unwrap()];
                     Some(Event::Blocked(*storage, done.map(|()| StorageFenceReply { osd_epoch: 41, addresses })))
+                }
+                Command::Wait(time) => {
+                    now += *time;
+                    Some(Event::Waited)
                 }
                 Command::Audit { .. } | Command::Done(_) => None,
             };
@@ -150,46 +161,111 @@ fn a_kill_is_intended_done_looked_at_again_audited_and_only_then_permitted() {
             Command::Intend(FenceLevel::Storage) => "intend storage",
             Command::AskFencer => "ask",
             Command::Block(_) => "block",
+            Command::Wait(_) => "wait",
             Command::Audit { .. } => "audit",
             Command::Done(Ok(_)) => "permit",
             Command::Done(Err(_)) => "refused",
         })
         .collect();
     assert_eq!(kinds, ["watch", "watch", "intend sibling", "ask", "watch", "watch", "audit", "permit"]);
-    let Some(Command::Audit { outcome, executor, reason }) = all.iter().rev().nth(1) else { panic!() };
+    let Some(Command::Audit { outcome, executor, evidence }) = all.iter().rev().nth(1) else { panic!() };
     assert_eq!((*outcome, *executor), (FenceOutcome::SuccessKilled, Some(host("c"))));
-    assert!(reason.contains("verified gone"), "{reason}");
-    let Some(Command::Done(Ok(permit))) = all.last() else { panic!() };
-    assert_eq!(permit.proof(), &Proof::Fenced { host: host("a"), outcome: FenceOutcome::SuccessKilled });
-    assert_eq!((permit.incarnation(), permit.epoch()), (2, 7));
+    assert!(story(evidence).contains("verified gone"), "{evidence:?}");
+    let looks: Vec<_> = evidence.iter().map(|of| (of.source, of.verdict)).collect();
+    assert_eq!(looks, [(Source::Sibling, Verdict::Dead), (Source::Watchers, Verdict::Dead)]);
+    assert_eq!(evidence[0].machine, Some(machine("m")), "the machine that was looked at is in the audit");
+    let Some(Command::Done(Ok(Passed { cleared: Some(cleared), .. }))) = all.last() else { panic!() };
+    assert_eq!(cleared.host(), host("a"));
 }
 
 #[test]
 fn where_nothing_is_to_be_fenced_watchers_alone_decide_and_nothing_is_audited() {
-    let world = |ips: &[&'static str]| World { watchers: [Ok(ips.to_vec()), Ok(Vec::new())], ..World::killed() };
-    for (place, ips, starts) in [
-        (Place::Nowhere, &[][..], true),
-        (Place::Nowhere, &[OTHER], false),
-        (Place::Clear(host("a")), &[], true),
-        // What a QEMU that died leaves behind for 30 s.
-        (Place::Clear(host("a")), &[FAILED], true),
-        (Place::Clear(host("a")), &[OTHER], false),
+    let world = |ips: &[&'static str]| World { watchers: vec![Ok(ips.to_vec()), Ok(Vec::new())], ..World::killed() };
+    for (ran, ips, starts) in [
+        (false, &[][..], true),
+        (false, &[OTHER], false),
+        (true, &[], true),
+        // What a QEMU that died leaves behind for 30 s: it ends.
+        (true, &[FAILED], true),
+        (true, &[OTHER], false),
     ] {
-        let mut case = case(place);
-        if place == Place::Nowhere {
-            case.addresses.clear();
+        let mut case = case(Place::Clear);
+        if !ran {
+            (case.addresses, case.own) = (Vec::new(), Vec::new());
         }
-        assert_eq!(world(ips).ends(case), (None, starts), "{place:?} {ips:?}");
+        assert_eq!(world(ips).ends(case), (None, starts), "{ran} {ips:?}");
     }
-    let unknown = World { watchers: [Err(error("no answer")), Ok(Vec::new())], ..World::killed() };
-    assert_eq!(unknown.ends(case(Place::Nowhere)), (None, false), "a start without knowing the watchers");
+    let unknown = World { watchers: vec![Err(error("no answer")), Ok(Vec::new())], ..World::killed() };
+    assert_eq!(unknown.ends(case(Place::Clear)), (None, false), "a start without knowing the watchers");
+}
+
+/// K3: "not there" beside a watch from there is waited out, for as long as the watch of a dead client may last.
+#[test]
+fn a_watch_from_where_it_is_called_dead_is_waited_out_and_stays_a_sign_of_life() {
+    let stays = |looks: usize| World {
+        watchers: std::iter::repeat_n(Ok(vec![FAILED]), looks).chain([Ok(Vec::new())]).collect(),
+        ..World::killed()
+    };
+    let waits = |all: &[Command]| all.iter().filter(|c| **c == Command::Wait(WATCH_AGAIN)).count();
+    let limit = (WATCH_GONE.as_secs() / WATCH_AGAIN.as_secs()) as usize;
+
+    // An agent says that it is not there; nothing is fenced, whatever the watch does.
+    let all = stays(limit).run(case(Place::Clear));
+    assert!(matches!(all.last(), Some(Command::Done(Ok(_)))), "{all:?}");
+    assert_eq!(waits(&all), limit);
+    let all = stays(limit + 5).run(case(Place::Clear));
+    let Some(Command::Done(Err(refused))) = all.last() else { panic!("started: {all:?}") };
+    assert!(refused.to_string().contains("one of both is wrong"), "{refused}");
+    assert_eq!(waits(&all), limit, "it is waited for, and not for ever");
+
+    // A sibling killed it, "verified gone"; the watch goes on: the storage has to refuse the host.
+    let silent = || case(Place::Silent(host("a")));
+    assert_eq!(stays(3).ends(silent()), (Some(FenceOutcome::SuccessKilled), true), "it ends: nothing more is done");
+    let all = stays(1000).run(silent());
+    assert!(all.iter().any(|c| matches!(c, Command::Block(_))), "{all:?}");
+    assert_eq!(stays(1000).ends(silent()), (Some(FenceOutcome::SuccessStorageFenced), true));
+    let denied = World { storages: [Err(error("denied")), Ok(())], ..stays(1000) };
+    assert_eq!(denied.ends(silent()), (Some(FenceOutcome::Failed), false));
+    let Some(Command::Audit { evidence, .. }) = denied.run(silent()).into_iter().rev().nth(1) else { panic!() };
+    assert!(evidence.iter().any(|of| of.unknown == Some(UnknownReason::Contradicted)), "{evidence:?}");
+
+    // Nor does a human's word stand against it.
+    let mut confirmed = silent();
+    confirmed.human = Some("root".to_owned());
+    let lost = World { storages: [Err(error("denied")), Ok(())], report: reply(false, true, false, false), ..stays(1000) };
+    assert_eq!(lost.ends(confirmed), (Some(FenceOutcome::Failed), false));
+}
+
+/// K1: a storage fence whose addresses are not those from which the host is seen writing proves nothing.
+#[test]
+fn a_storage_fence_that_does_not_cover_the_watching_address_is_no_proof() {
+    let mut wide = case(Place::Silent(host("a")));
+    wide.addresses.push("10.0.0.2".parse().unwrap());
+    wide.own.push("10.0.0.2".parse().unwrap());
+    let world = World { watchers: vec![Ok(vec!["10.0.0.2"])], ..World::unreachable() };
+    assert_eq!(world.ends(wide), (Some(FenceOutcome::Failed), false));
+}
+
+/// K1, K2: what a sibling reports of another machine, or with less than full sight, is not "dead".
+#[test]
+fn a_report_of_another_machine_or_of_a_blind_one_leads_to_the_next_level() {
+    let dead = || reply(true, false, false, false).unwrap();
+    let other = SiblingFenceVmOnHostReply { machine: Some(machine("other")), ..dead() };
+    let blind = SiblingFenceVmOnHostReply { sight: Some(Sight { euid: 1000, ..Sight::full() }), ..dead() };
+    for (report, why) in [(other, UnknownReason::OtherMachine), (blind, UnknownReason::Blind)] {
+        let world = World { report: Ok(report), ..World::unreachable() };
+        assert_eq!(world.ends(case(Place::Silent(host("a")))), (Some(FenceOutcome::SuccessStorageFenced), true));
+        let all = world.run(case(Place::Silent(host("a"))));
+        let Some(Command::Audit { evidence, .. }) = all.into_iter().rev().nth(1) else { panic!() };
+        assert_eq!((evidence[0].verdict, evidence[0].unknown), (Verdict::Unknown, Some(why)));
+    }
 }
 
 #[test]
 fn what_a_sibling_cannot_prove_every_storage_must() {
     let silent = || case(Place::Silent(host("a")));
     let ends = |world: World| world.ends(silent());
-    assert_eq!(ends(World::unreachable()), (Some(FenceOutcome::SuccessSshUnreachable), true));
+    assert_eq!(ends(World::unreachable()), (Some(FenceOutcome::SuccessStorageFenced), true));
     let one_refuses = World { storages: [Ok(()), Err(error("quorum lost"))], ..World::unreachable() };
     assert_eq!(ends(one_refuses), (Some(FenceOutcome::FailedUnreachable), false));
     let alive = World { report: reply(true, true, true, false), ..World::unreachable() };
@@ -224,14 +300,14 @@ fn a_humans_word_is_the_last_level_and_is_not_taken_against_a_stranger() {
     let lost = World { storages: [Err(error("quorum lost")), Ok(())], ..World::unreachable() };
     assert_eq!(lost.ends(confirmed.clone()), (Some(FenceOutcome::SuccessHumanConfirmed), true));
     assert_eq!(World::killed().ends(confirmed.clone()), (Some(FenceOutcome::SuccessKilled), true), "proof goes first");
-    let stranger = World { watchers: [Ok(vec![FAILED]), Ok(vec![OTHER])], ..lost };
+    let stranger = World { watchers: vec![Ok(vec![FAILED]), Ok(vec![OTHER])], ..lost };
     assert_eq!(stranger.ends(confirmed), (Some(FenceOutcome::Failed), false));
 }
 
 #[test]
 fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
     for second in [Ok(vec![OTHER]), Err(error("no answer"))] {
-        let world = World { watchers: [Ok(Vec::new()), second], ..World::killed() };
+        let world = World { watchers: vec![Ok(Vec::new()), second], ..World::killed() };
         assert_eq!(world.ends(case(Place::Silent(host("a")))), (Some(FenceOutcome::Failed), false));
     }
 }
@@ -266,8 +342,8 @@ proptest! {
         human in any::<bool>(), silent in any::<bool>(),
     ) {
         let report = report.and_then(|(ssh, alive, found, killed)| reply(ssh, alive, found, killed));
-        let world = World { watchers: [first, second.clone()], intent: intent.clone(), report: report.clone(), storages: storages.clone() };
-        let mut case = case(if silent { Place::Silent(host("a")) } else { Place::Clear(host("a")) });
+        let world = World { watchers: vec![first, second.clone()], intent: intent.clone(), report: report.clone(), storages: storages.clone() };
+        let mut case = case(if silent { Place::Silent(host("a")) } else { Place::Clear });
         case.human = human.then(|| "root".to_owned());
         let (outcome, permitted) = world.ends(case.clone());
         let asked = world.run(case).iter().any(|c| matches!(c, Command::AskFencer | Command::Block(_)));

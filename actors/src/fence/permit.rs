@@ -209,6 +209,13 @@ impl StartPermit {
     }
 }
 
+impl Proof {
+    /// The host that was fenced, if one was.
+    pub fn fenced(&self) -> Option<HostId> {
+        if let Proof::Fenced { host, .. } = self { Some(*host) } else { None }
+    }
+}
+
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -20,8 +20,8 @@ use crate::sabotage::{self, Sabotage};
 pub enum Watched {
     /// Nobody.
     Nobody,
-    /// These, all from the hosts where it may run.
-    Own(Vec<Watcher>),
+    /// These, each with the number of its volume, all from the hosts where it may run.
+    Own(Vec<(usize, Watcher)>),
     /// The start is refused, for this reason.
     Refuse(String),
 }
@@ -32,7 +32,7 @@ pub fn watched<'a>(
     own: &[IpAddr],
 ) -> Watched {
     let mut found = Vec::new();
-    for (volume, watchers) in volumes {
+    for (nth, (volume, watchers)) in volumes.into_iter().enumerate() {
         let watchers = match watchers {
             Ok(watchers) => watchers,
             Err(_) if sabotage::on(Sabotage::UnknownWatchersAreNobody) => continue,
@@ -41,7 +41,7 @@ pub fn watched<'a>(
         if let Some(other) = watchers.iter().find(|watcher| !own.contains(&watcher.ip)) {
             return Watched::Refuse(format!("volume is in use: {volume} by {}", other.address));
         }
-        found.extend(watchers.iter().cloned());
+        found.extend(watchers.iter().cloned().map(|watcher| (nth, watcher)));
     }
     if found.is_empty() { Watched::Nobody } else { Watched::Own(found) }
 }
@@ -165,9 +165,9 @@ mod tests {
         // Some, all from the failed host, by any of its addresses.
         let Watched::Own(by) = judge(&[watchers(&["10.0.0.1"]), watchers(&["10.0.0.2", "10.0.0.1"])]) else { panic!() };
         assert_eq!(by.len(), 3);
-        assert_eq!(own_watches(&by[0], &SAFE), Ok(()));
+        assert_eq!(own_watches(&by[0].1, &SAFE), Ok(()));
         for policy in [ZSTACK, Policy { on_watchers: OnWatchers::Block, ..SAFE }] {
-            assert!(own_watches(&by[0], &policy).unwrap_err().contains("on_watchers"));
+            assert!(own_watches(&by[0].1, &policy).unwrap_err().contains("on_watchers"));
         }
     }
 

@@ -13,7 +13,7 @@ use ringfence_messages::{
 use super::core::*;
 use crate::{
     inventory::{Directory, HaSettings, Inventory, Vm},
-    testkit::{cluster_of, vm_of},
+    testkit::{cluster_of, list, vm_of},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -36,6 +36,7 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
     let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), Memory::default());
     for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
         core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
+        core.on(Event::Listed(host(name), Ok(list(vec![]))), Duration::ZERO);
     }
     core
 }
@@ -265,7 +266,7 @@ fn a_qemu_that_is_missed_is_looked_for_and_one_that_something_else_started_is_fo
     core.on(believed("v1", VmState::Running, "a", 1), S);
     core.on(believed("v2", VmState::Stopped, "a", 1), S);
     let running = |name: &str, other_agent| RunningVm { other_agent, ..RunningVm::qemu(vm(name), 7) };
-    let listed = |core: &mut Core, vms: Vec<RunningVm>| core.on(Event::Listed(host("a"), vms), S);
+    let listed = |core: &mut Core, vms: Vec<RunningVm>| core.on(Event::Listed(host("a"), Ok(list(vms))), S);
     let commands = listed(&mut core, vec![running("v1", false)]);
     assert!(commands.iter().all(|c| !matches!(c, Command::LookFor(..))), "{commands:?}");
     assert!(listed(&mut core, vec![]).contains(&Command::LookFor(vm("v1"), None)));
@@ -291,7 +292,137 @@ fn everything_is_known_again_after_a_restart() {
     core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
     let commands = core.on(scanned("a", &[], &["b"]), S);
     assert_eq!(quarantines(&commands), [], "it is already");
+    assert_eq!(starts(&commands), [], "others were not heard yet (K7)");
+    let mut commands = Vec::new();
+    for name in ["b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+        assert_eq!(starts(&commands), [], "{name} was not heard yet (K7)");
+        core.on(Event::HostChanged(host(name), HostStatus::Connected), S);
+        commands = core.on(Event::Listed(host(name), Ok(list(vec![]))), S);
+    }
     assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")], "the flow begins anew");
+}
+
+/// K9: a human's word is for one outage. Whatever the host answers ends it, durably and at once.
+#[test]
+fn a_humans_word_ends_with_the_first_answer_and_does_not_fail_the_host_again() {
+    for answer in [HostStatus::Connecting, HostStatus::Connected] {
+        let mut core = core_of(&["v1"], 10);
+        core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
+        assert_eq!(quarantines(&core.on(Event::Confirmed(host("a")), S)), [host("a")]);
+        core.on(Event::Quarantined(host("a"), Ok(())), S);
+        let commands = core.on(Event::HostChanged(host("a"), answer), 2 * S);
+        assert!(commands.contains(&Command::EndWord(host("a"))), "{answer:?}: {commands:?}");
+        core.on(Event::Cleaned(host("a"), Ok(())), 3 * S);
+        core.on(Event::HostChanged(host("a"), HostStatus::Connected), 3 * S);
+        // A day later it is out of sight, and siblings see it.
+        let later = 86_400 * S;
+        core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), later);
+        assert_eq!(quarantines(&core.on(scanned("a", &["b"], &["c"]), later)), []);
+    }
+}
+
+/// K10: one that stopped where nobody answers any more waits like one that is in doubt, and so does an operator's order.
+#[test]
+fn a_stopped_vm_does_not_pass_the_storm_brake() {
+    let mut core = core_of(&["v1"], 10);
+    core.on(believed("v1", VmState::Running, "a", 1), S);
+    for name in ["a", "b", "c"] {
+        core.on(Event::Suspected(host(name)), S);
+        core.on(Event::HostChanged(host(name), HostStatus::Disconnected), S);
+    }
+    assert_eq!(core.thoughts().braked.len(), 1);
+    assert_eq!(starts(&core.on(believed("v1", VmState::Stopped, "a", 1), 2 * S)), []);
+    assert_eq!(starts(&core.on(Event::Tick, 3 * S)), []);
+    let commands = core.on(Event::Requested(vm("v1"), None), 4 * S);
+    assert!(matches!(&commands[..], [Command::Refuse(_, error)] if error.details.contains("confirm-fenced")), "{commands:?}");
+
+    // A fence that took one of them out of service does not take it out of the count.
+    core.on(Event::Quarantined(host("a"), Ok(())), 5 * S);
+    assert_eq!(core.thoughts().braked.len(), 1, "three are still away");
+    core.on(Event::HostChanged(host("c"), HostStatus::Connected), 6 * S);
+    core.on(Event::HostChanged(host("b"), HostStatus::Connected), 6 * S);
+    assert_eq!(core.thoughts().braked.len(), 0);
+}
+
+/// K23: a start worked if the VM ran for a while. One that ends at once is tried later and later, then a human is asked for.
+#[test]
+fn a_vm_that_ends_at_once_is_not_started_for_ever() {
+    let mut core = core_of(&["v1"], 10);
+    core.on(believed("v1", VmState::Running, "a", 1), S);
+    let (mut now, mut count, mut told, mut incarnation) = (S, 0, 0, 1);
+    let mut commands = core.on(believed("v1", VmState::Stopped, "a", 1), now);
+    for _ in 0..3600 {
+        told += commands.iter().filter(|c| matches!(c, Command::Tell(Fact::Blocked(_)))).count();
+        if starts(&commands).is_empty() {
+            now += S;
+            commands = core.on(Event::Tick, now);
+            continue;
+        }
+        (count, incarnation) = (count + 1, incarnation + 1);
+        core.on(believed("v1", VmState::Running, "a", incarnation), now);
+        core.on(Event::Started(vm("v1"), Ok(Some(host("a")))), now);
+        commands = core.on(believed("v1", VmState::Stopped, "a", incarnation), now);
+    }
+    assert_eq!((count, told), (MAX_DEATHS as usize, 1));
+    let commands = core.on(Event::Requested(vm("v1"), None), now);
+    assert_eq!(starts(&commands), [(vm("v1"), "Operator")], "an operator begins anew");
+
+    // One that ran for a while is started at once.
+    core.on(believed("v1", VmState::Running, "a", 99), now);
+    core.on(Event::Started(vm("v1"), Ok(Some(host("a")))), now);
+    let commands = core.on(believed("v1", VmState::Stopped, "a", 99), now + STEADY);
+    assert_eq!(starts(&commands), [(vm("v1"), "QemuDied")]);
+}
+
+/// K7: a failed look is no look, a blind one neither; who cannot be asked is a silent place and not waited for.
+#[test]
+fn nothing_starts_before_every_host_of_the_cluster_was_heard() {
+    let directory = core_of(&["v1"], 1).directory.clone();
+    let stopped = Belief { state: VmState::Stopped, host: Some(host("a")), incarnation: 1, wanted: true };
+    let memory = Memory { vms: vec![(vm("v1"), stopped)], ..Memory::default() };
+    let mut core = Core::new(HaSettings::default(), S, directory, memory);
+    let cluster = ClusterId::from_name("c1");
+    for name in ["a", "b", "c", "d", "e", "f", "g"] {
+        let commands = core.on(Event::HostChanged(host(name), HostStatus::Connected), S);
+        assert!(commands.contains(&Command::List(host(name))), "asked at once: {commands:?}");
+        core.on(Event::Listed(host(name), Ok(list(vec![]))), S);
+    }
+    core.on(Event::Maintenance(host("h"), true), S);
+    core.on(Event::HostChanged(host("i"), HostStatus::Connected), S);
+    assert_eq!(core.unsettled(cluster), [host("i"), host("j")]);
+    assert_eq!(starts(&core.on(Event::Tick, S)), []);
+    for _ in 0..MAX_DEAF {
+        assert_eq!(core.unheard(cluster), []);
+        core.on(Event::Listed(host("i"), Err(ErrorCode::new(Code::TIMEOUT, "no answer"))), S);
+    }
+    assert_eq!((core.unsettled(cluster), core.unheard(cluster)), (vec![host("j")], vec![host("i")]));
+    let commands = core.on(Event::HostChanged(host("j"), HostStatus::Disconnected), S);
+    assert_eq!(starts(&commands), [(vm("v1"), "QemuDied")], "nobody is waited for any more");
+    assert_eq!(core.unheard(cluster), [host("i"), host("j")]);
+    core.on(Event::Confirmed(host("j")), S);
+    assert_eq!(core.unheard(cluster), [host("i")]);
+}
+
+/// K8, K19, K20: a second QEMU is looked at; what only claims to be the VM is told of once, and not believed.
+#[test]
+fn a_second_qemu_is_looked_at_and_a_mere_claim_is_told_of_once() {
+    let mut core = core_of(&["v1"], 1);
+    core.on(believed("v1", VmState::Running, "a", 1), S);
+    let on_b = |process: RunningVm| Event::Listed(host("b"), Ok(list(vec![process])));
+    let looks = |commands: &[Command]| commands.contains(&Command::LookFor(vm("v1"), Some(host("b"))));
+    assert!(looks(&core.on(on_b(RunningVm::qemu(vm("v1"), 9)), S)));
+    let coming = RunningVm { incoming: true, ..RunningVm::qemu(vm("v1"), 9) };
+    assert!(!looks(&core.on(on_b(coming), S)), "a migration is under way");
+    let told = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Tell(Fact::Intruder(_))));
+    let stranger = || RunningVm { stranger: Some("of user nobody".to_owned()), ..RunningVm::qemu(vm("v1"), 9) };
+    let commands = core.on(on_b(stranger()), S);
+    assert!(told(&commands) && !looks(&commands), "{commands:?}");
+    assert!(!told(&core.on(on_b(stranger()), S)), "once");
+    core.on(Event::Listed(host("b"), Ok(list(vec![]))), S);
+    assert!(told(&core.on(on_b(stranger()), S)), "it is there again");
+    // It hides nothing on the VM's own host.
+    let on_a = Event::Listed(host("a"), Ok(list(vec![stranger()])));
+    assert!(core.on(on_a, S).contains(&Command::LookFor(vm("v1"), None)));
 }
 
 proptest! {
@@ -341,7 +472,7 @@ proptest! {
                         prop_assert!(flows.insert(id, from).is_none(), "two flows of one VM");
                         prop_assert!(!cleaning.contains(&from), "a flow on a host that is being cleaned");
                     }
-                    Command::Clean { host, .. } => {
+                    Command::Clean(host) => {
                         prop_assert!(cleaning.insert(host), "cleaned twice at once");
                         prop_assert!(!flows.values().any(|from| *from == host), "cleaned beside a flow");
                     }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     inventory::{Directory, HaSettings, Inventory, Vm},
-    testkit::{cluster_of, vm_of},
+    testkit::{cluster_of, list, vm_of},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -43,6 +43,7 @@ fn core_with(vms: &[&str], memory: Memory) -> Core {
     let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), memory);
     for name in ["a", "b", "c"] {
         core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
+        core.on(Event::Listed(host(name), Ok(list(vec![]))), Duration::ZERO);
     }
     core
 }
@@ -116,7 +117,7 @@ fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_i
     assert_eq!(says(&commands), [""; 0], "something there may start it again");
     assert_eq!(says(&core.on(Event::Tick, 3 * S + WATCHED)), ["start plain Drain"]);
     assert_eq!(
-        says(&core.on(Event::Listed(host("a"), vec![]), 4 * S)),
+        says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 4 * S)),
         [""; 0],
         "not empty while one of its VMs is down"
     );
@@ -127,9 +128,9 @@ fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_i
     let commands = core.on(Event::Tick, 5 * S);
     assert!(commands.contains(&Command::List(host("a"))), "it is asked before it is called empty: {commands:?}");
     let left = RunningVm::qemu(vm("plain"), 1);
-    assert_eq!(says(&core.on(Event::Listed(host("a"), vec![left]), 5 * S)), [""; 0], "something of ours is there");
-    assert_eq!(says(&core.on(Event::Listed(host("a"), vec![]), 6 * S)), ["drained a"]);
-    assert_eq!(says(&core.on(Event::Listed(host("a"), vec![]), 7 * S)), [""; 0], "told once");
+    assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![left]))), 5 * S)), [""; 0], "something of ours is there");
+    assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 6 * S)), ["drained a"]);
+    assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 7 * S)), [""; 0], "told once");
     assert!(!core.on(Event::Tick, 8 * S).contains(&Command::List(host("a"))), "and not asked any more");
 }
 

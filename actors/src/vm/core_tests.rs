@@ -8,11 +8,11 @@ use std::{
 use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
-    evidence::Sight,
+    evidence::{Machine, Sight},
     fence::{FenceLevel, SiblingFenceVmOnHostReply},
     ha::TargetReply,
     host::HostStatus,
-    vm::{DiskSource, HaMode, ListVmsReply, RunningVm, StartVmCmdReply, VmState},
+    vm::{DiskSource, HaMode, IntruderPhase, ListVmsReply, RunningVm, StartVmCmdReply, VmState, WriterKind},
 };
 
 use super::core::*;
@@ -25,52 +25,66 @@ use crate::{
     testkit::cluster_of,
 };
 
-fn host(name: &str) -> HostId {
+pub(super) fn host(name: &str) -> HostId {
     HostId::from_name(name)
 }
 
-fn id() -> VmId {
+pub(super) fn id() -> VmId {
     VmId::from_name("vm1")
 }
 
 impl Core {
     /// Time stands still.
-    fn feed(&mut self, event: Event) -> Vec<Command> {
+    pub(super) fn feed(&mut self, event: Event) -> Vec<Command> {
         self.on(event, now())
     }
 }
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     static NOW: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     *NOW
 }
 
-fn start(at: Option<&str>) -> Event {
+pub(super) fn start(at: Option<&str>) -> Event {
     Event::Start(Order { host: at.map(host), reason: "asked to start".to_owned(), ..Order::default() })
 }
 
 /// As HA starts it.
-fn ha_start() -> Event {
+pub(super) fn ha_start() -> Event {
     Event::Start(Order { ha: true, reason: "brought back".to_owned(), ..Order::default() })
 }
 
 /// It may be started there, and the host where it ran last answers.
-fn found(target: &str) -> Event {
+pub(super) fn found(target: &str) -> Event {
     found_with(target, true, &[])
 }
 
-fn found_with(target: &str, last_host_answers: bool, seen: &[&str]) -> Event {
+pub(super) fn found_with(target: &str, last_host_answers: bool, seen: &[&str]) -> Event {
     let seen_host_uuids = seen.iter().map(|name| host(name)).collect();
-    let found = TargetReply { host_uuid: Some(host(target)), full: 0, last_host_answers, seen_host_uuids };
-    Event::TargetFound(Ok((found, None)))
+    let silent = if last_host_answers { vec![] } else { vec!["a"] };
+    found_silent(target, &silent, TargetReply { seen_host_uuids, ..TargetReply::default() })
+}
+
+/// It may be started there, and these hosts do not answer.
+pub(super) fn found_silent(target: &str, silent: &[&str], found: TargetReply) -> Event {
+    let silent_host_uuids: Vec<HostId> = silent.iter().map(|name| host(name)).collect();
+    let of = |host: &HostId| SilentPlace { host: *host, human: None, machine: machine(*host) };
+    let unheard = found.unheard_host_uuids.iter();
+    let places = silent_host_uuids.iter().chain(unheard).map(of).collect();
+    let target = TargetReply { host_uuid: Some(host(target)), silent_host_uuids, ..found };
+    Event::TargetFound(Ok(Found { target, places }))
+}
+
+fn machine(host: HostId) -> Machine {
+    Machine { machine_id: host.0.simple().to_string(), boot_id: "boot".to_owned() }
 }
 
 /// It may be started nowhere: so many hosts are full.
 fn found_none(full: u32) -> Event {
-    Event::TargetFound(Ok((TargetReply { full, last_host_answers: true, ..TargetReply::default() }, None)))
+    Event::TargetFound(Ok(Found { target: TargetReply { full, ..TargetReply::default() }, places: Vec::new() }))
 }
 
-fn core() -> Core {
+pub(super) fn core() -> Core {
     let volume = |name: &str, root| Volume {
         storage: StorageId::from_name("s"),
         install_path: format!("vhost://{name}").parse().unwrap(),
@@ -91,9 +105,9 @@ fn core() -> Core {
 }
 
 /// As the journal left it.
-fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec<Command>) {
+pub(super) fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec<Command>) {
     let mut core = core();
-    let commands = core.feed(Event::Remembered(Some(Memory { state, host: at.map(host), incarnation, wanted: false })));
+    let commands = core.feed(Event::Remembered(Some(Memory { state, host: at.map(host), incarnation, wanted: false, may_run_on: Vec::new() })));
     (core, commands)
 }
 
@@ -101,17 +115,32 @@ fn here() -> ListVmsReply {
     listed(vec![RunningVm { incarnation: Some(1), ..RunningVm::qemu(id(), 42) }])
 }
 
-fn elsewhere() -> ListVmsReply {
+pub(super) fn elsewhere() -> ListVmsReply {
     listed(vec![RunningVm::qemu(VmId::from_name("other"), 43)])
+}
+
+/// No QEMU, but a target that may write for it.
+pub(super) fn exported() -> ListVmsReply {
+    listed(vec![RunningVm { kind: WriterKind::Export, ..RunningVm::qemu(id(), 50) }])
+}
+
+/// Nothing, said by somebody who could not have seen it.
+pub(super) fn blind() -> ListVmsReply {
+    ListVmsReply { sight: Sight { euid: 1000, ..Sight::full() }, ..listed(vec![]) }
+}
+
+/// One that runs and is this incarnation.
+pub(super) fn runs(incarnation: u64) -> ListVmsReply {
+    listed(vec![RunningVm { incarnation: Some(incarnation), ..RunningVm::qemu(id(), 42) }])
 }
 
 /// A QEMU that was started to take a migration.
 fn coming() -> ListVmsReply {
-    listed(vec![RunningVm { incarnation: None, incoming: true, ..here().vms.remove(0) }])
+    listed(vec![RunningVm { incoming: true, ..RunningVm::qemu(id(), 42) }])
 }
 
 /// The host's clock stands at 7 s.
-fn listed(vms: Vec<RunningVm>) -> ListVmsReply {
+pub(super) fn listed(vms: Vec<RunningVm>) -> ListVmsReply {
     ListVmsReply { vms, clock_ms: 7000, sight: Sight::full(), ..ListVmsReply::default() }
 }
 
@@ -119,11 +148,11 @@ fn disk(path: &str) -> DiskSource {
     DiskSource::VhostUser { socket_path: path.to_owned() }
 }
 
-fn broken() -> ErrorCode {
+pub(super) fn broken() -> ErrorCode {
     ErrorCode::new(Code::TIMEOUT, "no answer")
 }
 
-fn refusal(commands: &[Command]) -> &ErrorCode {
+pub(super) fn refusal(commands: &[Command]) -> &ErrorCode {
     match commands.last() {
         Some(Command::Reply(Err(error))) => error,
         other => panic!("expected a refusal, got {other:?} at the end of {commands:?}"),
@@ -131,7 +160,7 @@ fn refusal(commands: &[Command]) -> &ErrorCode {
 }
 
 /// The states that are told, in order.
-fn told(commands: &[Command]) -> Vec<(VmState, VmState)> {
+pub(super) fn told(commands: &[Command]) -> Vec<(VmState, VmState)> {
     let change = |command: &Command| match command {
         Command::Tell(change) | Command::Intend(change) => Some((change.old, change.new)),
         _ => None,
@@ -218,8 +247,13 @@ fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
 }
 
 #[test]
-fn a_third_host_where_it_was_seen_is_asked_too_but_its_silence_refuses_nothing() {
-    for (answer, refused) in [(Ok(here()), true), (Ok(elsewhere()), false), (Err(broken()), false)] {
+fn a_third_host_where_it_was_seen_is_asked_too_and_its_silence_is_a_doubt() {
+    for (answer, refused) in [
+        (Ok(here()), Some("already runs on")),
+        (Ok(elsewhere()), None),
+        (Err(broken()), Some("may still run on c")),
+        (Ok(blind()), Some("may still run on c")),
+    ] {
         let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
         core.feed(start(Some("b")));
         let searches = core.feed(found_with("b", true, &["a", "c"]));
@@ -227,22 +261,27 @@ fn a_third_host_where_it_was_seen_is_asked_too_but_its_silence_refuses_nothing()
         core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
         core.feed(Event::Searched(host("b"), Ok(listed(Vec::new()))));
         let commands = core.feed(Event::Searched(host("c"), answer));
-        if refused {
-            assert!(refusal(&commands).details.contains("already runs on"));
-            assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("c"))));
-        } else {
-            assert!(matches!(&commands[..], [Command::Intend(_)]), "{commands:?}");
+        match refused {
+            Some(why) => assert!(refusal(&commands).details.contains(why), "{commands:?}"),
+            None => assert!(matches!(&commands[..], [Command::Intend(_)]), "{commands:?}"),
         }
     }
 }
 
-fn reported(killed: bool) -> Event {
+pub(super) fn reported_on(at: &str, killed: bool) -> Event {
+    let Event::Fence(attempt::Event::Reported(Ok(reply))) = reported(killed) else { unreachable!() };
+    let reply = SiblingFenceVmOnHostReply { machine: Some(machine(host(at))), ..reply };
+    Event::Fence(attempt::Event::Reported(Ok(reply)))
+}
+
+pub(super) fn reported(killed: bool) -> Event {
     let reply = SiblingFenceVmOnHostReply {
         alive: !killed,
         killed,
         ssh_reachable: killed,
         qemu_found: killed,
         sight: Some(Sight::full()),
+        machine: Some(machine(host("a"))),
         ..SiblingFenceVmOnHostReply::default()
     };
     Event::Fence(attempt::Event::Reported(Ok(reply)))
@@ -368,7 +407,7 @@ fn after_an_order_of_unknown_outcome_only_the_storages_word_counts_until_it_is_v
         }
         let mut feed = |event| core.on(event, now() + later);
         feed(ha_start());
-        feed(found_with("a", false, &[]));
+        feed(found_silent("a", &["b"], TargetReply::default()));
         let begins = feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
         let [Command::Fence(case, _), ..] = &begins[..] else { panic!("{begins:?}") };
         assert_eq!(case.place, Place::Silent(host("b")));
@@ -405,6 +444,7 @@ fn a_vm_of_a_host_that_is_drained_is_stopped_there_alone_and_is_to_run_or_not_as
             host: Some(host("a")),
             incarnation: 1,
             wanted,
+            may_run_on: Vec::new(),
         })));
         core.feed(Event::Searched(host("a"), Ok(here())));
         assert!(refusal(&core.feed(Event::Vacate(host("b")))).details.contains("does not run on"), "it is elsewhere");
@@ -483,6 +523,8 @@ fn answer(command: &Command, choice: u8) -> Option<Event> {
             match choice % 4 {
                 0 => Err(broken()),
                 1 => Ok(here()),
+                _ if choice == 7 => Ok(exported()),
+                _ if choice == 11 => Ok(blind()),
                 _ => Ok(elsewhere()),
             },
         ),
@@ -498,7 +540,8 @@ fn answer(command: &Command, choice: u8) -> Option<Event> {
         Command::Fence(_, attempt::Command::AskFencer) => reported(ok),
         Command::Fence(..) => return None,
         Command::Halt(_) => Event::Halted(if ok { Ok(()) } else { Err(broken()) }),
-        Command::Tell(_) | Command::Reply(_) => return None,
+        Command::Intruder(_, IntruderPhase::EndIntended, _) => Event::Recorded(if ok { Ok(()) } else { Err(broken()) }),
+        Command::Intruder(..) | Command::Tell(_) | Command::Reply(_) => return None,
     })
 }
 
@@ -507,14 +550,16 @@ proptest! {
     /// nothing is launched or halted without its intent, and no two launches carry the same incarnation.
     #[test]
     fn every_request_is_answered_once_and_every_launch_was_intended(
-        steps in prop::collection::vec((0u8..14, any::<u8>(), any::<prop::sample::Index>()), 1..120)
+        steps in prop::collection::vec((0u8..14, any::<u8>(), any::<prop::sample::Index>()), 1..120),
+        claimed in prop::collection::vec(any::<bool>(), 120)
     ) {
         let mut core = core();
         let (mut asked, mut answered) = (0, 0);
         let (mut intended, mut launched) = (0, 0);
-        let mut pending = vec![Event::Remembered(Some(Memory { state: VmState::Running, host: Some(host("a")), incarnation: 3, wanted: true }))];
-        for (action, choice, which) in steps {
+        let mut pending = vec![Event::Remembered(Some(Memory { state: VmState::Running, host: Some(host("a")), incarnation: 3, wanted: true, may_run_on: Vec::new() }))];
+        for ((action, choice, which), claimed) in steps.into_iter().zip(claimed) {
             let event = match action {
+                3 if claimed => Event::LookFor(Some(host("b"))),
                 0 => { asked += 1; start(None) }
                 1 => { asked += 1; start(Some("b")) }
                 2 => { asked += 1; Event::Stop }

@@ -4,6 +4,8 @@ mod actor;
 mod claims;
 pub mod core;
 #[cfg(test)]
+mod claims_tests;
+#[cfg(test)]
 mod core_tests;
 mod fencing;
 mod start;

@@ -21,7 +21,7 @@ use super::{
     core::{Busy, Command, Core, Found, Order, SilentPlace, Whereabouts},
 };
 use crate::fence::{
-    Cleared, Passed, Start, StartPermit,
+    Cleared, Passed, Proof, Start, StartPermit,
     attempt::{self, Attempt, Case, Place},
 };
 use crate::{
@@ -274,7 +274,8 @@ impl Core {
                 let before = Whereabouts { state: self.state, place: self.place, others: self.others.clone() };
                 self.incarnation = permit.incarnation();
                 self.wanted = true;
-                self.others.extend(places);
+                // Of those that were fenced a start that fails has to ask again; the others said themselves that it is gone.
+                self.others.extend(permit.proofs().iter().filter_map(Proof::fenced));
                 let why = permit.proofs().first().map(ToString::to_string).unwrap_or_default();
                 let change = self.change(VmState::Starting, Some(start.target), format!("{reason}; {why}"));
                 self.busy = Busy::Intending(start.target, permit, before);

@@ -1,0 +1,230 @@
+//! Claims, places and intruders, step by step (K2, K4, K7, K8, K13, K19).
+
+use ringfence_messages::{
+    HostId,
+    ha::TargetReply,
+    host::HostStatus,
+    vm::{IntruderPhase, ListVmsReply, RunningVm, VmState},
+};
+
+use super::{core::*, core_tests::*};
+use crate::fence::{PERMIT_VALIDITY, attempt};
+
+/// It ran on `a` as incarnation 4, and `a` is out of sight.
+fn out_of_sight() -> Core {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    core.feed(Event::HostChanged(host("a"), HostStatus::Disconnected));
+    assert_eq!(core.state(), VmState::Unknown);
+    core
+}
+
+fn asks_fencer(commands: &[Command]) -> bool {
+    commands.iter().any(|c| matches!(c, Command::Fence(_, attempt::Command::Intend(_))))
+}
+
+fn others(core: &Core) -> Vec<HostId> {
+    core.others().iter().copied().collect()
+}
+
+/// K19: a host of its cluster says that it runs there, and then that it does not: the first place is still in doubt.
+#[test]
+fn a_claim_adds_a_place_and_its_end_leaves_the_first_one_in_doubt() {
+    let mut core = out_of_sight();
+    core.feed(Event::LookFor(Some(host("c"))));
+    let commands = core.feed(Event::Searched(host("c"), Ok(listed(vec![RunningVm::qemu(id(), 9)]))));
+    assert!(matches!(&commands[..], [Command::Tell(change)] if change.may_run_on == [host("a")]), "{commands:?}");
+    assert_eq!((core.state(), core.place(), others(&core)), (VmState::Running, Some(host("c")), vec![host("a")]));
+    assert!(core.may_retire(now()).is_err());
+
+    core.feed(Event::LookFor(None));
+    let commands = core.feed(Event::Searched(host("c"), Ok(elsewhere())));
+    assert_eq!(told(&commands), [(VmState::Running, VmState::Unknown)], "not Stopped: a was never heard");
+    assert_eq!((core.place(), others(&core)), (Some(host("a")), vec![]));
+
+    // A plain start is refused, an HA start fences a.
+    core.feed(start(None));
+    core.feed(found_with("b", false, &[]));
+    assert!(refusal(&core.feed(Event::Searched(host("b"), Ok(elsewhere())))).to_string().contains("may still run on"));
+    core.feed(ha_start());
+    core.feed(found_with("b", false, &[]));
+    assert!(asks_fencer(&core.feed(Event::Searched(host("b"), Ok(elsewhere())))));
+}
+
+/// K19: both places are cleared before a permit, though the second one cleared at once.
+#[test]
+fn every_place_is_fenced_one_after_the_other_and_a_restart_forgets_none() {
+    let memory = Memory {
+        state: VmState::Unknown,
+        host: Some(host("a")),
+        incarnation: 4,
+        wanted: true,
+        may_run_on: vec![host("b")],
+    };
+    let mut core = core();
+    core.feed(Event::Remembered(Some(memory)));
+    core.feed(Event::Searched(host("a"), Err(broken())));
+    assert_eq!(core.places(), [host("a"), host("b")]);
+    // Orders of the controller before are void by now.
+    let mut feed = |event| core.on(event, now() + PERMIT_VALIDITY);
+    feed(ha_start());
+    feed(found_silent("c", &["a", "b"], TargetReply::default()));
+    let fenced = |commands: &[Command]| -> Vec<attempt::Place> {
+        commands.iter().filter_map(|c| if let Command::Fence(case, _) = c { Some(case.place) } else { None }).collect()
+    };
+    let commands = feed(Event::Searched(host("c"), Ok(elsewhere())));
+    assert_eq!(fenced(&commands), [attempt::Place::Silent(host("a"))]);
+    feed(Event::Fence(attempt::Event::Intended(Ok(()))));
+    let commands = feed(reported_on("a", true));
+    assert!(!commands.iter().any(|c| matches!(c, Command::Intend(_))), "one of two is no permit: {commands:?}");
+    assert_eq!(fenced(&commands).last(), Some(&attempt::Place::Silent(host("b"))));
+    feed(Event::Fence(attempt::Event::Intended(Ok(()))));
+    let commands = feed(reported_on("b", true));
+    let Some(Command::Intend(change)) = commands.last() else { panic!("{commands:?}") };
+    assert_eq!((change.new, change.host), (VmState::Starting, Some(host("c"))));
+    assert_eq!(change.may_run_on.len(), 2, "until it runs, a crash has to look at both again");
+}
+
+/// K19: a host of another cluster is told of by HA; to the VM it is nothing.
+#[test]
+fn a_claim_of_another_cluster_or_of_a_stranger_changes_nothing() {
+    let mut core = out_of_sight();
+    core.feed(Event::LookFor(Some(host("far"))));
+    assert_eq!(core.feed(Event::Searched(host("far"), Ok(runs(9)))), []);
+    let stranger = RunningVm { stranger: Some("of user nobody".to_owned()), ..RunningVm::qemu(id(), 7) };
+    core.feed(Event::LookFor(Some(host("c"))));
+    assert_eq!(core.feed(Event::Searched(host("c"), Ok(listed(vec![stranger.clone()])))), []);
+    assert_eq!((core.state(), core.place(), core.places().len()), (VmState::Unknown, Some(host("a")), 1));
+
+    // On its own host a stranger does not hide that the real one died, nor hold up a start.
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    let commands = core.feed(Event::Searched(host("a"), Ok(listed(vec![stranger.clone()]))));
+    assert_eq!(told(&commands), [(VmState::Unknown, VmState::Stopped)]);
+    core.feed(start(None));
+    core.feed(found("a"));
+    let commands = core.feed(Event::Searched(host("a"), Ok(listed(vec![stranger]))));
+    assert!(matches!(commands.last(), Some(Command::Intend(_))), "{commands:?}");
+}
+
+/// K2: "not there" of somebody who could not have seen it is no answer.
+#[test]
+fn a_blind_host_is_a_silent_one() {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    assert!(core.feed(Event::Searched(host("a"), Ok(blind()))).is_empty());
+    assert_eq!(core.state(), VmState::Unknown);
+    core.feed(start(None));
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("a"), Ok(blind())));
+    let refused = core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+    assert!(refusal(&refused).cause.as_ref().unwrap().details.contains("looked as user 1000"), "{refused:?}");
+}
+
+/// K4: the target of a QEMU that is gone may still write: it is ended, verified, before anything starts.
+#[test]
+fn what_still_writes_without_a_qemu_is_ended_before_a_start_goes_on() {
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    core.feed(start(None));
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+    let commands = core.feed(Event::Searched(host("a"), Ok(exported())));
+    assert!(matches!(&commands[..], [Command::Intend(change)] if change.new == VmState::Stopping), "{commands:?}");
+    assert_eq!(core.feed(Event::Recorded(Ok(()))), [Command::Halt(host("a"))]);
+    let commands = core.feed(Event::Halted(Ok(())));
+    assert!(matches!(&commands[..], [Command::Tell(_), Command::FindTarget(None, _)]), "it begins again: {commands:?}");
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert!(matches!(commands.last(), Some(Command::Intend(change)) if change.new == VmState::Starting));
+
+    // It does not end: nothing starts.
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    core.feed(start(None));
+    core.feed(found("a"));
+    core.feed(Event::Searched(host("a"), Ok(exported())));
+    core.feed(Event::Recorded(Ok(())));
+    core.feed(Event::Halted(Err(broken())));
+    assert!(refusal(&core.feed(Event::Searched(host("a"), Ok(exported())))).to_string().contains("no answer"));
+}
+
+/// K7: a host that was never heard is a place for a VM whose volumes nobody can watch.
+#[test]
+fn a_host_that_was_not_heard_yet_is_a_silent_place() {
+    let unheard = || TargetReply { unheard_host_uuids: vec![host("c")], ..TargetReply::default() };
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    core.feed(start(None));
+    core.feed(found_silent("a", &[], unheard()));
+    let refused = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert!(refusal(&refused).to_string().contains("may still run on"), "{refused:?}");
+    core.feed(ha_start());
+    core.feed(found_silent("a", &[], unheard()));
+    assert!(asks_fencer(&core.feed(Event::Searched(host("a"), Ok(elsewhere())))));
+}
+
+/// K8: the one that is not the newest incarnation is ended, after its intent; where that cannot be told, nothing is.
+#[test]
+fn of_two_the_older_one_is_ended_and_where_that_cannot_be_told_a_human_is_called() {
+    let confronted = |there: ListVmsReply, here: ListVmsReply| {
+        let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+        core.feed(Event::Searched(host("a"), Ok(runs(4))));
+        core.feed(Event::LookFor(Some(host("b"))));
+        let commands = core.feed(Event::Searched(host("b"), Ok(there.clone())));
+        assert_eq!(commands, [Command::Search(host("b")), Command::Search(host("a"))]);
+        core.feed(Event::Searched(host("b"), Ok(there)));
+        let commands = core.feed(Event::Searched(host("a"), Ok(here)));
+        (core, commands)
+    };
+    let (mut core, commands) = confronted(runs(3), runs(4));
+    assert!(
+        matches!(&commands[..], [Command::Intruder(at, IntruderPhase::EndIntended, _)] if *at == host("b")),
+        "{commands:?}"
+    );
+    assert_eq!(core.feed(Event::Recorded(Ok(()))), [Command::Halt(host("b"))]);
+    let commands = core.feed(Event::Halted(Ok(())));
+    assert!(matches!(&commands[..], [Command::Intruder(_, IntruderPhase::Ended, _)]), "{commands:?}");
+    assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("a"))));
+
+    let (mut core, _) = confronted(runs(3), runs(4));
+    assert_eq!(core.feed(Event::Recorded(Err(broken()))), [], "nothing is ended without its intent");
+
+    let by_hand = || listed(vec![RunningVm::qemu(id(), 8)]);
+    let (_, commands) = confronted(by_hand(), by_hand());
+    assert!(matches!(&commands[..], [Command::Intruder(_, IntruderPhase::Undecided, _)]), "{commands:?}");
+
+    // The newest is not where the journal has it: the older one goes.
+    let (_, commands) = confronted(runs(4), runs(3));
+    assert!(matches!(&commands[..], [Command::Intruder(at, IntruderPhase::EndIntended, _)] if *at == host("a")));
+
+    // It moved by itself.
+    let (core, _) = confronted(runs(4), elsewhere());
+    assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
+}
+
+/// K13: a start that fails before anything is launched leaves the VM where it may run.
+#[test]
+fn a_start_that_fails_before_the_launch_moves_no_place() {
+    let mut core = out_of_sight();
+    core.feed(ha_start());
+    core.feed(found_with("b", false, &[]));
+    core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+    core.feed(Event::Fence(attempt::Event::Intended(Ok(()))));
+    core.feed(reported_on("a", true));
+    core.feed(Event::Recorded(Ok(())));
+    core.feed(Event::Exported(0, Err(broken())));
+    let commands = core.feed(Event::Exported(1, Err(broken())));
+    assert_eq!(told(&commands), [(VmState::Starting, VmState::Unknown)], "{commands:?}");
+    assert_eq!((core.place(), others(&core)), (Some(host("a")), vec![]));
+}
+
+/// A place that says "not here" with full sight is one no more.
+#[test]
+fn a_place_that_is_back_and_has_nothing_is_a_place_no_more() {
+    let mut core = out_of_sight();
+    core.feed(Event::LookFor(Some(host("c"))));
+    core.feed(Event::Searched(host("c"), Ok(runs(9))));
+    assert_eq!(core.feed(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
+    let commands = core.feed(Event::Searched(host("a"), Ok(blind())));
+    assert_eq!((commands, others(&core)), (vec![], vec![host("a")]), "said by a blind one");
+    core.feed(Event::HostChanged(host("a"), HostStatus::Connected));
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert!(matches!(&commands[..], [Command::Tell(change)] if change.may_run_on.is_empty()), "{commands:?}");
+}
