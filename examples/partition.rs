@@ -39,7 +39,7 @@ fn main() -> Result<(), String> {
                 "on disk first: an entry that is forgotten is never lifted",
             ),
             Moment(&["ceph: refuses"], "Ceph takes no more writes from that address"),
-            Moment(&["ceph.ha.sibling-fence vm-0 success-ssh-unreachable"], "read back from the OSD map, then audited"),
+            Moment(&["ceph.ha.sibling-fence vm-0 success-storage-fenced"], "read back from the OSD map, then audited"),
             Moment(&["incarnation 2 on", "writes"], "the VM writes again, on another host"),
             Moment(&["everything that was broken is mended"], "the old QEMU finds its network again, and is refused"),
             Moment(&["host-0: QEMU of vm-0 ends"], "the host answers: what is left on it is killed first"),

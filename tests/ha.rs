@@ -379,6 +379,7 @@ fn who_asks_for_a_target_at_the_same_time_shares_the_answers_and_a_host_elsewher
             memory_mib: 3000,
             host_uuid: None,
             last_host_uuid: Some(host(last)),
+            place_host_uuids: vec![host(last)],
             soft_avoid_host_uuids: Vec::new(),
             dry_run: false,
         };
@@ -397,7 +398,7 @@ fn who_asks_for_a_target_at_the_same_time_shares_the_answers_and_a_host_elsewher
         assert_eq!(targets[0], Some(host("a")));
         assert_eq!(targets[1], Some(host("b")));
         assert_eq!(&targets[2..], [None, None], "{found:?}");
-        let answers: Vec<_> = found.iter().map(|found| found.last_host_answers).collect();
+        let answers: Vec<_> = found.iter().map(|found| found.silent_host_uuids.is_empty()).collect();
         assert_eq!(answers, [true, true, true, false]);
     });
 }

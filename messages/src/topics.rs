@@ -9,14 +9,14 @@ use crate::{
         HostConfirmedFenced, HostDrained, HostFailed, HostQuarantineChanged, HostSuspected, StormBrakeChanged,
         VmHaBlocked, VmHaStarted, VmMoveChanged,
     },
-    host::{HostStateChanged, HostStatusChanged},
+    host::{HostIdentified, HostStateChanged, HostStatusChanged},
     recovery::{BestEffortStepFailed, ProtocolRedeploy},
     storage::{ProtocolStatusChanged, StorageHostStatusChanged},
-    vm::VmStateChanged,
+    vm::{VmIntruder, VmStateChanged},
 };
 
 /// Every topic that a record of the journal may have. `journal.recorded` is not among them: it tells of a record.
-pub const RECORDED: [&str; 20] = [
+pub const RECORDED: [&str; 22] = [
     ControllerStarted::TOPIC,
     StorageFenceChanged::TOPIC,
     FenceIntended::TOPIC,
@@ -37,6 +37,8 @@ pub const RECORDED: [&str; 20] = [
     StorageHostStatusChanged::TOPIC,
     ProtocolStatusChanged::TOPIC,
     VmStateChanged::TOPIC,
+    VmIntruder::TOPIC,
+    HostIdentified::TOPIC,
 ];
 
 #[cfg(test)]

@@ -17,15 +17,15 @@ use std::{
 use ringfence_actors::{
     fence::{Orders, PERMIT_VALIDITY, Policy, attempt},
     inventory::{Directory, Inventory, Vm},
-    vm::core::{Change, Command, Core, Event, Memory, Order},
+    vm::core::{Change, Command, Core, Event, Found, Memory, Order, SilentPlace},
 };
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     ceph::{StorageFenceReply, Watcher},
-    evidence::Sight,
+    evidence::{Machine, Sight},
     fence::SiblingFenceVmOnHostReply,
     ha::TargetReply,
-    vm::{DiskSource, HaMode, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
+    vm::{DiskSource, HaMode, IntruderPhase, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, VmState},
 };
 use stateright::{Checker, Model, Property};
 
@@ -237,14 +237,18 @@ impl Protocol {
                 let answering: Vec<HostId> = (0..2).filter(speaks).map(|host| self.id(host)).collect();
                 let place = state.controllers[c].as_ref()?.core.place();
                 let home = place.filter(|place| answering.contains(place));
+                let places = state.controllers[c].as_ref()?.core.places();
+                let silent: Vec<HostId> = places.into_iter().filter(|place| !answering.contains(place)).collect();
                 let found = TargetReply {
                     host_uuid: home.or(answering.first().copied()),
                     full: 0,
-                    last_host_answers: home.is_some(),
+                    silent_host_uuids: silent.clone(),
+                    unheard_host_uuids: Vec::new(),
                     // Where it was seen a moment ago is a courtesy: nothing may depend on it.
                     seen_host_uuids: Vec::new(),
                 };
-                Event::TargetFound(Ok((found, None)))
+                let of = |host| SilentPlace { host, human: None, machine: machine(host) };
+                Event::TargetFound(Ok(Found { target: found, places: silent.into_iter().map(of).collect() }))
             }
             Command::Search(id) => {
                 let host = &mut state.hosts[self.index(id)];
@@ -272,7 +276,8 @@ impl Protocol {
                 }
                 return Some(());
             }
-            Command::Reply(_) => return Some(()),
+            Command::Intruder(_, IntruderPhase::EndIntended, _) => Event::Recorded(unit(well)),
+            Command::Intruder(..) | Command::Reply(_) => return Some(()),
             Command::Export(_, n) => {
                 let disk = DiskSource::File { path: "/d".to_owned() };
                 Event::Exported(n, if well { Ok(disk) } else { Err(failed()) })
@@ -317,7 +322,7 @@ impl Protocol {
                             ssh_reachable: true,
                             qemu_found: found,
                             sight: Some(Sight::full()),
-                            machine: Some(Default::default()),
+                            machine: Some(machine(failed_host)),
                             ..SiblingFenceVmOnHostReply::default()
                         };
                         Event::Fence(attempt::Event::Reported(if well { Ok(reply) } else { Err(failed()) }))
@@ -327,6 +332,7 @@ impl Protocol {
                         let reply = StorageFenceReply { osd_epoch: 1, addresses: case.addresses.clone() };
                         Event::Fence(attempt::Event::Blocked(storage, if well { Ok(reply) } else { Err(failed()) }))
                     }
+                    attempt::Command::Wait(_) => Event::Fence(attempt::Event::Waited),
                     attempt::Command::Audit { .. } | attempt::Command::Done(_) => return Some(()),
                 }
             }
@@ -412,7 +418,17 @@ impl Default for Protocol {
 }
 
 fn memory(change: &Change) -> Memory {
-    Memory { state: change.new, host: change.host, incarnation: change.incarnation, wanted: change.wanted }
+    Memory {
+        state: change.new,
+        host: change.host,
+        incarnation: change.incarnation,
+        wanted: change.wanted,
+        may_run_on: change.may_run_on.clone(),
+    }
+}
+
+fn machine(host: HostId) -> Machine {
+    Machine { machine_id: host.0.simple().to_string(), boot_id: String::new() }
 }
 
 impl Model for Protocol {
@@ -421,10 +437,11 @@ impl Model for Protocol {
 
     fn init_states(&self) -> Vec<State> {
         // It runs on the first host, where it was started by the first controller.
-        let journal = Memory { state: VmState::Running, host: Some(self.id(0)), incarnation: 1, wanted: true };
+        let (host, may_run_on) = (Some(self.id(0)), Vec::new());
+        let journal = Memory { state: VmState::Running, host, incarnation: 1, wanted: true, may_run_on };
         let mut hosts = [Host::default(), Host::default()];
         hosts[0].qemu = Some(1);
-        let first = self.controller(1, Some(journal), *BEGAN);
+        let first = self.controller(1, Some(journal.clone()), *BEGAN);
         vec![State {
             controllers: [Some(first), None],
             leader: 0,
@@ -505,7 +522,7 @@ impl Model for Protocol {
                 state.epoch += 1;
                 state.changes += 1;
                 state.leader = c;
-                state.controllers[c] = Some(self.controller(state.epoch, state.journal, state.now()));
+                state.controllers[c] = Some(self.controller(state.epoch, state.journal.clone(), state.now()));
             }
             Action::Later => state.late = true,
         }

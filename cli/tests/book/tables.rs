@@ -3,9 +3,14 @@
 use ringfence_actors::fence::{
     Policy,
     policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Profile},
-    tables::{Next, Watched, reported, watched},
+    tables::{Next, Watched, own_watches, reported, watched},
 };
-use ringfence_messages::{Code, ErrorCode, Result, ceph::Watcher, fence::SiblingFenceVmOnHostReply};
+use ringfence_messages::{
+    Code, ErrorCode, Result,
+    ceph::Watcher,
+    evidence::{Machine, Sight},
+    fence::SiblingFenceVmOnHostReply,
+};
 use serde::de::{IntoDeserializer, value::Error};
 
 use crate::{part, table};
@@ -64,10 +69,12 @@ fn who_watches() {
     let unknown = || Err(ErrorCode::new(Code::TIMEOUT, "no answer"));
     let judge = |volumes: &[Result<Vec<Watcher>>], policy: &Policy| {
         let volumes = volumes.iter().enumerate().map(|(n, watchers)| (format!("v{n}"), watchers));
-        match watched(volumes, &[FAILED.parse().unwrap()], policy) {
-            Watched::Fence => "on to the ladder",
-            Watched::Refuse(_) => "start refused",
-        }
+        let judged = match watched(volumes, &[FAILED.parse().unwrap()]) {
+            Watched::Nobody => Ok(()),
+            Watched::Own(by) => by.iter().try_for_each(|(_, by)| own_watches(by, policy)),
+            Watched::Refuse(why) => Err(why),
+        };
+        if judged.is_ok() { "on to the ladder" } else { "start refused" }
     };
     let cases: [(&str, Vec<Result<Vec<Watcher>>>); 4] = [
         ("one of them cannot be asked, or answers oddly", vec![watchers(&[]), unknown()]),
@@ -98,7 +105,19 @@ fn says(next: Next) -> String {
 
 /// SSH reachable, alive, found, killed.
 fn report([ssh_reachable, alive, qemu_found, killed]: [bool; 4]) -> Result<SiblingFenceVmOnHostReply> {
-    Ok(SiblingFenceVmOnHostReply { alive, killed, ssh_reachable, qemu_found, ..SiblingFenceVmOnHostReply::default() })
+    Ok(SiblingFenceVmOnHostReply {
+        alive,
+        killed,
+        ssh_reachable,
+        qemu_found,
+        sight: Some(Sight::full()),
+        machine: Some(machine()),
+        ..SiblingFenceVmOnHostReply::default()
+    })
+}
+
+fn machine() -> Machine {
+    Machine { machine_id: "m".to_owned(), boot_id: "b".to_owned() }
 }
 
 fn reports() {
@@ -115,7 +134,7 @@ fn reports() {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut add = |what: &str, when: &str, report: &Result<SiblingFenceVmOnHostReply>, policies: &[Policy]| {
         let mut row = vec![what.to_owned(), when.to_owned()];
-        row.extend(policies.iter().map(|policy| says(reported(report, policy))));
+        row.extend(policies.iter().map(|policy| says(reported(report, &machine(), policy))));
         match rows.iter().find(|known| known[..2] == row[..2]) {
             Some(known) => assert_eq!(*known, row, "{report:?}"),
             None => rows.push(row),
