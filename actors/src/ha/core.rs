@@ -222,7 +222,7 @@ pub(super) struct Vm {
     /// A flow is under way; it began at this incarnation, from this host, for this reason.
     pub(super) flow: Option<(u64, Option<HostId>, String)>,
     pub(super) failures: u32,
-    /// When the last flow ended well.
+    /// Since when it runs, as far as is known; taken when it ended.
     pub(super) up_since: Option<Duration>,
     /// How often in a row it ended within [`STEADY`] of its start.
     pub(super) deaths: u32,
@@ -314,7 +314,7 @@ impl Core {
             if belief.state != VmState::Stopped {
                 belief.state = VmState::Unknown;
             }
-            core.believe(id, belief);
+            core.believe(id, belief, Duration::ZERO);
         }
         core
     }
@@ -410,7 +410,7 @@ impl Core {
                     self.judge_host(host, now, &mut commands);
                 }
             }
-            Event::Vm(id, belief) => self.believe(id, belief),
+            Event::Vm(id, belief) => self.believe(id, belief, now),
             Event::Unwatched(vm, nobody) => {
                 if let Some(vm) = self.vms.get_mut(&vm) {
                     vm.watching = false;
@@ -491,7 +491,7 @@ impl Core {
         HaReply { hosts: hosts.collect(), vms: vms.collect(), braked: self.braked.iter().copied().collect() }
     }
 
-    pub(super) fn believe(&mut self, id: VmId, belief: Belief) {
+    pub(super) fn believe(&mut self, id: VmId, belief: Belief, now: Duration) {
         let vm = self.vms.entry(id).or_insert_with(|| Vm {
             belief,
             flow: None,
@@ -505,6 +505,9 @@ impl Core {
         });
         if vm.belief.host != belief.host {
             vm.gone = 0;
+        }
+        if belief.state == VmState::Running && (vm.belief.state != VmState::Running || vm.up_since.is_none()) {
+            vm.up_since = Some(now);
         }
         if let Some(vms) = vm.belief.host.and_then(|host| self.on_host.get_mut(&host)) {
             vms.remove(&id);

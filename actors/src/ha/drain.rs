@@ -271,7 +271,7 @@ impl Core {
         let Some(of) = self.drains.moves.get(&id).copied().filter(|of| of.step == Step::Stopping) else { return };
         self.drains.moves.insert(id, Move { step: Step::Out(now), gone: result.is_ok(), ..of });
         match result {
-            Ok(belief) => self.believe(id, belief),
+            Ok(belief) => self.believe(id, belief, now),
             Err(error) => {
                 let why = format!("it does not stop: {error}");
                 let news = self.drains.stays(id, &why, now);

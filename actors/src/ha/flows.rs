@@ -34,7 +34,7 @@ impl Core {
             if (of.ha != HaMode::NeverStop && !owed) || held || vm.flow.is_some() || now < vm.next {
                 continue;
             }
-            if unsettled.contains(&of.cluster) || vm.deaths >= MAX_DEATHS {
+            if unsettled.contains(&of.cluster) {
                 continue;
             }
             let host = vm.belief.host.and_then(|host| self.hosts.get(&host));
@@ -63,14 +63,15 @@ impl Core {
                 }
                 _ => continue,
             };
-            if judger == "QemuDied"
-                && let Some(up) = vm.up_since.take()
-                && !sabotage::on(Sabotage::StartForgets)
-            {
-                // A start worked if the VM ran for a while (K23).
-                if now.saturating_sub(up) >= STEADY {
-                    (vm.failures, vm.deaths) = (0, 0);
-                } else {
+            // A start worked if the VM ran for a while (K23).
+            let up = vm.up_since.take();
+            if up.is_some_and(|since| now.saturating_sub(since) >= STEADY) {
+                (vm.failures, vm.deaths) = (0, 0);
+            } else if judger == "QemuDied" && !sabotage::on(Sabotage::StartForgets) {
+                if vm.deaths >= MAX_DEATHS {
+                    continue;
+                }
+                if up.is_some() {
                     vm.deaths += 1;
                     vm.next = now + backoff(vm.deaths);
                     if vm.deaths == MAX_DEATHS {
@@ -102,7 +103,7 @@ impl Core {
     pub(super) fn requested(&mut self, id: VmId, host: Option<HostId>, now: Duration, commands: &mut Vec<Command>) {
         let refuse = |why: String| vec![Command::Refuse(id, ErrorCode::new(Code::CHANGE_STATE, why))];
         if !self.vms.contains_key(&id) {
-            self.believe(id, Belief { state: VmState::Stopped, host: None, incarnation: 0, wanted: false });
+            self.believe(id, Belief { state: VmState::Stopped, host: None, incarnation: 0, wanted: false }, now);
         }
         let Some(vm) = self.vms.get_mut(&id) else { return };
         let place = vm.belief.host.and_then(|host| self.hosts.get(&host));
@@ -142,7 +143,6 @@ impl Core {
         match result {
             Ok(host) => {
                 vm.next = Duration::ZERO;
-                vm.up_since = host.map(|_| now);
                 vm.why.clear();
                 // One that is moved is told of as such.
                 let moved = self.drains.moves.contains_key(&id);
@@ -172,8 +172,10 @@ impl Core {
     /// What runs on a host that answers, against what is believed.
     pub(super) fn listed(&mut self, host: HostId, running: &[RunningVm], commands: &mut Vec<Command>) {
         let missed = self.on_host.get(&host).into_iter().flatten().filter(|id| {
-            let is_it = |process: &&RunningVm| process.vm_uuid == **id && process.stranger.is_none();
-            let runs = running.iter().find(is_it).is_some_and(|process| process.kind == WriterKind::Qemu);
+            let is_it = |process: &RunningVm| {
+                process.vm_uuid == **id && process.stranger.is_none() && process.kind == WriterKind::Qemu
+            };
+            let runs = running.iter().any(is_it);
             let looked_for = |state| match state {
                 VmState::Running => true,
                 // It is not pinged: nothing else would ask it again.
