@@ -6,7 +6,7 @@ DEMO_FLAGS ?=
 CAMPAIGN ?= --minutes 10
 DEB_PROFILE ?= campaign
 
-.PHONY: help demo lab lab-down screenshots lab-times slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage deny fuzz fuzz-keep bench units deb deb-test clean
+.PHONY: help demo lab lab-down screenshots lab-times slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove deny fuzz fuzz-keep bench units deb deb-test clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -40,7 +40,7 @@ test:            ## everything that CI runs
 	$(MAKE) --no-print-directory check-format lint docs deny doctest examples book
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
-	$(MAKE) --no-print-directory api-fuzz alerts fuzz deb-test
+	$(MAKE) --no-print-directory api-fuzz alerts prove fuzz deb-test
 	# Labs mostly wait: simulated days take what they leave of the processors.
 	$(MAKE) --no-print-directory -j 2 campaign unit
 
@@ -103,6 +103,10 @@ scale:           ## 1,000 hosts, 10,000 VMs, 50 hosts die within a minute
 sabotage:        ## breaks the rules on purpose, one at a time, and says what notices each
 	scripts/setup.sh test
 	scripts/sabotage.sh
+
+prove:           ## I1 proven for any number of controllers, hosts and VMs, and each of its rules taken away is noticed
+	scripts/setup.sh prove
+	target/tools/bin/python scripts/prove.py
 
 fuzz:            ## what reads bytes from elsewhere, given any: libFuzzer on each target for FUZZ_SECONDS (60); a finding is kept and told
 	scripts/setup.sh fuzz

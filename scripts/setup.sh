@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# setup.sh demo|lab|test|book|fuzz|deb: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
+# setup.sh demo|lab|test|book|fuzz|deb|prove|mutants: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
 # something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs. By themselves:
-# `book` is what the book needs, `fuzz` a C++ compiler, for libFuzzer itself, `deb` what making and trying the packages needs.
+# `book` is what the book needs, `fuzz` a C++ compiler, for libFuzzer itself, `deb` what making and trying the packages needs,
+# `prove` an SMT solver, `mutants` what breaks the code.
 set -euo pipefail
-WHAT=${1:?usage: setup.sh demo|lab|test|book|fuzz|deb}
+WHAT=${1:?usage: setup.sh demo|lab|test|book|fuzz|deb|prove|mutants}
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -29,6 +30,28 @@ if [[ $WHAT == book ]]; then
   export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
   command -v mdbook >/dev/null || { say "building mdbook (about two minutes, once)"; cargo install --debug --locked --no-default-features --features search mdbook@0.5.4; }
   command -v hyperlink >/dev/null || { say "building hyperlink (half a minute, once)"; cargo install --debug --locked hyperlink@0.3.2; }
+  exit 0
+fi
+TOOLS=target/tools
+tools_venv() {                # Python's tools are of one environment under target/tools
+  python3 -c 'import ensurepip' 2>/dev/null || need python3-venv-is-no-command python3 python3-venv
+  mkdir -p $TOOLS
+  [[ -x $TOOLS/bin/pip ]] || python3 -m venv $TOOLS
+}
+z3() {
+  tools_venv
+  $TOOLS/bin/python -c 'import sys, z3; sys.exit(z3.get_version_string() != "4.13.4")' 2>/dev/null && return
+  say "z3 into $TOOLS"
+  $TOOLS/bin/pip install --quiet --disable-pip-version-check z3-solver==4.13.4.0
+}
+if [[ $WHAT == prove ]]; then
+  z3
+  exit 0
+fi
+if [[ $WHAT == mutants ]]; then
+  export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest; }
+  cargo mutants --version >/dev/null 2>&1 || { say "building cargo-mutants (some minutes, once)"; cargo install --debug --locked cargo-mutants@27.1.0; }
   exit 0
 fi
 if [[ $WHAT == fuzz ]]; then
@@ -73,17 +96,15 @@ need as binutils
 need systemd-analyze systemd
 need dockerd docker.io
 need chromedriver chromium chromium-driver fonts-dejavu-core
-python3 -c 'import ensurepip' 2>/dev/null || need python3-venv-is-no-command python3 python3-venv
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest; }
 cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --debug --locked cargo-deny; }
 
 # Checkers that are no packages of Debian, or that come with a daemon nobody asked for: under target/tools.
-TOOLS=target/tools
-mkdir -p $TOOLS
+tools_venv
+z3
 if [[ ! -x $TOOLS/bin/st || ! -f $TOOLS/axe.min.js ]]; then
   say "schemathesis and axe into $TOOLS"
-  python3 -m venv $TOOLS
   $TOOLS/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
   $TOOLS/bin/pip install --quiet --disable-pip-version-check --no-deps axe-core-python==0.1.0
   cp $TOOLS/lib/python3*/site-packages/axe_core_python/axe.min.js $TOOLS/axe.min.js
