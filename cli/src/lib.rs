@@ -22,6 +22,7 @@ pub mod output;
 mod page;
 mod per_address;
 pub mod pki;
+mod places;
 mod scenario_lab;
 pub mod serve;
 pub mod sim;
