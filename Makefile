@@ -6,7 +6,7 @@ DEMO_FLAGS ?=
 CAMPAIGN ?= --minutes 10
 DEB_PROFILE ?= campaign
 
-.PHONY: help demo lab lab-down screenshots lab-times slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove deny fuzz fuzz-keep bench units deb deb-test clean
+.PHONY: help demo lab lab-down screenshots lab-times chaos slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove deny fuzz fuzz-keep bench units deb deb-test clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -44,7 +44,7 @@ test:            ## everything that CI runs
 	# Labs mostly wait: simulated days take what they leave of the processors.
 	$(MAKE) --no-print-directory -j 2 campaign unit
 
-test-all: test   ## the same: nothing is left out
+test-all: test chaos ## and thirty minutes of random faults on a lab
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -95,6 +95,11 @@ campaign:        ## the model, then ten minutes of fresh seeds with all faults, 
 	MAKEFLAGS= cargo build --locked --profile campaign --bin ringfence
 	nice -n 19 target/campaign/ringfence model --depth 14
 	nice -n 19 target/campaign/ringfence sim $(CAMPAIGN)
+
+chaos:           ## thirty minutes of random faults on a lab, told as they happen; DURATION=SECONDS SEED=N plays one again; needs root
+	scripts/setup.sh lab
+	cargo build --locked --bin ringfence
+	target/debug/ringfence scenario chaos --seconds $(or $(DURATION),1800) $(if $(SEED),--seed $(SEED))
 
 scale:           ## 1,000 hosts, 10,000 VMs, 50 hosts die within a minute
 	cargo build --locked --release --bin ringfence

@@ -39,6 +39,10 @@ struct Behaviour {
     proxy: bool,
     /// It answers success false.
     refuses: bool,
+    /// It says what it was told: the whole request, and the password in two parts, in base64 and in a URL.
+    babbles: bool,
+    /// It answers the request itself.
+    echoes: bool,
     /// The vhost target cannot be deployed.
     vhost_broken: bool,
 }
@@ -126,6 +130,20 @@ async fn answer(
     if behaviour.proxy {
         return Err((axum::http::StatusCode::BAD_GATEWAY, "<html>bad gateway</html>"));
     }
+    if behaviour.echoes {
+        return Ok(Json(body));
+    }
+    if behaviour.babbles {
+        let details = format!(
+            "cannot log in with {body} by sshpass -p {} {} or Basic aHVudGVyMi1vZi10aGUtaG9zdA== at ssh://zbs:hunter2%2Dof%2Dthe%2Dhost@h",
+            &PASSWORD[..9],
+            &PASSWORD[9..]
+        );
+        let details = format!("\u{1b}[31m{details}\r\n{}", "x".repeat(70_000));
+        return Ok(Json(
+            json!({ "success": false, "error": { "code": "ZBS.1", "description": PASSWORD, "details": details } }),
+        ));
+    }
     if behaviour.refuses || behaviour.vhost_broken && path == "vhost/deploy" {
         let error = json!({ "code": "ZBS.1", "description": "operation failed", "details": "zbsadm: exit 1" });
         return Ok(Json(json!({ "success": false, "error": error })));
@@ -181,6 +199,24 @@ async fn every_call_keeps_the_contract() {
         seen[2].1,
         json!({ "hostIp": "10.0.0.11", "sshPort": 2222, "sshUsername": "zbs", "sshPassword": PASSWORD })
     );
+}
+
+/// Its words go into the journal, to the API and to webhooks.
+#[tokio::test]
+async fn the_password_is_taken_out_of_what_an_mds_says_and_its_words_are_bounded() {
+    let (mds, url) = Mds::serve().await;
+    mds.be(|b| b.babbles = true);
+    let error = client(&[&url]).deploy_vhost(storage(), host(), call(5)).await.unwrap_err();
+    let told = format!("{error:?}");
+    for part in [PASSWORD, "hunter", "the-host", "aHVudGVy", "hunter2%2D", "\\u{1b}", "\\r"] {
+        assert!(!told.contains(part), "{part:?} is in {told}");
+    }
+    assert!(error.details.contains("cannot log in with {") && error.details.contains("[secret]"), "{told}");
+    assert!(told.len() < 4096, "{} bytes", told.len());
+    // An answer that is none is repeated too, in part.
+    mds.be(|b| *b = Behaviour { echoes: true, ..Behaviour::default() });
+    let error = client(&[&url]).deploy_vhost(storage(), host(), call(5)).await.unwrap_err();
+    assert!(error.details.contains("sshUsername") && !error.details.contains("hunter"), "{error}");
 }
 
 #[tokio::test]

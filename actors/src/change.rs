@@ -67,10 +67,75 @@ pub struct Difference<Id> {
 pub enum How {
     /// It was not there.
     Added,
-    /// These fields of it are others: `memory_mib: 1024 -> 2048`.
-    Changed(Vec<String>),
+    /// These fields of it are others.
+    Changed(Vec<FieldChange>),
     /// It is not there any more.
     Removed,
+}
+
+/// A field of a thing, as the config calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is named in the config")]
+pub enum Field {
+    Name,
+    Cluster,
+    Clusters,
+    ManagementIp,
+    AgentPort,
+    SshPort,
+    StorageIps,
+    Kind,
+    Protocols,
+    Dir,
+    HostConf,
+    HostUser,
+    Ha,
+    MemoryMib,
+    QemuArgs,
+    LibvirtXml,
+    Volumes,
+}
+
+impl Field {
+    /// What the config calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Field::Name => "name",
+            Field::Cluster => "cluster",
+            Field::Clusters => "clusters",
+            Field::ManagementIp => "management_ip",
+            Field::AgentPort => "agent_port",
+            Field::SshPort => "ssh_port",
+            Field::StorageIps => "storage_ips",
+            Field::Kind => "kind",
+            Field::Protocols => "protocols",
+            Field::Dir => "dir",
+            Field::HostConf => "host_conf",
+            Field::HostUser => "host_user",
+            Field::Ha => "ha",
+            Field::MemoryMib => "memory_mib",
+            Field::QemuArgs => "qemu_args",
+            Field::LibvirtXml => "libvirt.xml",
+            Field::Volumes => "volumes",
+        }
+    }
+}
+
+/// A field that is another: which one decides what is refused; was and is are for readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldChange {
+    /// Which.
+    pub field: Field,
+    /// What it was, shortened.
+    pub was: String,
+    /// What it is, shortened.
+    pub is: String,
+}
+
+impl fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {}", self.field.name(), self.was, self.is)
+    }
 }
 
 /// What is another between two inventories.
@@ -147,10 +212,9 @@ fn host_refusal(of: &Difference<HostId>, known: &Known<'_>) -> Option<String> {
     let there = known.vms.iter().filter(|vm| vm.last_host_uuid == Some(of.id) && vm.state != VmState::Stopped);
     let there: Vec<&str> = there.map(|vm| vm.name.as_str()).collect();
     match &of.how {
-        How::Changed(fields) if !there.is_empty() && fields.iter().any(|field| moves(field)) => Some(format!(
-            "host {name} has VMs ({}): its cluster and storage_ips change only without any",
-            there.join(", ")
-        )),
+        How::Changed(fields) if !there.is_empty() && touches(fields, &[Field::Cluster, Field::StorageIps]) => Some(
+            format!("host {name} has VMs ({}): its cluster and storage_ips change only without any", there.join(", ")),
+        ),
         How::Removed if !there.is_empty() => Some(format!(
             "host {name} has VMs ({}): `ringfence host drain {name}` moves them, or stop them first",
             there.join(", ")
@@ -162,13 +226,13 @@ fn host_refusal(of: &Difference<HostId>, known: &Known<'_>) -> Option<String> {
     }
 }
 
-fn moves(field: &str) -> bool {
-    field.starts_with("cluster:") || field.starts_with("storage_ips:")
+fn touches(changed: &[FieldChange], any: &[Field]) -> bool {
+    changed.iter().any(|of| any.contains(&of.field))
 }
 
 fn storage_refusal(of: &Difference<StorageId>, known: &Known<'_>) -> Option<String> {
     let How::Changed(fields) = &of.how else { return None };
-    let kind = fields.iter().any(|field| field.starts_with("kind:"));
+    let kind = touches(fields, &[Field::Kind]);
     let uses = |vm: &&VmInventory| vm.volumes.iter().any(|volume| volume.primary_storage_uuid == of.id);
     let user = known.vms.iter().filter(uses).find(|vm| vm.state != VmState::Stopped)?;
     kind.then(|| format!("storage {} is used by {}: its kind changes only while no VM on it runs", of.name, user.name))
@@ -177,10 +241,10 @@ fn storage_refusal(of: &Difference<StorageId>, known: &Known<'_>) -> Option<Stri
 fn vm_refusal(of: &Difference<VmId>, known: &Known<'_>) -> Option<String> {
     let vm = known.vms.iter().find(|vm| vm.uuid == of.id).filter(|vm| vm.state != VmState::Stopped)?;
     let (name, state) = (&vm.name, vm.state);
-    let bound = |field: &String| ["name:", "cluster:", "volumes:"].iter().any(|key| field.starts_with(key));
+    let bound = [Field::Name, Field::Cluster, Field::Volumes];
     match &of.how {
         How::Removed => Some(format!("VM {name} is {state:?}: `ringfence vm stop {name}` first")),
-        How::Changed(fields) if fields.iter().any(bound) => {
+        How::Changed(fields) if touches(fields, &bound) => {
             Some(format!("VM {name} is {state:?}: its name, cluster and volumes change only while it is stopped"))
         }
         _ => None,
@@ -191,7 +255,7 @@ fn shown<Id>(kind: &str, all: &[Difference<Id>]) -> Vec<String> {
     let line = |of: &Difference<Id>| match &of.how {
         How::Added => format!("+ {kind} {}", of.name),
         How::Removed => format!("- {kind} {}", of.name),
-        How::Changed(fields) => format!("~ {kind} {}: {}", of.name, fields.join(", ")),
+        How::Changed(fields) => format!("~ {kind} {}: {}", of.name, list(fields, ", ")),
     };
     all.iter().map(line).collect()
 }
@@ -201,7 +265,7 @@ fn differences<T, Id: Copy + Eq + std::hash::Hash>(
     old: &[T],
     new: &[T],
     key: impl Fn(&T) -> (Id, &String),
-    fields: impl Fn(&T) -> Vec<(&'static str, String)>,
+    fields: impl Fn(&T) -> Vec<(Field, String)>,
 ) -> Vec<Difference<Id>> {
     let before: HashMap<Id, &T> = old.iter().map(|of| (key(of).0, of)).collect();
     let after: HashMap<Id, &T> = new.iter().map(|of| (key(of).0, of)).collect();
@@ -212,8 +276,12 @@ fn differences<T, Id: Copy + Eq + std::hash::Hash>(
             None => How::Added,
             Some(before) => {
                 let both = fields(before).into_iter().zip(fields(of)).filter(|(a, b)| a != b);
-                let changed: Vec<String> =
-                    both.map(|((key, was), (_, is))| format!("{key}: {} -> {}", short(&was), short(&is))).collect();
+                let change = |((field, was), (_, is)): ((_, String), (_, String))| FieldChange {
+                    field,
+                    was: short(&was),
+                    is: short(&is),
+                };
+                let changed: Vec<FieldChange> = both.map(change).collect();
                 if changed.is_empty() {
                     continue;
                 }
@@ -229,50 +297,50 @@ fn differences<T, Id: Copy + Eq + std::hash::Hash>(
 
 // All fields by name in each of these: one that is added and not compared does not compile.
 
-fn cluster_fields(of: &Cluster) -> Vec<(&'static str, String)> {
+fn cluster_fields(of: &Cluster) -> Vec<(Field, String)> {
     let Cluster { id: _, name } = of;
-    vec![("name", name.clone())]
+    vec![(Field::Name, name.clone())]
 }
 
-fn host_fields(of: &Host, cluster: String) -> Vec<(&'static str, String)> {
+fn host_fields(of: &Host, cluster: String) -> Vec<(Field, String)> {
     let Host { id: _, name, cluster: _, management_ip, agent_port, ssh_port, storage_ips } = of;
     vec![
-        ("name", name.clone()),
-        ("cluster", cluster),
-        ("management_ip", management_ip.clone()),
-        ("agent_port", agent_port.to_string()),
-        ("ssh_port", ssh_port.to_string()),
-        ("storage_ips", list(storage_ips)),
+        (Field::Name, name.clone()),
+        (Field::Cluster, cluster),
+        (Field::ManagementIp, management_ip.clone()),
+        (Field::AgentPort, agent_port.to_string()),
+        (Field::SshPort, ssh_port.to_string()),
+        (Field::StorageIps, list(storage_ips, " ")),
     ]
 }
 
-fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(&'static str, String)> {
+fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(Field, String)> {
     let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, ceph } = of;
     vec![
-        ("name", name.clone()),
-        ("kind", format!("{kind:?}").to_lowercase()),
-        ("clusters", list(&of_clusters)),
-        ("protocols", list(protocols)),
-        ("dir", volume_dir.clone().unwrap_or_default()),
-        ("host_conf", ceph.as_ref().map(|of| of.conf.clone()).unwrap_or_default()),
-        ("host_user", ceph.as_ref().map(|of| of.user.clone()).unwrap_or_default()),
+        (Field::Name, name.clone()),
+        (Field::Kind, format!("{kind:?}").to_lowercase()),
+        (Field::Clusters, list(&of_clusters, " ")),
+        (Field::Protocols, list(protocols, " ")),
+        (Field::Dir, volume_dir.clone().unwrap_or_default()),
+        (Field::HostConf, ceph.as_ref().map(|of| of.conf.clone()).unwrap_or_default()),
+        (Field::HostUser, ceph.as_ref().map(|of| of.user.clone()).unwrap_or_default()),
     ]
 }
 
-fn vm_fields(of: &Vm, cluster: String, storages: &HashMap<StorageId, &str>) -> Vec<(&'static str, String)> {
+fn vm_fields(of: &Vm, cluster: String, storages: &HashMap<StorageId, &str>) -> Vec<(Field, String)> {
     let Vm { id: _, name, cluster: _, ha, memory_mib, qemu_args, libvirt_xml, volumes } = of;
     let volume = |of: &crate::inventory::Volume| {
         let root = if of.root { " (root)" } else { "" };
         format!("{} on {}{root}", of.install_path, storages.get(&of.storage).copied().unwrap_or_default())
     };
     vec![
-        ("name", name.clone()),
-        ("cluster", cluster),
-        ("ha", format!("{ha:?}")),
-        ("memory_mib", memory_mib.to_string()),
-        ("qemu_args", qemu_args.join(" ")),
-        ("libvirt.xml", libvirt_xml.clone().unwrap_or_default()),
-        ("volumes", volumes.iter().map(volume).collect::<Vec<_>>().join("; ")),
+        (Field::Name, name.clone()),
+        (Field::Cluster, cluster),
+        (Field::Ha, format!("{ha:?}")),
+        (Field::MemoryMib, memory_mib.to_string()),
+        (Field::QemuArgs, qemu_args.join(" ")),
+        (Field::LibvirtXml, libvirt_xml.clone().unwrap_or_default()),
+        (Field::Volumes, volumes.iter().map(volume).collect::<Vec<_>>().join("; ")),
     ]
 }
 
@@ -286,6 +354,18 @@ fn short(value: &str) -> String {
     if shown.is_empty() { "none".to_owned() } else { shown }
 }
 
-fn list<T: fmt::Display>(all: &[T]) -> String {
-    all.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+fn list<T: fmt::Display>(all: &[T], between: &str) -> String {
+    all.iter().map(T::to_string).collect::<Vec<_>>().join(between)
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_messages::{Event, topics};
+
+    use super::*;
+
+    #[test]
+    fn the_event_has_the_topic_that_is_listed() {
+        assert_eq!(InventoryChanged::TOPIC, topics::INVENTORY_CHANGED);
+    }
 }

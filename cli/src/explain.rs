@@ -3,6 +3,7 @@
 //! Pure: what is known comes in, sentences go out.
 
 use ringfence_messages::{
+    evidence::{Evidence, Source, Verdict},
     fence::{FenceOutcome, SiblingFenceAudited},
     ha::HaReply,
     host::{HostInventory, HostState, HostStatus},
@@ -51,12 +52,24 @@ pub(crate) fn vm(
         );
     }
     if let Some((time, audit)) = fence {
-        lines.push(format!("Last fence, on {} at {time}: {}: {}", audit.failed_host, audit.outcome, audit.reason));
+        let last = format!("Last fence, on {} at {time}: {}", audit.failed_host, audit.outcome);
+        match audit.evidence.is_empty() {
+            // Written by a version that knew no evidence.
+            true => lines.push(format!("{last}: {}", audit.reason)),
+            false => lines.push(format!("{last}. What was found:")),
+        }
+        lines.extend(audit.evidence.iter().map(found));
         lines.extend(unblocks(audit, vm));
     } else if vm.state == VmState::Unknown && vm.ha == HaMode::None {
         lines.push(format!("`ringfence vm ha-start {}` fences it on {place} and starts it elsewhere.", vm.name));
     }
     lines
+}
+
+/// What one look found, as a line.
+fn found(of: &Evidence) -> String {
+    let by = of.by.as_ref().map(|by| format!(", {by}")).unwrap_or_default();
+    format!("  - {} ({}{by}): {}", of.verdict, of.source, of.said)
 }
 
 /// What would let a VM start whose fence failed.
@@ -68,7 +81,7 @@ fn unblocks(audit: &SiblingFenceAudited, vm: &VmInventory) -> Vec<String> {
     let mut ways = vec![format!("{host} answers again (it is then asked)")];
     match audit.outcome {
         FenceOutcome::SkippedNoFencer => ways.push("a fencer is registered ([fence] fencer = \"sibling\")".to_owned()),
-        _ if audit.reason.contains("in use") => ways.push("whoever has the volume open closes it".to_owned()),
+        _ if is_watched(audit) => ways.push("whoever has the volume open closes it".to_owned()),
         _ => {
             ways.push(format!("a sibling reaches {host} by SSH and finds the VM gone, or kills it"));
             ways.push(
@@ -79,6 +92,11 @@ fn unblocks(audit: &SiblingFenceAudited, vm: &VmInventory) -> Vec<String> {
     }
     let ways = ways.iter().map(|way| format!("  - {way}"));
     std::iter::once("Any of these unblocks it; it is tried again by itself:".to_owned()).chain(ways).collect()
+}
+
+/// Whether somebody has a volume open, as its storage says.
+fn is_watched(audit: &SiblingFenceAudited) -> bool {
+    audit.evidence.iter().any(|of| of.source == Source::Watchers && of.verdict == Verdict::Alive)
 }
 
 /// What there is to say of a host. `vms` are those that run there or ran there last.
@@ -170,5 +188,27 @@ mod tests {
         let fence = ("2026-11-21T10:00:00.000Z".to_owned(), audit);
         insta::assert_snapshot!(vm(&inventory, Some(&a), &ha, Some(&fence), true).join("\n"));
         insta::assert_snapshot!(host(&a, &ha, std::slice::from_ref(&inventory)).join("\n"));
+
+        // With evidence it is a line for each look, and words decide nothing.
+        let of = |source, verdict, said: &str| Evidence {
+            host_uuid: a.uuid,
+            source,
+            verdict,
+            unknown: None,
+            by: (source == Source::Sibling).then(|| "host-b".to_owned()),
+            machine: None,
+            sight: None,
+            after_ms: 1,
+            said: said.to_owned(),
+        };
+        let (time, mut audit) = fence;
+        let said = "not there; storage: refuses it; a volume is in use";
+        audit.evidence = vec![of(Source::Sibling, Verdict::Unknown, said)];
+        let told = vm(&inventory, Some(&a), &ha, Some(&(time.clone(), audit.clone())), false).join("\n");
+        assert!(told.contains(&format!("\n  - unknown (sibling, host-b): {said}\n")), "{told}");
+        assert!(told.contains("confirm-fenced") && !told.contains("closes it"), "{told}");
+        audit.evidence.push(of(Source::Watchers, Verdict::Alive, "10.0.0.9 has it open"));
+        let told = vm(&inventory, Some(&a), &ha, Some(&(time, audit)), false).join("\n");
+        assert!(told.contains("whoever has the volume open closes it"), "{told}");
     }
 }

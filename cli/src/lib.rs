@@ -6,6 +6,7 @@
 
 pub mod agent;
 mod certificates;
+mod chaos;
 pub mod commands;
 pub mod config;
 pub mod demo;
@@ -18,10 +19,12 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod notify;
+pub mod oracle;
 pub mod output;
 mod page;
 mod per_address;
 pub mod pki;
+mod places;
 mod scenario_lab;
 pub mod serve;
 pub mod sim;

@@ -1,7 +1,8 @@
 //! An HTTP/1 server that a slow or hostile client cannot hold up.
 //!
-//! Invariants: connections are bounded; one that does not finish its handshake or send its headers in time is closed; each
-//! is a task of its own; one that was made under a certificate that has been replaced since ends with its next answer.
+//! Invariants: connections are bounded (see [`places`](crate::places)); one that does not finish its handshake or send its
+//! headers in time is closed, and so is one whose request was refused for want of a token; each is a task of its own; one that
+//! was made under a certificate that has been replaced since ends with its next answer.
 //! Rejected: `axum::serve`, which has no such limits.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -20,18 +21,21 @@ use ringfence_messages::{Code, ErrorCode, Result};
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use crate::handshake::{self, Complaints};
+use crate::{
+    handshake::{self, Complaints},
+    places::{Place, Places},
+};
 
-/// Connections at a time. Too low: pollers are kept waiting. Too high: each costs memory and a file descriptor.
-pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections that the kernel keeps until they are accepted. Too low: in a flood it drops those of honest clients, which try
+/// again a second later. Too high: memory of the kernel, which has a bound of its own (`net.core.somaxconn`).
+pub const BACKLOG: u32 = 1024;
 
 /// How long a client may take to send its headers, and may idle between two requests.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,7 +67,14 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// `SYS.1016` in one line, with the fix.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restarted server may listen while connections of the former one end.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| {
         let fix = match error.kind() {
             std::io::ErrorKind::AddrInUse => "another program listens there: stop it, or change `listen`",
             std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address: change `listen`",
@@ -86,19 +97,15 @@ pub async fn serve_over(
     app: Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
     let tls = tls.map(|tls| Arc::new((tls, Complaints::default())));
     let mut connections = JoinSet::new();
     let ending = CancellationToken::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let accept = async {
-            let permit = room.clone().acquire_owned().await.expect("never closed");
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept => accepted,
+            accepted = listener.accept() => accepted,
         };
         while connections.try_join_next().is_some() {}
         let (stream, address) = match accepted {
@@ -106,17 +113,23 @@ pub async fn serve_over(
             Err(error) => {
                 // Out of file descriptors, most likely: it passes when connections end.
                 tracing::warn!(%error, "a connection was not accepted");
+                places.make_room();
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
         let _ = stream.set_nodelay(true);
-        let (app, tls, ending) = (app.clone(), tls.clone(), ending.clone());
+        let (app, tls, ending, place) = (app.clone(), tls.clone(), ending.clone(), places.enter(address));
         connections.spawn(async move {
-            let _permit = permit;
-            match tls {
-                None => converse(stream, app, Peer { address, secure: false }, || false, ending).await,
-                Some(tls) => converse_secretly(stream, address, app, &tls, ending).await,
+            let talk = async {
+                match tls {
+                    None => converse(stream, app, Peer { address, secure: false }, &place, || false, ending).await,
+                    Some(tls) => converse_secretly(stream, address, app, &place, &tls, ending).await,
+                }
+            };
+            tokio::select! {
+                () = talk => {}
+                () = place.sent_away() => {}
             }
         });
     }
@@ -130,30 +143,37 @@ async fn converse_secretly(
     stream: TcpStream,
     address: SocketAddr,
     app: Router,
+    place: &Place,
     (tls, complaints): &(ServerTls, Complaints),
     ending: CancellationToken,
 ) {
     let (config, since) = (tls.current(), Instant::now());
     let Some(stream) = handshake::accept(stream, address, config.clone(), complaints).await else { return };
+    if stream.get_ref().1.peer_certificates().is_some() {
+        place.showing().has_shown();
+    }
     let is_over = || since.elapsed() > MAX_SECURE_AGE || !Arc::ptr_eq(&config, &tls.current());
-    converse(stream, app, Peer { address, secure: true }, is_over, ending).await;
+    converse(stream, app, Peer { address, secure: true }, place, is_over, ending).await;
 }
 
-/// Answers the requests of a connection until it ends; the one after which `is_over` is the last.
+/// Answers the requests of a connection until it ends; the one after which `is_over` is the last, and so is one that was refused
+/// for want of a token: who has none would else keep its place by asking again and again.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     app: Router,
     peer: Peer,
+    place: &Place,
     is_over: impl Fn() -> bool,
     ending: CancellationToken,
 ) {
     let is_over = &is_over;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(place.showing());
         let answer = app.clone().call(request);
         async move {
             let mut response: Response = answer.await?;
-            if is_over() {
+            if is_over() || response.status() == StatusCode::UNAUTHORIZED {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)

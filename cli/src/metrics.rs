@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, kind and meaning.
-pub const ALL: [(&str, Kind, &str); 34] = [
+pub const ALL: [(&str, Kind, &str); 35] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
     ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts that an operator took out of service"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
@@ -82,6 +82,11 @@ pub const ALL: [(&str, Kind, &str); 34] = [
         "When the certificate in use ends, seconds of the Unix epoch, by whose; of several the first to end",
     ),
     ("ringfence_tls_refused_total", Kind::Counter, "Connections to the API that were refused before a request, by why"),
+    (
+        "ringfence_connections_sent_away_total",
+        Kind::Counter,
+        "Connections to the API that showed nothing and were closed for a newer one",
+    ),
     ("ringfence_otlp_spans_sent_total", Kind::Counter, "Spans that the collector of traces took"),
     (
         "ringfence_otlp_spans_dropped_total",

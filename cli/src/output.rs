@@ -1,9 +1,14 @@
 //! How answers look in a terminal: tables that fit it, colours only where somebody sees them.
+//!
+//! Invariant: what a controller says does nothing to the terminal: its words come through [`harmless`] or [`error`] before they
+//! are put into a table or printed, and [`print`] lets nothing through but lines and colours.
 
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
-use ringfence_messages::ErrorCode;
+use ringfence_messages::{ErrorCode, words};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 /// Whether colours are wanted: standard output is a terminal and `NO_COLOR` is not set.
 pub fn colours() -> bool {
@@ -40,9 +45,49 @@ pub fn state(word: &str) -> Cell {
     }
 }
 
+/// The same value with all that is said in it clean: on one line, and nothing that moves a cursor.
+pub(crate) fn harmless<T: Serialize + DeserializeOwned>(value: &T) -> Option<T> {
+    let clean = serde_json::to_value(value).map(cleaned).and_then(serde_json::from_value);
+    clean.ok()
+}
+
+/// As [`harmless`].
+pub(crate) fn cleaned(value: Value) -> Value {
+    match value {
+        Value::String(said) => words::clean(&said).into(),
+        Value::Array(all) => all.into_iter().map(cleaned).collect(),
+        Value::Object(all) => all.into_iter().map(|(key, of)| (words::clean(&key), cleaned(of))).collect(),
+        other => other,
+    }
+}
+
+/// Colours as we make them: `ESC [`, digits and semicolons, `m`. How many bytes of a text such a one has at its beginning.
+fn colour(text: &str) -> Option<usize> {
+    let numbers = text.strip_prefix("\u{1b}[")?;
+    let end = numbers.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    numbers[end..].starts_with('m').then_some(end + 3)
+}
+
+/// A text of lines and colours, and of nothing else that does something to a terminal.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let len = colour(rest).unwrap_or(c.len_utf8());
+        match c {
+            '\n' | '\t' => shown.push(c),
+            _ if len > c.len_utf8() => shown.push_str(&rest[..len]),
+            _ => shown.push_str(&words::clean(&rest[..len])),
+        }
+        rest = &rest[len..];
+    }
+    shown
+}
+
 /// Prints to standard output. A reader that has gone (`| head`) ends the program quietly.
 pub fn print(text: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
+    let text = shown(&text.to_string());
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
     }
@@ -50,11 +95,42 @@ pub fn print(text: impl std::fmt::Display) {
 
 /// An error as one or a few lines for a person.
 pub fn error(error: &ErrorCode) -> String {
-    let mut text = format!("error: {} ({})", error.details, error.code);
+    let line = |of: &ErrorCode| words::clean(&format!("{} ({})", of.details, of.code));
+    let mut text = format!("error: {}", line(error));
     let mut cause = error.cause.as_deref();
     while let Some(deeper) = cause {
-        text.push_str(&format!("\n  because: {} ({})", deeper.details, deeper.code));
+        text.push_str(&format!("\n  because: {}", line(deeper)));
         cause = deeper.cause.as_deref();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_messages::Code;
+
+    use super::*;
+
+    #[test]
+    fn lines_and_colours_are_shown_and_nothing_else_reaches_the_terminal() {
+        assert_eq!(shown("a\n\u{1b}[38;5;10mok\u{1b}[39m\tb"), "a\n\u{1b}[38;5;10mok\u{1b}[39m\tb");
+        for (odd, plain) in [
+            ("\u{1b}]0;title\u{7}", " ]0;title "),
+            ("\u{1b}[2K\r", " [2K "),
+            ("\u{1b}[1;2", " [1;2"),
+            ("\u{1b}", " "),
+            ("\u{9b}31m", " 31m"),
+        ] {
+            assert_eq!(shown(odd), plain);
+        }
+    }
+
+    #[test]
+    fn words_of_others_begin_no_line_and_have_no_colour() {
+        let said = "x\u{1b}[31m\r\nerror: forged".to_owned();
+        assert_eq!(harmless(&vec![said.clone()]).unwrap(), ["x [31m  error: forged"]);
+        let told = error(&ErrorCode::new(Code::IO, said.clone()).caused_by(ErrorCode::new(Code::HTTP, said)));
+        assert_eq!(told.lines().count(), 2, "{told}");
+        assert!(!told.contains('\u{1b}') && !told.contains('\r'), "{told:?}");
+    }
 }

@@ -3,7 +3,8 @@
 //! The lab has three hosts, and its n-th VM starts on its n-th host: `host-0` is `host-a`, `vm-0` is `vm1`. What a story
 //! expects of a VM's place and of the journal is looked for until its time has come and [`GRACE`] more has gone by: real
 //! machines are slower. What the simulated world alone can see is not expected here.
-//! Invariant: two writers on one disk are noticed by the guests themselves; that is looked at in the end, always.
+//! Invariants: two writers on one disk are noticed by the guests themselves; that is looked at in the end, always. What could not
+//! be looked at is not as expected, whatever was expected: see [`oracle`].
 
 use std::{
     path::{Path, PathBuf},
@@ -18,16 +19,18 @@ use ringfence_sim::{
 };
 use serde_json::Value;
 
+use crate::oracle::{self, Told};
+
 /// How much later than in the simulated world something may be seen.
 const GRACE: Duration = Duration::from_secs(45);
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
+pub(crate) const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
 
 /// A lab that is up; taken down when it is dropped.
-struct Lab {
+pub(crate) struct Lab {
     /// Prefix of its namespaces: two stories may be played side by side.
     id: String,
     scripts: PathBuf,
@@ -53,6 +56,7 @@ pub(crate) fn play(scenario: &Scenario) -> Result<Vec<String>, String> {
         commands(fault, true, &[]).ok_or_else(|| format!("the lab does not have this fault: {fault:?}"))?;
     }
     let lab = Lab::up(plan.places.len())?;
+    lab.begun()?;
     let first = plan.steps.first().map_or(Duration::ZERO, |step| step.at);
     // What came before the first fault is done by bringing the lab up.
     let began = Instant::now().checked_sub(first).unwrap_or_else(Instant::now) + Duration::from_secs(2);
@@ -174,7 +178,7 @@ fn cuts(fault: &Fault) -> Option<Vec<(&'static str, &'static str)>> {
 }
 
 impl Lab {
-    fn up(vms: usize) -> Result<Lab, String> {
+    pub(crate) fn up(vms: usize) -> Result<Lab, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("the lab needs root".to_owned());
         }
@@ -194,11 +198,15 @@ impl Lab {
         Ok(lab)
     }
 
-    fn script(&self, line: &[String]) -> Result<String, String> {
+    fn run(&self, line: &[String]) -> Result<Output, String> {
         let mut command = Command::new("bash");
         command.arg(self.scripts.join(&line[0])).args(&line[1..]);
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
-        let output = command.output().map_err(|e| e.to_string())?;
+        command.output().map_err(|e| e.to_string())
+    }
+
+    pub(crate) fn script(&self, line: &[String]) -> Result<String, String> {
+        let output = self.run(line)?;
         let said = |of: &[u8]| String::from_utf8_lossy(of).into_owned();
         match output.status.success() {
             true => Ok(said(&output.stdout)),
@@ -206,20 +214,34 @@ impl Lab {
         }
     }
 
-    fn change(&self, fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Result<(), String> {
+    pub(crate) fn change(&self, fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Result<(), String> {
         let lines = commands(fault, begins, active).unwrap_or_default();
         lines.iter().try_for_each(|line| self.script(line).map(drop))
     }
 
-    fn ringfence(&self, arguments: &[&str]) -> Option<Output> {
+    pub(crate) fn ringfence(&self, arguments: &[&str]) -> Result<Output, String> {
         let program = self.dir.join("controller/ringfence");
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}-net", self.id)]).arg(program).args(arguments).output().ok()
+        command.args(["netns", "exec", &format!("{}-net", self.id)]).arg(program).args(arguments);
+        command.output().map_err(|e| e.to_string())
     }
 
-    fn json(&self, arguments: &[&str]) -> Vec<Value> {
-        let output = self.ringfence(arguments);
-        output.and_then(|output| serde_json::from_slice(&output.stdout).ok()).unwrap_or_default()
+    fn json(&self, arguments: &[&str]) -> Result<Vec<Value>, String> {
+        let output = self.ringfence(arguments)?;
+        let said = || format!("{arguments:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        match output.status.success() {
+            true => serde_json::from_slice(&output.stdout).map_err(|e| format!("{}: {e}", said())),
+            false => Err(said()),
+        }
+    }
+
+    /// What the guests say, host by host.
+    fn told(&self) -> Result<Vec<(&'static str, Told)>, String> {
+        let ask = |host: &&'static str| {
+            let line = ["host-exec.sh", host, "sh", "-c", oracle::SCRIPT].map(str::to_owned);
+            Ok((*host, oracle::read(&self.run(&line)?)?))
+        };
+        HOSTS.iter().map(ask).collect()
     }
 
     fn act(&self, act: &Act) {
@@ -234,7 +256,10 @@ impl Lab {
         };
         let real = on_the_lab(name);
         let arguments: Vec<&str> = words.iter().copied().chain([real.as_str()]).collect();
-        drop(self.ringfence(&arguments));
+        // That it is refused may be the story; that it cannot be asked is not.
+        if let Err(why) = self.ringfence(&arguments) {
+            eprintln!("{arguments:?}: {why}");
+        }
     }
 
     /// Looks until it is so, or for too long.
@@ -244,15 +269,15 @@ impl Lab {
             let wrong = match (&expected.vm, expected.whereabouts()) {
                 (Some(vm), Some(on)) => {
                     let is = self.writer(vm);
-                    let right = match &on {
+                    let right = is.as_ref().is_ok_and(|is| match &on {
                         Whereabouts::On(host) => is.as_ref() == Some(host),
                         Whereabouts::NotOn(host) => is.as_ref().is_some_and(|is| is != host),
                         Whereabouts::Somewhere => is.is_some(),
                         Whereabouts::Nowhere => is.is_none(),
-                    };
+                    });
                     (!right).then(|| format!("{vm} is to be {on:?}, and is {is:?}"))
                 }
-                _ => expected.unmet(&self.log()),
+                _ => self.log().map_or_else(Some, |log| expected.unmet(&log)),
             };
             if wrong.is_none() || Instant::now() >= deadline {
                 return wrong;
@@ -262,8 +287,8 @@ impl Lab {
     }
 
     /// The journal in the simulated world's words.
-    fn log(&self) -> Vec<String> {
-        let records = self.json(&["events", "--json"]);
+    fn log(&self) -> Result<Vec<String>, String> {
+        let records = self.json(&["events", "--json"])?;
         let line = |record: &Value| {
             let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
             let line = ringfence_sim::check::journal_line(
@@ -274,35 +299,67 @@ impl Lab {
             );
             format!("{:>11.3} {}", 0.0, simulated(&line))
         };
-        records.iter().map(line).collect()
+        Ok(records.iter().map(line).collect())
     }
 
     /// The one host on which a VM's guest goes on writing, whatever the controller believes.
-    fn writer(&self, vm: &str) -> Option<String> {
+    fn writer(&self, vm: &str) -> Result<Option<String>, String> {
         let real = on_the_lab(vm);
-        let count = |at: &str| {
-            let line = ["host-exec.sh", at, "cat", &format!("/run/{real}.serial")].map(str::to_owned);
-            self.script(&line).map_or(0, |serial| serial.matches('.').count())
+        let counts = || -> Result<Vec<(&str, u64)>, String> {
+            let told = self.told()?.into_iter();
+            Ok(told
+                .map(|(at, told)| (at, told.and_then(|told| told.get(&real).copied()).unwrap_or_default().writes))
+                .collect())
         };
-        let before: Vec<usize> = HOSTS.iter().map(|at| count(at)).collect();
+        let before = counts()?;
         wait(LOOK_EVERY * 5);
-        let grown: Vec<&str> =
-            HOSTS.iter().zip(before).filter(|(at, before)| count(at) > *before).map(|(at, _)| *at).collect();
-        let [at] = grown[..] else { return None };
-        Some(simulated(at))
+        let grown = before.iter().zip(counts()?).filter(|((_, before), (_, now))| now > before);
+        let grown: Vec<&str> = grown.map(|((at, _), _)| *at).collect();
+        let [at] = grown[..] else { return Ok(None) };
+        Ok(Some(simulated(at)))
+    }
+
+    /// The VMs that the controller believes to run.
+    fn running(&self) -> Result<Vec<String>, String> {
+        let vms = self.json(&["vms", "--json"])?;
+        let running = vms.iter().filter(|vm| vm["state"] == "Running");
+        Ok(running.filter_map(|vm| vm["name"].as_str()).map(str::to_owned).collect())
+    }
+
+    /// Waits until every guest has written: what is looked at in the end can be seen at all.
+    pub(crate) fn begun(&self) -> Result<(), String> {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            let silent = oracle::silent(&self.told()?, &self.running()?);
+            if silent.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(format!("before the story: {}", silent.join(", ")));
+            }
+            wait(LOOK_EVERY);
+        }
     }
 
     fn unwell(&self) -> Vec<String> {
-        let well = |lab: &Lab| {
-            let hosts = lab.json(&["hosts", "--json"]);
+        self.unwell_within(GRACE * 2)
+    }
+
+    /// Who is not well after so long.
+    pub(crate) fn unwell_within(&self, within: Duration) -> Vec<String> {
+        let well = |lab: &Lab| -> Result<Vec<String>, String> {
+            let hosts = lab.json(&["hosts", "--json"])?;
             let away = hosts.iter().filter(|host| host["status"] != "Connected").map(|host| host["name"].to_string());
-            let vms = lab.json(&["vms", "--json"]);
+            let vms = lab.json(&["vms", "--json"])?;
+            if hosts.len() != HOSTS.len() || vms.is_empty() {
+                return Err(format!("the controller knows {} hosts and {} VMs", hosts.len(), vms.len()));
+            }
             let lost = vms.iter().filter(|vm| vm["wanted"] == true && vm["state"] != "Running");
-            away.chain(lost.map(|vm| vm["name"].to_string())).collect::<Vec<_>>()
+            Ok(away.chain(lost.map(|vm| vm["name"].to_string())).collect())
         };
-        let deadline = Instant::now() + GRACE * 2;
+        let deadline = Instant::now() + within;
         loop {
-            let unwell = well(self);
+            let unwell = well(self).unwrap_or_else(|why| vec![why]);
             if unwell.is_empty() || Instant::now() >= deadline {
                 return unwell.into_iter().map(|name| format!("{} is not well in the end", simulated(&name))).collect();
             }
@@ -310,20 +367,80 @@ impl Lab {
         }
     }
 
-    /// A guest that sees another writer on its disk says `S`.
-    fn split_brain(&self) -> Vec<String> {
-        let said = HOSTS.iter().filter_map(|host| {
-            let line =
-                ["host-exec.sh", host, "sh", "-c", "grep -l S /run/*.serial 2>/dev/null || true"].map(str::to_owned);
-            self.script(&line).ok().filter(|said| !said.trim().is_empty()).map(|said| (host, said))
-        });
-        said.map(|(host, said)| format!("violation of I1: two writers, seen on {host}: {}", said.trim())).collect()
+    /// What the guests saw of another writer, and those of whom that cannot be told.
+    pub(crate) fn split_brain(&self) -> Vec<String> {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            let seen =
+                self.told().and_then(|told| Ok((oracle::split_brain(&told), oracle::silent(&told, &self.running()?))));
+            match seen {
+                Ok((split, _)) if !split.is_empty() => {
+                    return split.into_iter().map(|why| format!("violation of I1: {why}")).collect();
+                }
+                Ok((_, silent)) if silent.is_empty() => return Vec::new(),
+                Ok((_, silent)) if Instant::now() >= deadline => return silent,
+                Err(why) if Instant::now() >= deadline => return vec![format!("whether I1 holds is not known: {why}")],
+                _ => wait(LOOK_EVERY),
+            }
+        }
     }
 }
 
+/// What a run of random faults does and looks at.
+impl Lab {
+    /// What guests saw of another writer so far; a host that is just being frozen may not answer.
+    pub(crate) fn split_now(&self) -> Vec<String> {
+        match self.told() {
+            Ok(told) => oracle::split_brain(&told).into_iter().map(|why| format!("violation of I1: {why}")).collect(),
+            Err(why) => vec![why],
+        }
+    }
+
+    pub(crate) fn kill_controller(&self) -> Result<(), String> {
+        let pid =
+            std::fs::read_to_string(self.dir.join("controller/pid")).map_err(|e| format!("controller/pid: {e}"))?;
+        let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).ok_or("controller/pid is no pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(|e| format!("kill: {e}"))
+    }
+
+    /// Kills the QEMU of a VM on whichever host it runs; where that was.
+    pub(crate) fn kill_qemu(&self, vm: &str) -> Result<String, String> {
+        let uuid = ringfence_messages::VmId::from_name(vm);
+        let script = format!(
+            "for p in /proc/[0-9]*; do tr '\\0' '\\n' <$p/cmdline 2>/dev/null | grep -qx {uuid} && \
+             readlink $p/exe | grep -q qemu-system && kill -9 ${{p#/proc/}} && echo killed; done; true"
+        );
+        let mut at = Vec::new();
+        for host in HOSTS {
+            let output = self.run(&["host-exec.sh", host, "sh", "-c", &script].map(str::to_owned))?;
+            if !output.status.success() && !oracle::is_down(&output) {
+                return Err(format!("{host}: {}", String::from_utf8_lossy(&output.stderr)));
+            }
+            if !output.stdout.is_empty() {
+                at.push(host);
+            }
+        }
+        Ok(if at.is_empty() { "no host".to_owned() } else { at.join(" and ") })
+    }
+
+    /// What the controller says of everything: what to read first when something is wrong.
+    pub(crate) fn last_words(&self) -> Vec<String> {
+        let said = |arguments: &[&str]| {
+            let output = self.ringfence(arguments);
+            output.map_or_else(|why| why, |output| String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let vms = (1..=VMS_SHOWN).map(|n| said(&["explain", &format!("vm{n}")]));
+        let hosts = HOSTS.iter().map(|host| said(&["explain", host]));
+        std::iter::once(said(&["status"])).chain(hosts).chain(vms).collect()
+    }
+}
+
+/// VMs of whom a failed run says what is known.
+const VMS_SHOWN: usize = 6;
+
 /// A story says when things happen; between two looks at real parts time has to go by.
 #[allow(clippy::disallowed_methods)]
-fn wait(time: Duration) {
+pub(crate) fn wait(time: Duration) {
     std::thread::sleep(time);
 }
 
@@ -353,4 +470,9 @@ fn on_the_lab(name: &str) -> String {
 
 fn simulated(text: &str) -> String {
     NAMES.iter().fold(text.to_owned(), |text, (simulated, real)| text.replace(real, simulated))
+}
+
+/// A text about the simulated world, in the lab's names.
+pub(crate) fn on_the_lab_all(text: &str) -> String {
+    NAMES.iter().fold(text.to_owned(), |text, (simulated, real)| text.replace(simulated, real))
 }

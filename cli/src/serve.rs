@@ -101,8 +101,8 @@ pub async fn run(
     let certificates = Certificates::of(&config, reach.agents.clone());
     let inventory = inventory::keep(config, assembly.clone(), reach);
     let controller = Controller { assembly, inventory, metrics: handle, notifier: notifier.clone(), certificates };
-    let app = http::router(Arc::new(controller), access);
-    let app = http::limit::limited(app, per_second);
+    let app = http::router(Arc::new(controller), access.clone());
+    let app = http::limit::limited(app, per_second, access);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let api = std::thread::Builder::new().name("api".to_owned()).spawn(move || {

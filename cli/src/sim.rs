@@ -17,7 +17,7 @@ use ringfence_sim::{
     scenario::Scenario,
 };
 
-use crate::{output::print, scenario_lab};
+use crate::{chaos, output::print, scenario_lab};
 
 /// Lines of a failing run that are printed.
 const LAST_EVENTS: usize = 40;
@@ -102,6 +102,15 @@ pub enum ScenarioCommand {
         /// Print how much happened, how long it took to recover, and how much memory
         #[arg(long)]
         stats: bool,
+    },
+    /// Random faults on the real lab for a while (`make chaos`), by a seed; exit 1 unless all is well in the end. Needs root
+    Chaos {
+        /// What happens when is decided by it; a fresh one unless said
+        #[arg(long)]
+        seed: Option<u64>,
+        /// For so many seconds
+        #[arg(long, default_value_t = 1800, value_parser = clap::value_parser!(u64).range(60..=86_400))]
+        seconds: u64,
     },
     /// List the stories of a folder
     List {
@@ -282,6 +291,9 @@ pub fn scenario(command: &ScenarioCommand) -> u8 {
             }
             print(format!("{passed} passed, {failed} failed"));
             u8::from(failed > 0)
+        }
+        ScenarioCommand::Chaos { seed, seconds } => {
+            chaos::run(seed.unwrap_or_else(rand::random), Duration::from_secs(*seconds))
         }
         ScenarioCommand::List { dir } => list(dir),
     }

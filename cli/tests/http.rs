@@ -161,9 +161,18 @@ async fn every_role_may_what_it_may_and_nobody_without_a_token_sees_anything() {
     assert_eq!(sign_in("wrong").await.status(), 401);
     let cookie = sign_in("viewer").await.headers()["set-cookie"].to_str().unwrap().to_owned();
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    assert!(!cookie.contains("viewer"), "the token is in the cookie: {cookie}");
     let carried = cookie.split(';').next().unwrap();
-    let page = browser.get(format!("http://{address}/")).header("accept", "text/html").header("cookie", carried);
-    assert_eq!(page.send().await.unwrap().status(), 200);
+    let page = async || {
+        let page = browser.get(format!("http://{address}/")).header("accept", "text/html").header("cookie", carried);
+        page.send().await.unwrap()
+    };
+    let shown = page().await;
+    assert_eq!((shown.status().as_u16(), shown.headers()["cache-control"].to_str().unwrap()), (200, "no-store"));
+    // Who took the cookie has nothing of it once its owner signed out.
+    let out = browser.post(format!("http://{address}/ui/sign-out")).header("cookie", carried).send().await.unwrap();
+    assert_eq!(out.headers()["location"], "/ui/sign-in");
+    assert_eq!(page().await.status(), 303);
 }
 
 #[test]

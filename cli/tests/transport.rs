@@ -12,12 +12,17 @@ use std::{
 
 use fake::{Fake, serve};
 use ringfence_cli::{
-    http::{self, access::Access, limit::limited},
+    http::{
+        self,
+        access::{Access, Role, Token},
+        limit::limited,
+    },
     listen::{self, MAX_HEADER_BYTES, MAX_HEADERS},
     pki::{Authority, Names, issue},
 };
 use ringfence_drivers::tls::{ServerFiles, api_server, plain_client};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -97,7 +102,7 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
 async fn who_asks_too_often_is_told_when_to_ask_again_and_watching_goes_on() {
     let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let app = limited(http::router(Fake::new(2), Access::default()), NonZeroU32::MIN);
+    let app = limited(http::router(Fake::new(2), Access::default()), NonZeroU32::MIN, Access::default());
     tokio::spawn(listen::serve(listener, app, std::future::pending()));
     let http = plain_client().unwrap().build().unwrap();
     let mut answers = Vec::new();
@@ -115,6 +120,24 @@ async fn who_asks_too_often_is_told_when_to_ask_again_and_watching_goes_on() {
     for path in ["/healthz", "/metrics"] {
         assert_eq!(http.get(format!("{url}{path}")).send().await.unwrap().status(), 200, "{path}");
     }
+}
+
+#[tokio::test]
+async fn strangers_do_not_use_up_the_measure_of_who_shows_a_token() {
+    let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = format!("http://{}/v1/hosts", listener.local_addr().unwrap());
+    let token = Token { name: "ops".to_owned(), role: Role::Viewer, sha256: Sha256::digest("known").into() };
+    let access = Access::by(vec![token]);
+    let app = limited(http::router(Fake::new(2), access.clone()), NonZeroU32::MIN, access);
+    tokio::spawn(listen::serve(listener, app, std::future::pending()));
+    let http = plain_client().unwrap().build().unwrap();
+    let ask = async |token: &str| http.get(&url).bearer_auth(token).send().await.unwrap().status().as_u16();
+    let mut strangers = Vec::new();
+    for _ in 0..20 {
+        strangers.push(ask("unknown").await);
+    }
+    assert!(strangers.starts_with(&[401]) && strangers.ends_with(&[429]), "{strangers:?}");
+    assert_eq!(ask("known").await, 200);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Speaks to host agents: POST of JSON, bounded in time and size.
 //!
 //! Invariants: an answer larger than [`MAX_BODY_BYTES`] is not read to its end; what is not the protocol's answer
-//! is `SYS.1015` with the beginning of what came instead; no body and no token is ever logged; to an `https://` agent
+//! is `SYS.1015` with the beginning of what came instead; its words are
+//! bounded and clean (see [`words`]), and without the secrets that it was given (see [`secrets`](crate::secrets)); no body and no token is ever logged; to an `https://` agent
 //! nothing is said, the token neither, before its certificate is that of its host (see [`tls`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ use ringfence_messages::{
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
     },
     vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
+    words,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
@@ -34,6 +36,7 @@ use tracing::Span;
 
 use crate::{
     exact,
+    secrets::Secrets,
     tls::{self, TlsFiles, Watched},
     trace_context::{self, TRACEPARENT},
 };
@@ -62,12 +65,19 @@ pub(crate) struct Poster {
 pub(crate) struct Peer {
     sent: String,
     shown: String,
+    /// What the commands to it tell it that nobody else is to know.
+    secret: Option<SecretString>,
 }
 
 impl Peer {
     /// One that is called by its URL.
     pub(crate) fn at(url: &str) -> Peer {
-        Peer { sent: url.to_owned(), shown: url.to_owned() }
+        Peer { sent: url.to_owned(), shown: url.to_owned(), secret: None }
+    }
+
+    /// The same one, whose commands have this secret in them.
+    pub(crate) fn given(self, secret: Option<&SecretString>) -> Peer {
+        Peer { secret: secret.cloned(), ..self }
     }
 }
 
@@ -115,7 +125,8 @@ impl Poster {
             return Err(ErrorCode::new(Code::TIMEOUT, details));
         };
         let (status, body) = answer?;
-        understand::<C::Reply>(&url, status, &body)
+        let given = token.into_iter().chain(&peer.secret);
+        understand_hiding::<C::Reply>(&Secrets::of(given), &url, status, &body)
     }
 
     async fn read_bounded(&self, url: &str, mut response: reqwest::Response) -> Result<Vec<u8>> {
@@ -160,19 +171,32 @@ fn built(client: ClientBuilder) -> Result<Client> {
 /// # Errors
 /// What the peer says went wrong; `SYS.1015` with the beginning of the answer if it is none.
 pub fn understand<R: DeserializeOwned + Serialize>(url: &str, status: StatusCode, body: &[u8]) -> Result<R> {
+    understand_hiding(&Secrets::default(), url, status, body)
+}
+
+/// As [`understand`], without the secrets that the peer was given.
+fn understand_hiding<R: DeserializeOwned + Serialize>(
+    secrets: &Secrets,
+    url: &str,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<R> {
     let odd = |what: String| {
-        let sample: String =
-            String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(SAMPLE_CHARS).collect();
-        ErrorCode::new(Code::HTTP, format!("{url} answered {status} with {what}: {sample:?}"))
+        let sample = secrets.hide_parts(&String::from_utf8_lossy(body));
+        let sample: String = sample.chars().filter(|c| !c.is_control()).take(SAMPLE_CHARS).collect();
+        let details = format!("{url} answered {status} with {}: {sample:?}", secrets.hide_parts(&what));
+        ErrorCode::new(Code::HTTP, words::bounded(&details))
     };
-    let answer: serde_json::Result<AgentAnswer<serde_json::Value>> = exact::value(body).and_then(exact::read);
+    // From here on nothing that it says is secret or long, or does anything to a terminal.
+    let said = exact::value(body).map(|said| secrets.hide_in(said));
+    let answer: serde_json::Result<AgentAnswer<serde_json::Value>> = said.and_then(exact::read);
     let answer = answer.map_err(|e| odd(format!("what is no answer of an agent ({e})")))?;
     match (answer.success, answer.error) {
         (true, None) if status.is_success() => {
             let reply = answer.reply.unwrap_or_default();
             exact::read(reply).map_err(|e| odd(format!("a reply of another shape ({e})")))
         }
-        (false, Some(error)) => Err(error),
+        (false, Some(error)) => Err(error.bounded()),
         (false, None) => Err(odd("a failure without an error".to_owned())),
         (true, _) => Err(odd("success and failure at once".to_owned())),
     }
@@ -210,7 +234,7 @@ impl Known {
             let Some((address, port)) = place else { return (*id, Peer::at(url)) };
             addresses.insert(tls::alias(*id), address.to_owned());
             let sent = format!("{SECURE}{}:{}", tls::alias(*id), port.trim_end_matches('/'));
-            (*id, Peer { sent, shown: url.clone() })
+            (*id, Peer { sent, shown: url.clone(), secret: None })
         };
         let peers = urls.iter().map(&mut peer).collect();
         let ends = tls::Ends::default();

@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use ringfence_actors::ports::{CephMap, CephPort};
-use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fence::UnknownReason};
+use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fence::UnknownReason, words};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::process::Command;
 
@@ -211,7 +211,7 @@ impl Ceph {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").trim();
-        let details = format!("{}: {}: {last:.300}", what(), output.status);
+        let details = words::bounded(&format!("{}: {}: {last:.300}", what(), output.status));
         // 110 is ETIMEDOUT; `ceph` exits with 1 for that and for much else.
         let timed_out = output.status.code() == Some(110) || said.contains("timed out");
         let code = if timed_out { Code::TIMEOUT } else { Code::OPERATION };

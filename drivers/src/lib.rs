@@ -13,6 +13,7 @@ pub mod files;
 pub mod journal;
 pub mod leadership;
 pub mod node;
+mod secrets;
 pub mod state_dir;
 pub mod tls;
 pub mod trace_context;

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a failed call is tried on the next MDS; an MDS that failed [`MAX_BAD_CYCLES`] calls in a row must
 //! first answer a cheap question before it is trusted with work again; an SSH password is added to a request as
-//! it leaves and is nowhere else.
+//! it leaves and is nowhere else: an MDS that tells it is not repeated.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -99,8 +99,8 @@ impl ZbsClient {
             return Err(ErrorCode::new(Code::NOT_FOUND, format!("no MDS is known for storage {storage}")));
         };
         let deadline = Instant::now() + call.timeout;
-        let password = host.and_then(|host| host.ssh_password.as_ref()).map(|password| password.expose_secret());
-        let body = WithPassword { command: &command, ssh_password: password };
+        let password = host.and_then(|host| host.ssh_password.as_ref());
+        let body = WithPassword { command: &command, ssh_password: password.map(|of| of.expose_secret()) };
         // The trusted ones first; the others only if they prove themselves.
         let mut order: Vec<(String, bool)> =
             all.lock().iter().map(|mds| (mds.url.clone(), mds.bad_cycles < MAX_BAD_CYCLES)).collect();
@@ -121,7 +121,8 @@ impl ZbsClient {
                     continue;
                 }
             }
-            let result = self.poster.post::<C>(&Peer::at(&url), None, &body, Call { timeout: left, ..call }).await;
+            let mds = Peer::at(&url).given(password);
+            let result = self.poster.post::<C>(&mds, None, &body, Call { timeout: left, ..call }).await;
             let good = match &result {
                 Ok(_) => true,
                 // It answered, if only "no": that is the storage's word, not the MDS's weakness.

@@ -8,7 +8,7 @@ use std::{
 
 use ringfence_actors::ports::{Call, HostAgentPort};
 use ringfence_drivers::agent_client::AgentClient;
-use ringfence_messages::{Code, HostId, agent::MAX_BODY_BYTES};
+use ringfence_messages::{Code, HostId, agent::MAX_BODY_BYTES, ha::ScanHostCmd, words::MAX_WORDS};
 use secrecy::SecretString;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -64,6 +64,26 @@ async fn a_request_carries_task_deadline_and_token_and_a_good_answer_is_taken() 
     ] {
         assert!(request.contains(&part), "{part:?} is missing in {request}");
     }
+}
+
+#[tokio::test]
+async fn the_words_of_an_agent_are_bounded_and_clean_and_never_the_token() {
+    let odd = format!("\u{1b}[2K\u{1b}]0;t\u{7}\r\nFORGED {TOKEN} {}", "x".repeat(70_000));
+    let error = serde_json::json!({ "code": odd, "description": odd, "details": odd, "opaque": { odd.clone(): odd } });
+    let error = serde_json::json!({ "code": "C", "description": "", "details": odd, "cause": error });
+    let body = serde_json::json!({ "success": false, "error": error }).to_string();
+    let (client, _) = serving(http("200 OK", &body), Duration::ZERO).await;
+    let error = client.ping(host(), call(5000)).await.unwrap_err();
+    let told = serde_json::to_string(&error).unwrap();
+    assert!(error.details.contains("FORGED") && error.details.ends_with("bytes)"), "{}", error.details);
+    assert!(told.len() < 8192 && !told.contains(TOKEN) && !told.contains("\\u00") && !told.contains("\\r"), "{told}");
+
+    // And of a sibling, whose reason goes into the audit of a fence.
+    let scan = serde_json::json!({ "success": true, "ssh": true, "agent": false, "reason": odd });
+    let (client, _) = serving(http("200 OK", &scan.to_string()), Duration::ZERO).await;
+    let cmd = ScanHostCmd { host_uuid: host(), host_ip: "127.0.0.1".to_owned(), ssh_port: 22, agent_port: 7070 };
+    let reason = client.scan_host(host(), cmd, call(5000)).await.unwrap().reason;
+    assert!(reason.len() <= MAX_WORDS && reason.contains("FORGED") && !reason.contains(char::is_control), "{reason:?}");
 }
 
 #[tokio::test]

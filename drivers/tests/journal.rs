@@ -80,17 +80,17 @@ async fn every_tampering_is_found_and_named() {
             "UPDATE events SET payload = (SELECT payload FROM events e WHERE e.seq = 7 - events.seq) WHERE seq IN (3, 4)",
             3,
         ),
-        ("a hash of one's own", "UPDATE events SET hash = replace(hash, substr(hash, 1, 1), 'f') WHERE seq = 1", 1),
+        (
+            "a hash of one's own",
+            "UPDATE events SET hash = iif(substr(hash, 1, 1) = 'f', '0', 'f') || substr(hash, 2) WHERE seq = 1",
+            1,
+        ),
     ] {
         let dir = tempfile::tempdir().unwrap();
         drop(filled(dir.path(), 5).await);
         Connection::open(dir.path().join("journal.db")).unwrap().execute(sql, []).unwrap();
         let error = Journal::open(dir.path()).unwrap().verify();
-        let error = match (what, error) {
-            // The digit may have been an f.
-            ("a hash of one's own", Ok(5)) => continue,
-            (_, error) => error.unwrap_err(),
-        };
+        let error = error.expect_err(what);
         assert!(error.details.contains(&format!("record {first_bad} does not follow")), "{what}: {error}");
     }
 }

@@ -4,6 +4,8 @@ use std::{borrow::Cow, cell::Cell, collections::BTreeMap, error::Error, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
+use crate::words;
+
 /// A stable error code such as `SYS.1001`. Scripts match on it, so a code never changes its meaning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -108,6 +110,25 @@ impl ErrorCode {
         self
     }
 
+    /// The same error as a peer may tell it: its words bounded and clean, and not too many of them.
+    #[must_use]
+    pub fn bounded(self) -> ErrorCode {
+        self.bounded_to(MAX_TOLD_CAUSES)
+    }
+
+    fn bounded_to(self, causes: usize) -> ErrorCode {
+        let label = |text: &str| words::cut(&words::clean(text), MAX_LABEL);
+        let extra = |(key, value): (String, String)| (label(&key), label(&value));
+        let cause = self.cause.filter(|_| causes > 0);
+        ErrorCode {
+            code: Code(label(self.code.as_str()).into()),
+            description: label(&self.description),
+            details: words::bounded(&self.details),
+            cause: cause.map(|deeper| Box::new(deeper.bounded_to(causes - 1))),
+            opaque: self.opaque.into_iter().take(MAX_TOLD_EXTRAS).map(extra).collect(),
+        }
+    }
+
     /// Whether it is of this code.
     pub fn is(&self, code: &Code) -> bool {
         self.code == *code
@@ -133,6 +154,16 @@ impl Error for ErrorCode {
 /// Causes beneath an error that are read, at most. Too low: an honest chain through several nodes is refused. Too high: a
 /// peer's error, nested without end, overflows the stack of whoever reads it; bincode has no limit of its own.
 pub const MAX_CAUSES: usize = 32;
+
+/// Causes beneath a peer's error that are kept. Too low: the root of a failure is not told. Too high: an error does not fit into a
+/// record of the journal.
+const MAX_TOLD_CAUSES: usize = 4;
+
+/// Extras of a peer's error that are kept. Too low and too high: as with [`MAX_TOLD_CAUSES`].
+const MAX_TOLD_EXTRAS: usize = 16;
+
+/// Bytes of a peer's codes, descriptions and extras. Too low and too high: as with [`MAX_TOLD_CAUSES`].
+const MAX_LABEL: usize = 256;
 
 fn bounded_cause<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<ErrorCode>>, D::Error> {
     thread_local!(static DEPTH: Cell<usize> = const { Cell::new(0) });
@@ -173,5 +204,28 @@ fn describe(code: &Code) -> &'static str {
         "HOST.1010" => "host disconnected",
         "HOST.1011" => "host operation failed",
         _ => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_error_fits_into_a_record_whatever_it_says() {
+        let huge = "x\u{1b}\r\n".repeat(20_000);
+        let mut error = ErrorCode::new(Code(huge.clone().into()), huge.clone());
+        for n in 0..20 {
+            error = ErrorCode { description: huge.clone(), ..ErrorCode::new(Code::HTTP, huge.clone()) }
+                .with(format!("{n}{huge}"), huge.clone())
+                .caused_by(error);
+            error.opaque.extend((0..100).map(|n| (n.to_string(), huge.clone())));
+        }
+        let told = serde_json::to_string(&error.bounded()).unwrap();
+        assert!(told.len() < 32 << 10 && !told.contains("\\u001b"), "{} bytes", told.len());
+        let plain = ErrorCode::new(Code::TIMEOUT, "no answer")
+            .with("reason", "timeout")
+            .caused_by(ErrorCode::new(Code::IO, "why"));
+        assert_eq!(plain.clone().bounded(), plain);
     }
 }

@@ -28,6 +28,7 @@ pub mod storage;
 pub mod topics;
 pub mod vhost;
 pub mod vm;
+pub mod words;
 pub mod zbs;
 
 pub use address::{Address, Kind};

@@ -7,7 +7,7 @@
 //!   +--------------------+   +------- wakeup at `until` ----+
 //! ```
 //! Invariants: one append in flight; records are appended in the order in which they came; every record is
-//! answered exactly once (I6); pending records are bounded (I8).
+//! answered exactly once (I6); pending records are bounded (I8), and so is each: one that does not fit is shortened.
 //! Rejected: dropping the oldest facts when full. The newcomer is refused instead: its sender can react.
 
 use std::{collections::VecDeque, time::Duration};
@@ -17,6 +17,7 @@ use ringfence_messages::{
     audit::{Durability, RecordMsg, RecordReply},
 };
 
+use super::shorten::shortened;
 use crate::ports::{MAX_PAYLOAD_BYTES, NewRecord, Record};
 
 /// Records that wait for the journal at most. Too low: a storm of facts is refused while the disk is slow. Too
@@ -93,6 +94,7 @@ impl Core {
             return vec![Command::Reply(token, Err(error))];
         }
         let payload = match serde_json::from_str(&message.payload) {
+            Ok(payload) if message.payload.len() > MAX_PAYLOAD_BYTES => shortened(&payload, message.payload.len()),
             Ok(payload) => payload,
             Err(e) => {
                 let error =
@@ -106,13 +108,6 @@ impl Core {
     }
 
     fn admit(&self, message: &RecordMsg) -> Result<()> {
-        if message.payload.len() > MAX_PAYLOAD_BYTES {
-            let len = message.payload.len();
-            return Err(ErrorCode::new(
-                Code::INVALID_ARGUMENT,
-                format!("payload of {} has {len} bytes, at most {MAX_PAYLOAD_BYTES} fit", message.topic),
-            ));
-        }
         if self.backlog() >= MAX_PENDING {
             let error = ErrorCode::new(Code::NOT_READY, format!("{MAX_PENDING} records wait for the journal already"));
             return Err(match self.blocked() {
@@ -189,7 +184,7 @@ fn refused(why: &ErrorCode) -> ErrorCode {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::shorten::MARK, *};
 
     fn message(subject: &str, durability: Durability) -> RecordMsg {
         RecordMsg { topic: "t".into(), subject: subject.into(), payload: "{}".into(), durability }
@@ -293,16 +288,28 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_is_recorded_in_fewer_words() {
+        for durability in [Durability::Fact, Durability::Intent] {
+            let mut core = Core::new();
+            let mut huge = message("a", durability);
+            huge.payload = json!({ "reason": "x".repeat(MAX_PAYLOAD_BYTES), "n": 7 }).to_string();
+            let [Command::Append(records)] = &core.record(1, huge, Duration::ZERO)[..] else {
+                panic!("{durability:?}")
+            };
+            let NewRecord { topic, subject, payload, .. } = &records[0];
+            assert_eq!((topic.as_str(), subject.as_str(), &payload["n"]), ("t", "a", &json!(7)));
+            assert!(payload[MARK].as_u64().unwrap() > MAX_PAYLOAD_BYTES as u64, "{payload}");
+            assert!(payload.to_string().len() <= MAX_PAYLOAD_BYTES);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_recorded_is_refused_before_it_blocks_others() {
         let mut core = Core::new();
-        let mut huge = message("a", Durability::Fact);
-        huge.payload = format!("\"{}\"", "x".repeat(MAX_PAYLOAD_BYTES));
         let mut odd = message("b", Durability::Fact);
         odd.payload = "{".into();
-        for message in [huge, odd] {
-            let answer = core.record(1, message, Duration::ZERO);
-            assert!(matches!(&answer[..], [Command::Reply(1, Err(e))] if e.is(&Code::INVALID_ARGUMENT)), "{answer:?}");
-        }
+        let answer = core.record(1, odd, Duration::ZERO);
+        assert!(matches!(&answer[..], [Command::Reply(1, Err(e))] if e.is(&Code::INVALID_ARGUMENT)), "{answer:?}");
         assert_eq!(core.backlog(), 0);
     }
 }

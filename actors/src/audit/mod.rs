@@ -7,7 +7,9 @@
 mod actor;
 mod core;
 mod recorder;
+mod shorten;
 
 pub use actor::AuditActor;
 pub use core::{MAX_BATCH, MAX_PENDING, RETRY_CEILING, RETRY_FLOOR};
 pub use recorder::Recorder;
+pub use shorten::MARK as SHORTENED;

@@ -20,7 +20,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{service::Service, tasks::Tasks};
-use crate::listen::{BodyError, read_body};
+use crate::{
+    listen::{BodyError, read_body},
+    places::Showing,
+};
 
 /// How long the work of a caller who names no deadline may take, and the longest that one may name.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(600);
@@ -81,6 +84,9 @@ impl Guarded {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         self.admit(&parts.headers)?;
+        if let Some(showing) = parts.extensions.get::<Showing>() {
+            showing.has_shown();
+        }
         if !Service::knows(&path) {
             let why = format!("{:.100} is no path of an agent", path);
             return Err(Answer::refused(StatusCode::NOT_FOUND, Code::NOT_FOUND, why));

@@ -8,22 +8,23 @@ use ringfence_messages::{
     host::HostInventory,
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
+    words,
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{Ask, Client, HostArgs};
-use crate::output::{print, state, table};
+use crate::output::{harmless, print, state, table};
 
 pub(super) fn client(ask: &Ask) -> Result<Client> {
     ask.server.client()
 }
 
-pub(super) fn show<T: Serialize>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {
+pub(super) fn show<T: Serialize + DeserializeOwned>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {
     if ask.json {
         print(serde_json::to_string_pretty(answer).unwrap_or_default());
     } else {
-        print(as_table(answer).trim_end());
+        print(as_table(harmless(answer).as_ref().unwrap_or(answer)).trim_end());
     }
 }
 
@@ -109,7 +110,8 @@ fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
 
 /// One line of the journal: when, what, about whom, and what of it matters most.
 pub(super) fn event_line(record: &Record) -> String {
-    format!("{:>6}  {}  {:<32} {:<28} {}", record.seq, record.time, record.topic, record.subject, event_says(record))
+    let Record { seq, time, topic, subject, .. } = record;
+    words::clean(&format!("{seq:>6}  {time}  {topic:<32} {subject:<28} {}", event_says(record)))
 }
 
 /// What matters most of a record.

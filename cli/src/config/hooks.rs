@@ -274,6 +274,14 @@ mod tests {
             glob(good).unwrap();
         }
         assert!(glob("ha.vm-startet").unwrap_err().1.contains("did you mean \"ha.vm-started\"?"));
-        assert!(glob("journal.recorded").is_err() && glob("").is_err());
+        for topic in RECORDED {
+            glob(topic).unwrap();
+        }
+        assert!(glob("inventory.changed").is_ok() && glob("").is_err());
+        // They are events, and no records.
+        for never in ["journal.recorded", "host.suspected"] {
+            let (_, mend) = glob(never).unwrap_err();
+            assert!(mend.contains("known are") || mend.contains("did you mean"), "{never}: {mend}");
+        }
     }
 }

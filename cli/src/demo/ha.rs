@@ -156,7 +156,7 @@ pub(super) async fn tell(timeline: &mut Timeline, program: &Path) -> Result<()> 
         .await?;
     let fenced = lab.heard(after, |event: &SiblingFenceAudited| event.vm == VM);
     let fenced = timeline
-        .step("the fence", fenced, |event| format!("{VM} is fenced: {}: {}", event.outcome, last_part(&event.reason)))
+        .step("the fence", fenced, |event| format!("{VM} is fenced: {}: {}", event.outcome, last_found(event)))
         .await?;
     if !fenced.outcome.as_str().starts_with("success") {
         return Err(ErrorCode::new(Code::OPERATION, format!("the fence did not succeed: {}", fenced.reason)));
@@ -193,7 +193,7 @@ pub(super) async fn tell(timeline: &mut Timeline, program: &Path) -> Result<()> 
     Ok(())
 }
 
-/// The end of a story told level by level.
-fn last_part(reason: &str) -> &str {
-    reason.rsplit("; ").next().unwrap_or(reason)
+/// What the last look found, or all that is told where there is no evidence.
+fn last_found(audit: &SiblingFenceAudited) -> &str {
+    audit.evidence.last().map_or(&audit.reason, |of| &of.said)
 }

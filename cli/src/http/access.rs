@@ -4,6 +4,7 @@
 //! any token in the config everybody who reaches the loopback is an admin, as before there were tokens; what needs none (`/healthz`,
 //! the description, the sign-in page) shows nothing of the inventory. Hashes are compared, not tokens: how long that takes says
 //! nothing. A token has 256 random bits: neither salt nor a slow hash would add anything to what nobody can guess.
+//! A browser carries a session instead of the token: see [`sessions`](super::sessions).
 //! Rejected: users and passwords. Scripts have none, and people should come by SSH.
 
 use std::sync::Arc;
@@ -20,8 +21,14 @@ use ringfence_messages::{Code, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::errors::Failure;
-use crate::listen::{Peer, read_form};
+use super::{
+    errors::Failure,
+    sessions::{LASTS, Sessions},
+};
+use crate::{
+    listen::{Peer, read_form},
+    places::Showing,
+};
 
 /// What somebody may do; each may what those before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
@@ -59,10 +66,13 @@ pub struct Token {
 
 /// Who may what; nobody is asked while there are no tokens.
 #[derive(Clone, Debug, Default)]
-pub struct Access(Arc<[Token]>);
+pub struct Access {
+    tokens: Arc<[Token]>,
+    sessions: Sessions,
+}
 
-/// The cookie that a browser carries its token in.
-pub(super) const COOKIE: &str = "ringfence-token";
+/// The cookie that a browser carries its session in.
+pub(super) const COOKIE: &str = "ringfence-session";
 
 /// Whose request it is, as far as [`Access`] told.
 #[derive(Clone, Debug)]
@@ -71,8 +81,8 @@ pub(crate) struct Bearer {
     pub(crate) name: String,
     /// What they may do.
     pub(crate) role: Role,
-    /// They presented a token; false where none is asked for.
-    pub(crate) by_token: bool,
+    /// The SHA-256 of the token that they presented; none where none is asked for.
+    pub(crate) token: Option<[u8; 32]>,
 }
 
 impl Bearer {
@@ -94,31 +104,37 @@ impl Bearer {
 impl Access {
     /// Access by these tokens.
     pub fn by(tokens: Vec<Token>) -> Access {
-        Access(tokens.into())
+        Access { tokens: tokens.into(), sessions: Sessions::default() }
     }
 
     /// Whose a token is; nobody's if it is not known.
     fn whose(&self, token: &str) -> Option<Bearer> {
-        let is: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        self.0.iter().find(|of| of.sha256 == is).map(|of| Bearer {
-            name: of.name.clone(),
-            role: of.role,
-            by_token: true,
-        })
+        self.whose_hash(Sha256::digest(token.as_bytes()).into())
     }
 
-    fn bearer(&self, headers: &HeaderMap) -> Option<Bearer> {
-        if self.0.is_empty() {
-            return Some(Bearer { name: "a local user".to_owned(), role: Role::Admin, by_token: false });
-        }
-        let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let presented = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-        let carried = || {
-            let mut cookies = text(header::COOKIE)?.split(';').filter_map(|cookie| cookie.trim().split_once('='));
-            cookies.find(|(name, _)| *name == COOKIE).map(|(_, token)| token)
-        };
-        self.whose(presented.or_else(carried)?.trim())
+    fn whose_hash(&self, is: [u8; 32]) -> Option<Bearer> {
+        let of = self.tokens.iter().find(|of| of.sha256 == is)?;
+        Some(Bearer { name: of.name.clone(), role: of.role, token: Some(is) })
     }
+
+    /// Whose request this is; nobody's without a token or session that is known.
+    pub(super) fn bearer(&self, headers: &HeaderMap) -> Option<Bearer> {
+        if self.tokens.is_empty() {
+            return Some(Bearer { name: "a local user".to_owned(), role: Role::Admin, token: None });
+        }
+        let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        match presented.and_then(|value| value.strip_prefix("Bearer ")) {
+            Some(token) => self.whose(token.trim()),
+            None => self.sessions.token(carried(headers)?).and_then(|token| self.whose_hash(token)),
+        }
+    }
+}
+
+/// The session that a browser carries.
+fn carried(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
+    let mut cookies = cookies.split(';').filter_map(|cookie| cookie.trim().split_once('='));
+    cookies.find(|(name, _)| *name == COOKIE).map(|(_, session)| session.trim())
 }
 
 /// The role that a route takes; `None` for what anybody may see: nothing of the inventory. The description says the same.
@@ -182,6 +198,9 @@ pub(super) async fn check(State(access): State<Access>, mut request: Request, ne
             if takes.is_some_and(|role| bearer.role < role) {
                 return refuse(StatusCode::FORBIDDEN, "this token is a viewer's: it may look, and order nothing");
             }
+            if let Some(showing) = request.extensions().get::<Showing>() {
+                showing.has_shown();
+            }
             request.extensions_mut().insert(bearer.clone());
             ASKING.scope(Some(bearer), next.run(request)).await
         }
@@ -205,17 +224,18 @@ struct Presented {
     token: String,
 }
 
-/// Takes a token from a form into a cookie that scripts cannot read and other sites cannot send.
+/// Begins a session for a token from a form, in a cookie that scripts cannot read and other sites cannot send.
 pub(crate) async fn sign_in(
     Extension(access): Extension<Access>,
     peer: Option<Extension<Peer>>,
     body: Body,
 ) -> Response {
     let presented = read_form::<Presented>(body).await.ok();
-    match presented.filter(|of| access.whose(of.token.trim()).is_some()) {
-        Some(Presented { token }) => {
+    match presented.and_then(|of| access.whose(of.token.trim())).and_then(|bearer| bearer.token) {
+        Some(token) => {
             let secure = if peer.is_some_and(|peer| peer.secure) { "; Secure" } else { "" };
-            let cookie = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict{secure}", token.trim());
+            let (session, lasts) = (access.sessions.begin(token), LASTS.as_secs());
+            let cookie = format!("{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasts}{secure}");
             ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
         }
         None => {
@@ -225,8 +245,11 @@ pub(crate) async fn sign_in(
     }
 }
 
-/// Has the browser forget its token. The token itself stays good until it is taken out of the config.
-pub(crate) async fn sign_out() -> Response {
+/// Ends the session of a browser. The token itself stays good until it is taken out of the config.
+pub(crate) async fn sign_out(Extension(access): Extension<Access>, headers: HeaderMap) -> Response {
+    if let Some(session) = carried(&headers) {
+        access.sessions.end(session);
+    }
     let cookie = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
     ([(header::SET_COOKIE, cookie)], Redirect::to(SIGN_IN)).into_response()
 }
@@ -236,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bearer_is_known_by_hash_in_header_or_cookie_and_by_nothing_else() {
+    fn a_bearer_is_known_by_the_hash_of_a_token_or_by_a_session_and_by_nothing_else() {
         let sha256 = Sha256::digest(b"secret").into();
         let access = Access::by(vec![Token { name: "ops".to_owned(), role: Role::Operator, sha256 }]);
         let role = |name: header::HeaderName, value: &str| {
@@ -244,11 +267,16 @@ mod tests {
             access.bearer(&headers).map(|bearer| bearer.role)
         };
         assert_eq!(role(header::AUTHORIZATION, "Bearer secret"), Some(Role::Operator));
-        assert_eq!(role(header::COOKIE, "a=b; ringfence-token=secret"), Some(Role::Operator));
+        let session = access.sessions.begin(sha256);
+        assert_eq!(role(header::COOKIE, &format!("a=b; {COOKIE}={session}")), Some(Role::Operator));
+        assert_eq!(role(header::COOKIE, &format!("x{COOKIE}={session}")), None);
+        assert_eq!(role(header::AUTHORIZATION, &format!("Bearer {session}")), None, "a session is no token");
+        let unknown = access.sessions.begin([7; 32]);
+        assert_eq!(role(header::COOKIE, &format!("{COOKIE}={unknown}")), None, "its token is known no more");
         for (name, value) in [
             (header::AUTHORIZATION, "Bearer secre"),
             (header::AUTHORIZATION, "Basic secret"),
-            (header::COOKIE, "xringfence-token=secret"),
+            (header::COOKIE, "ringfence-session=secret"),
             (header::ACCEPT, "secret"),
         ] {
             assert_eq!(role(name, value), None, "{value}");

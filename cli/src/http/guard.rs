@@ -18,7 +18,9 @@ use super::errors::Failure;
 use crate::listen::Peer;
 
 /// Headers of every answer.
-const HEADERS: [(header::HeaderName, &str); 4] = [
+const HEADERS: [(header::HeaderName, &str); 5] = [
+    // What there is and how it is stays on no disk of a browser or a proxy; assets say otherwise of themselves.
+    (header::CACHE_CONTROL, "no-store"),
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",

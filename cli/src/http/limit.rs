@@ -1,8 +1,9 @@
 //! How many requests an address may make.
 //!
-//! Invariants: who asks too often is told when to ask again, and costs others nothing; `/healthz` and `/metrics` have a measure of
+//! Invariants: who asks too often is told when to ask again, and costs others nothing; who shows a token or a session that is
+//! known has another measure than who shows none, for behind SSH everybody is 127.0.0.1; `/healthz` and `/metrics` have one of
 //! their own, so that a script that runs wild does not make a controller look dead.
-//! Rejected: a measure for each token. It would have to be looked up first, which is work that can be had without one.
+//! Rejected: a measure for each token: scripts on one machine share its token or have many, and it is the machine that asks.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -20,7 +21,7 @@ use axum::{
 use governor::Quota;
 use ringfence_messages::Code;
 
-use super::{errors::Failure, guard};
+use super::{access::Access, errors::Failure, guard};
 use crate::{
     listen::Peer,
     per_address::{PerAddress, network},
@@ -34,16 +35,21 @@ pub const REQUESTS_PER_SECOND: u32 = 200;
 const BURST_SECONDS: u32 = 5;
 
 struct Limits {
-    requests: PerAddress,
+    access: Access,
+    /// Of who is known.
+    known: PerAddress,
+    /// Of who is not.
+    strangers: PerAddress,
     /// Of `/healthz` and `/metrics`.
     watch: PerAddress,
 }
 
-/// The routes, for so many requests a second from each address.
-pub fn limited(app: Router, per_second: NonZeroU32) -> Router {
+/// The routes, for so many requests a second from each address, and as many of who is known to `access`.
+pub fn limited(app: Router, per_second: NonZeroU32, access: Access) -> Router {
     let quota = Quota::per_second(per_second)
         .allow_burst(per_second.saturating_mul(const { NonZeroU32::new(BURST_SECONDS).unwrap() }));
-    let limits = Limits { requests: PerAddress::new(quota), watch: PerAddress::new(quota) };
+    let measure = || PerAddress::new(quota);
+    let limits = Limits { access, known: measure(), strangers: measure(), watch: measure() };
     app.layer(middleware::from_fn_with_state(Arc::new(limits), check))
 }
 
@@ -53,7 +59,11 @@ fn whom(peer: Option<&Peer>) -> IpAddr {
 
 async fn check(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
     let whom = whom(request.extensions().get());
-    let of = if matches!(request.uri().path(), "/healthz" | "/metrics") { &limits.watch } else { &limits.requests };
+    let of = match request.uri().path() {
+        "/healthz" | "/metrics" => &limits.watch,
+        _ if limits.access.bearer(request.headers()).is_some() => &limits.known,
+        _ => &limits.strangers,
+    };
     let Some(wait) = of.wait(whom) else { return next.run(request).await };
     let seconds = wait.as_secs() + 1;
     let why =

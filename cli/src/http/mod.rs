@@ -29,6 +29,7 @@ pub mod limit;
 mod read;
 mod repeat;
 mod security;
+mod sessions;
 mod tag;
 mod trace;
 

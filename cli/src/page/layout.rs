@@ -45,7 +45,7 @@ pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> M
                     @if let Some(bearer) = asking() {
                         form.who method="post" action=(SIGN_OUT) {
                             span { strong { (bearer.name) } " (" (bearer.role.name()) ")" }
-                            @if bearer.by_token { " " button { "Sign out" } }
+                            @if bearer.token.is_some() { " " button { "Sign out" } }
                         }
                     }
                 }

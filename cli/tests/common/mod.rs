@@ -1,6 +1,7 @@
 //! The lab as tests use it: a lab of a test's own; another one may be up beside it.
 //!
-//! Waits are level-triggered and bounded, and say what was seen last. Dropped, a lab is taken down, also when the test
+//! Waits are level-triggered and bounded, and say what was seen last. A question that cannot be asked is asked again for
+//! [`PROBE_WITHIN`], and then fails the test with what it said: nothing seen is not nothing there. Dropped, a lab is taken down, also when the test
 //! panics; one that was left by a crash is taken down first.
 #![allow(dead_code, unreachable_pub)]
 
@@ -14,9 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ringfence_cli::oracle::{self, Told};
 use serde_json::Value;
 
 pub const WITHIN: Duration = Duration::from_secs(120);
+
+/// How long a probe may fail. Too low: a busy machine, or a controller that is being started, fails a test. Too high: a probe
+/// that is broken holds up the others.
+const PROBE_WITHIN: Duration = Duration::from_secs(20);
+
+const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
 
 /// A lab that is up.
 pub struct Lab {
@@ -32,7 +40,42 @@ impl Lab {
         let lab = Lab { dir: std::env::temp_dir().join(format!("ringfence-lab-{id}")), id, environment };
         lab.run("all-down.sh", &[]);
         lab.ok("up.sh", &[]);
+        // What the oracle is to judge later can be seen at all.
+        let vms = lab.list("vms");
+        let vms: Vec<String> = vms.iter().map(|vm| vm["name"].as_str().unwrap().to_owned()).collect();
+        lab.until("every guest writes", |lab| oracle::silent(&lab.told(), &vms).is_empty());
         lab
+    }
+
+    /// What a probe answers once it succeeds.
+    fn probe<T>(&self, what: &str, look: impl Fn(&Lab) -> Result<T, String>) -> T {
+        let deadline = Instant::now() + PROBE_WITHIN;
+        loop {
+            match look(self) {
+                Ok(seen) => return seen,
+                Err(why) => assert!(Instant::now() < deadline, "cannot look at {what}: {why}"),
+            }
+        }
+    }
+
+    /// A list that the program prints as JSON.
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        self.probe(&format!("{arguments:?}"), |lab| {
+            let output = lab.ringfence(arguments);
+            let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+            match output.status.success() {
+                true => serde_json::from_slice(&output.stdout).map_err(|e| format!("{e}: {}", said())),
+                false => Err(format!("{}: {}", output.status, said())),
+            }
+        })
+    }
+
+    /// What the guests say, host by host.
+    fn told(&self) -> Vec<(&'static str, Told)> {
+        let ask = |host: &str| {
+            self.probe(host, |lab| oracle::read(&lab.run("host-exec.sh", &[host, "sh", "-c", oracle::SCRIPT])))
+        };
+        HOSTS.iter().map(|host| (*host, ask(host))).collect()
     }
 
     pub fn run(&self, script: &str, arguments: &[&str]) -> Output {
@@ -64,7 +107,7 @@ impl Lab {
     }
 
     pub fn list(&self, what: &str) -> Vec<Value> {
-        serde_json::from_slice(&self.ringfence(&[what, "--json"]).stdout).unwrap_or_default()
+        self.json(&[what, "--json"])
     }
 
     /// What is shown of one thing: `("vms", "vm1", "state")`.
@@ -82,10 +125,9 @@ impl Lab {
         }
     }
 
-    /// What the guest has told on its serial line on a host.
+    /// What the guest has told on its serial line on a host; nothing if it never ran there, or the host is down.
     pub fn serial(&self, host: &str, vm: &str) -> String {
-        let output = self.run("host-exec.sh", &[host, "cat", &format!("/run/{vm}.serial")]);
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.console(host, &format!("[ ! -e /run/{vm}.serial ] || cat /run/{vm}.serial"))
     }
 
     /// The counter on the VM's disk and who wrote it.
@@ -113,8 +155,7 @@ impl Lab {
 
     /// The records after a number.
     pub fn events(&self, after: u64) -> Vec<Value> {
-        let said = self.ringfence(&["events", "--json", "--after", &after.to_string()]).stdout;
-        serde_json::from_slice(&said).unwrap_or_default()
+        self.json(&["events", "--json", "--after", &after.to_string()])
     }
 
     /// What the records of a topic after a number tell.
@@ -153,9 +194,13 @@ impl Lab {
         self.until(&format!("{host} is {status}"), |lab| lab.status(host) == status);
     }
 
-    /// Runs a script on a host's console.
+    /// Runs a script on a host's console, which has to succeed; what it says. A host that is down says nothing.
     pub fn console(&self, host: &str, script: &str) -> String {
-        String::from_utf8_lossy(&self.run("host-exec.sh", &[host, "sh", "-c", script]).stdout).trim().to_owned()
+        let output = self.run("host-exec.sh", &[host, "sh", "-c", script]);
+        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let fine = output.status.success() || oracle::is_down(&output);
+        assert!(fine, "{script} on {host}: {}: {said}{errors}", output.status);
+        said.trim().to_owned()
     }
 
     pub fn kill_agent(&self, host: &str) {
@@ -168,19 +213,26 @@ impl Lab {
         let uuid = ringfence_messages::VmId::from_name(vm);
         let script = format!(
             "for p in /proc/[0-9]*; do tr '\\0' '\\n' <$p/cmdline 2>/dev/null | grep -qx {uuid} && \
-             readlink $p/exe | grep -q qemu-system && echo ${{p#/proc/}}; done"
+             readlink $p/exe | grep -q qemu-system && echo ${{p#/proc/}}; done; echo complete"
         );
-        self.console(host, &script).lines().next().and_then(|pid| pid.parse().ok()).unwrap_or(0)
+        let output = self.run("host-exec.sh", &[host, "sh", "-c", &script]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let looked = oracle::is_down(&output) || said.ends_with("complete\n");
+        assert!(looked, "cannot look for the QEMU of {vm} on {host}: {}: {said}{errors}", output.status);
+        said.lines().next().and_then(|pid| pid.parse().ok()).unwrap_or(0)
     }
 
-    /// Nobody has ever seen another writer on its disk.
+    /// Nobody has ever seen another writer on its disk, and every VM that runs has written to it.
     pub fn no_split_brain(&self) {
-        let said = self.console_of_all("grep S /run/*.serial 2>/dev/null");
-        assert!(said.iter().all(String::is_empty), "split brain: {said:?}");
-    }
-
-    fn console_of_all(&self, script: &str) -> Vec<String> {
-        ["host-a", "host-b", "host-c"].iter().map(|host| self.console(host, script)).collect()
+        let running = self.list("vms").into_iter().filter(|vm| vm["state"] == "Running");
+        let running: Vec<String> = running.map(|vm| vm["name"].as_str().unwrap().to_owned()).collect();
+        self.until("every VM that runs has written", |lab| {
+            let told = lab.told();
+            let split = oracle::split_brain(&told);
+            assert!(split.is_empty(), "split brain: {split:?}");
+            oracle::silent(&told, &running).is_empty()
+        });
     }
 
     fn controller_pid(&self) -> String {

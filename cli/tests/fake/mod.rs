@@ -22,6 +22,7 @@ use ringfence_cli::{
 };
 use ringfence_messages::{
     ClusterId, Event, HostId, Protocol, ProtocolStatus, Result, StorageId, VmId,
+    evidence::{Evidence, Source as Looked, Verdict},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited},
     ha::{DrainPlan, DrainStep, HaReply, HaStartPlan, HostFailed, VmHa, VmHaStarted},
     host::{HostAction, HostInventory, HostState, HostStatus, HostStatusChanged, Pinged},
@@ -103,7 +104,8 @@ impl Fake {
         fake.fenced(
             "vm2",
             FenceOutcome::SuccessSshUnreachable,
-            "sibling: cannot reach it (host-0: ssh false); storage: refuses 10.77.0.2 since OSD map epoch 11",
+            "cannot reach it (host-0: ssh false)",
+            "refuses 10.77.0.2 since OSD map epoch 11",
         );
         fake.happens(&VmHaStarted {
             vm_uuid: VmId::from_name("vm2"),
@@ -116,7 +118,8 @@ impl Fake {
         fake.fenced(
             "vm1",
             FenceOutcome::FailedUnreachable,
-            "sibling: cannot reach it (host-0: ssh false); storage: not fenced: no quorum <b>bold</b>",
+            "cannot reach it (host-0: ssh false)",
+            "not fenced: no quorum <b>bold</b>",
         );
         fake
     }
@@ -128,7 +131,19 @@ impl Fake {
     }
 
     /// A VM of host-1 climbs two rungs of the ladder.
-    fn fenced(&self, vm: &str, outcome: FenceOutcome, reason: &str) {
+    fn fenced(&self, vm: &str, outcome: FenceOutcome, sibling: &str, storage: &str) {
+        let refused = if outcome.as_str().starts_with("success") { Verdict::Dead } else { Verdict::Unknown };
+        let found = |source, verdict, said: &str| Evidence {
+            host_uuid: HostId::from_name("host-1"),
+            source,
+            verdict,
+            unknown: None,
+            by: None,
+            machine: None,
+            sight: None,
+            after_ms: 10,
+            said: said.to_owned(),
+        };
         let (attempt, failed) = (VmId::from_name(&format!("attempt {vm}")).0, HostId::from_name("host-1"));
         for level in [FenceLevel::Sibling, FenceLevel::Storage] {
             self.happens(&FenceIntended {
@@ -151,8 +166,8 @@ impl Fake {
             ha_target_host_uuid: HostId::from_name("host-0"),
             outcome,
             executor_host_uuid: None,
-            reason: reason.to_owned(),
-            evidence: Vec::new(),
+            reason: format!("sibling: {sibling}; storage: {storage}"),
+            evidence: vec![found(Looked::Sibling, Verdict::Unknown, sibling), found(Looked::Storage, refused, storage)],
         });
     }
 
