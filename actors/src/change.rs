@@ -247,7 +247,7 @@ fn host_fields(of: &Host, cluster: String) -> Vec<(&'static str, String)> {
 }
 
 fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(&'static str, String)> {
-    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, ceph } = of;
+    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, ceph, watchers_allowed } = of;
     vec![
         ("name", name.clone()),
         ("kind", format!("{kind:?}").to_lowercase()),
@@ -256,6 +256,7 @@ fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(&'static str, 
         ("dir", volume_dir.clone().unwrap_or_default()),
         ("host_conf", ceph.as_ref().map(|of| of.conf.clone()).unwrap_or_default()),
         ("host_user", ceph.as_ref().map(|of| of.user.clone()).unwrap_or_default()),
+        ("watchers_allowed", list(watchers_allowed)),
     ]
 }
 
