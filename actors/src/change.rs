@@ -89,6 +89,7 @@ pub enum Field {
     Dir,
     HostConf,
     HostUser,
+    WatchersAllowed,
     Ha,
     MemoryMib,
     QemuArgs,
@@ -112,6 +113,7 @@ impl Field {
             Field::Dir => "dir",
             Field::HostConf => "host_conf",
             Field::HostUser => "host_user",
+            Field::WatchersAllowed => "watchers_allowed",
             Field::Ha => "ha",
             Field::MemoryMib => "memory_mib",
             Field::QemuArgs => "qemu_args",
@@ -315,7 +317,7 @@ fn host_fields(of: &Host, cluster: String) -> Vec<(Field, String)> {
 }
 
 fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(Field, String)> {
-    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, ceph } = of;
+    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, ceph, watchers_allowed } = of;
     vec![
         (Field::Name, name.clone()),
         (Field::Kind, format!("{kind:?}").to_lowercase()),
@@ -324,6 +326,7 @@ fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(Field, String)
         (Field::Dir, volume_dir.clone().unwrap_or_default()),
         (Field::HostConf, ceph.as_ref().map(|of| of.conf.clone()).unwrap_or_default()),
         (Field::HostUser, ceph.as_ref().map(|of| of.user.clone()).unwrap_or_default()),
+        (Field::WatchersAllowed, list(watchers_allowed, " ")),
     ]
 }
 

@@ -76,6 +76,9 @@ pub struct Storage {
     pub volume_dir: Option<String>,
     /// Ceph: `ceph.conf` on the hosts, and the user there.
     pub ceph: Option<CephHostAccess>,
+    /// Ceph: addresses that watch volumes without running their VMs, such as rbd-mirror's. They are no users of a volume, and
+    /// no host's: a storage fence never blocks them.
+    pub watchers_allowed: Vec<IpAddr>,
 }
 
 /// How QEMU on a host reaches Ceph.

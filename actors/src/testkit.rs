@@ -72,6 +72,7 @@ pub fn storage_of(name: &str, kind: StorageKind, protocols: &[Protocol]) -> Stor
         protocols: protocols.to_vec(),
         volume_dir: None,
         ceph: None,
+        watchers_allowed: Vec::new(),
     }
 }
 
@@ -243,6 +244,7 @@ impl HostAgentPort for FakeWorld {
                 available_mib: host_facts.available_mib,
                 cpus: 4,
                 free_hugepages: 0,
+                addresses: Vec::new(),
             })
         })
     }

@@ -1,5 +1,7 @@
 //! Hosts: ping, facts, maintenance, and what is published about them.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -101,6 +103,9 @@ pub struct HostFactsReply {
     pub cpus: u32,
     /// Free hugepages of 2 MiB.
     pub free_hugepages: u64,
+    /// Every address that the host itself has, loopback and link-local ones left out. Empty: not known.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Tells a host actor to ping its agent once. The reply says what came of it; it is an error only if the

@@ -115,7 +115,7 @@ fn every_message_keeps_its_wire_form() {
         HaStartVmInstanceMsg r#"{"vmInstanceUuid": @V, "judgerClassName": "j", "softAvoidHostUuids": [@H], "hostUuid": null, "haReason": "r"}"# => r#"{"hostUuid": @H}"#;
         HostPingCmd r#"{"hostUuid": @H}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b", "machine": @M}"#;
         HostFactsCmd r#"{}"# => r#"{"hostUuid": @H, "version": "0.1.0", "hostname": "h", "accel": "kvm", "qemuVersion": "7.2.22",
-            "memoryMib": 1024, "availableMib": 512, "cpus": 2, "freeHugepages": 16}"#;
+            "memoryMib": 1024, "availableMib": 512, "cpus": 2, "freeHugepages": 16, "addresses": ["10.77.0.11", "fd00::1"]}"#;
         DiagnoseHostCmd r#"{"hostUuid": @H, "siblings": [{"hostUuid": @S, "host": "host-b", "ip": "10.77.0.12", "sshPort": 22}],
             "needs": {"hugepages": 16, "vhostTarget": true, "containers": false, "paths": ["/p"]}}"# =>
             r#"{"hostUuid": @H, "unixMs": 5, "findings": [{"check": "ssh-login", "about": "host-b", "verdict": "fail", "found": "f", "why": "w", "mend": "m"}]}"#;

@@ -240,6 +240,7 @@ pub fn storages(clusters: &[ClusterId]) -> Vec<Storage> {
         protocols: protocols.to_vec(),
         volume_dir: None,
         ceph: None,
+        watchers_allowed: Vec::new(),
     };
     let access = CephHostAccess { conf: "/etc/ceph/ceph.conf".to_owned(), user: "compute".to_owned() };
     vec![

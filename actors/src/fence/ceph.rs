@@ -257,8 +257,11 @@ impl Flow {
     }
 }
 
-/// Whether a host's addresses are its own alone (fault 18).
-fn may_block(directory: &Directory, host: HostId, map: &CephMap) -> Result<()> {
+/// Whether a host's addresses are its own alone (fault 18). The doctor asks the same.
+///
+/// # Errors
+/// `SYS.1006`, naming the address and whose it is too.
+pub fn may_block(directory: &Directory, host: HostId, map: &CephMap) -> Result<()> {
     let refused = |why: String| Err(ErrorCode::new(Code::OPERATION, format!("storage fence refused: {why}")));
     let failed = directory.host(host)?;
     if failed.storage_ips.is_empty() {

@@ -44,6 +44,7 @@ fn directory(hosts: usize, storages: usize) -> Arc<Directory> {
         protocols: vec![Protocol::Cbd, Protocol::Vhost],
         volume_dir: None,
         ceph: None,
+        watchers_allowed: Vec::new(),
     };
     Arc::new(Directory::new(Inventory {
         clusters: vec![Cluster { id: cluster, name: "c".into() }],

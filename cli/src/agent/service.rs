@@ -124,6 +124,7 @@ impl Service {
             available_mib: mib("MemAvailable:"),
             cpus: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
             free_hugepages: Hugepages::default().free().unwrap_or(0),
+            addresses: node::addresses::own(),
         })
     }
 

@@ -9,19 +9,33 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use ringfence_actors::{
     AGENT_VERSION,
-    inventory::{Host, Volume},
-    ports::{Call, CephPort, HostAgentPort},
+    fence::ceph::may_block,
+    inventory::{Directory, Host, Vm, Volume},
+    ports::{Call, CephMap, CephPort, HostAgentPort},
 };
 use ringfence_drivers::{agent_client::AgentClient, ceph::Clusters};
-use ringfence_messages::{Code, ErrorCode, Result, StorageId, host::HostFactsCmd, vm::InstallPath};
+use ringfence_messages::{
+    Code, ErrorCode, Result, StorageId, VmId,
+    doctor::{Finding as Told, Verdict},
+    host::HostFactsCmd,
+    vm::{InstallPath, ListVmsCmd, WriterKind},
+};
 
-use crate::{config::ControllerConfig, output::print};
+use super::watch;
+use crate::{
+    config::ControllerConfig,
+    doctor::twins::{self, Itself},
+    output::print,
+};
 
 /// How long an agent may take.
 pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Agents that are asked at once. Too low: a thousand hosts take long. Too high: the controller's own sockets run out.
+const PARALLEL: usize = 64;
 
 /// An address that is nobody's: TEST-NET-1.
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -34,12 +48,21 @@ type Finding = (String, Result<String>);
 
 /// Looks at everything; the exit code: 0 if all is well, else 1.
 pub(super) async fn run(config: &ControllerConfig) -> u8 {
-    let mut findings = agents(config).await;
+    let seen = seen(config).await;
+    let mut findings = agents(config, &seen);
     let clusters = clusters(config);
     for (id, access) in &config.ceph {
         let (name, user) = (storage_name(config, *id), &access.cluster.user);
         let rights = rights(&clusters, *id).await;
-        findings.push((name.clone(), rights.map));
+        match rights.map {
+            Ok(map) => {
+                findings.push((name.clone(), Ok(map_said(&map))));
+                findings.extend(refusable(config, *id, &map).into_iter().map(|(host, may)| {
+                    (format!("{name} may refuse {host}"), may.map(|()| "its addresses are its own alone".to_owned()))
+                }));
+            }
+            Err(error) => findings.push((name.clone(), Err(error))),
+        }
         let tried = [("block clients", rights.block), ("let them in again", rights.unblock)];
         findings.extend(
             tried.into_iter().filter_map(|(what, of)| Some((format!("{name}, client.{user} may {what}"), of?))),
@@ -47,7 +70,7 @@ pub(super) async fn run(config: &ControllerConfig) -> u8 {
         for vm in &config.inventory.vms {
             for volume in vm.volumes.iter().filter(|volume| volume.storage == *id) {
                 let what = format!("{}, {}", vm.name, volume.install_path);
-                findings.push((what, watched(&clusters, volume, &config.inventory.hosts).await));
+                findings.push((what, watched(&clusters, config, &seen, vm, volume).await));
             }
         }
     }
@@ -82,16 +105,22 @@ pub(crate) fn storage_name(config: &ControllerConfig, id: StorageId) -> String {
     storage.map_or_else(|| id.to_string(), |storage| storage.name.clone())
 }
 
-async fn agents(config: &ControllerConfig) -> Vec<Finding> {
-    let client = match client(config) {
-        Ok(client) => client,
-        Err(error) => return vec![("agents".to_owned(), Err(error))],
-    };
-    let asked = config.inventory.hosts.iter().map(async |host| {
-        let found = agent(&client, host).await;
-        (format!("agent of {}", host.name), found)
-    });
-    join_all(asked).await
+fn agents(config: &ControllerConfig, seen: &[Result<Seen>]) -> Vec<Finding> {
+    let (hosts, said) = (&config.inventory.hosts, itself(seen));
+    let mut findings = Vec::new();
+    for (n, (host, seen)) in hosts.iter().zip(seen).enumerate() {
+        let text = seen.as_ref().map(|seen| seen.text.clone()).map_err(Clone::clone);
+        findings.push((format!("agent of {}", host.name), text));
+        let told = [twins::machine(hosts, &said, n), twins::own_addresses(hosts, &said, n)];
+        let wrong = told.into_iter().flatten().filter(|told| told.verdict == Verdict::Fail);
+        findings.extend(wrong.map(|told| (format!("{} of {}", told.check, host.name), Err(mistake(told)))));
+    }
+    findings
+}
+
+fn mistake(told: Told) -> ErrorCode {
+    let mend = told.mend.map(|mend| format!(": {mend}")).unwrap_or_default();
+    ErrorCode::new(Code::INVALID_ARGUMENT, told.found + &mend)
 }
 
 /// A client of all agents, with the token that they want to see.
@@ -99,23 +128,55 @@ pub(crate) fn client(config: &ControllerConfig) -> Result<AgentClient> {
     crate::inventory::agents(config)
 }
 
-/// Whether the right agent of the right version answers in time.
-pub(crate) async fn agent(client: &AgentClient, host: &Host) -> Result<String> {
+/// What an agent said.
+pub(crate) struct Seen {
+    /// In words.
+    pub(crate) text: String,
+    /// Of its host.
+    itself: Itself,
+    /// Which VMs run there.
+    running: Vec<VmId>,
+}
+
+/// What the agents of all hosts say, in the order of the file.
+pub(crate) async fn seen(config: &ControllerConfig) -> Vec<Result<Seen>> {
+    let client = client(config);
+    let asked = config.inventory.hosts.iter().map(async |host| match &client {
+        Ok(client) => agent(client, host).await,
+        Err(error) => Err(error.clone()),
+    });
+    stream::iter(asked).buffered(PARALLEL).collect().await
+}
+
+/// What the hosts say of themselves.
+pub(crate) fn itself(seen: &[Result<Seen>]) -> Vec<Option<Itself>> {
+    seen.iter().map(|seen| seen.as_ref().ok().map(|seen| seen.itself.clone())).collect()
+}
+
+/// Whether the right agent of the right version answers in time, and what it says.
+async fn agent(client: &AgentClient, host: &Host) -> Result<Seen> {
     let facts = client.facts(host.id, HostFactsCmd {}, Call::within(AGENT_TIMEOUT)).await?;
     let ping = client.ping(host.id, Call::within(AGENT_TIMEOUT)).await;
-    match ringfence_actors::host::judge_ping(host.id, ping).reason {
-        None => Ok(format!(
-            "version {AGENT_VERSION}, QEMU {} with {}, {} of {} MiB free, {} hugepages free",
-            facts.qemu_version, facts.accel, facts.available_mib, facts.memory_mib, facts.free_hugepages
-        )),
-        Some(why) => Err(ErrorCode::new(Code::HOST_DISCONNECTED, why)),
+    let judged = ringfence_actors::host::judge_ping(host.id, ping);
+    if let Some(why) = judged.reason {
+        return Err(ErrorCode::new(Code::HOST_DISCONNECTED, why));
     }
+    let text = format!(
+        "version {AGENT_VERSION}, QEMU {} with {}, {} of {} MiB free, {} hugepages free",
+        facts.qemu_version, facts.accel, facts.available_mib, facts.memory_mib, facts.free_hugepages
+    );
+    let itself = Itself { machine: judged.machine, addresses: facts.addresses };
+    // Where it does not say what runs, a watch is judged without.
+    let list = client.list_vms(host.id, ListVmsCmd { epoch: 0, void: None }, Call::within(AGENT_TIMEOUT)).await;
+    let vms = list.map(|list| list.vms).unwrap_or_default().into_iter();
+    let vms = vms.filter(|vm| vm.kind == WriterKind::Qemu && !vm.incoming && !vm.other_agent && vm.stranger.is_none());
+    Ok(Seen { text, itself, running: vms.map(|vm| vm.vm_uuid).collect() })
 }
 
 /// What the controller's key may do. Nothing is tried on a cluster that does not answer.
 pub(crate) struct Rights {
     /// Read the map.
-    pub(crate) map: Result<String>,
+    pub(crate) map: Result<CephMap>,
     /// Block clients.
     pub(crate) block: Option<Result<String>>,
     /// Let them in again.
@@ -125,7 +186,6 @@ pub(crate) struct Rights {
 /// Read the map, block, read it back, let in again: what a fence does, on an address that is nobody's.
 pub(crate) async fn rights(ceph: &dyn CephPort, id: StorageId) -> Rights {
     let map = ceph.map(id).await;
-    let map = map.map(|map| format!("answers, OSD map of epoch {}, {} hosts blocked", map.epoch, map.blocked.len()));
     if map.is_err() {
         return Rights { map, block: None, unblock: None };
     }
@@ -134,22 +194,35 @@ pub(crate) async fn rights(ceph: &dyn CephPort, id: StorageId) -> Rights {
     Rights { map, block: Some(block), unblock: Some(unblock) }
 }
 
-/// Who watches an image; one from an address that is no host's would go on writing after a fence of its host.
-pub(crate) async fn watched(ceph: &dyn CephPort, volume: &Volume, hosts: &[Host]) -> Result<String> {
+/// A map in words.
+pub(crate) fn map_said(map: &CephMap) -> String {
+    format!("answers, OSD map of epoch {}, {} hosts blocked", map.epoch, map.blocked.len())
+}
+
+/// Whether a fence of each host that uses a storage would be carried out: the fence asks the same.
+pub(crate) fn refusable(config: &ControllerConfig, id: StorageId, map: &CephMap) -> Vec<(String, Result<()>)> {
+    let directory = Directory::new(config.inventory.clone());
+    let of = directory.storage(id).map(|storage| storage.clusters.clone()).unwrap_or_default();
+    let uses = |host: &&Host| of.contains(&host.cluster) && !host.storage_ips.is_empty();
+    let judged = |host: &Host| (host.name.clone(), may_block(&directory, host.id, map));
+    directory.hosts.iter().filter(uses).map(judged).collect()
+}
+
+/// Who watches an image; one from an address that is not its host's would go on writing after a fence of its host.
+pub(crate) async fn watched(
+    ceph: &dyn CephPort,
+    config: &ControllerConfig,
+    seen: &[Result<Seen>],
+    vm: &Vm,
+    volume: &Volume,
+) -> Result<String> {
     let InstallPath::Ceph { pool, image } = &volume.install_path else { return Ok("not on Ceph".to_owned()) };
     let watchers = ceph.watchers(volume.storage, pool, image).await?;
-    let stranger = watchers.iter().find(|watcher| !hosts.iter().any(|host| host.storage_ips.contains(&watcher.ip)));
-    match (&watchers[..], stranger) {
-        ([], _) => Ok("nobody watches it".to_owned()),
-        (_, Some(stranger)) => {
-            let details = format!(
-                "watched by {}, which is in no host's storage_ips: a fence would not reach it. Add the address to its host",
-                stranger.address
-            );
-            Err(ErrorCode::new(Code::INVALID_ARGUMENT, details))
-        }
-        (all, None) => {
-            Ok(format!("watched by {}", all.iter().map(|w| w.address.as_str()).collect::<Vec<_>>().join(", ")))
-        }
-    }
+    let hosts = &config.inventory.hosts;
+    let said = || seen.iter().map(|seen| seen.as_ref().ok());
+    let runs_on = said().position(|seen| seen.is_some_and(|seen| seen.running.contains(&vm.id)));
+    let owner = |ip: IpAddr| said().position(|seen| seen.is_some_and(|seen| seen.itself.addresses.contains(&ip)));
+    let storage = config.inventory.storages.iter().find(|storage| storage.id == volume.storage);
+    let allowed = storage.map(|storage| storage.watchers_allowed.as_slice()).unwrap_or_default();
+    watch::judge(&watchers, runs_on.and_then(|n| hosts.get(n)), hosts, owner, allowed)
 }

@@ -9,6 +9,7 @@ mod inventory;
 pub(crate) mod live;
 mod manual;
 mod token;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Display,
     net::SocketAddr,
     num::NonZeroU32,
     ops::Range,
@@ -10,53 +11,19 @@ use std::{
 
 use ringfence_actors::{
     fence::Policy,
-    inventory::{CephHostAccess, Cluster, HaSettings, Host, Inventory, PingSettings, Settings, Storage, Vm, Volume},
+    inventory::{Cluster, HaSettings, Inventory, PingSettings, Settings},
 };
-use ringfence_drivers::{
-    ceph::Ceph,
-    node::qemu,
-    tls::{ServerFiles, TlsFiles},
-};
-use ringfence_messages::{
-    ClusterId, HostId, Protocol, StorageId, VmId, storage::StorageKind, vhost::DEFAULT_HUGEPAGES, vm::InstallPath,
-};
+use ringfence_drivers::tls::{ServerFiles, TlsFiles};
+use ringfence_messages::{ClusterId, HostId, StorageId, storage::StorageKind, vhost::DEFAULT_HUGEPAGES};
 use serde_spanned::Spanned;
 
 use crate::http::{access::Token, limit::REQUESTS_PER_SECOND};
 
 use super::{
-    Checker, HookConfig, Problems, Source, TelemetryConfig,
-    raw::{Raw, RawFence, RawFencer, RawHa, RawHost, RawManaged, RawPing, RawRecovery, RawStorage, RawVm, Text},
+    AgentAccess, CephAccess, Checker, HookConfig, MdsAccess, Problems, Source, TelemetryConfig,
+    raw::{Raw, RawFence, RawFencer, RawHa, RawManaged, RawPing, RawRecovery, Text},
     text,
 };
-
-/// The longest name of a VM: its exports' names are made of it and must fit a socket's path.
-const MAX_VM_NAME: usize = 48;
-
-/// How a host's agent is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentAccess {
-    /// The agent's base URL.
-    pub url: String,
-    /// SSH user, for an MDS that installs things there.
-    pub ssh_user: String,
-    /// SSH port.
-    pub ssh_port: u16,
-    /// File with the SSH password.
-    pub ssh_password_file: Option<PathBuf>,
-}
-
-/// The MDS agents of a ZBS storage, by URL.
-pub type MdsAccess = Vec<String>;
-
-/// The controller's own access to a Ceph storage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CephAccess {
-    /// The cluster and the user.
-    pub cluster: Ceph,
-    /// The pool of the volumes.
-    pub pool: String,
-}
 
 /// A controller's file, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,18 +61,18 @@ pub struct ControllerConfig {
 }
 
 /// Things of one kind by name, and where they stand.
-struct Names<Id> {
+pub(super) struct Names<Id> {
     kind: &'static str,
-    ids: Vec<(String, Id)>,
+    pub(super) ids: Vec<(String, Id)>,
 }
 
 impl<Id: Copy + PartialEq> Names<Id> {
-    fn of(kind: &'static str) -> Names<Id> {
+    pub(super) fn of(kind: &'static str) -> Names<Id> {
         Names { kind, ids: Vec::new() }
     }
 
     /// Takes a thing's name and id in; both must be new.
-    fn add(
+    pub(super) fn add(
         &mut self,
         checker: &mut Checker,
         name: &Text,
@@ -135,15 +102,45 @@ impl<Id: Copy + PartialEq> Names<Id> {
         id
     }
 
+    /// The thing that a text names, if there is one.
+    pub(super) fn known(&self, name: &str) -> Option<Id> {
+        self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| *id)
+    }
+
     /// The thing that a text names.
-    fn find(&self, checker: &mut Checker, name: &Text) -> Option<Id> {
-        let found = self.ids.iter().find(|(known, _)| known == name.get_ref());
+    pub(super) fn find(&self, checker: &mut Checker, name: &Text) -> Option<Id> {
+        let found = self.known(name.get_ref());
         if found.is_none() {
             let known: Vec<&str> = self.ids.iter().map(|(known, _)| known.as_str()).collect();
             let message = format!("there is no {} named {:?}", self.kind, name.get_ref());
             checker.wrong(name.span(), message, text::suggest(name.get_ref(), known));
         }
-        found.map(|(_, id)| *id)
+        found
+    }
+}
+
+impl<Id: Copy + PartialEq + Display> Names<Id> {
+    /// Refuses uuids that begin alike: on a host the folder of a thing is named by its first digits, and two things in one
+    /// folder are one.
+    pub(super) fn have_folders_of_their_own(&self, c: &mut Checker, digits: usize, at: impl Fn(usize) -> Range<usize>) {
+        let folder = |id: Id| id.to_string().chars().filter(|c| *c != '-').take(digits).collect::<String>();
+        let mut folders = HashMap::<String, usize>::new();
+        for (n, (_, id)) in self.ids.iter().enumerate() {
+            let first = *folders.entry(folder(*id)).or_insert(n);
+            let (other, known) = &self.ids[first];
+            if known != id {
+                let message = format!(
+                    "the uuid begins with the {digits} digits of {} {other} ({}): on a host they would share a folder",
+                    self.kind,
+                    c.place(&at(first))
+                );
+                c.wrong(
+                    at(n),
+                    message,
+                    "leave uuid away to have it derived from the name, or write a random one (uuidgen)",
+                );
+            }
+        }
     }
 }
 
@@ -186,14 +183,22 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
         inventory.clusters.push(Cluster { id, name: of.name.get_ref().clone() });
     }
     let agent_tls = raw.agent_tls.as_ref().map(|tls| tls.files(base));
-    let (agents, host_tables) = hosts(c, &raw.host, &clusters, base, agent_tls.is_some(), &mut inventory);
+    let (agents, host_tables) = super::hosts::hosts(c, &raw.host, &clusters, base, agent_tls.is_some(), &mut inventory);
     let mut storages = Names::<StorageId>::of("storage");
     let mut mds = HashMap::new();
     for table in &raw.storage {
-        storage(c, table.get_ref(), table.span(), &clusters, &mut storages, &mut mds, &mut inventory);
+        super::storages::storage(c, table.get_ref(), table.span(), &clusters, &mut storages, &mut mds, &mut inventory);
     }
-    let ceph = ceph_access(&raw.storage, &storages, base);
-    vms(c, &raw.vm, &clusters, &storages, &ceph, base, &mut inventory);
+    storages.have_folders_of_their_own(c, super::storages::FOLDER_DIGITS, |n| {
+        let of = raw.storage[n].get_ref();
+        of.uuid.as_ref().unwrap_or(&of.name).span()
+    });
+    let on_ceph =
+        |cluster| inventory.storages.iter().any(|of| of.kind == StorageKind::Ceph && of.clusters.contains(&cluster));
+    super::hosts::no_loopback(c, &raw.host, &clusters, on_ceph);
+    let ceph = super::storages::ceph_access(&raw.storage, &storages, base);
+    let known = super::vms::Known { clusters: &clusters, storages: &storages, ceph: &ceph, mds: &mds, base };
+    super::vms::vms(c, &raw.vm, &known, &mut inventory);
     if host_tables == 0 {
         c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
     }
@@ -252,7 +257,9 @@ fn exposed(c: &mut Checker, address: SocketAddr, at: &Text, tls: Option<&ServerF
     }
 }
 
-fn parse_id<Id: std::str::FromStr<Err = ringfence_messages::ParseIdError>>(text: &str) -> Result<Id, String> {
+pub(super) fn parse_id<Id: std::str::FromStr<Err = ringfence_messages::ParseIdError>>(
+    text: &str,
+) -> Result<Id, String> {
     text.parse().map_err(|e: ringfence_messages::ParseIdError| e.to_string())
 }
 
@@ -322,270 +329,4 @@ fn hugepages(c: &mut Checker, raw: &RawRecovery) -> u64 {
         c.wrong(pages.span(), message, "the number is of pages of 2 MiB: 1024 are 2 GiB");
     }
     *pages.get_ref()
-}
-
-fn hosts(
-    c: &mut Checker,
-    tables: &[Spanned<RawHost>],
-    clusters: &Names<ClusterId>,
-    base: &Path,
-    secure: bool,
-    inventory: &mut Inventory,
-) -> (HashMap<HostId, AgentAccess>, usize) {
-    let mut names = Names::<HostId>::of("host");
-    let mut agents = HashMap::new();
-    let mut taken: Vec<(String, String, String)> = Vec::new();
-    for table in tables {
-        let of = table.get_ref();
-        let id = names.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, HostId::from_name);
-        let cluster = clusters.find(c, &of.cluster);
-        let management = c.ok(of.management_ip.span(), text::ip(of.management_ip.get_ref()));
-        let storage_ips = of.storage_ips.iter().filter_map(|ip| c.ok(ip.span(), text::ip(ip.get_ref()))).collect();
-        let url = c.ok(of.agent.span(), text::agent_url(of.agent.get_ref(), secure));
-        let (Some(cluster), Some(management), Some(url)) = (cluster, management, url) else { continue };
-        if let Some((other, _, _)) = taken.iter().find(|(_, _, known)| *known == url) {
-            let message = format!("{} has the agent of {other}", of.name.get_ref());
-            c.wrong(of.agent.span(), message, "each host has an agent of its own: correct the address or the port");
-        }
-        taken.push((of.name.get_ref().clone(), management.to_string(), url.clone()));
-        let access = AgentAccess {
-            url,
-            ssh_user: of.ssh_user.clone().unwrap_or_else(|| "root".to_owned()),
-            ssh_port: of.ssh_port.unwrap_or(22),
-            ssh_password_file: of.ssh_password_file.as_ref().map(|file| base.join(file)),
-        };
-        let (name, ssh_port) = (of.name.get_ref().clone(), of.ssh_port.unwrap_or(22));
-        let agent_port = text::port(&access.url);
-        agents.insert(id, access);
-        let management_ip = management.to_string();
-        inventory.hosts.push(Host { id, name, cluster, management_ip, agent_port, ssh_port, storage_ips });
-    }
-    (agents, tables.len())
-}
-
-#[allow(clippy::too_many_arguments)]
-fn storage(
-    c: &mut Checker,
-    of: &RawStorage,
-    at: Range<usize>,
-    clusters: &Names<ClusterId>,
-    names: &mut Names<StorageId>,
-    mds: &mut HashMap<StorageId, MdsAccess>,
-    inventory: &mut Inventory,
-) {
-    let id = names.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, StorageId::from_name);
-    let of_clusters: Vec<ClusterId> = of.clusters.iter().filter_map(|name| clusters.find(c, name)).collect();
-    if of.clusters.is_empty() {
-        c.wrong(at.clone(), "no cluster uses this storage", "name its clusters: clusters = [\"NAME\"]");
-    }
-    let (allowed, by_default): (&[Protocol], &[Protocol]) = match of.kind {
-        StorageKind::Vhost => (&[Protocol::Vhost], &[Protocol::Vhost]),
-        StorageKind::Zbs => (&[Protocol::Cbd, Protocol::Vhost], &[Protocol::Cbd, Protocol::Vhost]),
-        StorageKind::Ceph | StorageKind::Dir => (&[], &[]),
-    };
-    let mut protocols = Vec::new();
-    for protocol in of.protocols.iter().flatten() {
-        let (p, kind) = (*protocol.get_ref(), of.kind);
-        if !allowed.contains(&p) {
-            let known: Vec<_> = allowed.iter().map(|p| format!("\"{p}\"")).collect();
-            let help =
-                if known.is_empty() { "leave protocols away".into() } else { format!("write {}", known.join(" or ")) };
-            c.wrong(protocol.span(), format!("a storage of kind {kind:?} has no protocol {p}"), help);
-        } else if protocols.contains(&p) {
-            c.wrong(protocol.span(), format!("{p} stands here twice"), "keep one of the two");
-        }
-        protocols.push(p);
-    }
-    if of.protocols.is_none() {
-        protocols = by_default.to_vec();
-    }
-    let volume_dir = of.dir.as_ref().and_then(|dir| c.ok(dir.span(), text::absolute(dir.get_ref())));
-    let mut urls = Vec::new();
-    for url in &of.mds {
-        urls.extend(c.ok(url.span(), text::url(url.get_ref())));
-    }
-    let host_conf = of.host_conf.as_ref().and_then(|conf| c.ok(conf.span(), text::absolute(conf.get_ref())));
-    let mut ceph = None;
-    match of.kind {
-        StorageKind::Dir if of.dir.is_none() => {
-            c.wrong(at, "a storage of kind \"dir\" needs a directory", "add dir = \"/PATH\", the same on every host");
-        }
-        StorageKind::Zbs if of.mds.is_empty() => {
-            c.wrong(at, "a storage of kind \"zbs\" needs its MDS agents", "add mds = [\"http://ADDRESS:7763\"]");
-        }
-        StorageKind::Ceph => {
-            let missing: Vec<&str> =
-                [("pool", of.pool.is_none()), ("conf", of.conf.is_none()), ("user", of.user.is_none())]
-                    .into_iter()
-                    .filter_map(|(key, missing)| missing.then_some(key))
-                    .collect();
-            if !missing.is_empty() {
-                let message = format!("a storage of kind \"ceph\" needs {}", missing.join(", "));
-                c.wrong(at, message, "add pool, and conf and user of the controller's own access");
-            }
-            ceph = Some(CephHostAccess {
-                conf: host_conf.unwrap_or_else(|| "/etc/ceph/ceph.conf".to_owned()),
-                user: of.host_user.clone().unwrap_or_else(|| "compute".to_owned()),
-            });
-        }
-        _ => {}
-    }
-    if !urls.is_empty() {
-        mds.insert(id, urls);
-    }
-    let name = of.name.get_ref().clone();
-    inventory.storages.push(Storage { id, name, kind: of.kind, clusters: of_clusters, protocols, volume_dir, ceph });
-}
-
-fn vms(
-    c: &mut Checker,
-    tables: &[Spanned<RawVm>],
-    clusters: &Names<ClusterId>,
-    storages: &Names<StorageId>,
-    ceph: &HashMap<StorageId, CephAccess>,
-    base: &Path,
-    inventory: &mut Inventory,
-) {
-    let mut names = Names::<VmId>::of("VM");
-    let mut taken = HashMap::<(StorageId, InstallPath), String>::new();
-    for table in tables {
-        let of = table.get_ref();
-        let id = names.add(c, &of.name, of.uuid.as_ref(), MAX_VM_NAME, parse_id, VmId::from_name);
-        let cluster = clusters.find(c, &of.cluster);
-        if !qemu::MEMORY_MIB.contains(of.memory_mib.get_ref()) {
-            let message = format!("{} MiB of memory cannot be", of.memory_mib.get_ref());
-            c.wrong(of.memory_mib.span(), message, "memory_mib is in MiB: 1024 are 1 GiB; at least 1");
-        }
-        let libvirt_xml = of.libvirt.as_ref().and_then(|libvirt| {
-            let read = domain(&base.join(libvirt.xml.get_ref()), id, of.name.get_ref());
-            c.ok(libvirt.xml.span(), read)
-        });
-        for arg in of.qemu_args.iter().filter(|arg| qemu::reserved(arg.get_ref())) {
-            c.wrong(arg.span(), format!("{} is set by the agent itself", arg.get_ref()), "remove it and its value");
-        }
-        let mut volumes = Vec::new();
-        for table in &of.volume {
-            let volume = table.get_ref();
-            let storage = storages.find(c, &volume.storage);
-            let path = c.ok(volume.install_path.span(), text::install_path(volume.install_path.get_ref()));
-            let (Some(storage), Some(install_path)) = (storage, path) else { continue };
-            let kind = inventory.storages.iter().find(|s| s.id == storage);
-            if let Some(kind) = kind {
-                if !fits(kind.kind, &install_path) {
-                    let message = format!("{install_path} does not lie on a storage of kind {:?}", kind.kind);
-                    let help = format!("write {}, or name another storage", form(kind.kind));
-                    c.wrong(volume.install_path.span(), message, help);
-                }
-                if let (InstallPath::Ceph { pool, .. }, Some(CephAccess { pool: of_storage, .. })) =
-                    (&install_path, ceph.get(&storage))
-                    && pool != of_storage
-                {
-                    let message =
-                        format!("{install_path} does not lie in {:?}, the pool of {:?}", of_storage, kind.name);
-                    c.wrong(volume.install_path.span(), message, format!("write ceph://{of_storage}/IMAGE"));
-                }
-                if let Some(cluster) = cluster
-                    && !kind.clusters.contains(&cluster)
-                {
-                    let message =
-                        format!("storage {:?} is not attached to cluster {:?}", kind.name, of.cluster.get_ref());
-                    c.wrong(volume.storage.span(), message, "add the cluster to the storage's clusters");
-                }
-            }
-            if let Some(other) = taken.insert((storage, install_path.clone()), of.name.get_ref().clone()) {
-                let message = format!("{install_path} is a volume of {other} already");
-                c.wrong(volume.install_path.span(), message, "a disk has one writer: name another volume");
-            }
-            volumes.push(Volume { storage, install_path, root: volume.root });
-        }
-        match of.volume.iter().filter(|volume| volume.get_ref().root).count() {
-            _ if of.volume.is_empty() => {
-                c.wrong(of.name.span(), "it has no volume", "add a [[vm.volume]] table with root = true")
-            }
-            0 => c.wrong(
-                of.name.span(),
-                "none of its volumes is the root volume",
-                "add root = true to the one it boots from",
-            ),
-            1 => {}
-            n => c.wrong(
-                of.name.span(),
-                format!("{n} of its volumes are root volumes"),
-                "keep root = true on one of them",
-            ),
-        }
-        let Some(cluster) = cluster else { continue };
-        volumes.sort_by_key(|volume| !volume.root);
-        inventory.vms.push(Vm {
-            id,
-            name: of.name.get_ref().clone(),
-            cluster,
-            ha: of.ha,
-            memory_mib: *of.memory_mib.get_ref(),
-            qemu_args: of.qemu_args.iter().map(|arg| arg.get_ref().clone()).collect(),
-            libvirt_xml,
-            volumes,
-        });
-    }
-}
-
-/// The largest domain file: real ones have some KiB.
-const MAX_DOMAIN_BYTES: u64 = 256 << 10;
-
-/// A libvirt domain that is this VM: it is found on a host by its uuid.
-fn domain(path: &Path, id: VmId, name: &str) -> Result<String, (String, String)> {
-    let shown = path.display();
-    let failed = |why: String| (format!("{shown}: {why}"), "name a file with a libvirt <domain>".to_owned());
-    let found = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?;
-    if !found.is_file() {
-        return Err(failed("it is not a file".to_owned()));
-    }
-    if found.len() > MAX_DOMAIN_BYTES {
-        return Err(failed(format!("{} bytes are no domain, at most {MAX_DOMAIN_BYTES} are read", found.len())));
-    }
-    let xml = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-    for (what, wanted) in [("name", name.to_owned()), ("uuid", id.to_string())] {
-        let exact = [
-            format!("<{what}>{wanted}</{what}>"),
-            format!("<{what}>{{{}}}</{what}>", if what == "name" { "vm" } else { what }),
-        ];
-        if !exact.iter().any(|exact| xml.contains(exact)) {
-            let help =
-                format!("write {} or {} in the domain, or give the VM the domain's own {what}", exact[0], exact[1]);
-            return Err((format!("{shown} is not the domain of {name}: its {what} is not {wanted}"), help));
-        }
-    }
-    Ok(xml)
-}
-
-fn ceph_access(
-    tables: &[Spanned<RawStorage>],
-    names: &Names<StorageId>,
-    base: &Path,
-) -> HashMap<StorageId, CephAccess> {
-    let access = |of: &RawStorage| {
-        let (_, id) = names.ids.iter().find(|(name, _)| name == of.name.get_ref())?;
-        let cluster = Ceph { conf: base.join(of.conf.as_ref()?), user: of.user.clone()? };
-        Some((*id, CephAccess { cluster, pool: of.pool.clone()? }))
-    };
-    tables.iter().filter_map(|table| access(table.get_ref())).collect()
-}
-
-fn fits(kind: StorageKind, path: &InstallPath) -> bool {
-    matches!(
-        (kind, path),
-        (StorageKind::Ceph, InstallPath::Ceph { .. })
-            | (StorageKind::Zbs, InstallPath::Zbs { .. } | InstallPath::Cbd { .. })
-            | (StorageKind::Vhost, InstallPath::Vhost { .. })
-            | (StorageKind::Dir, InstallPath::Dir { .. })
-    )
-}
-
-fn form(kind: StorageKind) -> &'static str {
-    match kind {
-        StorageKind::Ceph => "ceph://POOL/IMAGE",
-        StorageKind::Zbs => "zbs://POOL/VOLUME or cbd:PHYSICAL/LOGICAL/VOLUME",
-        StorageKind::Vhost => "vhost://NAME",
-        StorageKind::Dir => "dir://FILE",
-    }
 }

@@ -6,12 +6,16 @@
 
 mod agent;
 mod controller;
+mod disks;
 mod hooks;
+mod hosts;
 pub(crate) mod managed;
 mod raw;
+mod storages;
 mod telemetry;
 mod text;
 mod tokens;
+mod vms;
 
 pub(crate) use tokens::name as token_name;
 
@@ -20,10 +24,12 @@ use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceSpan};
 
 pub use agent::AgentConfig;
-pub use controller::{AgentAccess, CephAccess, ControllerConfig, MdsAccess};
+pub use controller::ControllerConfig;
 pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
+pub use hosts::AgentAccess;
 pub use managed::Source;
 use ringfence_messages::{Code, ErrorCode};
+pub use storages::{CephAccess, MdsAccess};
 pub use telemetry::TelemetryConfig;
 
 /// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
@@ -223,6 +229,14 @@ impl Checker {
         let shown = || Arc::new(NamedSource::new(name, self.text[*begin..limit].to_owned()));
         let text = self.shown.entry(of).or_insert_with(shown).clone();
         self.problems.push(Problem { message: message.into(), help: help.into(), text, at });
+    }
+
+    /// Where something stands, for who is told of two places: `FILE:LINE`.
+    fn place(&self, at: &Range<usize>) -> String {
+        let of = self.files.iter().rposition(|(_, begin)| *begin <= at.start).unwrap_or(0);
+        let (name, begin) = &self.files[of];
+        let before = self.text.as_bytes().get(*begin..at.start).unwrap_or_default();
+        format!("{name}:{}", 1 + before.iter().filter(|byte| **byte == b'\n').count())
     }
 
     /// Notes a mistake if there is one.

@@ -216,6 +216,8 @@ pub(super) struct RawStorage {
     pub(super) user: Option<String>,
     pub(super) host_conf: Option<Text>,
     pub(super) host_user: Option<String>,
+    #[serde(default)]
+    pub(super) watchers_allowed: Vec<Text>,
 }
 
 #[derive(Deserialize)]

@@ -18,7 +18,7 @@ use ringfence_messages::{
 };
 use tokio::time::Instant;
 
-use super::{Check, of, siblings::MAX_SIBLINGS};
+use super::{Check, of, siblings::MAX_SIBLINGS, twins};
 use crate::{commands::live, config::ControllerConfig};
 
 /// How long an agent may take to look around: its logins take up to 13 s each, all at once. Too low: one sibling that
@@ -51,16 +51,29 @@ pub(super) struct HostLook {
 }
 
 /// Asks all hosts, in the order of the file.
-pub(super) async fn look(config: &ControllerConfig) -> Vec<HostLook> {
+pub(super) async fn look(config: &ControllerConfig, seen: &[Result<live::Seen, ErrorCode>]) -> Vec<HostLook> {
     let client = live::client(config);
-    let looks = config.inventory.hosts.iter().map(|host| one(config, client.as_ref(), host));
-    stream::iter(looks).buffered(PARALLEL).collect().await
+    let hosts = config.inventory.hosts.iter().zip(seen);
+    let looks = hosts.map(|(host, seen)| one(config, client.as_ref(), host, seen));
+    let mut looks: Vec<HostLook> = stream::iter(looks).buffered(PARALLEL).collect().await;
+    let itself = live::itself(seen);
+    for (n, look) in looks.iter_mut().enumerate() {
+        let hosts = &config.inventory.hosts;
+        let told = [twins::machine(hosts, &itself, n), twins::own_addresses(hosts, &itself, n)];
+        look.findings.extend(told.into_iter().flatten());
+    }
+    looks
 }
 
-async fn one(config: &ControllerConfig, client: Result<&AgentClient, &ErrorCode>, host: &Host) -> HostLook {
+async fn one(
+    config: &ControllerConfig,
+    client: Result<&AgentClient, &ErrorCode>,
+    host: &Host,
+    seen: &Result<live::Seen, ErrorCode>,
+) -> HostLook {
     let mut findings = vec![addresses(config, host)];
     match client {
-        Ok(client) => findings.extend(asked(config, client, host).await),
+        Ok(client) => findings.extend(asked(config, client, host, seen).await),
         Err(error) => {
             let mend = "mend the controller's token first";
             findings.push(of("agent", WHY_AGENT).unknown(format!("not asked: {}", error.details), mend));
@@ -91,11 +104,16 @@ fn addresses(config: &ControllerConfig, host: &Host) -> Finding {
     }
 }
 
-async fn asked(config: &ControllerConfig, client: &AgentClient, host: &Host) -> Vec<Finding> {
+async fn asked(
+    config: &ControllerConfig,
+    client: &AgentClient,
+    host: &Host,
+    seen: &Result<live::Seen, ErrorCode>,
+) -> Vec<Finding> {
     let url = config.agents.get(&host.id).map_or("", |access| access.url.as_str());
     let check = of("agent", WHY_AGENT).about(url);
-    let mut findings = match live::agent(client, host).await {
-        Ok(found) => vec![check.ok(found)],
+    let mut findings = match seen {
+        Ok(seen) => vec![check.ok(seen.text.clone())],
         Err(error) => {
             let mend = match error.is(&Code::INVALID_ARGUMENT) {
                 true => "the same token in [auth] token_file of the agent and in agent_token_file here; restart both"
@@ -107,7 +125,7 @@ async fn asked(config: &ControllerConfig, client: &AgentClient, host: &Host) -> 
             };
             let not_asked =
                 of("look", WHY_LOOK).unknown("not asked: its agent is not the right one", "mend agent first");
-            return vec![check.fail(error.details, mend), not_asked];
+            return vec![check.fail(error.details.clone(), mend), not_asked];
         }
     };
     findings.extend(client.certificates_end([host.id]).map(|end| certificate(&host.name, end)));

@@ -6,7 +6,7 @@
 
 use ringfence_actors::{
     fence::policy::{OnSshUnreachable, Profile},
-    inventory::Host,
+    inventory::{Host, Storage},
 };
 use ringfence_messages::{
     doctor::{Finding, Verdict},
@@ -15,7 +15,12 @@ use ringfence_messages::{
 };
 use serde::Serialize;
 
-use super::{hosts::HostLook, of, office::BLOCK, siblings::logins_that_work};
+use super::{
+    hosts::HostLook,
+    of,
+    office::{BLOCK, REFUSE, refusal_of},
+    siblings::logins_that_work,
+};
 use crate::{commands::live, config::ControllerConfig};
 
 /// What the storage's refusal adds to the score, and what it adds if it stops some of the VMs only.
@@ -102,6 +107,13 @@ fn by_storage(config: &ControllerConfig, host: &Host, office: &[Finding]) -> (By
     }
     if host.storage_ips.is_empty() {
         return no("its storage_ips are not known");
+    }
+    let hurts = |storage: &&&Storage| {
+        let about = refusal_of(&host.name, &storage.name);
+        office.iter().any(|found| found.check == REFUSE && found.about == about && found.verdict != Verdict::Ok)
+    };
+    if let Some(storage) = refusing.iter().find(hurts) {
+        return no(&format!("{} would not refuse it: see ceph-fence", storage.name));
     }
     // One volume elsewhere is enough: nothing can refuse its writes.
     let beyond = |vm: &&ringfence_actors::inventory::Vm| {

@@ -5,6 +5,7 @@
 //! siblings  the way from a host to the hosts that it would have to fence, up to a login
 //! hosts     the agents of all hosts, asked for both, and for their clocks
 //! office    the controller's own: journal, disk, tokens, policy, Ceph
+//! twins     whether each host is one machine, and has the addresses that the file names
 //! levels    how many independent ways there are to prove the VMs of a host dead
 //! report    how it is told
 //! ```
@@ -17,6 +18,7 @@ mod local;
 mod office;
 mod report;
 mod siblings;
+pub(crate) mod twins;
 
 use std::path::Path;
 
@@ -26,7 +28,7 @@ pub(crate) use siblings::{MAX_SIBLINGS, look as look_at_siblings};
 use ringfence_messages::doctor::{Finding, Verdict};
 
 use crate::{
-    commands::check,
+    commands::{check, live},
     config::{self, Config, Problems},
     output::print,
 };
@@ -53,7 +55,8 @@ pub async fn run(path: &Path, agent: bool, json: bool) -> u8 {
 }
 
 async fn everything(config: &config::ControllerConfig) -> report::Report {
-    let (hosts, office) = tokio::join!(hosts::look(config), office::look(config));
+    let seen = live::seen(config).await;
+    let (hosts, office) = tokio::join!(hosts::look(config, &seen), office::look(config, &seen));
     let levels = levels::of_all(config, &hosts, &office);
     report::Report::of_controller(config, office, hosts, levels)
 }

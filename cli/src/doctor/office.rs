@@ -7,7 +7,7 @@ use ringfence_actors::{
     ports::CephPort,
 };
 use ringfence_drivers::journal::Journal;
-use ringfence_messages::{Code, StorageId, doctor::Finding};
+use ringfence_messages::{Code, ErrorCode, StorageId, doctor::Finding};
 
 use super::{local, of, quoted};
 use crate::{
@@ -22,18 +22,31 @@ const WHY_BLOCK: &str = "a host that lost its power can be fenced by the storage
 const WHY_UNBLOCK: &str = "a host that comes back would stay locked out of its storage";
 const WHY_IMAGE: &str = "a volume that is not there, or is watched from an unknown address, keeps its VM down";
 
+const WHY_REFUSE: &str =
+    "a storage fence that would hurt the cluster or another host is refused, and the VMs stay down";
+const MEND_REFUSE: &str = "give the host an address of its own for its VMs' disks, on which no daemon listens, and name it in storage_ips; \
+                           until then a sibling or a human has to prove its VMs dead";
+
+/// The check whether a host could be refused: a level is made of it.
+pub(super) const REFUSE: &str = "ceph-fence";
+
+/// What that is about.
+pub(super) fn refusal_of(host: &str, storage: &str) -> String {
+    format!("{host} on {storage}")
+}
+
 /// The check of the right to block clients: a level is made of it.
 pub(super) const BLOCK: &str = "ceph-block";
 
 /// Looks at everything that needs no host.
-pub(super) async fn look(config: &ControllerConfig) -> Vec<Finding> {
+pub(super) async fn look(config: &ControllerConfig, seen: &[Result<live::Seen, ErrorCode>]) -> Vec<Finding> {
     let mut findings = local::state(&config.state_dir, "controller");
     findings.push(journal(&config.state_dir));
     findings.extend(config.agent_token_file.as_deref().map(local::token_file));
     findings.extend(policy(config));
     let clusters = live::clusters(config);
     for (id, access) in &config.ceph {
-        findings.extend(ceph(config, &clusters, *id, access).await);
+        findings.extend(ceph(config, &clusters, *id, access, seen).await);
     }
     findings
 }
@@ -69,7 +82,13 @@ fn policy(config: &ControllerConfig) -> Vec<Finding> {
     findings
 }
 
-async fn ceph(config: &ControllerConfig, port: &dyn CephPort, id: StorageId, access: &CephAccess) -> Vec<Finding> {
+async fn ceph(
+    config: &ControllerConfig,
+    port: &dyn CephPort,
+    id: StorageId,
+    access: &CephAccess,
+    seen: &[Result<live::Seen, ErrorCode>],
+) -> Vec<Finding> {
     let (name, user) = (live::storage_name(config, id), &access.cluster.user);
     let conf = quoted(&access.cluster.conf);
     let rights = live::rights(port, id).await;
@@ -80,13 +99,23 @@ async fn ceph(config: &ControllerConfig, port: &dyn CephPort, id: StorageId, acc
     );
     let of_name = |check, why| of(check, why).about(&name);
     let mut findings = Vec::new();
-    findings.push(match rights.map {
-        Ok(found) => of_name("ceph", WHY_CEPH).ok(found),
+    let answers = match rights.map {
+        Ok(map) => {
+            for (host, may) in live::refusable(config, id, &map) {
+                let check = of(REFUSE, WHY_REFUSE).about(refusal_of(&host, &name));
+                findings.push(match may {
+                    Ok(()) => check.ok("its addresses are its own alone"),
+                    Err(error) => check.fail(error.details, MEND_REFUSE),
+                });
+            }
+            of_name("ceph", WHY_CEPH).ok(live::map_said(&map))
+        }
         Err(error) => {
             let mend = format!("ceph --conf {conf} --id {user} --connect-timeout 3 osd dump");
             of_name("ceph", WHY_CEPH).fail(error.details, mend)
         }
-    });
+    };
+    findings.insert(0, answers);
     for (check, why, tried) in [(BLOCK, WHY_BLOCK, rights.block), ("ceph-unblock", WHY_UNBLOCK, rights.unblock)] {
         findings.push(match tried {
             Some(Ok(found)) => of_name(check, why).ok(found),
@@ -103,7 +132,7 @@ async fn ceph(config: &ControllerConfig, port: &dyn CephPort, id: StorageId, acc
                 }
                 _ => String::new(),
             };
-            findings.push(match live::watched(port, volume, &config.inventory.hosts).await {
+            findings.push(match live::watched(port, config, seen, vm, volume).await {
                 Ok(found) => check.ok(found),
                 Err(error) if error.is(&Code::TIMEOUT) => check.unknown(error.details, mend),
                 Err(error) => check.fail(error.details, mend),

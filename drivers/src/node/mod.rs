@@ -3,6 +3,7 @@
 //! Invariants: nothing is run through a shell; a process is only signalled through a pidfd after its command line
 //! and start time were read again; what the agent starts outlives the agent.
 
+pub mod addresses;
 pub mod docker;
 pub mod hugepages;
 mod libvirt;

@@ -249,6 +249,7 @@ impl HostAgentPort for End {
                 available_mib: machine.memory_mib.saturating_sub(taken),
                 cpus: 16,
                 free_hugepages: 1024,
+                addresses: Vec::new(),
             })
         })
         .await
