@@ -62,6 +62,40 @@ pub enum Sabotage {
     DrainUnwatched,
     /// A restart forgets which VMs a drain stopped and did not start.
     ForgetMoves,
+    /// Where a VM is seen replaces where it may run.
+    ClaimReplacesPlace,
+    /// What a host of another cluster shows is believed.
+    OtherClusterBelieved,
+    /// A local user's process is a VM.
+    StrangersAreVms,
+    /// "Not there" counts whoever looked.
+    BlindIsFull,
+    /// What another machine says counts for the one that is meant.
+    OtherMachineCounts,
+    /// "Not there" counts though a watch says otherwise.
+    ContradictionIsDead,
+    /// What a human attested counts for every later outage too.
+    AttestationStays,
+    /// A VM that is believed stopped on a host that does not answer is fenced past the storm brake.
+    BrakeBypassed,
+    /// VMs are started before every host was heard.
+    NoCensus,
+    /// What nobody ordered is left to run.
+    IntruderIgnored,
+    /// Exports are not ended with their VM.
+    ExportsLive,
+    /// An export without a QEMU is no writer.
+    ExportIsNothing,
+    /// A start that was given up is resumed when it comes up late.
+    LateResume,
+    /// A start that failed after the fence moves the VM's place.
+    StartForgets,
+    /// A QEMU that came by a migration waits for one for ever.
+    IncomingForever,
+    /// Words from outside are recorded as they come.
+    WordsUncut,
+    /// A start that worked ends the backoff at once.
+    StartIsSuccess,
 }
 
 /// Whether this one was chosen.
