@@ -130,7 +130,7 @@ pub(super) async fn kill(at: &At, vm: usize, by_agent: bool) -> Result<(bool, bo
         let (there, incoming, stuck) = {
             let state = at.state();
             let of: Vec<_> = state.machines[at.host].processes.iter().filter(|p| p.is_killed_for(vm)).collect();
-            (!of.is_empty(), of.iter().any(|p| p.incoming), of.iter().any(|p| p.unkillable > 0))
+            (!of.is_empty(), of.iter().any(|p| p.seems_incoming()), of.iter().any(|p| p.unkillable > 0))
         };
         if !there {
             break;

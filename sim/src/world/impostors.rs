@@ -71,7 +71,7 @@ impl World {
         state.ceph.ghosts.retain(|(vm, host, _)| (*vm, *host) != (number, from));
         let incarnation = ended.first().map_or(0, |process| process.incarnation);
         for process in state.machines[to].processes.iter_mut().filter(|process| process.uid == uid) {
-            (process.incoming, process.incarnation) = (false, incarnation);
+            (process.incoming, process.came, process.incarnation) = (false, true, incarnation);
         }
         state.exports(to, number, uid, incarnation);
         let name = state.machines[to].name.clone();

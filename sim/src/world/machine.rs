@@ -10,6 +10,7 @@ use std::{
 use ringfence_actors::{
     fence::Orders,
     inventory::{Host, Inventory},
+    sabotage::{self, Sabotage},
 };
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
@@ -101,6 +102,8 @@ pub(crate) struct Process {
     pub(crate) incarnation: u64,
     /// It waits for a migration.
     pub(crate) incoming: bool,
+    /// It took one: its command line says for ever that it waits.
+    pub(crate) came: bool,
     pub(crate) unkillable: u32,
     /// Its watch is over then; `None` while it is renewed.
     pub(crate) watch_until: Option<Duration>,
@@ -116,6 +119,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Whether it waits for a migration, as far as an agent or a sibling can tell: they ask QEMU, whose command line stays.
+    pub(crate) fn seems_incoming(&self) -> bool {
+        self.incoming || (self.came && sabotage::on(Sabotage::IncomingForever))
+    }
+
     /// Whether whoever kills this VM's QEMUs takes it for one.
     pub(crate) fn is_killed_for(&self, vm: usize) -> bool {
         self.vm == vm && self.claim != Some(Claimant::LocalUser)
@@ -195,7 +203,7 @@ impl Machine {
     pub(crate) fn running(&self, inventory: &Inventory) -> Vec<RunningVm> {
         let of = |process: &Process| RunningVm {
             incarnation: process.claim.is_none().then_some(process.incarnation),
-            incoming: process.incoming,
+            incoming: process.seems_incoming(),
             stranger: (process.claim == Some(Claimant::LocalUser)).then(|| "it is a process of user nobody".to_owned()),
             ..RunningVm::qemu(inventory.vms[process.vm].id, process.pid)
         };
@@ -233,6 +241,7 @@ impl State {
             vm,
             incarnation,
             incoming: false,
+            came: false,
             unkillable: 0,
             watch_until: None,
             unwatched: false,
