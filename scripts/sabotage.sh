@@ -21,8 +21,13 @@ tests() {
   grep -qE '^ +FAIL' "$OUT/tests" || { cat "$OUT/tests"; exit 1; }
   echo "$(grep -E '^ +FAIL' "$OUT/tests" | sort -u | wc -l) tests"
 }
+# A story of a rule that is not kept yet (sim/tests/scenarios.rs) fails without sabotage too: it notices nothing.
+kept=()
+for story in examples/scenarios/*.toml; do
+  RINGFENCE_SABOTAGE='' "$RINGFENCE" scenario run "$story" >/dev/null 2>&1 && kept+=("$story")
+done
 stories() {
-  "$RINGFENCE" scenario run examples/scenarios/*.toml >"$OUT/stories" 2>/dev/null && return 1
+  "$RINGFENCE" scenario run "${kept[@]}" >"$OUT/stories" 2>/dev/null && return 1
   echo "$(grep -c '^FAIL' "$OUT/stories") stories, first $(grep -m1 '^FAIL' "$OUT/stories" | sed -E 's|.*/(.*)\.toml:.*|\1|')"
 }
 model() {
@@ -36,7 +41,8 @@ seeds() {
 
 missed=0 all=0
 printf '%-26s %-18s %-58s %-30s %s\n' sabotage tests stories model seeds
-for sabotage in $(sed -nE 's/^    ([A-Z][A-Za-z]+),$/\1/p' actors/src/sabotage.rs); do
+# Some of them by name, or all.
+for sabotage in ${ONLY:-$(sed -nE 's/^    ([A-Z][A-Za-z]+),$/\1/p' actors/src/sabotage.rs)}; do
   export RINGFENCE_SABOTAGE=$sabotage
   all=$((all + 1))
   by_tests=$(tests) || by_tests=-

@@ -62,28 +62,40 @@ pub enum Sabotage {
     DrainUnwatched,
     /// A restart forgets which VMs a drain stopped and did not start.
     ForgetMoves,
-    /// A claim of another host replaces the place where the VM may run (K19).
+    /// Where a VM is seen replaces where it may run.
     ClaimReplacesPlace,
-    /// Who could not see everything is taken for somebody who did (K2).
+    /// What a host of another cluster shows is believed.
+    OtherClusterBelieved,
+    /// A local user's process is a VM.
+    StrangersAreVms,
+    /// "Not there" counts whoever looked.
     BlindIsFull,
-    /// What is said of another machine counts for the one that is meant (K1).
+    /// What another machine says counts for the one that is meant.
     OtherMachineCounts,
-    /// "It is not there" beside a watch from there counts as dead (K3).
+    /// "Not there" counts though a watch says otherwise.
     ContradictionIsDead,
-    /// A human's word stays when the host is back (K9).
+    /// What a human attested counts for every later outage too.
     AttestationStays,
-    /// A stopped VM passes the storm brake (K10).
+    /// A VM that is believed stopped on a host that does not answer is fenced past the storm brake.
     BrakeBypassed,
-    /// VMs are started before every host was heard (K7).
+    /// VMs are started before every host was heard.
     NoCensus,
-    /// A second QEMU of a VM that runs is left alone (K8).
+    /// What nobody ordered is left to run.
     IntruderIgnored,
-    /// A QEMU's exports stay when it is gone (K4).
+    /// Exports are not ended with their VM.
     ExportsLive,
-    /// A VM that ends at once is started again at once (K23).
+    /// An export without a QEMU is no writer.
+    ExportIsNothing,
+    /// A start that was given up is resumed when it comes up late.
+    LateResume,
+    /// A start that failed after the fence moves the VM's place.
     StartForgets,
-    /// A start that fails after a fence moves the VM's place (K13).
-    PlaceForgotten,
+    /// A QEMU that came by a migration waits for one for ever.
+    IncomingForever,
+    /// Words from outside are recorded as they come.
+    WordsUncut,
+    /// A start that worked ends the backoff at once.
+    StartIsSuccess,
 }
 
 /// Whether this one was chosen.

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Command::Agent { config, log_format } => agent(&config, log_format),
         Command::Demo { keep } => runtime(demo::run(keep)),
         Command::Sim(args) => sim::simulate(&args),
-        Command::Model(args) => sim::model(&args),
+        Command::Model(args) => sim::check_model(&args),
         Command::Scenario(command) => sim::scenario(&command),
         question => runtime(commands::run(question)),
     };

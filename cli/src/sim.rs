@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use ringfence_sim::{
     campaign::{Campaign, Failure, campaign},
+    model::{self, Protocol},
     plan::{Plan, Size},
     run::run,
     scenario::Scenario,
@@ -57,13 +58,18 @@ pub struct ModelArgs {
     /// Actions in a row
     #[arg(long, default_value_t = 14)]
     depth: usize,
+    /// A VM on vhost, hosts that show what is not the VM and lose their power, and a human's word, instead of a VM on Ceph
+    /// and two controllers
+    #[arg(long)]
+    claims: bool,
 }
 
 /// Checks the model; the exit code.
-pub fn model(args: &ModelArgs) -> u8 {
+pub fn check_model(args: &ModelArgs) -> u8 {
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
     let began = Instant::now();
-    let checked = ringfence_sim::model::check(args.depth, threads);
+    let of = if args.claims { Protocol::with_claims() } else { Protocol::new() };
+    let checked = model::check(of, args.depth, threads);
     if !checked.violation.is_empty() {
         print(format!("violation of I1 after {} actions:", checked.violation.len()));
         checked.violation.iter().for_each(|action| print(format!("  {action}")));

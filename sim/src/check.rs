@@ -7,11 +7,11 @@
 //! | I4 | kills, blocks, starts without their intent in the journal |
 //! | I5 | redeploys intended on hosts in quarantine or maintenance |
 //! | I7 | attempts with an intent and not exactly one audit, when everything is quiet |
-//! | I8 | redeploys off the backoff rule; more hosts failed at once than the storm brake lets; more VMs down for drains than may be |
+//! | I8 | redeploys off the backoff rule; more hosts failed at once than the storm brake lets; more VMs down for drains than may be; a VM started without end; control characters and long words in the journal |
 //! | live | when everything is quiet: every VM that is to run, or was stopped for a drain, runs once, every protocol is up, no fence is left |
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::IpAddr,
     time::Duration,
@@ -31,11 +31,25 @@ use uuid::Uuid;
 
 use crate::{
     plan::{Probe, Whereabouts},
-    world::{Machine, State, World, vhost_of},
+    world::{Export, Machine, Process, State, World, vhost_of},
 };
 
 /// Failed hosts count together for so long (the storm brake's window).
 const STORM_WINDOW: Duration = Duration::from_secs(60);
+
+/// A VM is started so often within a minute at most. Too low: a VM that three faults hit in a minute counts as started
+/// without end. Too high: one that ends at once is started every few seconds for ever.
+const STARTS_PER_MINUTE: usize = 10;
+
+/// Starts of a VM are counted for so long.
+const STARTS_WINDOW: Duration = Duration::from_secs(60);
+
+/// What a record says in words is at most so long, in bytes. Too low: an error with its causes does not fit. Too high: one
+/// agent fills the journal.
+const MAX_WORDS: usize = 16 << 10;
+
+/// Of words from outside a line of the log has so many characters at most.
+const MAX_LINE_WORDS: usize = 1000;
 
 /// A rule that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +76,8 @@ pub(crate) struct Checks {
     /// Intents and audits, by attempt.
     attempts: BTreeMap<Uuid, (String, u32, u32)>,
     failed: Vec<(Duration, String, String)>,
+    /// The newest starts of each VM.
+    started: BTreeMap<String, VecDeque<Duration>>,
     clusters: BTreeMap<String, (String, usize)>,
     storm_percent: usize,
     pub(crate) fences: u32,
@@ -78,6 +94,7 @@ impl Checks {
             vhost: (0..inventory.vms.len()).map(|vm| vhost_of(inventory, vm)).collect(),
             attempts: BTreeMap::new(),
             failed: Vec::new(),
+            started: BTreeMap::new(),
             clusters: of.collect(),
             storm_percent: 30,
             fences: 0,
@@ -110,6 +127,14 @@ impl State {
             self.violation("I4", format!("{vm} is started without an intent in the journal"));
         }
         self.checks.restarts += 1;
+        let now = self.now;
+        let of = self.checks.started.entry(vm.to_owned()).or_default();
+        of.retain(|at| now.saturating_sub(*at) < STARTS_WINDOW);
+        of.push_back(now);
+        let often = of.len();
+        if often > STARTS_PER_MINUTE {
+            self.violation("I8", format!("{vm} is started {often} times within a minute, {STARTS_PER_MINUTE} may be"));
+        }
     }
 
     /// A stop is ordered.
@@ -153,8 +178,37 @@ impl State {
         self.newest::<HostQuarantineChanged>(&self.machines[host].name).is_some_and(|is| is.quarantined)
     }
 
+    /// Attempts are those of the journal from now on, which lost some.
+    pub(crate) fn recount_attempts(&mut self) {
+        let mut attempts = BTreeMap::new();
+        for record in &self.office.records {
+            if let Ok(intent) = record.event::<FenceIntended>() {
+                attempts.entry(intent.attempt).or_insert((intent.vm, 0, 0)).1 += 1;
+            } else if let Ok(audit) = record.event::<SiblingFenceAudited>() {
+                attempts.entry(audit.attempt).or_insert((audit.vm, 0, 0)).2 += 1;
+            }
+        }
+        self.checks.attempts = attempts;
+    }
+
+    /// I8: words from outside are bounded and clean.
+    fn words(&mut self, record: &Record) {
+        let wrong = |text: &String| {
+            let dirty = text.chars().any(|c| c.is_control() && c != '\n');
+            if dirty {
+                Some("control characters".to_owned())
+            } else {
+                (text.len() > MAX_WORDS).then(|| format!("{} bytes of words", text.len()))
+            }
+        };
+        if let Some(wrong) = texts(&record.payload).find_map(wrong) {
+            self.violation("I8", format!("record {} ({}) has {wrong}", record.seq, record.topic));
+        }
+    }
+
     /// A record is durable; it tells what happened `at`.
     pub(crate) fn check_record(&mut self, record: &Record, at: Duration) {
+        self.words(record);
         match record.topic.as_str() {
             FenceIntended::TOPIC => {
                 let Ok(intent) = record.event::<FenceIntended>() else { return };
@@ -204,7 +258,9 @@ impl State {
         let dead = matches!(audit.outcome, FenceOutcome::SuccessKilled | FenceOutcome::SuccessAlreadyDead);
         let Some(host) = self.machines.iter().position(|machine| machine.id == audit.failed_host_uuid) else { return };
         let refused = self.ceph.refuses(&self.machines[host].storage_ips, self.now);
-        let lives = self.machines[host].processes.iter().any(|p| format!("vm-{}", p.vm) == audit.vm && !p.incoming);
+        let is = |p: &Process| format!("vm-{}", p.vm) == audit.vm && !p.incoming && p.claim.is_none();
+        let held = |(vm, export): (&usize, &Export)| export.held && format!("vm-{vm}") == audit.vm;
+        let lives = self.machines[host].processes.iter().any(is) || self.machines[host].exports.iter().any(held);
         if dead && lives && !refused {
             self.violation("I2", format!("{}: {} on {}, where it lives", audit.vm, audit.outcome, audit.failed_host));
         }
@@ -270,7 +326,7 @@ impl World {
                 .machines
                 .iter()
                 .flat_map(|machine| {
-                    let of = machine.processes.iter().filter(|process| process.vm == n);
+                    let of = machine.processes.iter().filter(|process| process.vm == n && process.claim.is_none());
                     of.map(|p| format!("{}{}", machine.name, if p.writes { "" } else { " (does not write)" }))
                 })
                 .collect();
@@ -324,6 +380,16 @@ impl World {
     }
 }
 
+/// Every text in a payload.
+fn texts(value: &serde_json::Value) -> Box<dyn Iterator<Item = &String> + '_> {
+    match value {
+        serde_json::Value::String(text) => Box::new(std::iter::once(text)),
+        serde_json::Value::Array(of) => Box::new(of.iter().flat_map(texts)),
+        serde_json::Value::Object(of) => Box::new(of.values().flat_map(texts)),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
 /// A record as one line: what a reader of a run wants of it.
 pub(crate) fn line(record: &Record) -> String {
     journal_line(record.seq, &record.topic, &record.subject, &record.payload)
@@ -347,7 +413,11 @@ pub fn journal_line(seq: u64, topic: &str, subject: &str, payload: &serde_json::
     for key in KEYS {
         match &payload[key] {
             serde_json::Value::Null => {}
-            serde_json::Value::String(text) => line.push_str(&format!(" {text}")),
+            serde_json::Value::String(text) => {
+                let clean = |c: char| if c.is_control() { '?' } else { c };
+                line.push(' ');
+                line.extend(text.chars().take(MAX_LINE_WORDS).map(clean));
+            }
             other => line.push_str(&format!(" {key}={other}")),
         }
     }

@@ -93,13 +93,60 @@ pub enum Fault {
     Respawn {
         /// The VM.
         vm: String,
+        /// So much later; 50 to 400 ms unless said.
+        #[serde(default)]
+        after_millis: u64,
     },
-    /// A migration is under way: a QEMU waits on another host. When the fault is over it has failed, and that one ends.
+    /// A migration is under way: a QEMU waits on another host. When the fault is over it has failed, and that one ends;
+    /// or it is done, and the other one ends.
     Migration {
         /// The VM.
         vm: String,
         /// Where to.
         to: String,
+        /// It succeeds
+        #[serde(default)]
+        succeeds: bool,
+    },
+    /// A VM ends by itself at once, however often it is started.
+    EndsAtOnce {
+        /// The VM.
+        vm: String,
+    },
+    /// A process on a host looks as if it were the VM. It never writes, and ends when the fault is over.
+    Claim {
+        /// The VM.
+        vm: String,
+        /// The host.
+        host: String,
+        /// Whose it is.
+        how: Claimant,
+    },
+    /// Another host answers at a host's management address: one that was given twice, or a clone that was restored.
+    AddressTaken {
+        /// The host.
+        host: String,
+        /// Who answers.
+        by: String,
+    },
+    /// Who looks for QEMUs on a host does not see them.
+    Blind {
+        /// The host.
+        host: String,
+        /// Who looks.
+        how: Looker,
+    },
+    /// libvirtd on a host carries out what it is asked for so much later, also when it was given up.
+    LibvirtLate {
+        /// The host.
+        host: String,
+        /// So much later, in ms.
+        millis: u64,
+    },
+    /// Whatever a host's agent and SSH say is 100 kB long and full of control characters.
+    LongWords {
+        /// The host.
+        host: String,
     },
     /// A host's vhost targets die.
     TargetCrash {
@@ -108,6 +155,11 @@ pub enum Fault {
     },
     /// A host's vhost targets die, and none can be deployed while the fault lasts.
     TargetBroken {
+        /// The host.
+        host: String,
+    },
+    /// A host's vhost targets hang in D state: what they hold cannot be taken from them.
+    TargetHangs {
         /// The host.
         host: String,
     },
@@ -164,6 +216,12 @@ pub enum Fault {
     SecondController,
     /// Nothing can be written to the journal.
     JournalBroken,
+    /// The controller's process dies; when the fault is over it is started on a backup of its journal, which lacks what was
+    /// recorded last.
+    JournalRestored {
+        /// So many records.
+        records: u64,
+    },
     /// The wall clocks of controller and agents jump.
     ClockJump {
         /// So far, in seconds.
@@ -186,6 +244,7 @@ impl Fault {
                 | Fault::ControllerFreeze
                 | Fault::SecondController
                 | Fault::JournalBroken
+                | Fault::JournalRestored { .. }
                 | Fault::ClockJump { .. }
         )
     }
@@ -219,6 +278,30 @@ pub enum Lie {
     OtherVersion,
     /// Ten megabytes of junk.
     Junk,
+}
+
+/// Whose process it is that looks as if it were a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Claimant {
+    /// A local user's, who runs something of that name: the agent tells whose it is.
+    LocalUser,
+    /// Nobody can tell it from the VM.
+    Lookalike,
+    /// A second QEMU of the VM, started by somebody else: it has the volume open, and waits for its lock.
+    Second,
+}
+
+/// Who looks for the QEMUs of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Looker {
+    /// Its agent.
+    Agent,
+    /// The program that a sibling runs there.
+    Ssh,
+    /// Both, and neither knows that it misses something.
+    Unaware,
 }
 
 /// What Ceph's monitors do.
@@ -274,5 +357,8 @@ pub enum Act {
     ConfirmFenced {
         /// The host.
         host: String,
+        /// Only if that is true
+        #[serde(default)]
+        if_off: bool,
     },
 }

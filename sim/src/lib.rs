@@ -8,6 +8,7 @@ pub mod check;
 pub mod fault;
 pub mod model;
 pub mod plan;
+pub mod rates;
 pub mod run;
 pub mod scenario;
 pub mod shrink;

@@ -5,6 +5,11 @@
 //! and twice, agents and hosts fall silent and speak again, controllers die, are deposed and go on, permits expire.
 //! The property is I1: never do two QEMUs write.
 //!
+//! There are two worlds. In [`Protocol::new`] the volume is on Ceph, which shows watchers and refuses hosts. In
+//! [`Protocol::with_claims`] it is on vhost, where nobody but the host itself and SSH can tell: there somebody may look at a
+//! host at any time, a host shows a QEMU of the VM that nobody ordered and ends it again, hosts lose their power and come
+//! back, and a human attests that one is off. Each is smaller than both together would be, so that both are looked at further.
+//!
 //! Time has two moments, before and after every permit of the first has expired.
 
 use std::{
@@ -17,6 +22,7 @@ use std::{
 use ringfence_actors::{
     fence::{Orders, PERMIT_VALIDITY, Policy, attempt},
     inventory::{Directory, Inventory, Vm},
+    sabotage::{self, Sabotage},
     vm::core::{Change, Command, Core, Event, Found, Memory, Order, SilentPlace},
 };
 use ringfence_messages::{
@@ -40,12 +46,17 @@ const MAX_CHANGES: u8 = 2;
 /// Times that a host falls silent, at most.
 const MAX_SILENCES: u8 = 2;
 
+/// Claims, looks at a host, and losses of power, at most; each.
+const MAX_TROUBLES: u8 = 2;
+
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The protocol; see the module.
 #[derive(Clone)]
 pub struct Protocol {
     vm: Vm,
+    /// Hosts show what is not the VM, lose their power, and are attested to be off; nobody else takes office.
+    claims: bool,
     directory: Arc<Directory>,
 }
 
@@ -64,6 +75,11 @@ pub struct State {
     asked: u8,
     changes: u8,
     silences: u8,
+    claims: u8,
+    looks: u8,
+    losses: u8,
+    /// A human attested that this host is off.
+    word: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -81,6 +97,10 @@ struct Host {
     refused: bool,
     /// Its agent answers nobody.
     silent: bool,
+    /// It has no power.
+    off: bool,
+    /// It shows a QEMU of the VM that nobody ordered, and that does not write.
+    claim: bool,
 }
 
 /// Something that happens.
@@ -100,6 +120,14 @@ pub enum Action {
     Office(usize),
     /// Time goes by until every permit has expired.
     Later,
+    /// A controller looks at a host, because something was seen there or nothing.
+    Look(usize, usize),
+    /// A host shows a QEMU of the VM that nobody ordered, or it ends.
+    Claim(usize, bool),
+    /// A host loses its power, or it is back.
+    Power(usize, bool),
+    /// A human attests that a host is off, which is true.
+    Attest(usize),
 }
 
 /// How something ends.
@@ -138,7 +166,7 @@ impl State {
         };
         let controllers: Vec<Option<String>> = self.controllers.iter().map(|c| c.as_ref().map(of)).collect();
         format!(
-            "{controllers:?} {} {} {:?} {:?} {:?} {} {} {} {}",
+            "{controllers:?} {} {} {:?} {:?} {:?} {} {} {} {} {} {} {} {:?}",
             self.leader,
             self.epoch,
             self.journal,
@@ -147,7 +175,11 @@ impl State {
             self.late,
             self.asked,
             self.changes,
-            self.silences
+            self.silences,
+            self.claims,
+            self.looks,
+            self.losses,
+            self.word
         )
     }
 
@@ -170,8 +202,17 @@ fn failed() -> ErrorCode {
 }
 
 impl Protocol {
-    /// The protocol with two hosts and a VM that is off.
+    /// The protocol with two hosts and a VM on Ceph.
     pub fn new() -> Protocol {
+        Protocol::of(0, "ceph://rbd/vm-0", false)
+    }
+
+    /// The protocol with two hosts and a VM on vhost, with claims, losses of power and a human's word.
+    pub fn with_claims() -> Protocol {
+        Protocol::of(1, "vhost://vm-0", true)
+    }
+
+    fn of(storage: usize, path: &str, claims: bool) -> Protocol {
         let cluster = ringfence_messages::ClusterId::from_name("c1");
         let hosts = vec![plan::host(0, cluster), plan::host(1, cluster)];
         let storages = plan::storages(&[cluster]);
@@ -184,13 +225,13 @@ impl Protocol {
             qemu_args: Vec::new(),
             libvirt_xml: None,
             volumes: vec![ringfence_actors::inventory::Volume {
-                storage: storages[0].id,
-                install_path: "ceph://rbd/vm-0".parse().expect("a path"),
+                storage: storages[storage].id,
+                install_path: path.parse().expect("a path"),
                 root: true,
             }],
         };
         let inventory = Inventory { hosts, storages, ..Inventory::default() };
-        Protocol { vm, directory: Arc::new(Directory::new(inventory)) }
+        Protocol { vm, claims, directory: Arc::new(Directory::new(inventory)) }
     }
 
     fn id(&self, host: usize) -> HostId {
@@ -207,6 +248,10 @@ impl Protocol {
         Controller { core, epoch, todo }
     }
 
+    fn is_off(&self, state: &State, place: &attempt::Place) -> bool {
+        matches!(place, attempt::Place::Silent(host) if state.hosts[self.index(*host)].off)
+    }
+
     /// The ways in which a thing to do may end.
     fn ends(&self, state: &State, c: usize, command: &Command) -> Vec<How> {
         use How::{Badly, Unheard, Well};
@@ -217,6 +262,7 @@ impl Protocol {
             Command::Launch(..) => vec![Unheard, Badly],
             Command::Halt(host) if state.hosts[self.index(*host)].silent => vec![Badly],
             Command::Halt(_) => vec![Well, Badly, Unheard],
+            Command::Fence(case, attempt::Command::AskFencer) if self.is_off(state, &case.place) => vec![Badly],
             Command::Fence(_, attempt::Command::Block(_)) => vec![Well, Badly, Unheard],
             Command::Fence(_, attempt::Command::AskFencer) => vec![Well, Badly, Unheard],
             _ => vec![Well, Badly],
@@ -247,7 +293,12 @@ impl Protocol {
                     // Where it was seen a moment ago is a courtesy: nothing may depend on it.
                     seen_host_uuids: Vec::new(),
                 };
-                let of = |host| SilentPlace { host, human: None, machine: machine(host) };
+                let word = |host: HostId| state.word.is_some_and(|word| host == self.id(word));
+                let of = |host| SilentPlace {
+                    host,
+                    human: word(host).then(|| "the operator".to_owned()),
+                    machine: machine(host),
+                };
                 Event::TargetFound(Ok(Found { target: found, places: silent.into_iter().map(of).collect() }))
             }
             Command::Search(id) => {
@@ -259,7 +310,8 @@ impl Protocol {
                     host.orders = orders;
                     let of =
                         |incarnation| RunningVm { incarnation: Some(incarnation), ..RunningVm::qemu(self.vm.id, 1) };
-                    let vms = host.qemu.map(of).into_iter().collect();
+                    let claim = host.claim.then(|| RunningVm::qemu(self.vm.id, 2));
+                    let vms = host.qemu.map(of).into_iter().chain(claim).collect();
                     ListVmsReply { vms, clock_ms: clock, sight: Sight::full(), ..ListVmsReply::default() }
                 });
                 Event::Searched(id, reply.ok_or_else(failed))
@@ -298,7 +350,7 @@ impl Protocol {
                     && let Ok(orders) = host.orders.hear(epoch, None)
                 {
                     host.orders = orders;
-                    host.qemu = None;
+                    (host.qemu, host.claim) = (None, false);
                 }
                 Event::Halted(unit(well))
             }
@@ -366,18 +418,38 @@ impl Protocol {
     /// Does at once what can only end in one way and changes nothing that anybody else sees: fewer actions, further
     /// looks.
     fn settle(&self, state: &mut State, c: usize) {
+        let records = |command: &Command| {
+            matches!(command, Command::Tell(_) | Command::Intend(_) | Command::Fence(_, attempt::Command::Intend(_)))
+        };
         let plain = |command: &Command| {
-            matches!(
-                command,
-                Command::FindTarget(..)
-                    | Command::Export(..)
-                    | Command::Reply(_)
-                    | Command::Fence(_, attempt::Command::Audit { .. } | attempt::Command::Done(_))
-            )
+            // Where nobody else takes office it does not matter when something is recorded.
+            (self.claims && records(command))
+                || matches!(
+                    command,
+                    Command::FindTarget(..)
+                        | Command::Export(..)
+                        | Command::Reply(_)
+                        | Command::Fence(_, attempt::Command::Audit { .. } | attempt::Command::Done(_))
+                )
         };
         let next = |state: &State| state.controllers[c].as_ref().and_then(|of| of.todo.iter().position(plain));
         while let Some(index) = next(state) {
             self.end(state, c, index, How::Well);
+        }
+    }
+
+    /// What goes wrong where nothing but the hosts themselves can tell.
+    fn troubles(&self, state: &State, actions: &mut Vec<Action>) {
+        for (n, host) in state.hosts.iter().enumerate() {
+            if host.claim || (state.claims < MAX_TROUBLES && !host.off && host.qemu.is_none()) {
+                actions.push(Action::Claim(n, !host.claim));
+            }
+            if host.off || state.losses < MAX_TROUBLES {
+                actions.push(Action::Power(n, !host.off));
+            }
+            if host.off && state.word.is_none() {
+                actions.push(Action::Attest(n));
+            }
         }
     }
 
@@ -389,7 +461,8 @@ impl Protocol {
         }
         let late = state.clock() >= cmd.not_after_ms;
         let at = &mut state.hosts[host];
-        let taken = at.orders.admit(&cmd, at.qemu.map(|_| 1), late);
+        let runs_as = at.qemu.map(|_| 1).or(at.claim.then_some(2));
+        let taken = at.orders.admit(&cmd, runs_as, late);
         let started = taken.is_ok();
         if let Ok(orders) = taken {
             at.orders = orders;
@@ -453,6 +526,10 @@ impl Model for Protocol {
             asked: 0,
             changes: 0,
             silences: 0,
+            claims: 0,
+            looks: 0,
+            losses: 0,
+            word: None,
         }]
     }
 
@@ -473,19 +550,24 @@ impl Model for Protocol {
             if state.asked < MAX_ORDERS && controller.todo.is_empty() {
                 actions.push(Action::Ask(c));
             }
-            if state.changes < MAX_CHANGES {
+            if state.changes < MAX_CHANGES && !self.claims {
                 actions.push(Action::Die(c));
             }
+            if self.claims && controller.todo.is_empty() && state.looks < MAX_TROUBLES {
+                actions.extend((0..2).map(|host| Action::Look(c, host)));
+            }
         }
-        if state.changes < MAX_CHANGES {
+        if self.claims {
+            self.troubles(state, actions);
+        } else if state.changes < MAX_CHANGES {
             actions.push(Action::Office(1 - state.leader));
         }
         for index in 0..state.orders.len() {
             actions.extend([Action::Arrive(index, false), Action::Arrive(index, true)]);
         }
         for host in 0..2 {
-            let silent = state.hosts[host].silent;
-            if silent || state.silences < MAX_SILENCES {
+            let Host { silent, off, .. } = state.hosts[host];
+            if !off && (silent || state.silences < MAX_SILENCES) {
                 actions.push(Action::Silent(host, !silent));
             }
         }
@@ -525,6 +607,24 @@ impl Model for Protocol {
                 state.controllers[c] = Some(self.controller(state.epoch, state.journal.clone(), state.now()));
             }
             Action::Later => state.late = true,
+            Action::Look(c, host) => {
+                state.looks += 1;
+                self.tell(&mut state, c, Event::LookFor(Some(self.id(host))));
+            }
+            Action::Claim(host, claim) => {
+                state.hosts[host].claim = claim;
+                state.claims += u8::from(claim);
+            }
+            Action::Power(host, off) => {
+                state.losses += u8::from(off);
+                let at = &mut state.hosts[host];
+                (at.off, at.silent) = (off, off);
+                (at.qemu, at.claim) = if off { (None, false) } else { (at.qemu, at.claim) };
+                if !off && state.word == Some(host) && !sabotage::on(Sabotage::AttestationStays) {
+                    state.word = None;
+                }
+            }
+            Action::Attest(host) => state.word = Some(host),
         }
         (state != *last).then_some(state)
     }
@@ -552,8 +652,8 @@ pub struct Checked {
 }
 
 /// Checks every state that can be reached in so many actions.
-pub fn check(depth: usize, threads: usize) -> Checked {
-    let checker = Protocol::new().checker().threads(threads).target_max_depth(depth).spawn_bfs().join();
+pub fn check(of: Protocol, depth: usize, threads: usize) -> Checked {
+    let checker = of.checker().threads(threads).target_max_depth(depth).spawn_bfs().join();
     let path = checker.discovery("I1: never do two QEMUs write");
     let violation = path.map(|path| path.into_actions().iter().map(|action| format!("{action:?}")).collect());
     Checked {

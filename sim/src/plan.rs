@@ -16,7 +16,10 @@ use ringfence_messages::{
     vm::{HaMode, InstallPath},
 };
 
-use crate::fault::{Act, CephTrouble, Fault, Lie, SshTrouble};
+use crate::{
+    fault::{Act, CephTrouble, Fault, Lie, SshTrouble},
+    rates,
+};
 
 /// Something that happens at a time.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,6 +136,7 @@ impl Plan {
                 steps.push(Step { at, what: something(&mut rng, &inventory, last.saturating_sub(at)) });
             }
         }
+        steps.extend(rates::troubles(seed, rate, &inventory, last));
         steps.sort_by_key(|step| step.at);
         let all = steps.clone();
         steps.retain(|step| !is_removal(step) || is_calm(&all, step.at));
@@ -276,8 +280,8 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         38..=40 => Fault::QemuCrash { vm: v },
         41..=42 => Fault::QemuUnkillable { vm: v },
         43 => Fault::ZombieLeader { vm: v },
-        44 => Fault::Respawn { vm: v },
-        45..=46 => Fault::Migration { vm: v, to: h },
+        44 => Fault::Respawn { vm: v, after_millis: 0 },
+        45..=46 => Fault::Migration { vm: v, to: h, succeeds: false },
         47..=49 => Fault::TargetCrash { host: h },
         50..=51 => Fault::TargetBroken { host: h },
         52 => Fault::PrepareFails { host: h },

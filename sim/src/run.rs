@@ -200,7 +200,9 @@ impl Stage {
                 };
                 ask!(one("recovery"), ChangeHostStateMsg { host_uuid: HostId::from_name(host), action })
             }
-            Act::ConfirmFenced { host } => ask!(
+            // Whoever looks first says nothing of a host that is on.
+            Act::ConfirmFenced { host, if_off: true } if world.is_on(host) => {}
+            Act::ConfirmFenced { host, .. } => ask!(
                 one("ha"),
                 ConfirmHostFencedMsg { host_uuid: HostId::from_name(host), by: "the operator".to_owned() }
             ),

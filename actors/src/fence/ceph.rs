@@ -316,7 +316,11 @@ impl Handler<QueryWatchersMsg> for CephActor {
                 let details = format!("{} does not lie on Ceph", message.install_path);
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             };
-            let watchers = flow.ceph.watchers(flow.storage, &pool, &image).await?;
+            let mut watchers = flow.ceph.watchers(flow.storage, &pool, &image).await?;
+            // Those of rbd-mirror and the like use no volume; the config names them.
+            let directory = flow.catalog.now();
+            let allowed = directory.storage(flow.storage).map(|of| of.watchers_allowed.clone()).unwrap_or_default();
+            watchers.retain(|watcher| !allowed.contains(&watcher.ip));
             Ok(WatchersReply { watchers })
         })
     }

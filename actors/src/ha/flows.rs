@@ -67,7 +67,7 @@ impl Core {
             let up = vm.up_since.take();
             if up.is_some_and(|since| now.saturating_sub(since) >= STEADY) {
                 (vm.failures, vm.deaths) = (0, 0);
-            } else if judger == "QemuDied" && !sabotage::on(Sabotage::StartForgets) {
+            } else if judger == "QemuDied" && !sabotage::on(Sabotage::StartIsSuccess) {
                 if vm.deaths >= MAX_DEATHS {
                     continue;
                 }

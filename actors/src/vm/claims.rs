@@ -14,7 +14,7 @@
 
 use ringfence_messages::{
     ErrorCode, HostId, Result, VmId,
-    vm::{IntruderPhase, ListVmsReply, VmState, WriterKind},
+    vm::{IntruderPhase, ListVmsReply, RunningVm, VmState, WriterKind},
 };
 
 use super::core::{Busy, Command, Core, Whereabouts};
@@ -42,7 +42,8 @@ impl Seen {
     /// # Errors
     /// The VM is not in it, and who made it could not have seen everything.
     pub(super) fn of(vm: VmId, host: HostId, reply: &ListVmsReply) -> Result<Seen> {
-        let of_it = || reply.vms.iter().filter(|writer| writer.vm_uuid == vm && writer.stranger.is_none());
+        let is_vm = |writer: &&RunningVm| writer.stranger.is_none() || sabotage::on(Sabotage::StrangersAreVms);
+        let of_it = || reply.vms.iter().filter(|writer| writer.vm_uuid == vm).filter(is_vm);
         let qemus = || of_it().filter(|writer| writer.kind == WriterKind::Qemu);
         if let Some(running) = qemus().filter(|writer| !writer.incoming).max_by_key(|writer| writer.incarnation) {
             return Ok(Seen::Running(running.incarnation));
@@ -50,7 +51,7 @@ impl Seen {
         if qemus().next().is_some() {
             return Ok(Seen::Coming);
         }
-        if of_it().next().is_some() {
+        if of_it().next().is_some() && !sabotage::on(Sabotage::ExportIsNothing) {
             return Ok(Seen::Export);
         }
         Cleared::by_listing(vm, host, reply).map(Seen::Nothing)
@@ -121,7 +122,8 @@ impl Core {
 
     /// Whether a host that is no place of the VM may say that it runs there: hosts of other clusters may not.
     pub(super) fn may_claim(&self, host: HostId) -> bool {
-        self.directory.host(host).is_ok_and(|of| of.cluster == self.vm.cluster)
+        let believed = |cluster| cluster == self.vm.cluster || sabotage::on(Sabotage::OtherClusterBelieved);
+        self.directory.host(host).is_ok_and(|of| believed(of.cluster))
     }
 
     /// It is seen on another host than its place, which stays a place unless it is known to be gone from there.

@@ -320,7 +320,7 @@ impl Core {
                     let at = self.directory.host_name(target);
                     let why = format!("volume {} cannot be used on {at}", volume.install_path);
                     let error = ErrorCode::new(Code::HOST_START_VM, why).caused_by(error);
-                    if !sabotage::on(Sabotage::PlaceForgotten) {
+                    if !sabotage::on(Sabotage::StartForgets) {
                         let starting = self.state;
                         self.is_back_at(before);
                         let (now, place) = (self.state, self.place);

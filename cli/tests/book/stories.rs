@@ -204,7 +204,7 @@ fn the_form_of_a_story_on_the_page_is_the_readers() {
     part(PAGE, "expect", &source.table("Expected"));
     part(PAGE, "faults", &source.kinds_table("Fault", "`kind`"));
     part(PAGE, "acts", &source.kinds_table("Act", "`do`"));
-    let words = ["SshTrouble", "Lie", "CephTrouble"].iter().flat_map(|name| source.words(name));
+    let words = ["SshTrouble", "Lie", "CephTrouble", "Claimant", "Looker"].iter().flat_map(|name| source.words(name));
     let words: Vec<_> = words.map(|(word, docs)| vec![format!("`{word}`"), docs]).collect();
     part(PAGE, "how", &table(&["`how`", "what it does"], &words));
 }

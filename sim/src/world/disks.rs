@@ -68,8 +68,11 @@ impl State {
         let targets = machine.targets.clone();
         let name = machine.name.clone();
         let mut changes = Vec::new();
+        self.machines[host].contact = contact;
+        if live {
+            self.exports_land(host, now);
+        }
         let machine = &mut self.machines[host];
-        machine.contact = contact;
         for process in &mut machine.processes {
             let vhost = self.checks.vhost_of(process.vm);
             // Watches: kept in contact, lost 30 s after, dropped at once where refused.
@@ -82,12 +85,18 @@ impl State {
             let can = live
                 && contact
                 && !process.incoming
+                && !process.paused
+                && process.claim.is_none()
+                && now >= process.writes_from
                 && match vhost {
                     Some(storage) => targets.get(&storage).copied().unwrap_or(false),
                     None => !refused,
                 };
             if can != process.writes {
                 process.writes = can;
+                if let Some(export) = machine.exports.get_mut(&process.vm).filter(|of| of.uid == process.uid) {
+                    export.held = !can && live && !contact && targets.get(&export.storage) == Some(&true);
+                }
                 changes.push((process.uid, process.vm, process.pid, process.incarnation, can));
             }
         }

@@ -10,17 +10,24 @@ use std::{
 use ringfence_actors::{
     fence::Orders,
     inventory::{Host, Inventory},
+    sabotage::{self, Sabotage},
 };
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
     evidence::Machine as MachineId,
     storage::StorageKind,
-    vm::{RunningVm, VoidOrders},
+    vm::{RunningVm, VoidOrders, WriterKind},
 };
 use uuid::Uuid;
 
-use super::State;
-use crate::fault::{Lie, SshTrouble};
+use super::{State, exports::Export};
+use crate::{
+    fault::{Claimant, Lie, SshTrouble},
+    rates::LISTS_EXPORTS,
+};
+
+/// The pid of every host's target.
+const TARGET_PID: u32 = 7;
 
 /// Ceph drops a watch that was not renewed for so long (domain: `osd_client_watch_timeout`).
 pub(crate) const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,11 +61,29 @@ pub(crate) struct Machine {
     pub(crate) done: HashMap<Uuid, Duration>,
     pub(crate) ssh: Vec<(u64, SshTrouble)>,
     pub(crate) processes: Vec<Process>,
-    /// VMs, by number, that something starts again when they are killed.
-    pub(crate) respawns: BTreeMap<usize, u32>,
+    /// VMs, by number, that something starts again when they are killed: by so many faults, so many ms later.
+    pub(crate) respawns: BTreeMap<usize, (u32, u64)>,
+    /// Up to which incarnation a VM is over here, as its agent learned.
+    pub(crate) over: BTreeMap<usize, u64>,
+    /// Whose agent answers at its management address instead of it, by the fault that does it.
+    pub(crate) taken: Vec<(u64, usize)>,
+    /// Faults under which its agent, or who comes by SSH, does not see its QEMUs.
+    pub(crate) blind_agent: u32,
+    pub(crate) blind_ssh: u32,
+    /// Faults under which neither sees them, nor knows that.
+    pub(crate) unaware: u32,
+    /// libvirtd is so much later, in ms, by the fault that does it.
+    pub(crate) late: Vec<(u64, u64)>,
+    /// Domains that libvirtd was asked for and has not answered about.
+    pub(crate) unheard: u32,
+    pub(crate) wordy: u32,
     pub(crate) memory_mib: u64,
     pub(crate) targets: BTreeMap<StorageId, bool>,
     pub(crate) targets_broken: u32,
+    /// Faults under which its targets cannot be killed.
+    pub(crate) targets_hang: u32,
+    /// What its targets write for, by VM.
+    pub(crate) exports: BTreeMap<usize, Export>,
     pub(crate) prepare_fails: u32,
     /// From then on clients here reach the storage again, if the way is open.
     pub(crate) contact_from: Duration,
@@ -77,12 +102,32 @@ pub(crate) struct Process {
     pub(crate) incarnation: u64,
     /// It waits for a migration.
     pub(crate) incoming: bool,
+    /// It took one: its command line says for ever that it waits.
+    pub(crate) came: bool,
     pub(crate) unkillable: u32,
     /// Its watch is over then; `None` while it is renewed.
     pub(crate) watch_until: Option<Duration>,
     /// It was refused once: it never watches again, but writes when it is let in (seen on real Ceph).
     pub(crate) unwatched: bool,
     pub(crate) writes: bool,
+    /// Its guest has not booted before.
+    pub(crate) writes_from: Duration,
+    /// It was created paused, and not resumed.
+    pub(crate) paused: bool,
+    /// It is no VM, but looks like one.
+    pub(crate) claim: Option<Claimant>,
+}
+
+impl Process {
+    /// Whether it waits for a migration, as far as an agent or a sibling can tell: they ask QEMU, whose command line stays.
+    pub(crate) fn seems_incoming(&self) -> bool {
+        self.incoming || (self.came && sabotage::on(Sabotage::IncomingForever))
+    }
+
+    /// Whether whoever kills this VM's QEMUs takes it for one.
+    pub(crate) fn is_killed_for(&self, vm: usize) -> bool {
+        self.vm == vm && self.claim != Some(Claimant::LocalUser)
+    }
 }
 
 impl Machine {
@@ -110,9 +155,19 @@ impl Machine {
             ssh: Vec::new(),
             processes: Vec::new(),
             respawns: BTreeMap::new(),
+            over: BTreeMap::new(),
+            taken: Vec::new(),
+            blind_agent: 0,
+            blind_ssh: 0,
+            unaware: 0,
+            late: Vec::new(),
+            unheard: 0,
+            wordy: 0,
             memory_mib,
             targets: deployed.map(|storage| (storage.id, true)).collect(),
             targets_broken: 0,
+            targets_hang: 0,
+            exports: BTreeMap::new(),
             prepare_fails: 0,
             contact_from: Duration::ZERO,
             contact: true,
@@ -147,35 +202,69 @@ impl Machine {
 
     pub(crate) fn running(&self, inventory: &Inventory) -> Vec<RunningVm> {
         let of = |process: &Process| RunningVm {
-            incarnation: Some(process.incarnation),
-            incoming: process.incoming,
+            incarnation: process.claim.is_none().then_some(process.incarnation),
+            incoming: process.seems_incoming(),
+            stranger: (process.claim == Some(Claimant::LocalUser)).then(|| "it is a process of user nobody".to_owned()),
             ..RunningVm::qemu(inventory.vms[process.vm].id, process.pid)
         };
-        self.processes.iter().map(of).collect()
+        let alone = |vm: &&usize| LISTS_EXPORTS && self.processes.iter().all(|process| process.vm != **vm);
+        let export = |vm: &usize| RunningVm {
+            incarnation: Some(self.exports[vm].incarnation),
+            kind: WriterKind::Export,
+            ..RunningVm::qemu(inventory.vms[*vm].id, TARGET_PID)
+        };
+        self.processes.iter().map(of).chain(self.exports.keys().filter(alone).map(export)).collect()
     }
 }
 
 impl State {
     /// A QEMU comes up.
     pub(crate) fn spawn(&mut self, host: usize, vm: usize, incarnation: u64, incoming: bool) -> u32 {
+        self.spawn_as(host, vm, incarnation, |process| process.incoming = incoming)
+    }
+
+    /// A QEMU comes up, which is special.
+    pub(crate) fn spawn_as(
+        &mut self,
+        host: usize,
+        vm: usize,
+        incarnation: u64,
+        special: impl FnOnce(&mut Process),
+    ) -> u32 {
         let uid = self.id();
         let machine = &mut self.machines[host];
         machine.next_pid += 1;
         let pid = machine.next_pid;
-        machine.processes.push(Process {
+        let mut process = Process {
             uid,
             pid,
             vm,
             incarnation,
-            incoming,
+            incoming: false,
+            came: false,
             unkillable: 0,
             watch_until: None,
             unwatched: false,
             writes: false,
-        });
+            writes_from: Duration::ZERO,
+            paused: false,
+            claim: None,
+        };
+        special(&mut process);
+        let coming = match &process {
+            Process { claim: Some(claim), .. } => &format!(", a claim: {claim:?}"),
+            Process { incoming: true, .. } => ", waiting for a migration",
+            Process { paused: true, .. } => ", paused",
+            _ => "",
+        };
         let name = machine.name.clone();
-        let coming = if incoming { ", waiting for a migration" } else { "" };
+        let exports = process.claim.is_none();
+        machine.processes.push(process);
         self.log(format_args!("{name}: QEMU of vm-{vm} is up, incarnation {incarnation}, pid {pid}{coming}"));
+        if exports {
+            self.exports(host, vm, uid, incarnation);
+        }
+        self.sweep(host);
         self.settle(host);
         pid
     }

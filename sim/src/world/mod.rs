@@ -11,15 +11,25 @@
 //! Rejected: a port that decides at once and answers later. Most of what is worth finding happens in between.
 
 mod agent;
+mod calls;
 mod ceph;
 mod disks;
+mod exports;
+mod hands;
+mod impostors;
 mod links;
 mod machine;
 mod office;
+mod ssh;
 mod storages;
 mod trouble;
 
-use std::{collections::HashMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 use rand::{Rng, SeedableRng};
@@ -31,8 +41,9 @@ use tokio::{sync::Notify, time::Instant};
 pub(crate) use self::{
     ceph::Ceph,
     disks::{Disks, vhost_of},
+    exports::Export,
     links::Links,
-    machine::Machine,
+    machine::{Machine, Process},
     office::Office,
 };
 use crate::check::Checks;
@@ -64,6 +75,10 @@ pub(crate) struct State {
     pub(crate) controllers_wanted: u32,
     /// Faults under which more than one may run.
     pub(crate) rivals: u32,
+    /// VMs, by number, that end by themselves at once.
+    pub(crate) short_lived: BTreeMap<usize, u32>,
+    /// Processes that look like VMs: the fault that started them, host, process.
+    pub(crate) claims: Vec<(u64, usize, u64)>,
     log: Vec<String>,
     next_id: u64,
 }
@@ -117,6 +132,8 @@ impl World {
             controllers: Vec::new(),
             controllers_wanted: 1,
             rivals: 0,
+            short_lived: BTreeMap::new(),
+            claims: Vec::new(),
             log: Vec::new(),
             next_id: 0,
         };

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use ringfence_actors::ports::{JournalPort, LeadershipPort, MAX_READ, NewRecord, Record};
+use ringfence_actors::ports::{JournalPort, LeadershipPort, MAX_PAYLOAD_BYTES, MAX_READ, NewRecord, Record};
 use ringfence_messages::{Code, ErrorCode, Result};
 
 use super::{End, State};
@@ -32,6 +32,9 @@ impl State {
         }
         if self.office.broken > 0 {
             return Err(ErrorCode::new(Code::IO, "the journal cannot be written: disk full"));
+        }
+        for record in &new {
+            fits(record)?;
         }
         let mut appended = Vec::with_capacity(new.len());
         for NewRecord { topic, subject, payload, waited } in new {
@@ -60,6 +63,33 @@ impl State {
         let mut newest: Vec<usize> = of.take_while(|((of, _), _)| of == topic).map(|(_, newest)| *newest).collect();
         newest.sort_unstable();
         newest.into_iter().map(|newest| self.office.records[newest].clone()).collect()
+    }
+}
+
+/// As the journal of `drivers` judges it.
+fn fits(record: &NewRecord) -> Result<()> {
+    let payload = record.payload.to_string().len();
+    match payload > MAX_PAYLOAD_BYTES {
+        true => {
+            let details = format!("a record of topic {} has a payload of {payload} bytes", record.topic);
+            Err(ErrorCode::new(Code::INVALID_ARGUMENT, details))
+        }
+        false => Ok(()),
+    }
+}
+
+impl State {
+    /// The journal is a backup from now on, which lacks these many records.
+    pub(crate) fn restore(&mut self, lacks: u64) {
+        let kept = self.office.records.len().saturating_sub(lacks as usize);
+        let lacks = self.office.records.len() - kept;
+        self.office.records.truncate(kept);
+        self.office.latest.clear();
+        for (n, record) in self.office.records.iter().enumerate() {
+            self.office.latest.insert((record.topic.clone(), record.subject.clone()), n);
+        }
+        self.log(format_args!("the journal is a backup of which {lacks} records are missing"));
+        self.recount_attempts();
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     links::{Node, Place},
     machine::WATCH_TIMEOUT,
 };
-use crate::fault::Fault;
+use crate::fault::{Fault, Looker};
 
 /// TCP backs off: a client whose storage was away writes again so much later (domain: 12 to 27 s after a minute).
 const SLOWEST_RECONNECT_MILLIS: u64 = 27_000;
@@ -22,6 +22,7 @@ impl World {
             state.log(format_args!("fault: {fault:?} for {:.1} s", lasting.as_secs_f64()));
             let id = state.id();
             self.change(&mut state, &fault, id, true);
+            state.sweep_all();
             state.settle_all();
             id
         };
@@ -33,6 +34,7 @@ impl World {
                 let mut state = world.state();
                 state.log(format_args!("over: {fault:?}"));
                 world.change(&mut state, &fault, id, false);
+                state.sweep_all();
                 state.settle_all();
             }
             // Whoever lost its storage comes back later; whoever waits for a watch to time out looks again.
@@ -55,9 +57,10 @@ impl World {
     }
 
     /// Where a VM's QEMU is; the one that does not wait for a migration.
-    fn whereabouts(&self, state: &State, vm: &str) -> Option<(usize, usize)> {
+    pub(super) fn whereabouts(&self, state: &State, vm: &str) -> Option<(usize, usize)> {
         let vm = self.vm_named(vm)?;
-        let on = |machine: &super::Machine| machine.processes.iter().any(|p| p.vm == vm && !p.incoming);
+        let is = |p: &super::machine::Process| p.vm == vm && !p.incoming && p.claim.is_none();
+        let on = |machine: &super::Machine| machine.processes.iter().any(is);
         state.machines.iter().position(on).map(|host| (host, vm))
     }
 
@@ -100,12 +103,12 @@ impl World {
             }
             Fault::QemuCrash { vm } if begins => {
                 if let Some((at, vm)) = self.whereabouts(state, vm) {
-                    state.end(at, "it crashed", |process| process.vm == vm && !process.incoming);
+                    state.end(at, "it crashed", |p| p.vm == vm && !p.incoming && p.claim.is_none());
                 }
             }
             Fault::QemuRestart { vm, host: name } if begins => {
                 let (Some(at), Some(number)) = (host(name), self.vm_named(vm)) else { return };
-                let ended = state.end(at, "somebody restarts it", |process| process.vm == number);
+                let ended = state.end(at, "somebody restarts it", |p| p.vm == number && p.claim.is_none());
                 let ips = state.machines[at].storage_ips.clone();
                 match ended.first() {
                     Some(_) if state.ceph.refuses(&ips, state.now) => {
@@ -125,27 +128,17 @@ impl World {
                     count(&mut process.unkillable);
                 }
             }
-            Fault::Respawn { vm } => {
+            Fault::Respawn { vm, after_millis } => {
                 let Some(number) = self.vm_named(vm) else { return };
                 if begins {
-                    let at = self.whereabouts(state, vm);
-                    at.into_iter().for_each(|(at, _)| *state.machines[at].respawns.entry(number).or_default() += 1);
+                    if let Some((at, _)) = self.whereabouts(state, vm) {
+                        let of = state.machines[at].respawns.entry(number).or_default();
+                        *of = (of.0 + 1, *after_millis);
+                    }
                 } else {
                     state.machines.iter_mut().for_each(|machine| {
                         machine.respawns.remove(&number);
                     });
-                }
-            }
-            Fault::Migration { vm, to } => {
-                let (Some(to), Some(number)) = (host(to), self.vm_named(vm)) else { return };
-                match self.whereabouts(state, vm) {
-                    Some((at, _)) if begins && at != to && state.machines[to].on => {
-                        state.spawn(to, number, 0, true);
-                    }
-                    _ if !begins => {
-                        state.end(to, "the migration failed", |process| process.vm == number && process.incoming);
-                    }
-                    _ => {}
                 }
             }
             Fault::TargetCrash { host: name } if begins => self.targets_die(state, host(name)),
@@ -211,6 +204,52 @@ impl World {
             }
             Fault::JournalBroken => count(&mut state.office.broken),
             Fault::ClockJump { seconds } => state.office.clock += if begins { *seconds } else { -*seconds },
+            Fault::TargetHangs { host: name } => {
+                host(name).into_iter().for_each(|at| count(&mut state.machines[at].targets_hang));
+            }
+            Fault::LibvirtLate { host: name, millis } => {
+                host(name).into_iter().for_each(|at| listed!(state.machines[at].late, *millis));
+            }
+            Fault::LongWords { host: name } => {
+                host(name).into_iter().for_each(|at| count(&mut state.machines[at].wordy));
+            }
+            Fault::Blind { host: name, how } => {
+                let Some(machine) = host(name).map(|at| &mut state.machines[at]) else { return };
+                count(match how {
+                    Looker::Agent => &mut machine.blind_agent,
+                    Looker::Ssh => &mut machine.blind_ssh,
+                    Looker::Unaware => &mut machine.unaware,
+                });
+            }
+            Fault::AddressTaken { host: name, by } => {
+                let (Some(at), Some(by)) = (host(name), host(by)) else { return };
+                listed!(state.machines[at].taken, by);
+            }
+            Fault::EndsAtOnce { vm } => {
+                let Some(number) = self.vm_named(vm) else { return };
+                count(state.short_lived.entry(number).or_default());
+                state.short_lived.retain(|_, faults| *faults > 0);
+                if let Some((at, _)) = self.whereabouts(state, vm).filter(|_| begins) {
+                    state.end(at, "it ends by itself", |p| p.vm == number && !p.incoming && p.claim.is_none());
+                }
+            }
+            Fault::Migration { vm, to, succeeds } => match begins {
+                true => self.migration_begins(state, vm, host(to)),
+                false => self.migration_ends(state, vm, host(to), *succeeds),
+            },
+            Fault::Claim { vm, host: name, how } => match begins {
+                true => self.claim(state, vm, host(name), *how, id),
+                false => state.claim_ends(id),
+            },
+            Fault::JournalRestored { records } => {
+                state.controllers.iter_mut().for_each(|controller| controller.alive = false);
+                if begins {
+                    state.log("the controller is killed, and its journal is lost");
+                } else {
+                    state.restore(*records);
+                    self.service_manager(state);
+                }
+            }
             Fault::LibvirtHangs { .. }
             | Fault::ZombieLeader { .. }
             | Fault::QemuCrash { .. }
@@ -247,7 +286,11 @@ impl World {
 
     fn targets_die(&self, state: &mut State, at: Option<usize>) {
         if let Some(at) = at {
-            state.machines[at].targets.values_mut().for_each(|up| *up = false);
+            let machine = &mut state.machines[at];
+            machine.targets.values_mut().for_each(|up| *up = false);
+            // The next one exports what a QEMU here has open.
+            let processes = &machine.processes;
+            machine.exports.retain(|_, export| processes.iter().any(|process| process.uid == export.uid));
         }
     }
 
@@ -264,9 +307,11 @@ impl World {
         machine.agent_life += 1;
         machine.done.clear();
         machine.respawns.clear();
+        machine.exports.clear();
+        machine.unheard = 0;
         machine.busy = Arc::default();
         machine.targets.values_mut().for_each(|up| *up = false);
-        let ran = ended.into_iter().filter(|process| !process.incoming && again);
+        let ran = ended.into_iter().filter(|process| !process.incoming && process.claim.is_none() && again);
         machine.autostart = ran.map(|process| (process.vm, process.incarnation)).collect();
     }
 

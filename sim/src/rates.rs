@@ -1,0 +1,159 @@
+//! How often the faults of the second part of the fault matrix come in a campaign's runs.
+//!
+//! Invariant: each kind has a chance of its own: a rate that changes leaves all other faults of a seed as they are.
+
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use ringfence_actors::inventory::Inventory;
+use ringfence_messages::vm::InstallPath;
+
+use crate::{
+    fault::{Act, Claimant, Fault, Looker},
+    plan::{Step, What},
+};
+
+/// Agents list an export whose QEMU is gone (K4). `false` until the core takes it for what it is: the present one believes
+/// that the VM runs.
+pub const LISTS_EXPORTS: bool = false;
+
+/// A fence that names no machine reaches none (K1). `false` until the core names the machine that it means.
+pub const UNKNOWN_MACHINE_MATCHES_NOTHING: bool = false;
+
+/// For a hundred other faults so many of these. One at 0 breaks
+/// a rule that the core does not keep yet; its number and a story in `examples/scenarios` say which.
+const RATES: [(u32, Trouble); 15] = [
+    (0, Trouble::AddressTaken),    // K1
+    (0, Trouble::BlindAgent),      // K2
+    (0, Trouble::BlindSsh),        // K2
+    (0, Trouble::HeldWrites),      // K4
+    (0, Trouble::TargetHangs),     // K4
+    (0, Trouble::LibvirtLate),     // K6
+    (0, Trouble::JournalRestored), // K7
+    (0, Trouble::SlowRespawn),     // K8
+    (0, Trouble::SecondQemu),      // K8, K19
+    (0, Trouble::Attested),        // K9
+    (0, Trouble::Migrated),        // K12
+    (0, Trouble::Lookalike),       // K19
+    (0, Trouble::LocalUser),       // K20
+    (0, Trouble::LongWords),       // K22
+    (0, Trouble::EndsAtOnce),      // K23
+];
+
+/// What [`RATES`] are of.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    AddressTaken,
+    BlindAgent,
+    BlindSsh,
+    HeldWrites,
+    TargetHangs,
+    LibvirtLate,
+    JournalRestored,
+    SlowRespawn,
+    SecondQemu,
+    Attested,
+    Migrated,
+    Lookalike,
+    LocalUser,
+    LongWords,
+    EndsAtOnce,
+}
+
+/// The faults of [`RATES`] in the run of a seed.
+pub(crate) fn troubles(seed: u64, rate: f64, inventory: &Inventory, last: Duration) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (n, (percent, what)) in (1u64..).zip(RATES).filter(|(_, (percent, _))| *percent > 0) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let pause = 3600.0 / (rate * f64::from(percent) / 100.0);
+        let mut at = Duration::from_secs(120);
+        loop {
+            at += Duration::from_secs_f64(pause * 2.0 * rng.random::<f64>());
+            if at >= last {
+                break;
+            }
+            steps.extend(trouble(&mut rng, what, inventory, at, last.saturating_sub(at)));
+        }
+    }
+    steps
+}
+
+/// One of them, with what belongs to it.
+fn trouble(rng: &mut ChaCha8Rng, what: Trouble, inventory: &Inventory, at: Duration, at_most: Duration) -> Vec<Step> {
+    let mut h = || inventory.hosts[rng.random_range(0..inventory.hosts.len())].name.clone();
+    let (host, other) = (h(), h());
+    let vm = inventory.vms[rng.random_range(0..inventory.vms.len())].name.clone();
+    let mut seconds = |from: f64, to: f64| {
+        Duration::from_secs_f64((from.ln() + rng.random::<f64>() * (to.ln() - from.ln())).exp()).min(at_most)
+    };
+    let step = |after: Duration, fault: Fault, lasting: Duration| Step {
+        at: at + after.min(at_most),
+        what: What::Fault(fault, lasting.min(at_most.saturating_sub(after))),
+    };
+    let now = Duration::ZERO;
+    let cut = |to: &str| Fault::Cut { from: host.clone(), to: to.to_owned(), one_way: false };
+    let claim = |how| Fault::Claim { vm: vm.clone(), host: other.clone(), how };
+    match what {
+        Trouble::AddressTaken => {
+            vec![step(now, Fault::AddressTaken { host, by: other }, seconds(2.0, 1200.0))]
+        }
+        Trouble::BlindAgent => vec![step(now, Fault::Blind { host, how: Looker::Agent }, seconds(2.0, 1200.0))],
+        // Nobody looks by SSH unless something else is wrong.
+        Trouble::BlindSsh => {
+            let lasting = seconds(30.0, 1200.0);
+            let trouble = Fault::FreezeAgent { host: host.clone() };
+            vec![step(now, Fault::Blind { host, how: Looker::Ssh }, lasting), step(now, trouble, lasting)]
+        }
+        Trouble::HeldWrites => {
+            let lasting = seconds(20.0, 600.0);
+            let vm = inventory.vms.iter().position(|of| of.name == vm).unwrap_or(0);
+            let of = |n: usize| !matches!(inventory.vms[n].volumes[0].install_path, InstallPath::Ceph { .. });
+            let near = (0..inventory.vms.len()).map(|n| (vm + n) % inventory.vms.len()).find(|n| of(*n)).unwrap_or(vm);
+            // Where it was started first it is often still.
+            let host = inventory.hosts[near % inventory.hosts.len()].name.clone();
+            let cut = Fault::Cut { from: host.clone(), to: "ceph".to_owned(), one_way: false };
+            let act = match rng.random_range(0..3) {
+                0 => What::Act(Act::Stop { vm: inventory.vms[near].name.clone() }),
+                1 => What::Act(Act::Drain { host }),
+                _ => What::Fault(Fault::QemuCrash { vm: inventory.vms[near].name.clone() }, now),
+            };
+            vec![step(now, cut, lasting), Step { at: at + Duration::from_secs(5).min(at_most), what: act }]
+        }
+        Trouble::TargetHangs => vec![step(now, Fault::TargetHangs { host }, seconds(2.0, 1200.0))],
+        Trouble::LibvirtLate => {
+            let millis = rng.random_range(1_000..60_000);
+            vec![step(now, Fault::LibvirtLate { host, millis }, Duration::from_secs(300))]
+        }
+        Trouble::JournalRestored => {
+            let lasting = seconds(2.0, 300.0);
+            vec![step(now, Fault::JournalRestored { records: rng.random_range(1..200) }, lasting)]
+        }
+        Trouble::SlowRespawn => {
+            let after_millis = seconds(0.05, 30.0).as_millis() as u64;
+            vec![step(now, Fault::Respawn { vm, after_millis }, seconds(30.0, 1200.0))]
+        }
+        Trouble::SecondQemu => {
+            let lasting = seconds(2.0, 60.0);
+            let away = lasting + seconds(10.0, 600.0);
+            vec![step(now, cut("everything"), away), step(Duration::from_secs(1), claim(Claimant::Second), lasting)]
+        }
+        Trouble::Attested => {
+            let off = seconds(60.0, 600.0);
+            let word = Act::ConfirmFenced { host: host.clone(), if_off: true };
+            let later = off + seconds(600.0, 3600.0);
+            vec![
+                step(now, Fault::PowerLoss { host: host.clone() }, off),
+                Step { at: at + Duration::from_secs(30).min(at_most), what: What::Act(word) },
+                step(later, cut("management"), seconds(60.0, 600.0)),
+            ]
+        }
+        Trouble::Migrated => {
+            vec![step(now, Fault::Migration { vm, to: host, succeeds: true }, seconds(2.0, 120.0))]
+        }
+        Trouble::Lookalike => vec![step(now, claim(Claimant::Lookalike), seconds(2.0, 60.0))],
+        Trouble::LocalUser => vec![step(now, claim(Claimant::LocalUser), seconds(2.0, 1200.0))],
+        Trouble::LongWords => vec![step(now, Fault::LongWords { host }, seconds(60.0, 1200.0))],
+        Trouble::EndsAtOnce => vec![step(now, Fault::EndsAtOnce { vm }, seconds(2.0, 600.0))],
+    }
+}

@@ -1,0 +1,129 @@
+//! What a sibling does on a failed host by SSH.
+//!
+//! It reaches whoever answers at the host's address. What runs there goes on though the connection breaks.
+
+use std::time::Duration;
+
+use ringfence_actors::sabotage::{self, Sabotage};
+use ringfence_messages::{
+    Code, ErrorCode, Result,
+    evidence::{Machine, Sight},
+    fence::SiblingFenceVmOnHostReply,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    agent::half_blind,
+    calls::{At, long_words},
+    hands::kill,
+    links::Node,
+};
+use crate::{fault::SshTrouble, rates::UNKNOWN_MACHINE_MATCHES_NOTHING};
+
+/// How long SSH may take to connect, and its command to end (domain).
+const SSH_CONNECT: Duration = Duration::from_secs(8);
+const SSH_COMMAND: Duration = Duration::from_secs(20);
+
+/// Whether the machine that was reached is not the one that is meant.
+fn is_another(expected: &Machine, reached: &Machine) -> bool {
+    let known = *expected != Machine::default() || UNKNOWN_MACHINE_MATCHES_NOTHING;
+    known && !reached.is(expected) && !sabotage::on(Sabotage::OtherMachineCounts)
+}
+
+/// A sibling goes to a failed host by SSH.
+pub(super) async fn over_ssh(
+    at: &At,
+    failed: usize,
+    vm: usize,
+    expected: &Machine,
+) -> Result<SiblingFenceVmOnHostReply> {
+    let unknown = |reason: &str| {
+        let details = format!("whether vm-{vm} runs there is not known: {reason}");
+        Err(ErrorCode::new(Code::OPERATION, details).with("reason", reason))
+    };
+    let failed = at.state().answers_at(failed);
+    let (there, here) = (Node::Host(failed), Node::Host(at.host));
+    let (reach, refused, frozen, boot) = {
+        let state = at.state();
+        let open = state.links.both_ways(here, there);
+        let machine = &state.machines[failed];
+        let closed = machine.ssh.iter().any(|(_, how)| *how == SshTrouble::Refused);
+        (open && machine.on, closed, machine.freezes > 0, machine.boot)
+    };
+    let nobody = |reason: &str| {
+        Ok(SiblingFenceVmOnHostReply { reason: reason.to_owned(), ..SiblingFenceVmOnHostReply::default() })
+    };
+    if !reach {
+        at.work(SSH_CONNECT).await?;
+        return nobody("no route to it");
+    }
+    at.work(Duration::from_millis(40)).await?;
+    if frozen {
+        at.work(SSH_CONNECT).await?;
+        return unknown("timeout");
+    }
+    if refused {
+        return nobody("connection refused");
+    }
+    let trouble = at.state().machines[failed].ssh.first().map(|(_, how)| *how);
+    match trouble {
+        Some(SshTrouble::Hangs) => {
+            at.work(SSH_CONNECT).await?;
+            return unknown("timeout");
+        }
+        Some(SshTrouble::Auth) => return unknown("auth-failed"),
+        Some(SshTrouble::HostKey) => return unknown("host-key-mismatch"),
+        Some(SshTrouble::Exit255) => return unknown("bad-exit"),
+        _ => {}
+    }
+    let (reached, sight, wordy) = {
+        let state = at.state();
+        let machine = &state.machines[failed];
+        let half = (machine.blind_ssh > 0).then(half_blind);
+        (machine.identity(), half.or((machine.unaware > 0).then(Sight::full)), machine.wordy > 0)
+    };
+    if is_another(expected, &reached) {
+        return unknown("other-machine");
+    }
+    if let Some(sight) = sight {
+        return Ok(SiblingFenceVmOnHostReply {
+            alive: false,
+            ssh_reachable: true,
+            reason: "no such QEMU was seen".to_owned(),
+            machine: Some(reached),
+            sight: Some(sight),
+            ..SiblingFenceVmOnHostReply::default()
+        });
+    }
+    let on_failed = At { world: at.world.clone(), host: failed, boot, life: 0, by: at.by };
+    // What runs there goes on though the connection breaks.
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let _ = tell.send(kill(&on_failed, vm, false).await);
+    });
+    let said = tokio::time::timeout(SSH_COMMAND, told).await;
+    at.goes_on(true).await?;
+    let open = {
+        let state = at.state();
+        state.links.both_ways(here, there)
+    };
+    match said {
+        Ok(Ok(Ok((found, killed, alive, reason)))) if open => {
+            if trouble == Some(SshTrouble::Truncated) {
+                return unknown("truncated");
+            }
+            Ok(SiblingFenceVmOnHostReply {
+                alive,
+                killed,
+                ssh_reachable: true,
+                qemu_found: found,
+                executor_host_uuid: None,
+                executor_role: None,
+                reason: if wordy { reason + &long_words() } else { reason },
+                machine: Some(reached),
+                sight: Some(Sight::full()),
+            })
+        }
+        _ => unknown("timeout"),
+    }
+}
