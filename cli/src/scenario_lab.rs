@@ -252,7 +252,7 @@ impl Lab {
             Act::Maintain { host } => (&["host", "maintain"], host),
             Act::Drain { host } => (&["host", "drain"], host),
             Act::Activate { host } => (&["host", "activate"], host),
-            Act::ConfirmFenced { host } => (&["host", "confirm-fenced"], host),
+            Act::ConfirmFenced { host, .. } => (&["host", "confirm-fenced"], host),
         };
         let real = on_the_lab(name);
         let arguments: Vec<&str> = words.iter().copied().chain([real.as_str()]).collect();

@@ -16,10 +16,10 @@ use crate::{
 
 /// Agents list an export whose QEMU is gone (K4). `false` until the core takes it for what it is: the present one believes
 /// that the VM runs.
-pub const LISTS_EXPORTS: bool = false;
+pub const LISTS_EXPORTS: bool = true;
 
 /// A fence that names no machine reaches none (K1). `false` until the core names the machine that it means.
-pub const UNKNOWN_MACHINE_MATCHES_NOTHING: bool = false;
+pub const UNKNOWN_MACHINE_MATCHES_NOTHING: bool = true;
 
 /// For a hundred other faults so many of these. One at 0 breaks
 /// a rule that the core does not keep yet; its number and a story in `examples/scenarios` say which.
