@@ -155,7 +155,7 @@ set -u
 by=ringfence
 if ! command -v ringfence >/dev/null 2>&1; then
   by=script
-  for tool in tr awk readlink; do command -v "$tool" >/dev/null 2>&1 || { echo "there is no $tool" >&2; exit 1; }; done
+  for tool in tr awk readlink head cat id wc; do command -v "$tool" >/dev/null 2>&1 || { echo "there is no $tool" >&2; exit 1; }; done
 fi
 printf '{"uid":%s,"by":"%s"}\n' "$(id -u)" "$by"
 "#;
