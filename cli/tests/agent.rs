@@ -270,6 +270,74 @@ async fn a_stale_start_is_refused_also_after_a_restart_of_the_agent() {
     agent.stop().await;
 }
 
+/// K1: an address says only who answers there now.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_another_host_is_refused_and_a_task_is_its_command_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(settings(dir.path())).await;
+    let (us, other) = (HostId::from_name("host-a"), HostId::from_name("host-b"));
+    let request = |path: &str, host: HostId| agent.request(path).header("host-uuid", host.to_string());
+    let refused = request("/vm/list", other).json(&json!({})).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["host-uuid"].to_str().unwrap()), (421, &*us.to_string()));
+    let said: Value = refused.json().await.unwrap();
+    let details = said["error"]["details"].as_str().unwrap();
+    assert!(details.contains(&us.to_string()) && details.contains(&other.to_string()), "{details}");
+    assert_eq!(answer(request("/vm/list", us).json(&json!({}))).await.0, 200);
+    assert_eq!(answer(agent.request("/host/ping").header("host-uuid", "x").body("{}")).await.0, 400);
+
+    let task = Uuid::new_v4().to_string();
+    let ping = agent.request("/host/ping").header("taskuuid", &task).json(&json!({ "hostUuid": us }));
+    assert_eq!(answer(ping).await.1["success"], true);
+    let (status, said) = answer(agent.request("/vm/stop").header("taskuuid", &task).json(&json!({}))).await;
+    assert_eq!(status, 400, "the answer of a ping was taken for that of a stop: {said}");
+    agent.stop().await;
+}
+
+/// K8: what starts a VM again that may not run here is ended, and the next order is carried out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stopped_for_good_does_not_come_back_until_a_newer_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.raw");
+    ringfence_cli::demo::guest::make_disk(&disk).unwrap();
+    let vm = VmId::from_name(&format!("vm-held {}", std::process::id()));
+    let order = |incarnation: u64| {
+        json!({ "vmUuid": vm, "name": "vm1", "incarnation": incarnation, "epoch": 1, "memoryMib": 16, "qemuArgs": [],
+                "disks": [{ "source": { "file": { "path": disk } }, "root": true }] })
+    };
+    let program = dir.path().join("qemu-system-respawned");
+    std::fs::copy(std::fs::canonicalize("/bin/dash").unwrap(), &program).unwrap();
+    let respawn = || {
+        let mut command = Command::new(&program);
+        command.args(["-c", "read line", "q", "-uuid", &vm.to_string()]);
+        command.stdin(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let ended = async |mut child: std::process::Child| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "what was started again runs on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let agent = Agent::start(settings(&dir.path().join("state"))).await;
+    assert_eq!(agent.post("/vm/start", order(2)).await["success"], true);
+    let stop = json!({ "vmUuid": vm, "epoch": 1, "incarnation": 2 });
+    assert_eq!(agent.post("/vm/stop", stop).await["success"], true);
+    ended(respawn()).await;
+    // Kept over a restart of the agent.
+    let state = agent.state.clone();
+    agent.stop().await;
+    let agent = Agent::start(settings(&state)).await;
+    ended(respawn()).await;
+    let started = agent.post("/vm/start", order(3)).await;
+    assert_eq!(started["success"], true, "{started}");
+    // A stop that comes late, and one by hand, hold nothing.
+    let listed = agent.post("/vm/list", json!({})).await;
+    let ours: Vec<_> = listed["vms"].as_array().unwrap().iter().filter(|of| of["vmUuid"] == json!(vm)).collect();
+    assert_eq!((ours.len(), &ours[0]["incarnation"]), (1, &json!(3)), "{listed}");
+    assert_eq!(agent.post("/vm/stop", json!({ "vmUuid": vm })).await["success"], true);
+    agent.stop().await;
+}
+
 fn run(command: &str, file: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringfence")).args([command, "--config"]).arg(file).output().unwrap()
 }

@@ -14,6 +14,7 @@ use ringfence_actors::ports::{Call, HostAgentPort};
 use ringfence_drivers::agent_client::AgentClient;
 use ringfence_messages::{
     ErrorCode, HostId, VmId,
+    evidence::Machine,
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
 };
 
@@ -183,7 +184,7 @@ fn fence(lab: &Lab) -> Result<SiblingFenceVmOnHostReply, ErrorCode> {
         failed_host_ip: "10.77.0.13".to_owned(),
         failed_host_ssh_port: 22,
         failed_host_uuid: HostId::from_name("host-c"),
-        machine: Default::default(),
+        machine: Machine { machine_id: lab.console("host-c", "cat /etc/machine-id"), ..Machine::default() },
     };
     inside(lab, async {
         let urls = HashMap::from([(sibling, "http://10.77.0.11:7070".to_owned())]);

@@ -1,7 +1,7 @@
 //! Speaks to host agents: POST of JSON, bounded in time and size.
 //!
 //! Invariants: an answer larger than [`MAX_BODY_BYTES`] is not read to its end; what is not the protocol's answer
-//! is `SYS.1015` with the beginning of what came instead; its words are
+//! or comes from another host is `SYS.1015` with the beginning of what came instead; its words are
 //! bounded and clean (see [`words`]), and without the secrets that it was given (see [`secrets`](crate::secrets)); no body and no token is ever logged; to an `https://` agent
 //! nothing is said, the token neither, before its certificate is that of its host (see [`tls`]).
 
@@ -17,7 +17,7 @@ use ringfence_actors::{
 };
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
-    agent::{AgentAnswer, AgentCommand, DEADLINE_HEADER, Done, MAX_BODY_BYTES, TASK_HEADER},
+    agent::{AgentAnswer, AgentCommand, DEADLINE_HEADER, Done, HOST_HEADER, MAX_BODY_BYTES, TASK_HEADER},
     doctor::{DiagnoseHostCmd, DiagnoseHostReply},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
@@ -67,17 +67,23 @@ pub(crate) struct Peer {
     shown: String,
     /// What the commands to it tell it that nobody else is to know.
     secret: Option<SecretString>,
+    /// The host that is to answer; `None` for what is no host's agent.
+    host: Option<HostId>,
 }
 
 impl Peer {
     /// One that is called by its URL.
     pub(crate) fn at(url: &str) -> Peer {
-        Peer { sent: url.to_owned(), shown: url.to_owned(), secret: None }
+        Peer { sent: url.to_owned(), shown: url.to_owned(), secret: None, host: None }
     }
 
     /// The same one, whose commands have this secret in them.
     pub(crate) fn given(self, secret: Option<&SecretString>) -> Peer {
         Peer { secret: secret.cloned(), ..self }
+    }
+
+    fn of(host: HostId, sent: String, shown: &str) -> Peer {
+        Peer { sent, shown: shown.to_owned(), secret: None, host: Some(host) }
     }
 }
 
@@ -109,6 +115,9 @@ impl Poster {
             .header(TASK_HEADER, call.task.simple().to_string())
             .header(DEADLINE_HEADER, call.timeout.as_millis().to_string())
             .json(body);
+        if let Some(host) = peer.host {
+            request = request.header(HOST_HEADER, host.to_string());
+        }
         if let Some(trace) = trace_context::outgoing(&Span::current()) {
             request = request.header(TRACEPARENT, trace);
         }
@@ -118,6 +127,7 @@ impl Poster {
         let exchange = async {
             let response = request.send().await.map_err(|e| self.unreachable(&url, &e))?;
             let status = response.status();
+            is_of(peer.host, &url, response.headers())?;
             Ok((status, self.read_bounded(&url, response).await?))
         };
         let Ok(answer) = tokio::time::timeout(call.timeout, exchange).await else {
@@ -155,6 +165,19 @@ impl Poster {
         });
         ErrorCode::new(Code::HOST_DISCONNECTED, format!("cannot reach {url}: {why}"))
     }
+}
+
+/// An answer that says that it is another host's is none. An agent of the version before does not say whose it is.
+fn is_of(host: Option<HostId>, url: &str, headers: &reqwest::header::HeaderMap) -> Result<()> {
+    let (Some(host), Some(said)) = (host, headers.get(HOST_HEADER)) else { return Ok(()) };
+    let said = said.to_str().unwrap_or("?");
+    if said.parse() == Ok(host) {
+        return Ok(());
+    }
+    let details = format!(
+        "{url} is answered by host {said:.60}, not by host {host}: mend the agent's address in the controller's file"
+    );
+    Err(ErrorCode::new(Code::HTTP, details))
 }
 
 fn built(client: ClientBuilder) -> Result<Client> {
@@ -225,16 +248,16 @@ impl Known {
                 let details = format!("{secure} wants to see a certificate: add [agent_tls] cert, key, ca");
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             }
-            let peers = urls.iter().map(|(id, url)| (*id, Peer::at(url))).collect();
+            let peers = urls.iter().map(|(id, url)| (*id, Peer::of(*id, url.clone(), url))).collect();
             return Ok(Known { urls, peers, poster: Poster::new()?, ends: tls::Ends::default() });
         };
         let mut addresses = HashMap::new();
         let mut peer = |(id, url): (&HostId, &String)| {
             let place = url.strip_prefix(SECURE).and_then(|authority| authority.rsplit_once(':'));
-            let Some((address, port)) = place else { return (*id, Peer::at(url)) };
+            let Some((address, port)) = place else { return (*id, Peer::of(*id, url.clone(), url)) };
             addresses.insert(tls::alias(*id), address.to_owned());
             let sent = format!("{SECURE}{}:{}", tls::alias(*id), port.trim_end_matches('/'));
-            (*id, Peer { sent, shown: url.clone(), secret: None })
+            (*id, Peer::of(*id, sent, url))
         };
         let peers = urls.iter().map(&mut peer).collect();
         let ends = tls::Ends::default();

@@ -179,3 +179,20 @@ async fn nobody_there_and_nobody_known_are_told_apart() {
     let error = client.ping(HostId::from_name("stranger"), call(5000)).await.unwrap_err();
     assert!(error.is(&Code::NOT_FOUND), "{error}");
 }
+
+/// K1: two machines may have one address.
+#[tokio::test]
+async fn an_answer_of_another_host_is_none() {
+    let body = format!(r#"{{"success":true,"hostUuid":"{}","version":"1","bootId":"b"}}"#, host());
+    let from = |of: HostId| {
+        let head = format!("HTTP/1.1 200 OK\r\nhost-uuid: {of}\r\ncontent-length: {}\r\n\r\n", body.len());
+        (head + &body).into_bytes()
+    };
+    let (client, request) = serving(from(host()), Duration::ZERO).await;
+    assert!(client.ping(host(), call(5000)).await.is_ok());
+    assert!(request.await.unwrap().contains(&format!("host-uuid: {}", host())), "the command names its host");
+    let other = HostId::from_name("host-b");
+    let (client, _request) = serving(from(other), Duration::ZERO).await;
+    let error = client.ping(host(), call(5000)).await.unwrap_err();
+    assert!(error.code == Code::HTTP && error.details.contains(&other.to_string()), "{error}");
+}

@@ -16,6 +16,10 @@ pub const TASK_HEADER: &str = "taskuuid";
 /// Header with the milliseconds that the caller still waits; the agent stops working when they are over.
 pub const DEADLINE_HEADER: &str = "deadline-ms";
 
+/// Header that names the host that a command is for, and in an answer the host that gives it: an address says only who
+/// answers there now.
+pub const HOST_HEADER: &str = "host-uuid";
+
 /// The largest request or answer body, 1 MiB. Too low: a host with thousands of VMs cannot list them. Too
 /// high: a broken peer fills the memory of whoever reads it.
 pub const MAX_BODY_BYTES: usize = 1 << 20;

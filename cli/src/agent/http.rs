@@ -10,8 +10,8 @@ use axum::{
     response::Response,
 };
 use ringfence_messages::{
-    Code, ErrorCode,
-    agent::{AgentAnswer, DEADLINE_HEADER, MAX_BODY_BYTES, TASK_HEADER},
+    Code, ErrorCode, HostId,
+    agent::{AgentAnswer, DEADLINE_HEADER, HOST_HEADER, MAX_BODY_BYTES, TASK_HEADER},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -76,7 +76,12 @@ pub(super) fn router(service: Service, token: Option<SecretString>) -> Router {
 }
 
 async fn handle(State(guarded): State<Arc<Guarded>>, request: Request) -> Response {
-    guarded.answer(request).await.unwrap_or_else(|refused| refused).into_response()
+    let mut response = guarded.answer(request).await.unwrap_or_else(|refused| refused).into_response();
+    // Refusals too: who reached another host by mistake learns whom.
+    if let Ok(host) = header::HeaderValue::from_str(&guarded.service.host().to_string()) {
+        response.headers_mut().insert(HOST_HEADER, host);
+    }
+    response
 }
 
 impl Guarded {
@@ -95,6 +100,7 @@ impl Guarded {
             let why = format!("{path} takes POST, not {}", parts.method);
             return Err(Answer::refused(StatusCode::METHOD_NOT_ALLOWED, Code::INVALID_ARGUMENT, why));
         }
+        self.is_for_us(&parts.headers)?;
         let number = |name: &str| {
             header_text(&parts.headers, name)?.map(str::parse::<u64>).transpose().map_err(|_| bad_header(name))
         };
@@ -110,6 +116,7 @@ impl Guarded {
             let code = if why == BodyError::TooSlow { Code::TIMEOUT } else { Code::INVALID_ARGUMENT };
             Answer::refused(why.status(), code, why.to_string())
         })?;
+        let digest = Sha256::new().chain_update(&path).chain_update([0]).chain_update(&body).finalize().into();
         let service = self.service.clone();
         let work = async move {
             match tokio::time::timeout_at(by, service.dispatch(&path, &body, by)).await {
@@ -121,7 +128,21 @@ impl Guarded {
                 }
             }
         };
-        Ok(self.tasks.once(task, work).await)
+        Ok(self.tasks.once((task, digest), work).await)
+    }
+
+    /// An address says only who answers there now: a command for another host is not this one's to carry out. One that
+    /// names none is of a controller of the version before.
+    fn is_for_us(&self, headers: &HeaderMap) -> Result<(), Answer> {
+        let Some(text) = header_text(headers, HOST_HEADER)? else { return Ok(()) };
+        let meant: HostId = text.parse().map_err(|_| bad_header(HOST_HEADER))?;
+        let host = self.service.host();
+        if meant == host {
+            return Ok(());
+        }
+        let why =
+            format!("this is host {host}, and the command is for host {meant}: mend the agent's address of that host");
+        Err(Answer::refused(StatusCode::MISDIRECTED_REQUEST, Code::INVALID_ARGUMENT, why))
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<(), Answer> {

@@ -13,6 +13,7 @@ use ringfence_drivers::{
     node::{
         self,
         docker::{DEFAULT_SOCKET, Engine},
+        guard,
         hugepages::Hugepages,
         scan, sibling,
         target::Target,
@@ -49,7 +50,7 @@ pub(super) struct Service {
     boot_id: String,
     settings: AgentSettings,
     state: StateDir,
-    vms: Vms,
+    vms: Arc<Vms>,
     targets: Mutex<HashMap<StorageId, Arc<Target>>>,
 }
 
@@ -91,7 +92,9 @@ impl Service {
 
     /// Looks at what this host has.
     pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Service> {
-        let vms = Vms::open(settings.qemu.clone(), state.path()).await?;
+        let vms = Arc::new(Vms::open(settings.qemu.clone(), state.path()).await?);
+        // It ends with the service.
+        tokio::spawn(guard::guard(Arc::downgrade(&vms)));
         Ok(Service {
             host: settings.host,
             boot_id: Uuid::new_v4().to_string(),
@@ -100,6 +103,11 @@ impl Service {
             targets: Mutex::default(),
             state,
         })
+    }
+
+    /// The host that this is.
+    pub(super) fn host(&self) -> HostId {
+        self.host
     }
 
     async fn ping(&self, _: HostPingCmd) -> Result<HostPingReply> {

@@ -1,6 +1,7 @@
 //! Each task once: a repeat with the same `taskuuid` gets the first one's answer, also while it is under way.
 //!
-//! Invariants: the work goes on though its caller hangs up; what is remembered is bounded in number and time.
+//! Invariants: a repeat is the same path and body too: another command under a known uuid is done, not answered with what
+//! the first one was told; the work goes on though its caller hangs up; what is remembered is bounded in number and time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,6 +25,9 @@ pub(super) const MAX_TASKS: usize = 1024;
 /// How long a task is remembered. Callers give up long before.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
 
+/// What makes two requests one: the uuid, and a digest of path and body.
+pub(super) type Task = (Uuid, [u8; 32]);
+
 type Known = Shared<BoxFuture<'static, Answer>>;
 
 #[derive(Default)]
@@ -33,13 +37,13 @@ pub(super) struct Tasks {
 
 #[derive(Default)]
 struct State {
-    known: HashMap<Uuid, Known>,
-    order: VecDeque<(Instant, Uuid)>,
+    known: HashMap<Task, Known>,
+    order: VecDeque<(Instant, Task)>,
 }
 
 impl Tasks {
     /// Runs the work unless the task is known; its answer, or the known one's.
-    pub(super) fn once(&self, task: Uuid, work: impl Future<Output = Answer> + Send + 'static) -> Known {
+    pub(super) fn once(&self, task: Task, work: impl Future<Output = Answer> + Send + 'static) -> Known {
         let mut state = self.state.lock();
         let now = Instant::now();
         while let Some((at, old)) = state.order.front().copied() {
@@ -81,24 +85,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_task_runs_once_though_it_is_asked_for_twice_and_the_first_asker_hangs_up() {
-        let (tasks, count, task) = (Tasks::default(), Arc::default(), Uuid::from_u128(1));
+        let (tasks, count, task) = (Tasks::default(), Arc::default(), (Uuid::from_u128(1), [1; 32]));
         drop(tasks.once(task, work(&count)));
         tasks.once(task, work(&count)).await;
         tasks.once(task, work(&count)).await;
         assert_eq!(count.load(SeqCst), 1);
-        tasks.once(Uuid::from_u128(2), work(&count)).await;
+        tasks.once((Uuid::from_u128(2), [1; 32]), work(&count)).await;
         assert_eq!(count.load(SeqCst), 2);
+        tasks.once((Uuid::from_u128(1), [2; 32]), work(&count)).await;
+        assert_eq!(count.load(SeqCst), 3, "another command is done, whatever its uuid");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded_in_number_and_time() {
         let (tasks, count) = (Tasks::default(), Arc::default());
         for n in 0..MAX_TASKS as u128 + 50 {
-            drop(tasks.once(Uuid::from_u128(n), work(&count)));
+            drop(tasks.once((Uuid::from_u128(n), [0; 32]), work(&count)));
         }
         assert!(tasks.state.lock().known.len() <= MAX_TASKS);
         tokio::time::sleep(MAX_AGE + Duration::from_secs(1)).await;
-        drop(tasks.once(Uuid::from_u128(7), work(&count)));
+        drop(tasks.once((Uuid::from_u128(7), [0; 32]), work(&count)));
         assert_eq!(tasks.state.lock().known.len(), 1);
     }
 }

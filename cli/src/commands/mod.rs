@@ -11,13 +11,13 @@ mod manual;
 mod token;
 pub(crate) mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use ask::{event_says, path_part};
 pub use client::{Client, Files};
-use ringfence_drivers::node::sibling;
+use ringfence_drivers::node::{lookout::Lookout, sibling};
 
 use ringfence_messages::Result;
 
@@ -174,9 +174,29 @@ pub enum Command {
     /// Kill every QEMU of a VM on this host; says in one line of JSON what was found. A sibling runs it over SSH
     #[command(hide = true)]
     KillVm {
-        /// The VM
-        uuid: ringfence_messages::VmId,
+        /// The VM, and the machine on which alone it is to be killed: UUID@MACHINE-ID, or UUID
+        victim: sibling::Victim,
+        /// The agent's file of this host, which may name more users whose processes are VMs
+        #[arg(long, default_value = AGENT_FILE)]
+        config: PathBuf,
     },
+}
+
+/// Where an agent's file is, as packaged.
+const AGENT_FILE: &str = "/etc/ringfence/agent.toml";
+
+/// Kills a VM here. A file that is there and cannot be read leaves it open whose processes are VMs: nothing is said then.
+async fn kill_vm(victim: &sibling::Victim, config: &Path) -> Result<()> {
+    let lookout = match config.exists() {
+        false => Lookout::new(None, &[], false)?,
+        true => {
+            let qemu = crate::config::load_agent(config)?.settings.qemu;
+            Lookout::new(Some(&qemu.binary), &qemu.users, qemu.own)?
+        }
+    };
+    let killed = sibling::kill(victim, &std::sync::Arc::new(lookout)).await?;
+    crate::output::print(serde_json::to_string(&killed).unwrap_or_default());
+    Ok(())
 }
 
 /// Whom to ask, and how to show the answer.
@@ -347,9 +367,7 @@ pub async fn run(command: Command) -> u8 {
             Ok(())
         }
         Command::Man { dir } => manual::pages(&dir),
-        Command::KillVm { uuid } => sibling::kill(uuid).await.map(|killed| {
-            crate::output::print(serde_json::to_string(&killed).unwrap_or_default());
-        }),
+        Command::KillVm { victim, config } => kill_vm(&victim, &config).await,
         Command::Demo { .. }
         | Command::Serve { .. }
         | Command::Agent { .. }

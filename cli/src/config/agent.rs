@@ -47,6 +47,18 @@ struct RawQemu {
     accel: Accel,
     #[serde(default)]
     memory: Memory,
+    #[serde(default)]
+    users: Vec<Spanned<String>>,
+    #[serde(default)]
+    sight: Whose,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Whose {
+    #[default]
+    Host,
+    Own,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -170,6 +182,9 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
             known_hosts_file: base.join(&ssh.known_hosts_file),
         }
     });
+    for user in &raw.qemu.users {
+        checker.ok(user.span(), text::name(user.get_ref(), 32));
+    }
     let named = |name: &str, value: bool| value.then(|| name.to_owned());
     let settings = listen.zip(host).map(|(listen, host)| AgentSettings {
         host,
@@ -182,6 +197,8 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
                 .or(named("tcg", matches!(raw.qemu.accel, Accel::Tcg))),
             memory: named("hugepages", matches!(raw.qemu.memory, Memory::Hugepages))
                 .or(named("memfd", matches!(raw.qemu.memory, Memory::Memfd))),
+            users: raw.qemu.users.iter().map(|user| user.get_ref().clone()).collect(),
+            own: matches!(raw.qemu.sight, Whose::Own),
         },
         target,
         docker: docker.then_some(engine),

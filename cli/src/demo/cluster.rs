@@ -314,7 +314,11 @@ impl Cluster {
         };
         self.write(
             host,
-            &format!("host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\n{vhost}{}", self.plan.agent),
+            // Its VMs are this user's, and run where its agents do: in a container too, and without root.
+            &format!(
+                "host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\n[qemu]\nsight = \"own\"\n{vhost}{}",
+                self.plan.agent
+            ),
         )
     }
 

@@ -17,6 +17,8 @@ pub fn settings(name: &str, state: &Path) -> AgentSettings {
             binary: "qemu-system-x86_64".to_owned(),
             accel: Some("tcg".to_owned()),
             memory: Some("memfd".to_owned()),
+            users: Vec::new(),
+            own: true,
         },
         target: Runner::Process("qemu-storage-daemon".to_owned()),
         docker: None,

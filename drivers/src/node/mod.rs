@@ -4,13 +4,19 @@
 //! and start time were read again; what the agent starts outlives the agent.
 
 pub mod addresses;
+pub mod cmdline;
 pub mod docker;
+mod folders;
+pub mod guard;
 pub mod hugepages;
 mod libvirt;
+pub mod lookout;
+mod migration;
 pub mod proc;
 pub mod qemu;
 pub mod qmp;
 pub mod scan;
+mod script;
 pub mod sibling;
 pub mod ssh;
 pub mod target;
@@ -59,3 +65,6 @@ pub fn machine() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     Machine { machine_id: read("/etc/machine-id"), boot_id: read("/proc/sys/kernel/random/boot_id") }
 }
+
+#[cfg(test)]
+mod tests;

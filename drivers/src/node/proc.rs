@@ -4,14 +4,32 @@
 //! and a process in uninterruptible sleep, count as alive. Rejected: `pgrep`/`pkill` (substrings match
 //! bystanders, such as the shell that carries the uuid in its arguments).
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use ringfence_messages::{Code, ErrorCode, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::time::Instant;
 
 /// Between looks at a process that was killed.
 const POLL: Duration = Duration::from_millis(10);
+
+/// How much longer than a kill itself its reads of `/proc` may take. Too low: a busy host's kill counts as failed. Too
+/// high: who waits for it learns late that `/proc` hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(2);
+
+/// What a look at one pid found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing that could write.
+    Nothing,
+    /// This process.
+    There(Process),
+    /// A process whose command line may not be read.
+    Unreadable,
+}
 
 /// One process, as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,18 +53,30 @@ impl Process {
         (same && !argv.is_empty()).then_some(Process { pid, start, argv })
     }
 
+    /// Looks at a process, and tells one that is not there from one that may not be read. A kernel thread and a zombie
+    /// without threads count as not there: neither writes.
+    pub fn look(pid: u32) -> Look {
+        match Process::read(pid) {
+            Some(process) => Look::There(process),
+            None => match fs::read(format!("{}/cmdline", image(pid))) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Look::Unreadable,
+                _ => Look::Nothing,
+            },
+        }
+    }
+
     /// All processes that this user can see and `is` picks, by pid.
     ///
     /// # Errors
     /// If `/proc` cannot be listed. Without it nothing can be said of any process.
     pub fn scan(is: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            found.extend(Process::read(pid).filter(|process| is(process)));
-        }
-        found.sort_by_key(|process| process.pid);
-        Ok(found)
+        Ok(pids()?.into_iter().filter_map(Process::read).filter(|process| is(process)).collect())
+    }
+
+    /// The real, the effective and the saved user of it; `None` if it is gone.
+    pub fn users(&self) -> Option<[u32; 3]> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        parse_users(&status)
     }
 
     /// The name of its program: of the file it runs, or of its first argument where that may not be read.
@@ -62,11 +92,6 @@ impl Process {
         self.argv.windows(2).any(|pair| pair[0] == option && pair[1] == value)
     }
 
-    /// The value of an option of the command line.
-    pub fn option(&self, option: &str) -> Option<&str> {
-        self.argv.windows(2).find(|pair| pair[0] == option).map(|pair| pair[1].as_str())
-    }
-
     /// Whether it still lives: not gone, not replaced, not a zombie without threads.
     pub fn is_alive(&self) -> bool {
         match stat(self.pid) {
@@ -78,19 +103,32 @@ impl Process {
         }
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills it and waits until it is gone. What `/proc` makes wait holds up a thread of its own, not the runtime.
     ///
     /// # Errors
     /// `SYS.1006` if it may not be signalled, or is still there after `within`; its state is then named.
     pub async fn kill(&self, within: Duration) -> Result<()> {
-        let failed = |why: String| ErrorCode::new(Code::OPERATION, format!("cannot kill process {}: {why}", self.pid));
+        let this = self.clone();
+        let killing = tokio::task::spawn_blocking(move || this.kill_and_wait(within));
+        match tokio::time::timeout(within + HANGS_AFTER, killing).await {
+            Ok(Ok(killed)) => killed,
+            Ok(Err(panic)) => Err(ErrorCode::new(Code::INTERNAL, panic.to_string())),
+            Err(_) => Err(self.not_killed(format!("/proc/{} does not answer", self.pid))),
+        }
+    }
+
+    fn not_killed(&self, why: String) -> ErrorCode {
+        ErrorCode::new(Code::OPERATION, format!("cannot kill process {}: {why}", self.pid))
+    }
+
+    fn kill_and_wait(&self, within: Duration) -> Result<()> {
         if !self.is_alive() {
             return Ok(());
         }
-        let pid = Pid::from_raw(self.pid as i32).ok_or_else(|| failed("0 is no process".into()))?;
+        let pid = Pid::from_raw(self.pid as i32).ok_or_else(|| self.not_killed("0 is no process".into()))?;
         match pidfd_open(pid, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => return Ok(()),
-            Err(error) => return Err(failed(error.to_string())),
+            Err(error) => return Err(self.not_killed(error.to_string())),
             Ok(pidfd) => {
                 // The pidfd holds one process; is it the one that was meant?
                 match Process::read(self.pid) {
@@ -101,7 +139,7 @@ impl Process {
                 }
                 match pidfd_send_signal(pidfd, Signal::KILL) {
                     Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(error) => return Err(failed(error.to_string())),
+                    Err(error) => return Err(self.not_killed(error.to_string())),
                 }
             }
         }
@@ -109,12 +147,25 @@ impl Process {
         while self.is_alive() {
             if Instant::now() >= deadline {
                 let state = stat(self.pid).map_or('?', |stat| stat.state);
-                return Err(failed(format!("it is still there {within:?} after SIGKILL, in state {state}")));
+                return Err(self.not_killed(format!("it is still there {within:?} after SIGKILL, in state {state}")));
             }
-            tokio::time::sleep(POLL).await;
+            std::thread::sleep(POLL);
         }
         Ok(())
     }
+}
+
+/// The ids of all processes that this user can see, in order.
+///
+/// # Errors
+/// If `/proc` cannot be listed. Without it nothing can be said of any process.
+pub fn pids() -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// The arguments in what `/proc/PID/cmdline` holds: each ends with a zero.
@@ -132,6 +183,13 @@ pub struct Stat {
     pub state: char,
     /// Clock ticks from the boot to its start.
     pub start: u64,
+}
+
+/// The first three of field `Uid:` of `/proc/PID/status`.
+pub fn parse_users(status: &str) -> Option<[u32; 3]> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut users = line.split_ascii_whitespace().map(str::parse);
+    Some([users.next()?.ok()?, users.next()?.ok()?, users.next()?.ok()?])
 }
 
 fn stat(pid: u32) -> Option<Stat> {

@@ -1,23 +1,25 @@
 //! Makes sure, from a sibling host, that a VM's QEMU does not run on a host that failed: over SSH, by exact uuid.
 //!
-//! On the failed host `ringfence kill-vm UUID` does the work where it is installed, a small POSIX script where not.
-//! Invariants: "not alive" is said only of a host that was reached, whose program said so in the exact shape that is
-//! expected; a process is matched by argv tokens, never by substrings; after the kill the host is searched again, for
-//! something may have started it anew; libvirt is never asked, it may hang. No text from outside reaches a shell: the
-//! uuid is one.
+//! On the failed host `ringfence kill-vm UUID@MACHINE` does the work where it is installed, a small POSIX script where not.
+//! Invariants: "not alive" is said only of the machine that is meant, of which somebody with full sight said so in the
+//! exact shape that is expected; on another machine nothing is killed; a process is matched by argv tokens, never by
+//! substrings; after the kill the host is searched again, for something may have started it anew; nothing depends on
+//! libvirt, it may hang. No text from outside reaches a shell: the uuid is one, the machine is 32 hex digits.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
+    evidence::{Machine, Sight},
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply, UnknownReason},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
+    lookout::Lookout,
+    migration, script,
     ssh::{self, SshSettings},
-    vms,
 };
 use crate::exact::Object;
 
@@ -45,30 +47,80 @@ pub struct Killed {
     pub alive: bool,
     /// Why, in plain words; empty if there is nothing to say.
     pub reason: String,
+    /// With what sight it looked.
+    pub sight: Sight,
+    /// Where it looked.
+    pub machine: Machine,
+}
+
+/// Which VM to kill, and on which machine only: `UUID@MACHINE`, or `UUID` for who stands before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Victim {
+    /// The VM.
+    pub vm: VmId,
+    /// The machine's id; 32 hex digits.
+    pub machine: Option<String>,
+}
+
+impl FromStr for Victim {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Victim, String> {
+        let (vm, machine) = text.split_once('@').map_or((text, None), |(vm, machine)| (vm, Some(machine)));
+        let vm = vm.parse().map_err(|e| format!("{e}"))?;
+        match machine.filter(|machine| !is_machine_id(machine)) {
+            Some(odd) => Err(format!("{odd:.60?} is no machine: give the 32 hex digits of its /etc/machine-id")),
+            None => Ok(Victim { vm, machine: machine.map(str::to_owned) }),
+        }
+    }
+}
+
+impl fmt::Display for Victim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.vm)?;
+        self.machine.iter().try_for_each(|machine| write!(f, "@{machine}"))
+    }
+}
+
+fn is_machine_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Kills of one VM at most: the second is for one that came back, a third would be an endless race.
 const MAX_KILLS: u32 = 2;
 
-/// Kills every QEMU of a VM on this host, and looks whether one comes back.
+/// Kills every QEMU of a VM on this host, and looks whether one comes back. On another machine than the one that is meant
+/// it looks at nothing.
 ///
 /// # Errors
-/// `SYS.1016` if the processes cannot be listed: nothing is known then.
-pub async fn kill(vm: VmId) -> Result<Killed> {
+/// `SYS.1016` or `SYS.1001` if the processes cannot be listed: nothing is known then.
+pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
+    let (vm, machine) = (victim.vm, super::machine());
+    if let Some(meant) = victim.machine.as_ref().filter(|meant| **meant != machine.machine_id) {
+        let reason = format!("this is machine {}, not {meant}: nothing was looked at", machine.machine_id);
+        return Ok(Killed { found: false, killed: false, alive: true, reason, sight: Sight::default(), machine });
+    }
     let (mut found, mut killed, mut kills, mut said) = (false, false, 0, Vec::new());
     let deadline = Instant::now() + RESPAWN_WATCH;
+    let mut sight = Sight::full();
     let alive = loop {
-        let there = vms::running(vm)?;
+        let seen = lookout.look().await?;
+        let there: Vec<_> = seen.of(vm).cloned().collect();
+        if !seen.sight.is_full() {
+            sight = seen.sight.clone();
+        }
         if there.is_empty() {
             if Instant::now() >= deadline {
+                said.extend(seen.strangers(vm).map(|who| format!("{who} and no VM")));
                 break false;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         }
         found = true;
-        if let Some(process) = there.iter().find(|process| vms::is_incoming(process)) {
-            said.push(format!("process {} is the target of a migration and left alone", process.pid));
+        let waits = migration::all_wait(&there).await;
+        if let Some((qemu, _)) = there.iter().zip(waits).find(|(_, waits)| *waits) {
+            said.push(format!("process {} waits for a migration and is left alone", qemu.process.pid));
             break true;
         }
         if kills == MAX_KILLS {
@@ -77,7 +129,7 @@ pub async fn kill(vm: VmId) -> Result<Killed> {
         }
         kills += 1;
         let mut still_there = false;
-        for process in &there {
+        for process in there.iter().map(|qemu| &qemu.process) {
             match process.kill(GONE_TIMEOUT).await {
                 Ok(()) => {
                     killed = true;
@@ -93,51 +145,17 @@ pub async fn kill(vm: VmId) -> Result<Killed> {
             break true;
         }
     };
-    Ok(Killed { found, killed, alive, reason: said.join("; ") })
+    Ok(Killed { found, killed, alive, reason: said.join("; "), sight, machine })
 }
-
-/// For a host without this program. Prints the same line. `/proc` is read by argv tokens; a zombie
-/// without threads has no command line and is not found, one with threads has theirs.
-const SCRIPT: &str = r#"
-set -u
-uuid=$1
-if command -v ringfence >/dev/null 2>&1; then exec ringfence kill-vm "$uuid"; fi
-list() {
-  for d in /proc/[0-9]*; do
-    i=$d
-    if [ -z "$(tr '\0' x 2>/dev/null <"$d/cmdline")" ]; then
-      for t in "$d"/task/[0-9]*; do [ -z "$(tr '\0' x 2>/dev/null <"$t/cmdline")" ] || i=$t; done
-    fi
-    tr '\0' '\n' 2>/dev/null <"$i/cmdline" | awk -v u="$uuid" -v c="$1" '
-      prev == "-uuid" && $0 == u { hit = 1 } $0 == "-incoming" { coming = 1 } { prev = $0 }
-      END { exit !(hit && (c == "any" || !coming)) }' || continue
-    case $(readlink "$i/exe" 2>/dev/null) in
-      */qemu-system-*|*/qemu-kvm|*/qemu-kvm\ *) echo "${d#/proc/}" ;;
-    esac
-  done
-}
-found=false killed=false alive=false
-for round in 1 2; do
-  pids=$(list mine)
-  [ -n "$pids" ] || break
-  found=true killed=true
-  for p in $pids; do kill -9 "$p" 2>/dev/null; done
-  n=0
-  while [ "$n" -lt 100 ] && [ -n "$(list mine)" ]; do sleep 0.1; n=$((n + 1)); done
-  sleep 0.5
-done
-[ -z "$(list any)" ] || found=true alive=true
-printf '{"found":%s,"killed":%s,"alive":%s,"reason":"by script"}\n' "$found" "$killed" "$alive"
-"#;
 
 /// What a fence needs on the failed host, asked through the same door: a login, a shell, somebody who may kill, and
-/// what [`SCRIPT`] is made of. Changes nothing.
+/// what the script is made of. Changes nothing.
 const REHEARSAL: &str = r#"
 set -u
 by=ringfence
 if ! command -v ringfence >/dev/null 2>&1; then
   by=script
-  for tool in tr awk readlink; do command -v "$tool" >/dev/null 2>&1 || { echo "there is no $tool" >&2; exit 1; }; done
+  for tool in tr awk readlink head cat id wc; do command -v "$tool" >/dev/null 2>&1 || { echo "there is no $tool" >&2; exit 1; }; done
 fi
 printf '{"uid":%s,"by":"%s"}\n' "$(id -u)" "$by"
 "#;
@@ -181,16 +199,26 @@ pub async fn fence(settings: &SshSettings, cmd: &SiblingFenceVmCmd) -> Result<Si
     if cmd.failed_host_ssh_port == 0 {
         return Err(ErrorCode::new(Code::INVALID_ARGUMENT, "failedHostSshPort 0 is no port"));
     }
-    let command = format!("sh -s -- {}", cmd.vm_uuid);
-    let said = ssh::run(settings, ip, cmd.failed_host_ssh_port, &command, SCRIPT.as_bytes(), KILL_TIMEOUT).await;
+    if !is_machine_id(&cmd.machine.machine_id) {
+        let details = format!(
+            "whether {} runs on {ip} is not known: which machine its host is was never heard ({:.60?}), so whoever answers \
+             there may be another one",
+            cmd.vm_uuid, cmd.machine.machine_id
+        );
+        return Err(unknown(UnknownReason::OtherMachine, details));
+    }
+    let victim = Victim { vm: cmd.vm_uuid, machine: Some(cmd.machine.machine_id.clone()) };
+    let command = format!("sh -s -- {victim}");
+    let said =
+        ssh::run(settings, ip, cmd.failed_host_ssh_port, &command, script::text().as_bytes(), KILL_TIMEOUT).await;
     let mut reply =
         SiblingFenceVmOnHostReply { executor_role: Some(ROLE.to_owned()), ..SiblingFenceVmOnHostReply::default() };
     match said {
         Ok(said) => {
-            let killed = understood(&said)?;
+            let killed = of_whom(understood(&said)?, cmd, ip)?;
             reply.ssh_reachable = true;
             (reply.qemu_found, reply.killed, reply.alive) = (killed.found, killed.killed, killed.alive);
-            reply.reason = killed.reason;
+            (reply.reason, reply.sight, reply.machine) = (killed.reason, Some(killed.sight), Some(killed.machine));
             Ok(reply)
         }
         Err(trouble) if trouble.unreachable => {
@@ -198,11 +226,36 @@ pub async fn fence(settings: &SshSettings, cmd: &SiblingFenceVmCmd) -> Result<Si
             Ok(reply)
         }
         Err(trouble) => {
-            let word = serde_json::to_value(trouble.reason).unwrap_or_default();
             let details = format!("whether {} runs on {ip} is not known: {}", cmd.vm_uuid, trouble.details);
-            Err(ErrorCode::new(Code::OPERATION, details).with("reason", word.as_str().unwrap_or_default()))
+            Err(unknown(trouble.reason, details))
         }
     }
+}
+
+/// Takes a report for what it is worth: of another machine nothing, and "it is not there" only from who saw everything.
+fn of_whom(mut killed: Killed, cmd: &SiblingFenceVmCmd, ip: IpAddr) -> Result<Killed> {
+    let about = format!("whether {} runs on {ip} is not known", cmd.vm_uuid);
+    if !killed.machine.is(&cmd.machine) {
+        let (there, meant) = (&killed.machine.machine_id, &cmd.machine.machine_id);
+        let details = format!("{about}: machine {there:.60} answers there, not {meant}: {:.200}", killed.reason);
+        return Err(unknown(UnknownReason::OtherMachine, details));
+    }
+    if !killed.alive && !killed.sight.is_full() {
+        let details =
+            format!("{about}: it was not seen there, and not all was seen: {}: {:.200}", killed.sight, killed.reason);
+        return Err(unknown(UnknownReason::Blind, details));
+    }
+    if killed.machine.is_another_boot_of(&cmd.machine) {
+        let note = "the machine has booted since, everything of the former boot is dead";
+        let more = if killed.reason.is_empty() { String::new() } else { format!("; {}", killed.reason) };
+        killed.reason = format!("{note}{more}");
+    }
+    Ok(killed)
+}
+
+fn unknown(reason: UnknownReason, details: String) -> ErrorCode {
+    let word = serde_json::to_value(reason).unwrap_or_default();
+    ErrorCode::new(Code::OPERATION, details).with("reason", word.as_str().unwrap_or_default())
 }
 
 /// Reads what the program on the failed host said: exactly one line of exactly this shape.
@@ -216,6 +269,11 @@ pub fn understood(said: &str) -> Result<Killed> {
     };
     let Some(line) = said.strip_suffix('\n') else { return Err(odd("it is cut short".to_owned())) };
     let Object(killed) = serde_json::from_str::<Object<Killed>>(line).map_err(|e| odd(e.to_string()))?;
+    // What it says of its sight it says in full: what is left out is nobody's to fill in.
+    let whole = serde_json::to_value(&killed).ok();
+    if crate::exact::value(line.as_bytes()).ok() != whole {
+        return Err(odd("it says more, less or twice".to_owned()));
+    }
     if killed.killed && !killed.found {
         return Err(odd("it killed what it did not find".to_owned()));
     }
@@ -226,27 +284,113 @@ pub fn understood(said: &str) -> Result<Killed> {
 mod tests {
     use super::*;
 
+    const MACHINE: &str = "0123456789abcdef0123456789abcdef";
+
+    fn line() -> String {
+        let killed = Killed {
+            found: true,
+            killed: true,
+            sight: Sight::full(),
+            machine: Machine { machine_id: MACHINE.into(), boot_id: "b1".into() },
+            ..Killed::default()
+        };
+        serde_json::to_string(&killed).unwrap() + "\n"
+    }
+
+    fn cmd(machine_id: &str) -> SiblingFenceVmCmd {
+        SiblingFenceVmCmd {
+            vm_uuid: VmId::from_name("vm1"),
+            failed_host_ip: "127.0.0.1".into(),
+            failed_host_ssh_port: 1,
+            failed_host_uuid: ringfence_messages::HostId::from_name("a"),
+            machine: Machine { machine_id: machine_id.into(), boot_id: "b1".into() },
+        }
+    }
+
     #[test]
     fn only_the_exact_line_is_an_answer() {
-        let good = "{\"found\":true,\"killed\":true,\"alive\":false,\"reason\":\"\"}\n";
-        assert_eq!(
-            understood(good).unwrap(),
-            Killed { found: true, killed: true, alive: false, reason: String::new() }
-        );
+        let good = line();
+        assert!(understood(&good).unwrap().killed);
         for odd in [
             "",
             "\n",
             good.trim_end(),
             &good.replace("false", "\"false\""),
             &good.replace("\"alive\":false,", ""),
+            &good.replacen("\"hostPids\":true,", "", 1),
+            &good.replace(",\"bootId\":\"b1\"", ""),
             &format!("Last login: today\n{good}"),
             &format!("{good}{good}"),
             "[false,false,false,\"\"]\n",
-            "{\"found\":false,\"killed\":true,\"alive\":false,\"reason\":\"\"}\n",
-            "{\"found\":false,\"killed\":false,\"alive\":false,\"reason\":\"\",\"more\":1}\n",
+            &good.replacen("\"found\":true", "\"found\":false", 1),
+            &good.replacen("{", "{\"more\":1,", 1),
+            "{\"found\":true,\"killed\":true,\"alive\":false,\"reason\":\"\"}\n",
         ] {
             let error = understood(odd).unwrap_err();
             assert_eq!(error.opaque["reason"], "unparsable", "{odd:?}: {error}");
         }
+    }
+
+    #[test]
+    fn not_there_counts_of_the_machine_that_is_meant_and_from_who_saw_everything() {
+        let ip = "127.0.0.1".parse().unwrap();
+        let killed = understood(&line()).unwrap();
+        assert!(!of_whom(killed.clone(), &cmd(MACHINE), ip).unwrap().alive);
+        let reason =
+            |killed: Killed, cmd: &SiblingFenceVmCmd| of_whom(killed, cmd, ip).unwrap_err().opaque["reason"].clone();
+        assert_eq!(reason(killed.clone(), &cmd("ffffffffffffffffffffffffffffffff")), "other-machine");
+        assert_eq!(reason(killed.clone(), &cmd("")), "other-machine", "unknown matches nothing");
+        let nameless = Killed { machine: Machine::default(), ..killed.clone() };
+        assert_eq!(reason(nameless, &cmd("")), "other-machine", "and two that say nothing are not one");
+        for sight in [
+            Sight { euid: 1000, ..Sight::full() },
+            Sight { host_pids: false, ..Sight::full() },
+            Sight { hidepid: true, ..Sight::full() },
+            Sight { unreadable: 1, ..Sight::full() },
+            Sight { unnamed: 1, ..Sight::full() },
+        ] {
+            assert_eq!(reason(Killed { sight: sight.clone(), ..killed.clone() }, &cmd(MACHINE)), "blind", "{sight}");
+            // What was seen was seen.
+            assert!(of_whom(Killed { sight, alive: true, ..killed.clone() }, &cmd(MACHINE), ip).unwrap().alive);
+        }
+        let booted = Machine { boot_id: "b2".into(), ..killed.machine.clone() };
+        let said = of_whom(Killed { machine: booted, ..killed }, &cmd(MACHINE), ip).unwrap();
+        assert!(said.reason.contains("has booted since"), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_about_a_machine_that_was_never_heard_of() {
+        let settings =
+            SshSettings { user: "root".into(), key_file: "/nowhere".into(), known_hosts_file: "/nowhere".into() };
+        for machine in ["", "$(reboot)", "0123456789ABCDEF0123456789ABCDEF"] {
+            let error = fence(&settings, &cmd(machine)).await.unwrap_err();
+            assert_eq!(error.opaque["reason"], "other-machine", "{error}");
+        }
+    }
+
+    #[test]
+    fn who_is_to_be_killed_is_read_strictly() {
+        let vm = VmId::from_name("vm1");
+        for good in [format!("{vm}"), format!("{vm}@{MACHINE}")] {
+            assert_eq!(good.parse::<Victim>().unwrap().to_string(), good);
+        }
+        for odd in [
+            "",
+            "vm1",
+            &format!("{vm}@"),
+            &format!("{vm}@x"),
+            &format!("{vm}@{MACHINE}@{MACHINE}"),
+            &format!("@{MACHINE}"),
+        ] {
+            assert!(odd.parse::<Victim>().is_err(), "{odd}");
+        }
+    }
+
+    #[tokio::test]
+    async fn on_another_machine_nothing_is_looked_at() {
+        let lookout = Arc::new(Lookout::new(None, &[], true).unwrap());
+        let victim = Victim { vm: VmId::from_name("vm1"), machine: Some(MACHINE.into()) };
+        let killed = kill(&victim, &lookout).await.unwrap();
+        assert!(killed.alive && !killed.killed && killed.reason.contains("not 0123"), "{killed:?}");
     }
 }

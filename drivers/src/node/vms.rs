@@ -2,31 +2,37 @@
 //!
 //! Invariants (I1): a start whose incarnation is not above the highest seen for its VM, or whose epoch is below the
 //! highest seen, is refused, also after a restart of the agent: both are durable before QEMU is started. A VM whose
-//! QEMU runs is not started. What is found on the host is what `/proc` says, whoever started it.
+//! QEMU runs is not started. What is found on the host is what `/proc` says, whoever started it, and with what sight it was
+//! looked for. After a start that was not seen to fail, "not there" is a doubt, never an answer.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use ringfence_actors::fence::Orders;
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
-    evidence::Sight,
-    vm::{DiskSource, ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd, VoidOrders},
+    vm::{DiskSource, ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd},
 };
 use serde_json::json;
 use tokio::{process::Command, sync::Mutex, time::Instant};
 
 use super::{
+    folders::{self, Files, Folders},
     hugepages::Hugepages,
     io_error, libvirt,
+    lookout::{LOOK_TIMEOUT, Lookout, Qemu, Seen, off_the_runtime},
+    migration,
     proc::Process,
     qemu::{self, Memory, Version, VmFiles},
     qmp::Qmp,
-    socket_path, target,
+    target,
 };
 use crate::files::replace_file;
 
@@ -48,14 +54,28 @@ pub struct QemuSettings {
     pub accel: Option<String>,
     /// `hugepages` or `memfd` for shared memory; `None` for whichever works.
     pub memory: Option<String>,
+    /// Users beside root, libvirt's and the agent's whose processes may be VMs, by name or number.
+    pub users: Vec<String>,
+    /// All VMs of this host run as the agent's own user, where it sees them: for an agent that is not the host's root.
+    pub own: bool,
 }
+
+/// Strangers that are listed at most. Too low: an operator does not see who else claims a VM. Too high: a local user
+/// makes the list longer than an answer may be.
+const MAX_STRANGERS: usize = 64;
 
 /// The VMs of this host.
 pub struct Vms {
     qemu: QemuSettings,
     version: Version,
-    dir: PathBuf,
-    orders: Mutex<Orders>,
+    folders: Folders,
+    lookout: Arc<Lookout>,
+    /// What it starts is found by its own look; if not, nothing that it does not find is known not to be there.
+    sees_its_own: bool,
+    orders: Arc<Mutex<Orders>>,
+    /// What `orders` hold, for the guard.
+    held: RwLock<BTreeMap<VmId, u64>>,
+    libvirt: libvirt::Outstanding,
 }
 
 impl QemuSettings {
@@ -83,7 +103,7 @@ impl Vms {
         let dir = state_dir.join("vm");
         fs::create_dir_all(&dir).map_err(|e| io_error("make", &dir, &e))?;
         let path = dir.join("orders.json");
-        let orders = match fs::read(&path) {
+        let orders: Orders = match fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Orders::default(),
             Err(error) => return Err(io_error("read", &path, &error)),
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
@@ -95,7 +115,63 @@ impl Vms {
                 ErrorCode::new(Code::IO, details)
             })?,
         };
-        Ok(Vms { qemu, version, dir, orders: Mutex::new(orders) })
+        let lookout = Arc::new(Lookout::new(Some(&qemu.binary), &qemu.users, qemu.own)?);
+        let sees_its_own = sees_what_it_starts(&qemu.binary, &lookout).await;
+        if !sees_its_own {
+            tracing::error!(
+                binary = qemu.binary,
+                "a QEMU that was started as a trial was not found among the processes of this host: VMs that are not \
+                 found count as unknown. Name QEMU itself in [qemu] binary, not a script that starts it elsewhere"
+            );
+        }
+        let held = RwLock::new(orders.held().clone());
+        let (orders, libvirt) = (Arc::new(Mutex::new(orders)), libvirt::Outstanding::default());
+        Ok(Vms { qemu, version, folders: Folders::in_dir(dir), lookout, sees_its_own, orders, held, libvirt })
+    }
+
+    /// How processes are looked at here.
+    pub fn lookout(&self) -> &Arc<Lookout> {
+        &self.lookout
+    }
+
+    /// Whether nothing is held: then nothing has to be looked for.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held.read().is_empty()
+    }
+
+    /// Whether nothing of this VM may run here.
+    pub(super) fn is_held(&self, vm: VmId) -> bool {
+        self.held.read().contains_key(&vm)
+    }
+
+    /// Whether another agent of this machine started it.
+    pub(super) fn is_of_another_agent(&self, qemu: &Qemu) -> bool {
+        let own = |file: &PathBuf| !self.folders.is_own(file, qemu.vm) && folders::is_an_agents(file, qemu.vm);
+        qemu.pidfile.as_ref().is_some_and(own)
+    }
+
+    /// All processes, and what else says that more may be here than they show.
+    async fn look(&self) -> Result<Seen> {
+        let (lookout, folders) = (self.lookout.clone(), self.folders.clone());
+        let looked = off_the_runtime("look at the processes of this host", LOOK_TIMEOUT, move || {
+            let mut seen = lookout.look_now(None)?;
+            let known: Vec<_> = seen
+                .qemus
+                .iter()
+                .filter(|qemu| qemu.stranger.is_none())
+                .filter_map(|qemu| qemu.pidfile.clone())
+                .collect();
+            // QEMU holds a lock on its pid file for life: one that is held by nobody who was seen is a VM that was not.
+            seen.sight.unnamed += folders.locked().iter().filter(|file| !known.contains(file)).count() as u32;
+            Ok(seen)
+        });
+        let mut seen = looked.await?.map_err(|e: std::io::Error| io_error("list", Path::new("/proc"), &e))?;
+        seen.sight.unnamed += u32::from(!self.sees_its_own) + self.libvirt.count();
+        Ok(seen)
+    }
+
+    async fn running(&self, vm: VmId) -> Result<Vec<Qemu>> {
+        Ok(self.look().await?.of(vm).cloned().collect())
     }
 
     /// QEMU's version.
@@ -112,34 +188,39 @@ impl Vms {
     /// are so durably.
     ///
     /// # Errors
-    /// `SYS.1016` if `/proc` cannot be listed or that cannot be recorded, `SYS.1005` for a controller that is not in
-    /// office any more.
+    /// `SYS.1016` if `/proc` cannot be listed or that cannot be recorded, `SYS.1001` if it does not answer, `SYS.1005` for a
+    /// controller that is not in office any more.
     pub async fn list(&self, cmd: &ListVmsCmd) -> Result<ListVmsReply> {
         let orders = {
             let mut orders = self.orders.lock().await;
-            self.hear(&mut orders, cmd.epoch, cmd.void)?;
+            let next = orders.hear(cmd.epoch, cmd.void)?;
+            self.remember(&mut orders, next)?;
             orders.clone()
         };
-        let mut vms: Vec<RunningVm> = processes()?
-            .into_iter()
-            .filter_map(|process| {
-                let vm_uuid: VmId = process.option("-uuid")?.parse().ok()?;
-                let (pidfile, own) = (process.option("-pidfile"), self.files(vm_uuid).ok()?.pid);
-                let ours = pidfile == own.to_str();
-                // An agent's pid file ends like ours: `vm/UUID/pid`.
-                let tail = own.strip_prefix(self.dir.parent()?).ok()?;
-                let other_agent = !ours && pidfile.is_some_and(|file| Path::new(file).ends_with(tail));
-                let incarnation = if ours { orders.incarnation(vm_uuid) } else { None };
-                let incoming = is_incoming(&process);
-                Some(RunningVm { incarnation, other_agent, incoming, ..RunningVm::qemu(vm_uuid, process.pid) })
-            })
-            .collect();
-        vms.sort_by_key(|vm| (vm.vm_uuid, vm.pid));
-        Ok(ListVmsReply { vms, clock_ms: clock_ms(), sight: Sight::full(), machine: super::machine() })
+        let seen = self.look().await?;
+        let waits = migration::all_wait(&seen.qemus).await;
+        let mut strangers = 0;
+        let mut vms = Vec::new();
+        for (qemu, incoming) in seen.qemus.iter().zip(waits) {
+            strangers += usize::from(qemu.stranger.is_some());
+            if qemu.stranger.is_some() && strangers > MAX_STRANGERS {
+                continue;
+            }
+            let ours =
+                qemu.stranger.is_none() && qemu.pidfile.as_ref().is_some_and(|file| self.folders.is_own(file, qemu.vm));
+            vms.push(RunningVm {
+                incarnation: if ours { orders.incarnation(qemu.vm) } else { None },
+                other_agent: self.is_of_another_agent(qemu),
+                incoming,
+                stranger: qemu.stranger.clone(),
+                ..RunningVm::qemu(qemu.vm, qemu.process.pid)
+            });
+        }
+        Ok(ListVmsReply { vms, clock_ms: clock_ms(), sight: seen.sight, machine: super::machine() })
     }
 
-    fn hear(&self, orders: &mut Orders, epoch: u64, void: Option<VoidOrders>) -> Result<()> {
-        let next = orders.hear(epoch, void)?;
+    /// Makes orders durable, and then what is known.
+    fn remember(&self, orders: &mut Orders, next: Orders) -> Result<()> {
         if next != *orders {
             self.save(&next)?;
             *orders = next;
@@ -155,18 +236,28 @@ impl Vms {
     pub async fn start(&self, cmd: &StartVmCmd, by: Instant) -> Result<StartVmCmdReply> {
         qemu::check(cmd)?;
         let mut orders = self.orders.lock().await;
-        let runs_as = running(cmd.vm_uuid)?.first().map(|process| process.pid);
-        let void = cmd.not_after_ms != 0 && clock_ms() >= cmd.not_after_ms;
-        let next = orders.admit(cmd, runs_as, void || Instant::now() >= by)?;
-        self.save(&next)?;
-        *orders = next;
+        if self.libvirt.has(cmd.vm_uuid) {
+            let details = format!("VM {}: libvirt has not yet answered an earlier order: not started", cmd.name);
+            return Err(ErrorCode::new(Code::CHANGE_STATE, details));
+        }
+        let runs_as = self.running(cmd.vm_uuid).await?.first().map(|qemu| qemu.process.pid);
+        let next = orders.admit(cmd, runs_as, is_late(cmd, by))?;
+        self.remember(&mut orders, next)?;
+        *self.held.write() = orders.held().clone();
+        if let Some(xml) = &cmd.libvirt_xml {
+            let files = self.folders.make(cmd.vm_uuid)?;
+            let begun =
+                self.libvirt.create(cmd, xml, &files.dir.join("domain.xml"), by, &self.orders, &self.lookout)?;
+            // Without the lock: libvirt may take its time, and is asked again whether the order still stands.
+            drop(orders);
+            return begun.await;
+        }
         // The lock is held until QEMU is up: a second order finds it running.
         self.launch(cmd).await
     }
 
     async fn launch(&self, cmd: &StartVmCmd) -> Result<StartVmCmdReply> {
-        let files = self.files(cmd.vm_uuid)?;
-        fs::create_dir_all(&files.dir).map_err(|e| io_error("make", &files.dir, &e))?;
+        let files = self.folders.make(cmd.vm_uuid)?;
         for disk in &cmd.disks {
             if let DiskSource::VhostUser { socket_path } = &disk.source
                 && !Path::new(socket_path).exists()
@@ -174,9 +265,6 @@ impl Vms {
                 let details = format!("VM {}: vhost socket {socket_path} is not there", cmd.name);
                 return Err(ErrorCode::new(Code::HOST_START_VM, details));
             }
-        }
-        if let Some(xml) = &cmd.libvirt_xml {
-            return libvirt::create(cmd, xml, &files.dir.join("domain.xml")).await;
         }
         let (accel, memory) = (self.accel(), self.memory(cmd)?);
         let paths = VmFiles { qmp: &files.qmp, pid: &files.pid, log: &files.log };
@@ -201,10 +289,26 @@ impl Vms {
             }
             Ok(Ok(_)) => {}
         }
-        let Some(process) = running(cmd.vm_uuid)?.into_iter().next() else {
-            return Err(failed(format!("it ended at once: {}", target::tail(&files.log))));
-        };
-        Ok(StartVmCmdReply { pid: process.pid, accel, memory: memory.name().to_owned() })
+        let pid = self.started(cmd, &files).await.map_err(|why| {
+            let details = format!("VM {}: {why}; it may run: {}", cmd.name, target::tail(&files.log));
+            ErrorCode::new(Code::TIMEOUT, details)
+        })?;
+        Ok(StartVmCmdReply { pid, accel, memory: memory.name().to_owned() })
+    }
+
+    /// The process of a VM whose QEMU says that it runs in the background now: that of its own pid file.
+    async fn started(&self, cmd: &StartVmCmd, files: &Files) -> Result<u32, String> {
+        let running = self.running(cmd.vm_uuid).await.map_err(|e| e.details)?;
+        let wrote = files.pid();
+        match running.iter().find(|qemu| Some(qemu.process.pid) == wrote).or(running.first()) {
+            Some(qemu) => Ok(qemu.process.pid),
+            None => Err(match wrote.and_then(Process::read) {
+                Some(process) => {
+                    format!("QEMU went to the background as process {}, which is not seen as this VM's", process.pid)
+                }
+                None => "QEMU went to the background and is not seen".to_owned(),
+            }),
+        }
     }
 
     fn memory(&self, cmd: &StartVmCmd) -> Result<Memory> {
@@ -235,90 +339,82 @@ impl Vms {
     /// `SYS.1006` if a process cannot be killed, is still there, or is the target of a migration; `SYS.1005` for a
     /// controller that is not in office any more.
     pub async fn stop(&self, cmd: &StopVmCmd) -> Result<()> {
-        let vm = cmd.vm_uuid;
         let mut orders = self.orders.lock().await;
-        self.hear(&mut orders, cmd.epoch, None)?;
-        let qmp_path = self.files(vm)?.qmp;
-        if running(vm)?.is_empty() {
-            return Ok(());
-        }
-        if let Ok(mut qmp) = Qmp::connect(&qmp_path, QUIT_TIMEOUT).await {
-            let _ = qmp.execute(&qmp_path, "quit", json!({}), QUIT_TIMEOUT).await;
-            let gone = async {
-                while running(vm).is_ok_and(|left| !left.is_empty()) {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            };
-            let _ = tokio::time::timeout(QUIT_TIMEOUT, gone).await;
-        }
-        // Twice: something may have started it again in between.
-        for _ in 0..2 {
-            for process in running(vm)?.iter().filter(|process| !is_incoming(process)) {
-                process.kill(KILL_TIMEOUT).await?;
-            }
-        }
-        match running(vm)?.first() {
-            None => Ok(()),
-            Some(process) if is_incoming(process) => {
-                let details = format!("VM {vm}: process {} is the target of a migration and left alone", process.pid);
-                Err(ErrorCode::new(Code::OPERATION, details))
-            }
-            Some(process) => {
-                let details = format!("VM {vm} is there again as process {}: something restarts it", process.pid);
-                Err(ErrorCode::new(Code::OPERATION, details))
-            }
-        }
+        let next = orders.stop(cmd.epoch, cmd.vm_uuid, cmd.incarnation)?;
+        self.remember(&mut orders, next)?;
+        let stopped = self.end(cmd.vm_uuid).await;
+        // Only now: the guard would kill what was asked to quit.
+        *self.held.write() = orders.held().clone();
+        stopped
     }
 
-    fn files(&self, vm: VmId) -> Result<Files> {
-        let dir = self.dir.join(&vm.0.simple().to_string()[..12]);
-        Ok(Files {
-            qmp: socket_path(&dir, "qmp")?,
-            pid: dir.join("pid"),
-            log: dir.join("log"),
-            output: dir.join("output"),
-            dir,
-        })
+    async fn end(&self, vm: VmId) -> Result<()> {
+        let running = self.running(vm).await?;
+        let waits = migration::all_wait(&running).await;
+        let quits = running.iter().zip(waits).filter(|(_, waits)| !waits).map(async |(qemu, _)| {
+            let Some(path) = &qemu.qmp else { return };
+            if let Ok(mut qmp) = Qmp::connect(path, QUIT_TIMEOUT).await {
+                let _ = qmp.execute(path, "quit", json!({}), QUIT_TIMEOUT).await;
+                let deadline = Instant::now() + QUIT_TIMEOUT;
+                while qemu.process.is_alive() && Instant::now() < deadline {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        });
+        futures_util::future::join_all(quits).await;
+        // Twice: something may have started it again in between.
+        for _ in 0..2 {
+            for qemu in self.running(vm).await? {
+                if !migration::waits(&qemu).await {
+                    qemu.process.kill(KILL_TIMEOUT).await?;
+                }
+            }
+        }
+        if self.libvirt.has(vm) {
+            let details =
+                format!("VM {vm}: libvirt has not yet answered an order to start it; what it starts now is ended");
+            return Err(ErrorCode::new(Code::TIMEOUT, details));
+        }
+        match self.running(vm).await?.first() {
+            None => Ok(()),
+            Some(qemu) if migration::waits(qemu).await => {
+                let details = format!("VM {vm}: process {} waits for a migration and is left alone", qemu.process.pid);
+                Err(ErrorCode::new(Code::OPERATION, details))
+            }
+            Some(qemu) => {
+                let details = format!("VM {vm} is there again as process {}: something restarts it", qemu.process.pid);
+                Err(ErrorCode::new(Code::OPERATION, details))
+            }
+        }
     }
 
     fn save(&self, orders: &Orders) -> Result<()> {
-        let path = self.dir.join("orders.json");
+        let path = self.folders.dir().join("orders.json");
         let bytes = serde_json::to_vec_pretty(orders).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
         replace_file(&path, &bytes).map_err(|e| io_error("write", &path, &e))
     }
 }
 
-struct Files {
-    dir: PathBuf,
-    qmp: PathBuf,
-    pid: PathBuf,
-    log: PathBuf,
-    output: PathBuf,
+/// Whether an order's time is over.
+pub(super) fn is_late(cmd: &StartVmCmd, by: Instant) -> bool {
+    (cmd.not_after_ms != 0 && clock_ms() >= cmd.not_after_ms) || Instant::now() >= by
 }
 
-/// Every QEMU of this host, under the names that distributions give it.
-fn processes() -> Result<Vec<Process>> {
-    let qemu = |process: &Process| {
-        process.option("-uuid").is_some() && process.is_alive() && {
-            let program = process.program();
-            program.starts_with("qemu-system") || program == "qemu-kvm"
-        }
-    };
-    Process::scan(qemu).map_err(|e| io_error("list", Path::new("/proc"), &e))
-}
-
-/// The QEMU processes of a VM.
-pub(crate) fn running(vm: VmId) -> Result<Vec<Process>> {
-    let uuid = vm.to_string();
-    let mut found = processes()?;
-    found.retain(|process| process.has_option("-uuid", &uuid));
-    Ok(found)
-}
-
-/// Whether it waits for a migration, or came by one: its arguments stay the same. It is never killed by mistake, and
-/// never taken for dead.
-pub(crate) fn is_incoming(process: &Process) -> bool {
-    process.argv.iter().any(|arg| arg == "-incoming")
+/// Whether a QEMU that is started here as a trial is found. It has no machine, and ends with this.
+async fn sees_what_it_starts(binary: &str, lookout: &Arc<Lookout>) -> bool {
+    let vm = VmId::from_name(&format!("trial of {} at {}", std::process::id(), clock_ms()));
+    let mut command = Command::new(binary);
+    command.args(["-uuid", &vm.to_string(), "-machine", "none", "-nodefaults", "-display", "none", "-S"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let Ok(mut child) = command.spawn() else { return false };
+    let deadline = Instant::now() + START_TIMEOUT;
+    let mut seen = false;
+    while !seen && Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+        seen = lookout.look().await.is_ok_and(|seen| seen.of(vm).next().is_some());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let _ = child.kill().await;
+    seen
 }
 
 /// This host's clock since it booted. It goes on while the host is suspended and does not jump when somebody sets the time.

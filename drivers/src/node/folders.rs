@@ -1,0 +1,151 @@
+//! Where each VM's own files lie on its host: a folder per VM, named by its whole uuid.
+//!
+//! Invariants: two VMs never share a folder (K21): where only a short name leaves room for a socket's path, the folder
+//! holds the whole uuid, and one of another VM is refused. A pid file in a folder of either name is found, so that an agent
+//! of a later version finds the QEMUs that an earlier one started. Rejected: short names alone (uuids of version 7 that were
+//! made in one moment begin alike).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use ringfence_messages::{Code, ErrorCode, Result, VmId};
+use rustix::process::{Flock, FlockType, fcntl_getlk};
+
+use super::{MAX_SOCKET_PATH, io_error, socket_path};
+use crate::files::replace_file;
+
+/// Digits of the uuid in a short name, which is also what earlier versions named every folder by.
+const SHORT: usize = 12;
+
+/// The file that says whose a folder is.
+const WHOSE: &str = "uuid";
+
+/// The folders of one agent's VMs.
+#[derive(Clone, Debug)]
+pub(super) struct Folders {
+    dir: PathBuf,
+}
+
+/// One VM's files.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    pub(super) dir: PathBuf,
+    pub(super) qmp: PathBuf,
+    pub(super) pid: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) output: PathBuf,
+}
+
+impl Files {
+    /// What QEMU wrote into its pid file.
+    pub(super) fn pid(&self) -> Option<u32> {
+        fs::read_to_string(&self.pid).ok()?.trim().parse().ok()
+    }
+}
+
+impl Folders {
+    pub(super) fn in_dir(dir: PathBuf) -> Folders {
+        Folders { dir }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The files of a VM that is about to be started; its folder is made.
+    ///
+    /// # Errors
+    /// `SYS.1005` if the folder is another VM's, `SYS.1007` if no socket fits below it, `SYS.1016` if it cannot be made.
+    pub(super) fn make(&self, vm: VmId) -> Result<Files> {
+        let digits = vm.0.simple().to_string();
+        let whole = self.dir.join(&digits);
+        let dir = match whole.join("qmp").as_os_str().len() <= MAX_SOCKET_PATH {
+            true => whole,
+            false => self.dir.join(&digits[..SHORT]),
+        };
+        let qmp = socket_path(&dir, "qmp")?;
+        fs::create_dir_all(&dir).map_err(|e| io_error("make", &dir, &e))?;
+        let whose = dir.join(WHOSE);
+        match fs::read_to_string(&whose) {
+            Ok(text) if text.trim() == vm.to_string() => {}
+            Ok(text) => {
+                let details = format!(
+                    "VM {vm}: its folder {} is VM {:.60}'s, whose uuid begins alike: give the agent a shorter state_dir",
+                    dir.display(),
+                    text.trim()
+                );
+                return Err(ErrorCode::new(Code::CHANGE_STATE, details));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                replace_file(&whose, vm.to_string().as_bytes()).map_err(|e| io_error("write", &whose, &e))?;
+            }
+            Err(error) => return Err(io_error("read", &whose, &error)),
+        }
+        Ok(Files { qmp, pid: dir.join("pid"), log: dir.join("log"), output: dir.join("output"), dir })
+    }
+
+    /// Whether this is the pid file of a VM that this agent started.
+    pub(super) fn is_own(&self, file: &Path, vm: VmId) -> bool {
+        file.starts_with(&self.dir) && is_an_agents(file, vm)
+    }
+
+    /// The pid files here that somebody holds a lock on: QEMU does, as long as it lives.
+    pub(super) fn locked(&self) -> Vec<PathBuf> {
+        let folders = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        folders.map(|folder| folder.path().join("pid")).filter(|file| is_locked(file)).collect()
+    }
+}
+
+/// Whether this is where an agent of this machine has QEMU write the pid of this VM: `vm/UUID/pid`.
+pub(super) fn is_an_agents(file: &Path, vm: VmId) -> bool {
+    let digits = vm.0.simple().to_string();
+    [&digits[..], &digits[..SHORT]].iter().any(|name| file.ends_with(Path::new("vm").join(name).join("pid")))
+}
+
+fn is_locked(file: &Path) -> bool {
+    let Ok(file) = fs::OpenOptions::new().read(true).write(true).open(file) else { return false };
+    fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).is_ok_and(|held| held.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(text: &str) -> VmId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn two_vms_whose_uuids_begin_alike_have_two_folders_or_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (vm("019ab0c0-1111-7aaa-8000-000000000001"), vm("019ab0c0-1111-7bbb-8000-000000000002"));
+        let folders = Folders::in_dir(dir.path().join("vm"));
+        assert_ne!(folders.make(one).unwrap().dir, folders.make(two).unwrap().dir);
+        assert_eq!(folders.make(one).unwrap().pid, folders.make(one).unwrap().pid);
+
+        let room = MAX_SOCKET_PATH - "/qmp".len() - "/vm/".len() - SHORT;
+        let deep = dir.path().join("x".repeat(room - dir.path().as_os_str().len() - 1)).join("vm");
+        let folders = Folders::in_dir(deep);
+        assert!(folders.make(one).unwrap().dir.ends_with("019ab0c01111"));
+        let refused = folders.make(two).unwrap_err().details;
+        assert!(refused.contains(&one.to_string()) && refused.contains(&two.to_string()), "{refused}");
+    }
+
+    #[test]
+    fn pid_files_of_this_and_of_the_former_version_are_known() {
+        let folders = Folders::in_dir("/s/vm".into());
+        let one = vm("019ab0c0-1111-7aaa-8000-000000000001");
+        for (file, own, an_agents) in [
+            ("/s/vm/019ab0c011117aaa8000000000000001/pid", true, true),
+            ("/s/vm/019ab0c01111/pid", true, true),
+            ("/other/vm/019ab0c01111/pid", false, true),
+            ("/s/vm/019ab0c02222/pid", false, false),
+            ("/var/run/qemu-server/100.pid", false, false),
+        ] {
+            let file = Path::new(file);
+            assert_eq!((folders.is_own(file, one), is_an_agents(file, one)), (own, an_agents), "{file:?}");
+        }
+    }
+}
