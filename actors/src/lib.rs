@@ -15,6 +15,7 @@ pub mod host;
 mod invariant;
 pub mod inventory;
 mod memory;
+pub mod office;
 pub mod ports;
 pub mod recovery;
 pub mod sabotage;

@@ -62,6 +62,8 @@ pub enum Sabotage {
     DrainUnwatched,
     /// A restart forgets which VMs a drain stopped and did not start.
     ForgetMoves,
+    /// A controller whose journal is behind what hosts have heard goes on.
+    BehindActs,
 }
 
 /// Whether this one was chosen.

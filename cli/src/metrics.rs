@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, kind and meaning.
-pub const ALL: [(&str, Kind, &str); 34] = [
+pub const ALL: [(&str, Kind, &str); 35] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
     ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts that an operator took out of service"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
@@ -51,6 +51,11 @@ pub const ALL: [(&str, Kind, &str); 34] = [
         "ringfence_invariant_violations_total",
         Kind::Counter,
         "Rules that were about to be broken, by rule; each was refused",
+    ),
+    (
+        "ringfence_controller_behind",
+        Kind::Gauge,
+        "1 while a host has heard of more than the journal knows: nothing is done",
     ),
     ("ringfence_journal_backlog", Kind::Gauge, "Records that wait to be written to the journal"),
     ("ringfence_journal_append_failures_total", Kind::Counter, "Writes to the journal that failed"),

@@ -10,14 +10,17 @@ use crate::{
         VmHaBlocked, VmHaStarted, VmMoveChanged,
     },
     host::{HostStateChanged, HostStatusChanged},
+    journal::{ControllerBehind, ControllerRestored},
     recovery::{BestEffortStepFailed, ProtocolRedeploy},
     storage::{ProtocolStatusChanged, StorageHostStatusChanged},
     vm::VmStateChanged,
 };
 
 /// Every topic that a record of the journal may have. `journal.recorded` is not among them: it tells of a record.
-pub const RECORDED: [&str; 20] = [
+pub const RECORDED: [&str; 22] = [
     ControllerStarted::TOPIC,
+    ControllerBehind::TOPIC,
+    ControllerRestored::TOPIC,
     StorageFenceChanged::TOPIC,
     FenceIntended::TOPIC,
     SiblingFenceAudited::TOPIC,

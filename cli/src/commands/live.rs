@@ -102,7 +102,7 @@ pub(crate) fn client(config: &ControllerConfig) -> Result<AgentClient> {
 /// Whether the right agent of the right version answers in time.
 pub(crate) async fn agent(client: &AgentClient, host: &Host) -> Result<String> {
     let facts = client.facts(host.id, HostFactsCmd {}, Call::within(AGENT_TIMEOUT)).await?;
-    let ping = client.ping(host.id, Call::within(AGENT_TIMEOUT)).await;
+    let ping = client.ping(host.id, None, Call::within(AGENT_TIMEOUT)).await;
     match ringfence_actors::host::judge_ping(host.id, ping).reason {
         None => Ok(format!(
             "version {AGENT_VERSION}, QEMU {} with {}, {} of {} MiB free, {} hugepages free",
