@@ -12,7 +12,7 @@ use ringfence_actors::{
     assembly::Assembly,
     fence::PERMIT_VALIDITY,
     inventory::{Inventory, PingSettings, Settings},
-    office,
+    restore,
     testkit::{FakeWorld, ceph_of, cluster_of, vm_of},
     vm::VmActor,
 };
@@ -110,7 +110,7 @@ fn after_a_human_declares_it_restored_it_acts_again_above_all_that_was_heard_of(
         fake.host(host("c"), |host| host.answers = false);
         let began = tokio::time::Instant::now();
         let hosts = ["a", "b", "c"].map(|name| (host(name), name.to_owned())).to_vec();
-        let restored = office::restore(&fake.ports(), hosts).await.unwrap();
+        let restored = restore::restore(&fake.ports(), hosts).await.unwrap();
         assert!(began.elapsed() >= PERMIT_VALIDITY, "orders of the former controller may have been on their way");
         assert_eq!((restored.generation, restored.epoch, restored.heard), (5, 17, 2));
         assert_eq!((restored.witness.as_ref(), &restored.silent[..]), (Some(&former), &["c".to_owned()][..]));

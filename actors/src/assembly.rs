@@ -63,7 +63,7 @@ impl Assembly {
         let catalog = Catalog::new(inventory);
         let directory = catalog.now();
         let journal = ports.journal.clone();
-        let standing = Standing::open(bus.clone(), catalog.clone(), journal.clone()).await?;
+        let standing = Standing::open(catalog.clone(), journal.clone()).await?;
         let stands = standing.clone();
         bus.spawn(uuid::Uuid::nil(), move || AuditActor::new(journal.clone(), stands.clone()))?;
         let recorder = Recorder::new(bus.clone());

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    audit::Recorder,
     change::RetireMsg,
     fence::StartPermit,
     invariant,
@@ -153,10 +154,11 @@ impl Actor for HostActor {
 impl Handler<PingHostMsg> for HostActor {
     type Answer = Later<PingHostReply>;
 
-    fn handle(&mut self, message: PingHostMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+    fn handle(&mut self, message: PingHostMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (agents, host, pings) = (self.agents.clone(), self.id, self.pings.clone());
         let call = Call::within(Duration::from_millis(message.timeout_ms));
         let (standing, leadership) = (self.standing.clone(), self.leadership.clone());
+        let recorder = Recorder::new(ctx.bus().clone());
         Later::new(async move {
             let began = Instant::now();
             let answer = agents.ping(host, standing.head(), call).await;
@@ -164,8 +166,10 @@ impl Handler<PingHostMsg> for HostActor {
             // Before anybody hears that the host answers. Of one that was deposed, another knows more, and all is well.
             if let Ok(HostPingReply { host_uuid, witness: Some(witness), .. }) = &answer
                 && (*host_uuid == host && leadership.leads())
+                && let Some(behind) = standing.heard(host, witness).await
             {
-                standing.heard(host, witness).await;
+                // Not waited for: the journal may be what fails. It stands in the log in any case.
+                drop(recorder.fact(behind));
             }
             metrics::histogram!("ringfence_ping_seconds").record(took);
             let judged = judge_ping(host, answer);

@@ -18,6 +18,7 @@ mod memory;
 pub mod office;
 pub mod ports;
 pub mod recovery;
+pub mod restore;
 pub mod sabotage;
 pub mod spans;
 pub mod storage;

@@ -6,40 +6,27 @@
 //! records are told of. The two gates are the audit (no intent) and the hosts' actors (no act).
 //! Rejected: going on by oneself once all hosts were asked. Two controllers on copies of one journal would each do so.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures_util::{StreamExt, join, stream};
+use futures_util::join;
 use parking_lot::Mutex;
-use ringfence::Bus;
 use ringfence_messages::{
     Code, ErrorCode, Event, HostId, Result,
     audit::ControllerStarted,
-    host::HostPingReply,
     journal::{ControllerBehind, ControllerRestored, JournalHead},
 };
-use uuid::Uuid;
 
 use crate::{
-    audit::Recorder,
-    fence::PERMIT_VALIDITY,
     inventory::Catalog,
-    ports::{Call, JournalPort, NewRecord, Ports, Record},
+    ports::{JournalPort, Record},
     sabotage::{self, Sabotage},
 };
-
-/// How long a host may take to say what it has heard, before a restored journal is gone on from. Too low: one that is slow is
-/// not heard. Too high: hosts that are off delay the start.
-pub const WITNESS_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Hosts that are asked at once. Too low: a thousand hosts take long. Too high: as many sockets.
-const WITNESSES_AT_ONCE: usize = 100;
 
 /// Where this controller stands; a handle that all who may have to refuse hold.
 #[derive(Clone)]
 pub struct Standing {
     journal: Arc<dyn JournalPort>,
     catalog: Catalog,
-    recorder: Recorder,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -57,7 +44,7 @@ impl Standing {
     ///
     /// # Errors
     /// `SYS.1016` if it cannot be read.
-    pub async fn open(bus: Bus, catalog: Catalog, journal: Arc<dyn JournalPort>) -> Result<Standing> {
+    pub async fn open(catalog: Catalog, journal: Arc<dyn JournalPort>) -> Result<Standing> {
         let asked = join!(journal.latest(ControllerRestored::TOPIC), journal.latest(ControllerStarted::TOPIC));
         let (restored, started) = (asked.0?.pop(), asked.1?.pop());
         let epoch = started.as_ref().map(Record::event::<ControllerStarted>).transpose()?.map_or(0, |of| of.epoch);
@@ -73,7 +60,7 @@ impl Standing {
         metrics::gauge!("ringfence_controller_behind").set(0.0);
         let above = epoch.max(restored.map_or(0, |of| of.epoch));
         let inner = Inner { head, epoch, above, restored: fresh, behind: None };
-        Ok(Standing { journal, catalog, recorder: Recorder::new(bus), inner: Arc::new(Mutex::new(inner)) })
+        Ok(Standing { journal, catalog, inner: Arc::new(Mutex::new(inner)) })
     }
 
     /// The next term of office has to be above this one.
@@ -127,10 +114,10 @@ impl Standing {
         }
     }
 
-    /// A host said what it has heard.
-    pub async fn heard(&self, host: HostId, witness: &JournalHead) {
+    /// A host said what it has heard. The first time that it is more than the journal knows, that has to be recorded.
+    pub async fn heard(&self, host: HostId, witness: &JournalHead) -> Option<ControllerBehind> {
         if !self.misses(witness) {
-            return;
+            return None;
         }
         // Others may have written: a controller that was deposed meanwhile, on a disk that both see. Then it is here.
         if let Ok(Some((_, seq))) = self.journal.ends().await
@@ -139,20 +126,16 @@ impl Standing {
             head.seq = seq.max(head.seq);
         }
         if !self.misses(witness) {
-            return;
+            return None;
         }
-        let behind = {
-            let mut inner = self.inner.lock();
-            let Some(head) = inner.head.clone().filter(|_| inner.behind.is_none()) else { return };
-            let name = self.catalog.now().host(host).map_or_else(|_| host.to_string(), |of| of.name.clone());
-            let behind = ControllerBehind { host_uuid: host, host: name, witness: witness.clone(), head };
-            inner.behind = Some(behind.clone());
-            behind
-        };
+        let mut inner = self.inner.lock();
+        let head = inner.head.clone().filter(|_| inner.behind.is_none())?;
+        let name = self.catalog.now().host(host).map_or_else(|_| host.to_string(), |of| of.name.clone());
+        let behind = ControllerBehind { host_uuid: host, host: name, witness: witness.clone(), head };
+        inner.behind = Some(behind.clone());
         tracing::error!("{behind}");
         metrics::gauge!("ringfence_controller_behind").set(1.0);
-        // It waits for the disk if it has to; it stands in the log in any case.
-        let _ = self.recorder.fact(behind).await;
+        Some(behind)
     }
 
     fn misses(&self, witness: &JournalHead) -> bool {
@@ -164,40 +147,4 @@ impl Standing {
 fn name(first: &str) -> String {
     // A journal of memory has no hashes.
     if first.is_empty() { "unhashed".to_owned() } else { first.to_owned() }
-}
-
-/// Declares that the work goes on from this journal: hosts are asked what they have heard, then what is on its way of the former
-/// controller's orders may come to its end, then it is recorded. To be called before [`Assembly::start`].
-///
-/// [`Assembly::start`]: crate::assembly::Assembly::start
-///
-/// # Errors
-/// `SYS.1016` if the journal cannot be read or written.
-pub async fn restore(ports: &Ports, hosts: Vec<(HostId, String)>) -> Result<ControllerRestored> {
-    let ask = |(host, name): (HostId, String)| async move {
-        match ports.agents.ping(host, None, Call::within(WITNESS_TIMEOUT)).await {
-            Ok(HostPingReply { host_uuid, witness, .. }) if host_uuid == host => Ok(witness),
-            _ => Err(name),
-        }
-    };
-    let answers: Vec<_> = stream::iter(hosts).map(ask).buffered(WITNESSES_AT_ONCE).collect().await;
-    let silent: Vec<String> = answers.iter().filter_map(|answer| answer.clone().err()).collect();
-    let heard = u32::try_from(answers.len() - silent.len()).unwrap_or(u32::MAX);
-    let witnesses: Vec<JournalHead> = answers.into_iter().flatten().flatten().collect();
-    let own = ports.journal.latest(ControllerRestored::TOPIC).await?.pop();
-    let own = own.map(|of| of.event::<ControllerRestored>()).transpose()?.map_or(0, |of| of.generation);
-    let restored = ControllerRestored {
-        journal_id: Uuid::new_v4().to_string(),
-        generation: witnesses.iter().map(|of| of.generation).fold(own, u64::max) + 1,
-        epoch: witnesses.iter().map(|of| of.epoch).max().unwrap_or_default(),
-        witness: witnesses.into_iter().max_by_key(|of| (of.generation, of.epoch, of.seq)),
-        heard,
-        silent,
-    };
-    // Nobody remembers the orders of the records that are missing. No host obeys one after its permit's time.
-    tokio::time::sleep(PERMIT_VALIDITY).await;
-    let payload = serde_json::to_value(&restored).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
-    let (topic, subject) = (ControllerRestored::TOPIC.to_owned(), restored.subject());
-    ports.journal.append(vec![NewRecord { topic, subject, payload, waited: Duration::ZERO }]).await?;
-    Ok(restored)
 }

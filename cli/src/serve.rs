@@ -14,8 +14,8 @@ use ringfence_actors::{
     fence::PERMIT_VALIDITY,
     ha::HaActor,
     host::HostActor,
-    office,
     ports::{JournalPort, Ports, Record},
+    restore,
     vm::VmActor,
 };
 use ringfence_drivers::{journal::Journal, leadership::Embedded, state_dir::StateDir, tls::api_server};
@@ -144,7 +144,7 @@ async fn go_on_from(config: &ControllerConfig, ports: &Ports) -> Result<()> {
     tracing::warn!(
         "--restored: hosts are asked what they have heard, then orders on their way may end for {seconds} s"
     );
-    let restored = office::restore(ports, hosts).await?;
+    let restored = restore::restore(ports, hosts).await?;
     let witness = restored.witness.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
     tracing::warn!(heard = restored.heard, silent = ?restored.silent, "--restored: the furthest that hosts have heard is {witness}");
     Ok(())
