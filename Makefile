@@ -4,9 +4,10 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 DEMO_FLAGS ?=
 CAMPAIGN ?= --minutes 10
+MUTANTS ?=
 DEB_PROFILE ?= campaign
 
-.PHONY: help demo lab lab-down screenshots lab-times chaos slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove deny fuzz fuzz-keep bench units deb deb-test clean
+.PHONY: help demo lab lab-down screenshots lab-times chaos slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove mutants deny fuzz fuzz-keep bench units deb deb-test clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -44,7 +45,7 @@ test:            ## everything that CI runs
 	# Labs mostly wait: simulated days take what they leave of the processors.
 	$(MAKE) --no-print-directory -j 2 campaign unit
 
-test-all: test chaos ## and thirty minutes of random faults on a lab
+test-all: test chaos mutants ## and thirty minutes of random faults on a lab, and what takes hours
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -112,6 +113,10 @@ sabotage:        ## breaks the rules on purpose, one at a time, and says what no
 prove:           ## I1 proven for any number of controllers, hosts and VMs, and each of its rules taken away is noticed
 	scripts/setup.sh prove
 	target/tools/bin/python scripts/prove.py
+
+mutants:         ## the decisions broken one expression at a time: which no test notices; takes hours. MUTANTS="--file actors/src/fence/orders.rs" for one file
+	scripts/setup.sh mutants
+	cargo mutants $(MUTANTS)
 
 fuzz:            ## what reads bytes from elsewhere, given any: libFuzzer on each target for FUZZ_SECONDS (60); a finding is kept and told
 	scripts/setup.sh fuzz

@@ -323,6 +323,7 @@ fn a_permit_that_expired_or_is_for_another_host_starts_nothing() {
             disks: Vec::new(),
             qemu_args: Vec::new(),
             libvirt_xml: None,
+            head: None,
         };
         let permit = || StartPermit::for_test(host("a"), &cmd(), tokio::time::Instant::now().into_std());
         let old = permit();

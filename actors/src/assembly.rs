@@ -4,7 +4,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures_util::future::try_join_all;
-use ringfence::{Actor, Address, Bus, Event, Result};
+use ringfence::{Actor, Address, Bus, Result};
 use ringfence_messages::{
     Code, ErrorCode, HostId, StorageId, VmId,
     audit::ControllerStarted,
@@ -22,6 +22,7 @@ use crate::{
     host::{AGENT_VERSION, HostActor},
     inventory::{Catalog, Inventory, Settings, Storage, Vm},
     memory,
+    office::Standing,
     ports::Ports,
     recovery::RecoveryActor,
     storage::StorageActor,
@@ -43,6 +44,8 @@ pub struct Assembly {
     pub ports: Ports,
     /// This start's number: above every earlier start's on the same journal.
     pub epoch: u64,
+    /// Whether this controller may act.
+    pub standing: Standing,
     settings: Settings,
     recorder: Recorder,
 }
@@ -60,13 +63,16 @@ impl Assembly {
         let catalog = Catalog::new(inventory);
         let directory = catalog.now();
         let journal = ports.journal.clone();
-        bus.spawn(uuid::Uuid::nil(), move || AuditActor::new(journal.clone()))?;
+        let standing = Standing::open(catalog.clone(), journal.clone()).await?;
+        let stands = standing.clone();
+        bus.spawn(uuid::Uuid::nil(), move || AuditActor::new(journal.clone(), stands.clone()))?;
         let recorder = Recorder::new(bus.clone());
         // Not below what the journal has seen: the state directory may have been restored without the epoch.
-        let epoch = ports.leadership.acquire(last_epoch(&ports).await?).await?;
+        let epoch = ports.leadership.acquire(standing.above()).await?;
+        standing.took_office(epoch);
         recorder.intent(&ControllerStarted { epoch, version: AGENT_VERSION.to_owned() }).await?;
 
-        let assembly = Assembly { bus, catalog, ports, epoch, settings, recorder };
+        let assembly = Assembly { bus, catalog, ports, epoch, standing, settings, recorder };
         directory.hosts.iter().try_for_each(|host| assembly.host(host.id))?;
         directory.storages.iter().try_for_each(|storage| assembly.storage(storage))?;
         let Assembly { bus, catalog, ports, recorder, .. } = &assembly;
@@ -91,7 +97,9 @@ impl Assembly {
 
     fn host(&self, id: HostId) -> Result<()> {
         let (agents, leadership, epoch) = (self.ports.agents.clone(), self.ports.leadership.clone(), self.epoch);
-        self.bus.spawn(id, move || HostActor::new(id, agents.clone(), leadership.clone(), epoch)).map(|_| ())
+        let standing = self.standing.clone();
+        let host = move || HostActor::new(id, agents.clone(), leadership.clone(), standing.clone(), epoch);
+        self.bus.spawn(id, host).map(|_| ())
     }
 
     fn storage(&self, of: &Storage) -> Result<()> {
@@ -261,9 +269,4 @@ fn removed<Id>(all: &[Difference<Id>]) -> impl Iterator<Item = &Difference<Id>> 
 
 fn vm_address(id: VmId) -> Address {
     Address::new(VmActor::KIND, id)
-}
-
-async fn last_epoch(ports: &Ports) -> Result<u64> {
-    let Some(record) = ports.journal.latest(ControllerStarted::TOPIC).await?.pop() else { return Ok(0) };
-    Ok(record.event::<ControllerStarted>()?.epoch)
 }

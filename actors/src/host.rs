@@ -24,9 +24,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    audit::Recorder,
     change::RetireMsg,
     fence::StartPermit,
     invariant,
+    office::Standing,
     ports::{Call, HostAgentPort, LeadershipPort},
     sabotage::{self, Sabotage},
 };
@@ -85,6 +87,7 @@ pub struct HostActor {
     id: HostId,
     agents: Arc<dyn HostAgentPort>,
     leadership: Arc<dyn LeadershipPort>,
+    standing: Standing,
     epoch: u64,
     pings: Arc<Pings>,
 }
@@ -95,16 +98,17 @@ impl HostActor {
         id: HostId,
         agents: Arc<dyn HostAgentPort>,
         leadership: Arc<dyn LeadershipPort>,
+        standing: Standing,
         epoch: u64,
     ) -> HostActor {
         let pings = Arc::new(Pings { began: Instant::now(), past: Mutex::default() });
-        HostActor { id, agents, leadership, epoch, pings }
+        HostActor { id, agents, leadership, standing, epoch, pings }
     }
 
     /// Asked right before anything is done to the host: another controller may have taken office since it was decided.
     fn in_office(&self) -> Result<()> {
         match self.leadership.leads() || sabotage::on(Sabotage::DeposedActs) {
-            true => Ok(()),
+            true => self.standing.may_act(),
             false => Err(ErrorCode::new(Code::CHANGE_STATE, "this controller is not in office any more")),
         }
     }
@@ -150,13 +154,23 @@ impl Actor for HostActor {
 impl Handler<PingHostMsg> for HostActor {
     type Answer = Later<PingHostReply>;
 
-    fn handle(&mut self, message: PingHostMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+    fn handle(&mut self, message: PingHostMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (agents, host, pings) = (self.agents.clone(), self.id, self.pings.clone());
         let call = Call::within(Duration::from_millis(message.timeout_ms));
+        let (standing, leadership) = (self.standing.clone(), self.leadership.clone());
+        let recorder = Recorder::new(ctx.bus().clone());
         Later::new(async move {
             let began = Instant::now();
-            let answer = agents.ping(host, call).await;
+            let answer = agents.ping(host, standing.head(), call).await;
             let took = began.elapsed();
+            // Before anybody hears that the host answers. Of one that was deposed, another knows more, and all is well.
+            if let Ok(HostPingReply { host_uuid, witness: Some(witness), .. }) = &answer
+                && (*host_uuid == host && leadership.leads())
+                && let Some(behind) = standing.heard(host, witness).await
+            {
+                // Not waited for: the journal may be what fails. It stands in the log in any case.
+                drop(recorder.fact(behind));
+            }
             metrics::histogram!("ringfence_ping_seconds").record(took);
             let judged = judge_ping(host, answer);
             pings.remember(took, judged.connected);
@@ -250,9 +264,10 @@ posts! {
 impl Handler<LaunchVmMsg> for HostActor {
     type Answer = Later<StartVmCmdReply>;
 
-    fn handle(&mut self, LaunchVmMsg { permit, cmd }: LaunchVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+    fn handle(&mut self, LaunchVmMsg { permit, mut cmd }: LaunchVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let covers = invariant!("I1", permit.covers(self.id, &cmd), "{permit:?} is not for {cmd:?}");
         let may = self.in_office();
+        cmd.head = self.standing.head();
         self.post::<LaunchVmMsg, _>(ctx, move |agents, host, mut call| async move {
             may?;
             // The agent must not act on it after it expired: what is left of it bounds the call.
@@ -291,6 +306,7 @@ mod tests {
             version: version.into(),
             boot_id: "b1".into(),
             machine: Machine::default(),
+            witness: None,
         }
     }
 

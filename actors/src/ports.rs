@@ -19,6 +19,7 @@ use ringfence_messages::{
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
+    journal::JournalHead,
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
@@ -52,8 +53,8 @@ impl Call {
 /// `SYS.1015` (an answer that is not the protocol's) or the agent's own error.
 #[async_trait]
 pub trait HostAgentPort: Send + Sync {
-    /// Asks the agent who it is. The caller compares the uuid.
-    async fn ping(&self, host: HostId, call: Call) -> Result<HostPingReply>;
+    /// Asks the agent who it is, and tells it how far the journal is. The caller compares the uuid.
+    async fn ping(&self, host: HostId, head: Option<JournalHead>, call: Call) -> Result<HostPingReply>;
     /// What the host has.
     async fn facts(&self, host: HostId, cmd: HostFactsCmd, call: Call) -> Result<HostFactsReply>;
     /// Prepares hugepages and docker.
@@ -231,6 +232,12 @@ pub trait JournalPort: Send + Sync {
     async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>>;
     /// The newest record of each subject of a topic, ordered by `seq`: the state that the topic tells.
     async fn latest(&self, topic: &str) -> Result<Vec<Record>>;
+    /// The hash of the first record, and the newest one's `seq`; `None` if there are none.
+    async fn ends(&self) -> Result<Option<(String, u64)>> {
+        let first = self.read(0, 1).await?.pop();
+        let newest = self.newest(None, 1).await?.pop();
+        Ok(first.zip(newest).map(|(first, newest)| (first.hash, newest.seq)))
+    }
     /// The newest record of one subject of a topic.
     async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
         Ok(self.latest(topic).await?.into_iter().find(|record| record.subject == subject))

@@ -96,6 +96,8 @@ pub enum Sabotage {
     WordsUncut,
     /// A start that worked ends the backoff at once.
     StartIsSuccess,
+    /// A controller whose journal is behind what hosts have heard goes on.
+    BehindActs,
 }
 
 /// Whether this one was chosen.

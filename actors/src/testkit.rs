@@ -23,6 +23,7 @@ use ringfence_messages::{
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
+    journal::JournalHead,
     storage::StorageKind,
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
@@ -127,6 +128,8 @@ pub struct FakeHost {
     pub stop_error: Option<(VmId, ErrorCode)>,
     /// The QEMU processes, by VM.
     pub vms: BTreeMap<VmId, RunningVm>,
+    /// The furthest that it has heard of a journal.
+    pub witness: Option<JournalHead>,
 }
 
 impl Default for FakeHost {
@@ -143,6 +146,7 @@ impl Default for FakeHost {
             start_error: None,
             stop_error: None,
             vms: BTreeMap::new(),
+            witness: None,
         }
     }
 }
@@ -225,11 +229,14 @@ fn unless(error: &Option<ErrorCode>) -> Result<()> {
 
 #[async_trait]
 impl HostAgentPort for FakeWorld {
-    async fn ping(&self, host: HostId, _: Call) -> Result<HostPingReply> {
+    async fn ping(&self, host: HostId, head: Option<JournalHead>, _: Call) -> Result<HostPingReply> {
         self.pings.fetch_add(1, Relaxed);
         let version = AGENT_VERSION.to_owned();
-        let reply = HostPingReply { host_uuid: host, version, boot_id: "boot".to_owned(), machine: machine(host) };
-        self.reach(host, "", |_| Ok(reply))
+        self.reach(host, "", |of| {
+            of.witness = head.map(|head| head.heard_after(of.witness.as_ref())).or(of.witness.take());
+            let (boot_id, machine, witness) = ("boot".to_owned(), machine(host), of.witness.clone());
+            Ok(HostPingReply { host_uuid: host, version, boot_id, machine, witness })
+        })
     }
 
     async fn facts(&self, host: HostId, _: HostFactsCmd, _: Call) -> Result<HostFactsReply> {

@@ -18,7 +18,7 @@ use ringfence_messages::{ErrorCode, Result};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let code = match cli.command {
-        Command::Serve { config, log_format } => serve(&config, log_format),
+        Command::Serve { config, restored, log_format } => serve(&config, restored, log_format),
         Command::Agent { config, log_format } => agent(&config, log_format),
         Command::Demo { keep } => runtime(demo::run(keep)),
         Command::Sim(args) => sim::simulate(&args),
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn serve(path: &Path, log: Format) -> u8 {
+fn serve(path: &Path, restored: bool, log: Format) -> u8 {
     let config = match config::load_controller(path) {
         Ok(config) => config,
         Err(problems) => {
@@ -39,7 +39,7 @@ fn serve(path: &Path, log: Format) -> u8 {
     };
     traced(config.telemetry.clone(), log, || {
         let system = actix::System::new();
-        system.block_on(async { ended(serve::run(config, ready("controller"), asked_to_end()).await, log) })
+        system.block_on(async { ended(serve::run(config, restored, ready("controller"), asked_to_end()).await, log) })
     })
 }
 

@@ -52,6 +52,11 @@ pub const ALL: [(&str, Kind, &str); 35] = [
         Kind::Counter,
         "Rules that were about to be broken, by rule; each was refused",
     ),
+    (
+        "ringfence_controller_behind",
+        Kind::Gauge,
+        "1 while a host has heard of more than the journal knows: nothing is done",
+    ),
     ("ringfence_journal_backlog", Kind::Gauge, "Records that wait to be written to the journal"),
     ("ringfence_journal_append_failures_total", Kind::Counter, "Writes to the journal that failed"),
     (

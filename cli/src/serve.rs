@@ -11,9 +11,11 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use ringfence::{Actor, Address, Bus};
 use ringfence_actors::{
     assembly::Assembly,
+    fence::PERMIT_VALIDITY,
     ha::HaActor,
     host::HostActor,
     ports::{JournalPort, Ports, Record},
+    restore,
     vm::VmActor,
 };
 use ringfence_drivers::{journal::Journal, leadership::Embedded, state_dir::StateDir, tls::api_server};
@@ -53,7 +55,8 @@ const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
 const MEMORY_READ: std::time::Duration = std::time::Duration::from_secs(3);
 const MEMORY_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// Runs a controller until `shutdown` resolves. `ready` is told the address of its API. Must run inside an actix
+/// Runs a controller until `shutdown` resolves. `restored` declares that the work goes on from this journal, whatever hosts have
+/// heard of. `ready` is told the address of its API. Must run inside an actix
 /// system.
 ///
 /// # Errors
@@ -61,6 +64,7 @@ const MEMORY_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 /// journal that cannot be opened, a token, password, secret, key or certificate file that cannot be used.
 pub async fn run(
     config: ControllerConfig,
+    restored: bool,
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -88,6 +92,9 @@ pub async fn run(
     let _ = ::metrics::set_global_recorder(recorder);
     metrics::describe();
 
+    if restored {
+        go_on_from(&config, &ports).await?;
+    }
     let bus = Bus::with_timing();
     let recorded = bus.subscribe(EventRecorded::TOPIC)?;
     let assembly = Assembly::start(bus.clone(), config.inventory.clone(), config.settings, ports).await?;
@@ -130,6 +137,19 @@ pub async fn run(
     Ok(())
 }
 
+/// Says what hosts have heard that this journal does not know, and records that the work goes on from it.
+async fn go_on_from(config: &ControllerConfig, ports: &Ports) -> Result<()> {
+    let hosts: Vec<_> = config.inventory.hosts.iter().map(|host| (host.id, host.name.clone())).collect();
+    let seconds = PERMIT_VALIDITY.as_secs();
+    tracing::warn!(
+        "--restored: hosts are asked what they have heard, then orders on their way may end for {seconds} s"
+    );
+    let restored = restore::restore(ports, hosts).await?;
+    let witness = restored.witness.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    tracing::warn!(heard = restored.heard, silent = ?restored.silent, "--restored: the furthest that hosts have heard is {witness}");
+    Ok(())
+}
+
 /// Resolves when the actors have read what the journal knows of hosts.
 async fn remembered(assembly: &Assembly) {
     let not_ready = async || {
@@ -164,6 +184,9 @@ impl Controller {
 #[async_trait]
 impl Backend for Controller {
     async fn healthy(&self) -> Result<()> {
+        if let Some(behind) = self.assembly.standing.behind() {
+            return Err(ErrorCode::new(Code::NOT_READY, behind.to_string()));
+        }
         self.assembly.ports.journal.read(0, 1).await?;
         self.known().await.map(|_| ())
     }

@@ -154,7 +154,7 @@ fn client(address: SocketAddr, scheme: &str, name: &str, files: Option<&TlsFiles
 }
 
 async fn ping(client: &AgentClient, name: &str) -> Result<()> {
-    client.ping(host(name), Call::within(WITHIN)).await.map(|reply| assert_eq!(reply.host_uuid, host(name)))
+    client.ping(host(name), None, Call::within(WITHIN)).await.map(|reply| assert_eq!(reply.host_uuid, host(name)))
 }
 
 fn roots(ca: &Path) -> RootCertStore {

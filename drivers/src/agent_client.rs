@@ -22,6 +22,7 @@ use ringfence_messages::{
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingCmd, HostPingReply},
+    journal::JournalHead,
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
@@ -337,8 +338,8 @@ impl AgentClient {
 
 #[async_trait]
 impl HostAgentPort for AgentClient {
-    async fn ping(&self, host: HostId, call: Call) -> Result<HostPingReply> {
-        self.call(host, HostPingCmd { host_uuid: host }, call).await
+    async fn ping(&self, host: HostId, head: Option<JournalHead>, call: Call) -> Result<HostPingReply> {
+        self.call(host, HostPingCmd { host_uuid: host, head }, call).await
     }
 
     async fn facts(&self, host: HostId, cmd: HostFactsCmd, call: Call) -> Result<HostFactsReply> {

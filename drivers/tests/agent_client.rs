@@ -52,7 +52,7 @@ async fn a_request_carries_task_deadline_and_token_and_a_good_answer_is_taken() 
     let body = format!(r#"{{"success":true,"hostUuid":"{}","version":"1","bootId":"b"}}"#, host());
     let (client, request) = serving(http("200 OK", &body), Duration::ZERO).await;
     let call = call(5000);
-    let reply = client.ping(host(), call).await.unwrap();
+    let reply = client.ping(host(), None, call).await.unwrap();
     assert_eq!((reply.host_uuid, reply.boot_id.as_str()), (host(), "b"));
     let request = request.await.unwrap();
     for part in [
@@ -151,7 +151,7 @@ async fn whatever_else_comes_is_an_error_that_says_what_came() {
         ("too much", http("200 OK", &"x".repeat(MAX_BODY_BYTES + 1)), Code::HTTP, "more than 1048576 bytes"),
     ] {
         let (client, _) = serving(answer, Duration::ZERO).await;
-        let error = client.ping(host(), call(5000)).await.unwrap_err();
+        let error = client.ping(host(), None, call(5000)).await.unwrap_err();
         assert!(error.is(&code) && error.details.contains(says), "{what}: {error}");
         assert!(error.details.len() < 600, "{what}: an error is no dump: {} bytes", error.details.len());
         assert!(!error.to_string().contains(TOKEN), "{what}: the token leaked: {error}");
@@ -164,7 +164,7 @@ async fn a_peer_that_hangs_costs_the_timeout_and_no_more() {
     for answer in [Vec::new(), endless] {
         let (client, _) = serving(answer, Duration::from_secs(60)).await;
         let began = Instant::now();
-        let error = client.ping(host(), call(300)).await.unwrap_err();
+        let error = client.ping(host(), None, call(300)).await.unwrap_err();
         assert!(error.is(&Code::TIMEOUT), "{error}");
         assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
     }
@@ -174,9 +174,9 @@ async fn a_peer_that_hangs_costs_the_timeout_and_no_more() {
 async fn nobody_there_and_nobody_known_are_told_apart() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let client = AgentClient::new(HashMap::from([(host(), format!("http://{port}"))]), None).unwrap();
-    let error = client.ping(host(), call(5000)).await.unwrap_err();
+    let error = client.ping(host(), None, call(5000)).await.unwrap_err();
     assert!(error.is(&Code::HOST_DISCONNECTED) && error.details.contains("refused"), "{error}");
-    let error = client.ping(HostId::from_name("stranger"), call(5000)).await.unwrap_err();
+    let error = client.ping(HostId::from_name("stranger"), None, call(5000)).await.unwrap_err();
     assert!(error.is(&Code::NOT_FOUND), "{error}");
 }
 

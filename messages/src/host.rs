@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ClusterId, HostId, Lane, agent_command, event,
     evidence::Machine,
+    journal::JournalHead,
     message,
     storage::{HostProtocolRef, StorageHostRef},
 };
@@ -44,6 +45,9 @@ pub enum HostState {
 pub struct HostPingCmd {
     /// The host that the caller believes to speak to.
     pub host_uuid: HostId,
+    /// How far the caller's journal is. The host remembers the furthest that it was told.
+    #[serde(default)]
+    pub head: Option<JournalHead>,
 }
 agent_command!(HostPingCmd, "/host/ping" => HostPingReply);
 
@@ -60,6 +64,9 @@ pub struct HostPingReply {
     /// The machine on which the agent runs.
     #[serde(default)]
     pub machine: Machine,
+    /// The furthest that this host was ever told, this ping included.
+    #[serde(default)]
+    pub witness: Option<JournalHead>,
 }
 
 /// A host answers as this machine: published when it is another one, or another boot of it, than before. What later is

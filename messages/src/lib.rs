@@ -21,6 +21,7 @@ pub mod fence;
 pub mod ha;
 pub mod host;
 mod id;
+pub mod journal;
 mod message;
 mod protocol;
 pub mod recovery;

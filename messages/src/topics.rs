@@ -10,6 +10,7 @@ use crate::{
         VmHaStarted, VmMoveChanged,
     },
     host::{HostIdentified, HostStateChanged, HostStatusChanged},
+    journal::{ControllerBehind, ControllerRestored},
     recovery::{BestEffortStepFailed, ProtocolRedeploy},
     storage::{ProtocolStatusChanged, StorageHostStatusChanged},
     vm::{VmIntruder, VmStateChanged},
@@ -17,8 +18,10 @@ use crate::{
 
 /// Every topic that a record of the journal may have. `journal.recorded` and `host.suspected` are not among them: the one tells of
 /// a record, the other is a hint from one actor to another.
-pub const RECORDED: [&str; 22] = [
+pub const RECORDED: [&str; 24] = [
     ControllerStarted::TOPIC,
+    ControllerBehind::TOPIC,
+    ControllerRestored::TOPIC,
     StorageFenceChanged::TOPIC,
     FenceIntended::TOPIC,
     SiblingFenceAudited::TOPIC,

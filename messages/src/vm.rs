@@ -9,6 +9,7 @@ use crate::{
     agent::Done,
     agent_command, event,
     evidence::{Machine, Sight},
+    journal::JournalHead,
     message,
 };
 
@@ -226,6 +227,9 @@ pub struct StartVmCmd {
     pub qemu_args: Vec<String>,
     /// A libvirt domain: it is then started through libvirt, and everything above but its name only describes it.
     pub libvirt_xml: Option<String>,
+    /// How far the controller's journal was when it ordered this. A host that has heard of more refuses.
+    #[serde(default)]
+    pub head: Option<JournalHead>,
 }
 agent_command!(StartVmCmd, "/vm/start" => StartVmCmdReply);
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use ringfence_messages::{
-    Event, Message, audit::*, ceph::*, codec, doctor::*, fence::*, ha::*, host::*, recovery::*, storage::*, vhost::*,
-    vm::*, zbs::*,
+    Event, Message, audit::*, ceph::*, codec, doctor::*, fence::*, ha::*, host::*, journal::*, recovery::*, storage::*,
+    vhost::*, vm::*, zbs::*,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -50,6 +50,7 @@ fn expand(sample: &str) -> String {
         ("@A", id("5")),
         ("@M", MACHINE.to_owned()),
         ("@T", SIGHT.to_owned()),
+        ("@J", r#"{"journalId": "j", "generation": 1, "seq": 9, "epoch": 3}"#.to_owned()),
     ];
     pairs.iter().fold(sample.to_owned(), |text, (name, value)| text.replace(name, value))
 }
@@ -113,7 +114,7 @@ fn every_message_keeps_its_wire_form() {
         SiblingFenceVmCmd r#"{"vmUuid": @V, "failedHostIp": "10.77.0.11", "failedHostSshPort": 22, "failedHostUuid": @H, "machine": @M}"# =>
             r#"{"alive": false, "killed": true, "sshReachable": true, "qemuFound": true, "executorHostUuid": null, "executorRole": null, "reason": "", "machine": null, "sight": null}"#;
         HaStartVmInstanceMsg r#"{"vmInstanceUuid": @V, "judgerClassName": "j", "softAvoidHostUuids": [@H], "hostUuid": null, "haReason": "r"}"# => r#"{"hostUuid": @H}"#;
-        HostPingCmd r#"{"hostUuid": @H}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b", "machine": @M}"#;
+        HostPingCmd r#"{"hostUuid": @H, "head": @J}"# => r#"{"hostUuid": @H, "version": "0.1.0", "bootId": "b", "machine": @M, "witness": @J}"#;
         HostFactsCmd r#"{}"# => r#"{"hostUuid": @H, "version": "0.1.0", "hostname": "h", "accel": "kvm", "qemuVersion": "7.2.22",
             "memoryMib": 1024, "availableMib": 512, "cpus": 2, "freeHugepages": 16, "addresses": ["10.77.0.11", "fd00::1"]}"#;
         DiagnoseHostCmd r#"{"hostUuid": @H, "siblings": [{"hostUuid": @S, "host": "host-b", "ip": "10.77.0.12", "sshPort": 22}],
@@ -157,7 +158,7 @@ fn every_message_keeps_its_wire_form() {
         CreateVhostBdevCmd r#"{"primaryStorageUuid": @S, "logicalPool": "p", "volume": "v", "bdevName": "b", "volumeDir": "/d", "vmUuid": @V}"# =>
             r#"{"socketPath": "/run/b.sock"}"#;
         DeleteVhostBdevCmd r#"{"primaryStorageUuid": @S, "bdevName": "b"}"# => r#"{}"#;
-        StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "notAfterMs": 9, "memoryMib": 16, "qemuArgs": ["-nodefaults"], "libvirtXml": null,
+        StartVmCmd r#"{"vmUuid": @V, "name": "vm1", "incarnation": 2, "epoch": 3, "notAfterMs": 9, "memoryMib": 16, "qemuArgs": ["-nodefaults"], "libvirtXml": null, "head": @J,
             "disks": [{"source": {"vhostUser": {"socketPath": "/s"}}, "root": true}, {"source": {"file": {"path": "/f"}}, "root": false},
             {"source": {"rbd": {"pool": "p", "image": "i", "conf": "/c", "user": "u"}}, "root": false}]}"# =>
             r#"{"pid": 7, "accel": "kvm", "memory": "memfd"}"#;
@@ -182,6 +183,8 @@ fn every_message_keeps_its_wire_form() {
             "verdict": "unknown", "unknown": "other-machine", "by": "host-b", "machine": @M, "sight": @T, "afterMs": 7, "said": "s"}]}"# about "vm1";
         EventRecorded r#"{"seq": 7, "time": "2026-01-01T00:00:00.000Z", "topic": "t", "subject": "s", "payload": "{}", "hash": "h"}"# about "7";
         ControllerStarted r#"{"epoch": 2, "version": "0.1.0"}"# about "controller";
+        ControllerBehind r#"{"hostUuid": @H, "host": "host-a", "witness": @J, "head": @J}"# about "controller";
+        ControllerRestored r#"{"journalId": "j", "generation": 2, "epoch": 3, "witness": @J, "heard": 2, "silent": ["host-c"]}"# about "controller";
         HostStatusChanged r#"{"hostUuid": @H, "oldStatus": "Connecting", "newStatus": "Disconnected", "reason": "r", "inventory": @host}"# about "host-a";
         HostStateChanged r#"{"hostUuid": @H, "host": "host-a", "oldState": "Enabled", "newState": "Maintenance", "draining": true}"# about "host-a";
         StorageHostStatusChanged r#"{"hostUuid": @H, "host": "host-a", "primaryStorageUuid": @S, "storage": "vhost-1", "oldStatus": null,

@@ -3,26 +3,27 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Promise, Promised};
-use ringfence_messages::audit::{EventRecorded, RecordMsg, RecordReply};
+use ringfence_messages::audit::{Durability, EventRecorded, RecordMsg, RecordReply};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::core::{Command, Core, Token};
-use crate::ports::JournalPort;
+use crate::{office::Standing, ports::JournalPort};
 
 /// The one writer of the journal.
 pub struct AuditActor {
     core: Core,
     journal: Arc<dyn JournalPort>,
+    standing: Standing,
     owed: HashMap<Token, Promise<RecordReply>>,
     next: Token,
     born: Instant,
 }
 
 impl AuditActor {
-    /// An audit over this journal.
-    pub fn new(journal: Arc<dyn JournalPort>) -> AuditActor {
-        AuditActor { core: Core::new(), journal, owed: HashMap::new(), next: 0, born: Instant::now() }
+    /// An audit over this journal, which says where it stands.
+    pub fn new(journal: Arc<dyn JournalPort>, standing: Standing) -> AuditActor {
+        AuditActor { core: Core::new(), journal, standing, owed: HashMap::new(), next: 0, born: Instant::now() }
     }
 
     fn carry_out(&mut self, commands: Vec<Command>, ctx: &mut Ctx<'_, Self>) {
@@ -31,9 +32,12 @@ impl AuditActor {
                 Command::Append(records) => {
                     let journal = self.journal.clone();
                     ctx.spawn_detached(async move { journal.append(records).await }, |audit, result, ctx| {
-                        if let Err(error) = &result {
-                            metrics::counter!("ringfence_journal_append_failures_total").increment(1);
-                            tracing::error!(%error, backlog = audit.core.backlog(), "the journal cannot be written");
+                        match &result {
+                            Ok(records) => audit.standing.recorded(records),
+                            Err(error) => {
+                                metrics::counter!("ringfence_journal_append_failures_total").increment(1);
+                                tracing::error!(%error, backlog = audit.core.backlog(), "the journal cannot be written");
+                            }
                         }
                         let commands = audit.core.appended(result, audit.born.elapsed());
                         audit.carry_out(commands, ctx);
@@ -86,6 +90,13 @@ impl Handler<RecordMsg> for AuditActor {
 
     fn handle(&mut self, message: RecordMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<RecordMsg>();
+        // The one gate before everything that cannot be undone: each such act has an intent (I4).
+        if message.durability == Durability::Intent
+            && let Err(error) = self.standing.may_act()
+        {
+            promise.complete(Err(error));
+            return answer;
+        }
         let token = self.next;
         self.next += 1;
         self.owed.insert(token, promise);

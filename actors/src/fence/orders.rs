@@ -147,6 +147,7 @@ mod tests {
             disks: Vec::new(),
             qemu_args: Vec::new(),
             libvirt_xml: None,
+            head: None,
         }
     }
 

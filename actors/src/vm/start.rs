@@ -348,6 +348,7 @@ impl Core {
             disks: specs,
             qemu_args: self.vm.qemu_args.clone(),
             libvirt_xml: self.vm.libvirt_xml.clone(),
+            head: None,
         };
         self.busy = Busy::Launching(target);
         vec![Command::Launch(target, permit, cmd)]

@@ -18,6 +18,7 @@ use ringfence_drivers::{
         scan, sibling,
         target::Target,
         vms::Vms,
+        witness::Witness,
     },
     state_dir::StateDir,
 };
@@ -32,7 +33,7 @@ use ringfence_messages::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
     },
-    vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StopVmCmd},
+    vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -51,6 +52,7 @@ pub(super) struct Service {
     settings: AgentSettings,
     state: StateDir,
     vms: Arc<Vms>,
+    witness: Witness,
     targets: Mutex<HashMap<StorageId, Arc<Target>>>,
 }
 
@@ -65,7 +67,7 @@ macro_rules! paths {
         /// Carries out the command of a path.
         pub(super) async fn dispatch(&self, path: &str, body: &[u8], by: Instant) -> Result<Value> {
             match path {
-                StartVmCmd::PATH => reply(self.vms.start(&command(body)?, by).await?),
+                StartVmCmd::PATH => reply(self.start_vm(&command(body)?, by).await?),
                 $(<$command>::PATH => reply(self.$method(command::<$command>(body)?).await?),)*
                 _ => Err(ErrorCode::new(Code::NOT_FOUND, "no path of an agent")),
             }
@@ -99,6 +101,7 @@ impl Service {
             host: settings.host,
             boot_id: Uuid::new_v4().to_string(),
             vms,
+            witness: Witness::open(state.path())?,
             settings: settings.clone(),
             targets: Mutex::default(),
             state,
@@ -110,9 +113,10 @@ impl Service {
         self.host
     }
 
-    async fn ping(&self, _: HostPingCmd) -> Result<HostPingReply> {
-        let version = AGENT_VERSION.to_owned();
-        Ok(HostPingReply { host_uuid: self.host, version, boot_id: self.boot_id.clone(), machine: node::machine() })
+    async fn ping(&self, cmd: HostPingCmd) -> Result<HostPingReply> {
+        let (version, boot_id) = (AGENT_VERSION.to_owned(), self.boot_id.clone());
+        let witness = self.witness.hear(cmd.head)?;
+        Ok(HostPingReply { host_uuid: self.host, version, boot_id, machine: node::machine(), witness })
     }
 
     async fn facts(&self, _: HostFactsCmd) -> Result<HostFactsReply> {
@@ -198,6 +202,11 @@ impl Service {
 
     async fn delete_bdev(&self, cmd: DeleteVhostBdevCmd) -> Result<Done> {
         self.target(cmd.primary_storage_uuid)?.delete_bdev(&cmd.bdev_name).await.map(|()| Done {})
+    }
+
+    async fn start_vm(&self, cmd: &StartVmCmd, by: Instant) -> Result<StartVmCmdReply> {
+        self.witness.admit(cmd.head.clone())?;
+        self.vms.start(cmd, by).await
     }
 
     async fn stop_vm(&self, cmd: StopVmCmd) -> Result<Done> {

@@ -174,10 +174,15 @@ pub(super) async fn status(ask: &Ask) -> Result<()> {
     let hosts: Vec<HostInventory> = client.items("/v1/hosts").await?;
     let storages: Vec<StorageInventory> = client.items("/v1/storages").await?;
     let vms: Vec<VmInventory> = client.items("/v1/vms").await?;
+    // What keeps the controller from acting comes before everything else.
+    let trouble = client.get::<Value>("/healthz").await.err().map(|error| error.details);
     if ask.json {
-        let all = json!({ "hosts": hosts, "storages": storages, "vms": vms });
+        let all = json!({ "trouble": trouble, "hosts": hosts, "storages": storages, "vms": vms });
         print(serde_json::to_string_pretty(&all).unwrap_or_default());
         return Ok(());
+    }
+    if let Some(trouble) = trouble {
+        print(format!("NOT WELL: {trouble}\n"));
     }
     print(hosts_table(&hosts));
     print("");

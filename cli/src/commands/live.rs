@@ -156,7 +156,7 @@ pub(crate) fn itself(seen: &[Result<Seen>]) -> Vec<Option<Itself>> {
 /// Whether the right agent of the right version answers in time, and what it says.
 async fn agent(client: &AgentClient, host: &Host) -> Result<Seen> {
     let facts = client.facts(host.id, HostFactsCmd {}, Call::within(AGENT_TIMEOUT)).await?;
-    let ping = client.ping(host.id, Call::within(AGENT_TIMEOUT)).await;
+    let ping = client.ping(host.id, None, Call::within(AGENT_TIMEOUT)).await;
     let judged = ringfence_actors::host::judge_ping(host.id, ping);
     if let Some(why) = judged.reason {
         return Err(ErrorCode::new(Code::HOST_DISCONNECTED, why));

@@ -50,6 +50,9 @@ pub enum Command {
         /// The controller's file
         #[arg(long)]
         config: PathBuf,
+        /// Go on from this journal though hosts have heard of more: it was restored from a backup, and no other controller runs
+        #[arg(long)]
+        restored: bool,
         /// How a line of the log looks
         #[arg(long, value_enum, default_value_t)]
         log_format: log::Format,

@@ -130,7 +130,7 @@ async fn asked(
     };
     findings.extend(client.certificates_end([host.id]).map(|end| certificate(&host.name, end)));
     let began = Instant::now();
-    let _ = client.ping(host.id, Call::within(live::AGENT_TIMEOUT)).await;
+    let _ = client.ping(host.id, None, Call::within(live::AGENT_TIMEOUT)).await;
     let half_way = (began.elapsed() / 2).as_millis();
     let cmd = DiagnoseHostCmd { host_uuid: host.id, siblings: siblings(config, host), needs: needs(config, host) };
     let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() + half_way;

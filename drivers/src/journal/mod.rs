@@ -202,6 +202,17 @@ impl JournalPort for Journal {
         Ok(found.pop())
     }
 
+    async fn ends(&self) -> Result<Option<(String, u64)>> {
+        self.read_with(move |connection| {
+            let sql = "SELECT hash, (SELECT max(seq) FROM events) FROM events ORDER BY seq LIMIT 1";
+            match connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))) {
+                Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+                ends => ends.map(Some),
+            }
+        })
+        .await
+    }
+
     async fn newest(&self, of: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>> {
         let limit = limit.min(MAX_READ) as i64;
         let of = of.map(|(topics, subject)| (serde_json::json!(topics).to_string(), subject.to_owned()));

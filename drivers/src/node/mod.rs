@@ -21,6 +21,7 @@ pub mod sibling;
 pub mod ssh;
 pub mod target;
 pub mod vms;
+pub mod witness;
 
 use std::path::{Path, PathBuf};
 

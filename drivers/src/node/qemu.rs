@@ -222,6 +222,7 @@ mod tests {
             memory_mib: 16,
             disks,
             libvirt_xml: None,
+            head: None,
             qemu_args: vec!["-serial".into(), "file:/tmp/a b; rm -rf /".into()],
         }
     }

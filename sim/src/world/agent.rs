@@ -16,6 +16,7 @@ use ringfence_messages::{
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply},
     host::{HostFactsCmd, HostFactsReply, HostPingReply},
+    journal::JournalHead,
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeleteVhostBdevCmd, DeployVhostCmd, DeployVhostReply,
         PrepareVhostTargetEnvCmd, PrepareVhostTargetEnvReply, VhostTargetHealthCmd, VhostTargetHealthReply,
@@ -43,22 +44,28 @@ pub(super) fn half_blind() -> Sight {
 
 #[async_trait]
 impl HostAgentPort for End {
-    async fn ping(&self, host: HostId, call: Call) -> Result<HostPingReply> {
-        self.call_whoever(host, call, |at| async move {
-            let state = at.state();
-            let machine = &state.machines[at.host];
-            let boot_id = format!("{}-{}", machine.name, machine.boot);
-            let (version, identity) = (AGENT_VERSION.to_owned(), machine.identity());
-            let mut reply = HostPingReply { host_uuid: machine.id, version, boot_id, machine: identity };
-            match machine.lies.first() {
-                Some((_, Lie::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
-                Some((_, Lie::OtherVersion)) => reply.version = "9.9.9".to_owned(),
-                Some((_, Lie::Junk)) => {
-                    return Err(ErrorCode::new(Code::HTTP, "the agent's answer is longer than 1 MiB"));
+    async fn ping(&self, host: HostId, head: Option<JournalHead>, call: Call) -> Result<HostPingReply> {
+        self.call_whoever(host, call, move |at| {
+            let head = head.clone();
+            async move {
+                let mut state = at.state();
+                let machine = &mut state.machines[at.host];
+                let before = machine.witness.take();
+                machine.witness = head.map(|head| head.heard_after(before.as_ref())).or(before);
+                let witness = machine.witness.clone();
+                let boot_id = format!("{}-{}", machine.name, machine.boot);
+                let (version, identity) = (AGENT_VERSION.to_owned(), machine.identity());
+                let mut reply = HostPingReply { host_uuid: machine.id, version, boot_id, machine: identity, witness };
+                match machine.lies.first() {
+                    Some((_, Lie::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
+                    Some((_, Lie::OtherVersion)) => reply.version = "9.9.9".to_owned(),
+                    Some((_, Lie::Junk)) => {
+                        return Err(ErrorCode::new(Code::HTTP, "the agent's answer is longer than 1 MiB"));
+                    }
+                    None => {}
                 }
-                None => {}
+                Ok(reply)
             }
-            Ok(reply)
         })
         .await
     }

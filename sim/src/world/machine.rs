@@ -15,6 +15,7 @@ use ringfence_actors::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId,
     evidence::Machine as MachineId,
+    journal::JournalHead,
     storage::StorageKind,
     vm::{RunningVm, VoidOrders, WriterKind},
 };
@@ -55,6 +56,8 @@ pub(crate) struct Machine {
     pub(crate) lies: Vec<(u64, Lie)>,
     pub(crate) disk_full: u32,
     pub(crate) orders: Orders,
+    /// The furthest that it has heard of the journal; durable.
+    pub(crate) witness: Option<JournalHead>,
     /// One order at a time, until its QEMU is up.
     pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     /// Tasks that were done, so that a repeat does nothing.
@@ -150,6 +153,7 @@ impl Machine {
             lies: Vec::new(),
             disk_full: 0,
             orders: Orders::default(),
+            witness: None,
             busy: Arc::default(),
             done: HashMap::new(),
             ssh: Vec::new(),

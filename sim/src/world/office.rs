@@ -135,6 +135,12 @@ impl JournalPort for End {
         Ok(state.office.records.iter().skip(after as usize).take(limit.min(MAX_READ)).cloned().collect())
     }
 
+    async fn ends(&self) -> Result<Option<(String, u64)>> {
+        let state = self.world.state();
+        let ends = state.office.records.first().zip(state.office.records.last());
+        Ok(ends.map(|(first, last)| (first.hash.clone(), last.seq)))
+    }
+
     async fn latest(&self, topic: &str) -> Result<Vec<Record>> {
         tokio::time::sleep(Duration::from_millis(1)).await;
         Ok(self.world.state().latest(topic))
