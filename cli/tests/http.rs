@@ -279,3 +279,25 @@ async fn the_inventory_is_shown_with_its_tag_and_changed_by_an_admin_only_if_it_
         assert_eq!(change("root", "", "*", wrong.clone()).await.0, 400, "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn streams_are_bounded_and_one_that_ends_makes_room() {
+    let address = serve(Fake::new(2)).await;
+    let open = async || client().get(format!("http://{address}/v1/events/stream?after=0")).send().await.unwrap();
+    let mut streams = Vec::new();
+    let refused = loop {
+        let stream = open().await;
+        match stream.status().as_u16() {
+            200 => streams.push(stream),
+            _ => break stream,
+        }
+        assert!(streams.len() <= 1000, "streams without end");
+    };
+    assert_eq!((refused.status().as_u16(), streams.len()), (503, 64));
+    assert!(refused.text().await.unwrap().contains("streams of events are open"));
+    streams.clear();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while open().await.status() != 200 {
+        assert!(std::time::Instant::now() < deadline, "no place is free again");
+    }
+}

@@ -13,8 +13,9 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use ringfence_actors::ports::{MAX_READ, Record};
-use ringfence_messages::Code;
+use ringfence_messages::{Code, ErrorCode};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -27,6 +28,23 @@ const DEFAULT_LIMIT: usize = 100;
 
 /// Between signs of life on a stream on which nothing happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Streams at a time, those of the page among them. Too low: people with several tabs shut each other out. Too high: readers that
+/// do not read hold memory, [`MAX_READ`] records each.
+const MAX_STREAMS: usize = 64;
+
+static STREAMS: Semaphore = Semaphore::const_new(MAX_STREAMS);
+
+/// A stream's place, for as long as it is kept.
+///
+/// # Errors
+/// `SYS.1010` if there are as many as may be.
+pub(crate) fn stream_place() -> ringfence_messages::Result<SemaphorePermit<'static>> {
+    STREAMS.try_acquire().map_err(|_| {
+        let why = format!("{MAX_STREAMS} streams of events are open: close one, or read /v1/events?after=SEQ");
+        ErrorCode::new(Code::NOT_READY, why)
+    })
+}
 
 /// Which records.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -86,6 +104,7 @@ pub(super) async fn stream(
             Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, "Last-Event-ID is a sequence number")
         })?;
     }
+    let place = stream_place()?;
     // Live first, then the past: what is made in between comes twice, and is told once by its number.
     let live = backend.live().await?;
     let past = stream::try_unfold((backend, after, true), |(backend, after, more)| async move {
@@ -100,7 +119,7 @@ pub(super) async fn stream(
         Ok(records) => records.left_stream(),
         Err(error) => stream::once(async move { Err(error) }).right_stream(),
     });
-    let records = past.flatten().chain(live.map(Ok));
+    let records = past.flatten().chain(live.map(Ok)).inspect(move |_| _ = &place);
     Ok(Sse::new(told_once(records, after)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 

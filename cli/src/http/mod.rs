@@ -45,6 +45,7 @@ pub(crate) use actions::attester;
 use backend::Backend;
 use errors::Failure;
 pub(crate) use errors::status;
+pub(crate) use events::stream_place;
 use repeat::Repeats;
 
 type App = State<Arc<dyn Backend>>;

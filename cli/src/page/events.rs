@@ -16,7 +16,10 @@ use ringfence_messages::Result;
 use serde::Deserialize;
 
 use super::{App, Shown, layout::page};
-use crate::{http::backend::Backend, output::clock};
+use crate::{
+    http::{backend::Backend, stream_place},
+    output::clock,
+};
 
 /// Lines of a page.
 const PER_PAGE: usize = 200;
@@ -95,9 +98,10 @@ fn told(record: &Record) -> String {
 
 /// A line for everything that happens after `after`; a reader that is too slow is cut off, and comes again.
 pub(super) async fn stream(State(backend): App, Query(After { after }): Query<After>) -> Shown<Response> {
+    let place = stream_place()?;
     let live = backend.live().await?;
     let past = backend.events(after, ringfence_actors::ports::MAX_READ).await?;
-    let records = futures_util::stream::iter(past).chain(live);
+    let records = futures_util::stream::iter(past).chain(live).inspect(move |_| _ = &place);
     let lines = records.scan(after, |last, record| {
         let news = record.seq > *last;
         *last = record.seq.max(*last);
