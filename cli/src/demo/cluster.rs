@@ -314,7 +314,10 @@ impl Cluster {
         };
         self.write(
             host,
-            &format!("host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\n{vhost}{}", self.plan.agent),
+            &format!(
+                "host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\ninsecure = true\n{vhost}{}",
+                self.plan.agent
+            ),
         )
     }
 

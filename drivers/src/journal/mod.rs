@@ -11,6 +11,7 @@ pub mod crash;
 mod schema;
 
 use std::{
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -42,6 +43,15 @@ struct Writer {
     last: (u64, String),
 }
 
+/// Makes the file if it is missing, and its owner's alone if it is not: what SQLite puts beside it takes its mode from it.
+fn private(path: &Path) -> std::io::Result<()> {
+    let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    match crate::files::open_to_others(&file.metadata()?) {
+        Some(_) => file.set_permissions(std::fs::Permissions::from_mode(0o600)),
+        None => Ok(()),
+    }
+}
+
 impl Journal {
     /// Opens `journal.db` in a directory, making it if it is missing and migrating it if it is of an earlier version.
     ///
@@ -49,6 +59,8 @@ impl Journal {
     /// `SYS.1016`, naming the file and the fix: not readable or writable, not a journal, of a later version.
     pub fn open(dir: &Path) -> Result<Journal> {
         let path = dir.join("journal.db");
+        // Where that fails opening it fails too, and says why.
+        let _ = private(&path);
         let open = || -> rusqlite::Result<std::result::Result<(Writer, Connection), i64>> {
             let mut connection = Connection::open(&path)?;
             let version = schema::migrate(&mut connection, schema::MIGRATIONS)?;
