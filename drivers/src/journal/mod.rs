@@ -116,6 +116,22 @@ impl Journal {
         Ok(Some((last.seq, last.hash.clone())))
     }
 
+    /// The newest record of a topic for each subject, in a directory's journal; none while there is no journal. Only reads, also
+    /// beside a controller that runs.
+    ///
+    /// # Errors
+    /// `SYS.1016` if it cannot be read.
+    pub fn latest_in(dir: &Path, topic: &str) -> Result<Vec<Record>> {
+        let path = dir.join("journal.db");
+        if !path.try_exists().map_err(|e| ErrorCode::new(Code::IO, format!("{}: {e}", path.display())))? {
+            return Ok(Vec::new());
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let connection =
+            Connection::open_with_flags(unchanged(&path), flags).map_err(|e| explain(&path, "read", &e))?;
+        collect(&connection, &newest_of_each(), params![topic]).map_err(|e| explain(&path, "read", &e))
+    }
+
     /// Walks the whole chain and returns how many records it has.
     ///
     /// # Errors
@@ -192,14 +208,7 @@ impl JournalPort for Journal {
 
     async fn latest(&self, topic: &str) -> Result<Vec<Record>> {
         let topic = topic.to_owned();
-        self.read_with(move |connection| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE seq IN \
-                 (SELECT max(seq) FROM events WHERE topic = ?1 GROUP BY subject) ORDER BY seq"
-            );
-            collect(connection, &sql, params![topic])
-        })
-        .await
+        self.read_with(move |connection| collect(connection, &newest_of_each(), params![topic])).await
     }
 
     async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
@@ -316,6 +325,13 @@ impl Stored {
     fn with_payload(self, payload: serde_json::Value) -> Record {
         Record { seq: self.seq, time: self.time, topic: self.topic, subject: self.subject, payload, hash: self.hash }
     }
+}
+
+/// The newest record of each subject of a topic.
+fn newest_of_each() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM events WHERE seq IN (SELECT max(seq) FROM events WHERE topic = ?1 GROUP BY subject) ORDER BY seq"
+    )
 }
 
 fn collect(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Record>> {
