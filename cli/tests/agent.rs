@@ -163,6 +163,11 @@ async fn only_who_shows_the_token_is_heard() {
         assert_eq!(got, status, "{shown:?}: {said}");
         assert!(!said.to_string().contains(TOKEN));
     }
+    // A page that a browser shows, from wherever, has nothing to order, whatever it shows.
+    for (name, value) in [("origin", "http://127.0.0.1"), ("sec-fetch-site", "none")] {
+        let shown = agent.request("/host/ping").json(&body).header("authorization", format!("Bearer {TOKEN}"));
+        assert_eq!(answer(shown.header(name, value)).await.0, 403, "{name}");
+    }
     // Who has no token does not learn which paths there are.
     assert_eq!(answer(agent.request("/no/such/path").json(&body)).await.0, 401);
     agent.stop().await;
@@ -359,6 +364,7 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
     let agent = |listen: &str, state: &Path, more: &str| {
         ("agent", format!("host = \"a\"\nlisten = \"{listen}\"\nstate_dir = {:?}\n{more}", state.display().to_string()))
     };
+    let open = |(command, text): (&'static str, String)| (command, format!("insecure = true\n{text}"));
     let serve = |listen: &str, state: &Path| {
         let hosts = "[[cluster]]\nname = \"c\"\n[[host]]\nname = \"a\"\ncluster = \"c\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://127.0.0.1:1\"\n";
         (
@@ -368,14 +374,19 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
     };
     let (free, state) = ("127.0.0.1:0", dir.path().join("state"));
     for (what, (command, config), says) in [
-        ("agent: port in use", agent(&port.to_string(), &state, ""), "another program listens there"),
+        ("agent: port in use", open(agent(&port.to_string(), &state, "")), "another program listens there"),
         ("serve: port in use", serve(&port.to_string(), &state), "another program listens there"),
-        ("agent: state_dir below a file", agent(free, &file.join("state"), ""), "Point state_dir to a directory"),
+        ("agent: state_dir below a file", open(agent(free, &file.join("state"), "")), "Point state_dir to a directory"),
         ("serve: state_dir below a file", serve(free, &file.join("state")), "Point state_dir to a directory"),
-        ("agent: state_dir in use", agent(free, &held, ""), "is in use by process"),
+        ("agent: state_dir in use", open(agent(free, &held, "")), "is in use by process"),
         ("serve: state_dir in use", serve(free, &held), "is in use by process"),
-        ("agent: no QEMU", agent(free, &state, "[qemu]\nbinary = \"no-such-qemu\"\n"), "Install qemu-system-x86"),
-        ("agent: QEMU that is none", agent(free, &state, "[qemu]\nbinary = \"true\"\n"), "does not say its version"),
+        ("agent: no QEMU", open(agent(free, &state, "[qemu]\nbinary = \"no-such-qemu\"\n")), "Install qemu-system-x86"),
+        (
+            "agent: QEMU that is none",
+            open(agent(free, &state, "[qemu]\nbinary = \"true\"\n")),
+            "does not say its version",
+        ),
+        ("agent: open to all", agent(free, &state, ""), "neither [auth] token_file nor [tls]"),
         ("agent: open token", agent(free, &state, &format!("[auth]\ntoken_file = {open_token:?}\n")), "chmod 600"),
         ("agent: no token", agent(free, &state, "[auth]\ntoken_file = \"nowhere\"\n"), "No such file"),
     ] {

@@ -3,7 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use ringfence_cli::config::load_controller;
+use ringfence_cli::config::{self, Config, ControllerConfig, Problems};
+
+/// Read as a check does: whoever owns the checkout.
+fn load(path: &Path) -> Result<ControllerConfig, Problems> {
+    match config::load(path)? {
+        Config::Controller(config) => Ok(*config),
+        Config::Agent(_) => panic!("{} is an agent's", path.display()),
+    }
+}
 
 fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name)
@@ -11,7 +19,7 @@ fn case(name: &str) -> PathBuf {
 
 /// Every mistake of a config, a line each; none if it is fine.
 fn mistakes(path: &Path) -> Vec<String> {
-    load_controller(path).err().map(|problems| problems.lines()).unwrap_or_default()
+    load(path).err().map(|problems| problems.lines()).unwrap_or_default()
 }
 
 /// `text` as a config, with `files` beside it.
@@ -52,7 +60,7 @@ fn each_of_many_mistakes_is_told_with_both_places() {
             "dir://data.raw is a volume of vm1 already (",
         ],
     );
-    let places = load_controller(&case("dup.toml")).unwrap_err().to_string();
+    let places = load(&case("dup.toml")).unwrap_err().to_string();
     assert!(places.contains("dup.toml:53)"), "the first disk7 stands in line 53: {places}");
 }
 
@@ -100,7 +108,7 @@ fn watchers_that_are_allowed_are_nobodys_hosts() {
     let path = tempfile::tempdir().unwrap();
     let file = path.path().join("c.toml");
     std::fs::write(&file, with("\"10.9.0.99\"")).unwrap();
-    let config = load_controller(&file).unwrap();
+    let config = load(&file).unwrap();
     assert_eq!(config.inventory.storages[0].watchers_allowed, ["10.9.0.99".parse::<std::net::IpAddr>().unwrap()]);
     assert_told(&mistakes_of(&with("\"10.1.0.11\""), &[]), &["10.1.0.11 is an address of host-a"]);
     assert_told(&mistakes_of(&with("\"0.0.0.0\", \"x\""), &[]), &["0.0.0.0 is every", "\"x\" is not an IP address"]);

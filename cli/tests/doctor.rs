@@ -198,9 +198,9 @@ impl Report {
 fn controller(office: &Office, hosts: &[&Host]) -> String {
     let conf = office.dir.path().join("ceph.conf");
     let mut text = "[controller]\nstate_dir = \"state\"\n[[cluster]]\nname = \"c1\"\n".to_owned();
-    for host in hosts {
+    for (n, host) in hosts.iter().enumerate() {
         text += &format!(
-            "[[host]]\nname = {:?}\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nstorage_ips = [\"10.77.0.11\"]\n\
+            "[[host]]\nname = {:?}\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nstorage_ips = [\"10.77.0.1{n}\"]\n\
              agent = \"http://{}\"\nssh_port = {}\n",
             host.name,
             host.agent,
@@ -260,9 +260,9 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     std::fs::rename(a.file("key.away"), a.file("key")).unwrap();
     write(&a.file("key"), a.text("key"), 0o644);
     let (code, report) = asked();
-    report.says(key, "warn", "others may use it too (mode 644)", "chmod 600 ");
-    report.says(login, "ok", "works", "");
-    assert_eq!(code, 0, "it works tonight");
+    report.says(key, "fail", "others may use it too (mode 644)", "chmod 600 ");
+    report.says(login, "unknown", "not tried", "mend ssh-key first");
+    assert_eq!(code, 1, "OpenSSH would refuse it too");
     write(&a.file("key"), "no key", 0o600);
     asked().1.says(key, "fail", "no private key", "ssh-keygen");
     std::fs::remove_file(a.file("key")).unwrap();
@@ -319,7 +319,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     a.befriend(&b);
 
     // What the file says: addresses, a token that others may read, a policy that takes silence for death.
-    let without = config.replacen("storage_ips = [\"10.77.0.11\"]\n", "", 1);
+    let without = config.replacen("storage_ips = [\"10.77.0.10\"]\n", "", 1);
     let (_, report) = tokio::task::block_in_place(|| office.asked(&without));
     report.says(("host-a", "storage-ips", ""), "fail", "none is known", "storage_ips = [\"127.0.0.1\"]");
     assert_eq!((report.level("host-a"), report.level("host-b")), (("no-storage", 30), ("good", 80)));
@@ -425,7 +425,7 @@ fn a_host_is_looked_at_without_a_controller() {
     let (_, report) = agent("[vhost]\nrunner = \"docker\"\nimage = \"x:1\"\n[docker]\nsocket = \"/nowhere.sock\"\n");
     report.says(("this host", "vhost-target", "x:1"), "fail", "no Docker engine answers", "docker.service");
     std::fs::set_permissions(dir.join("state"), PermissionsExt::from_mode(0o777)).unwrap();
-    agent("").1.says(("this host", "state-dir", ""), "warn", "others may write it", "chmod 700 ");
+    agent("").1.says(("this host", "state-dir", ""), "fail", "others may write it", "chmod 700 ");
 
     // For people: no colours where nobody sees them, and one line per finding to grep.
     let output = office.doctor(&["--agent"], &agent_toml(&dir.join("state"), ""));

@@ -128,7 +128,7 @@ fn check_live_says_what_would_fail_tonight() {
         "ok    ceph-1, client.ringfence may block clients: 192.0.2.1",
         "ok    ceph-1, client.ringfence may let them in again: 192.0.2.1",
         "ok    vm1, ceph://rbd/vm1: watched by 10.77.0.11:0/",
-        "9 looked at, all well",
+        "12 looked at, all well",
     ] {
         assert!(said.contains(line), "{line:?} is missing in {said}");
     }
@@ -159,7 +159,8 @@ fn check_live_says_what_would_fail_tonight() {
         "FAIL  vm3, ceph://rbd/vm-3: there is no image rbd/vm-3",
         "FAIL  vm2, ceph://rbd/vm2: watched by 10.77.0.12:0/",
         "which is in no host's storage_ips",
-        "9 looked at, 4 would fail",
+        "FAIL  own-addresses of host-b: 10.77.1.12 of its storage_ips is no address of host-b",
+        "13 looked at, 5 would fail",
     ] {
         assert!(said.contains(line), "{line:?} is missing in {said}");
     }

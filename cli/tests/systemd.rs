@@ -69,7 +69,7 @@ fn a_controller_says_that_it_serves_and_lives() {
 #[test]
 fn an_agent_says_that_it_serves_and_lives() {
     let (dir, port) = (tempfile::tempdir().unwrap(), port());
-    let config = format!("host = \"a\"\nlisten = \"127.0.0.1:{port}\"\nstate_dir = \"state\"\n");
+    let config = format!("host = \"a\"\nlisten = \"127.0.0.1:{port}\"\nstate_dir = \"state\"\ninsecure = true\n");
     fs::write(dir.path().join("config.toml"), config).unwrap();
     hears(dir.path(), "agent", port, true);
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
-    io::{Result, Write},
+    io::{Read, Result, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -14,6 +14,59 @@ use std::{
 pub fn open_to_others(metadata: &Metadata) -> Option<String> {
     let mode = metadata.mode() & 0o777;
     (mode & 0o077 != 0).then(|| format!("{mode:o}"))
+}
+
+/// Why what stands in a file or directory may be somebody else's word: another user owns it or may write it. `None` if it is
+/// this user's, or root's.
+pub fn not_ours(metadata: &Metadata) -> Option<String> {
+    let (own, owner, mode) = (rustix::process::geteuid().as_raw(), metadata.uid(), metadata.mode() & 0o777);
+    if owner != 0 && owner != own {
+        return Some(format!("it belongs to user {owner}: chown it to the user that runs this ({own}) or to root"));
+    }
+    (mode & 0o022 != 0).then(|| format!("others may write it (mode {mode:o}): chmod go-w it"))
+}
+
+/// Refuses a file that others may have written. What is no file is refused too, without opening it.
+///
+/// # Errors
+/// Why, and the fix.
+pub fn trusted(path: &Path) -> std::result::Result<Metadata, String> {
+    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    match not_ours(&metadata) {
+        Some(why) => Err(why),
+        None => Ok(metadata),
+    }
+}
+
+/// Reads a secret: a file of at most `limit` bytes that this user or root owns, and nobody else may use. Nothing that would
+/// wait is opened, such as a named pipe.
+///
+/// # Errors
+/// Why, and the fix.
+pub fn read_private(path: &Path, limit: u64) -> std::result::Result<String, String> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path);
+    let file = opened.map_err(|error| error.to_string())?;
+    // Of what is open: the name may lead elsewhere by now.
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    if let Some(mode) = open_to_others(&metadata) {
+        return Err(format!("others may read it (mode {mode}): chmod 600 it"));
+    }
+    if let Some(why) = not_ours(&metadata) {
+        return Err(why);
+    }
+    let mut text = String::new();
+    file.take(limit + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    match text.len() as u64 > limit {
+        true => Err(format!("it has more than {limit} bytes")),
+        false => Ok(text),
+    }
 }
 
 /// Replaces a file's contents durably: after a crash it holds either the old or the new, whole.
@@ -87,6 +140,33 @@ mod tests {
         Draft::write(&path, b"three").unwrap().replace().unwrap();
         assert!(!draft.exists() && fs::read(&path).unwrap() == b"three");
         assert_eq!(open_to_others(&fs::metadata(&path).unwrap()), None);
+    }
+
+    #[test]
+    fn a_secret_is_read_from_a_file_of_ours_alone_and_a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, "secret").unwrap();
+        let with = |mode| fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        with(0o600);
+        assert_eq!(read_private(&path, 6).as_deref(), Ok("secret"));
+        assert!(read_private(&path, 5).unwrap_err().contains("more than 5 bytes"));
+        with(0o640);
+        assert_eq!(read_private(&path, 6).unwrap_err(), "others may read it (mode 640): chmod 600 it");
+        assert!(trusted(&path).is_ok(), "read by others, written by none");
+        with(0o622);
+        assert_eq!(trusted(&path).unwrap_err(), "others may write it (mode 622): chmod go-w it");
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(read_private(&pipe, 6).unwrap_err(), "it is no file");
+        assert_eq!(trusted(&pipe).unwrap_err(), "it is no file");
+        // Only root can give a file away.
+        if rustix::process::geteuid().is_root() {
+            with(0o600);
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(read_private(&path, 6).unwrap_err().starts_with("it belongs to user 65534"));
+            assert!(trusted(&path).unwrap_err().starts_with("it belongs to user 65534"));
+        }
     }
 
     #[test]

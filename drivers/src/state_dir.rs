@@ -13,6 +13,8 @@ use std::{
 use ringfence_messages::{Code, ErrorCode, Result};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::files::not_ours;
+
 /// A locked state directory. The lock is held until this is dropped or the process ends.
 #[derive(Debug)]
 pub struct StateDir {
@@ -24,7 +26,7 @@ impl StateDir {
     /// Makes the directory (mode 0700) if it is missing, and locks it.
     ///
     /// # Errors
-    /// `SYS.1016` if it cannot be made or written; `SYS.1005` if another process holds it. Each says what to do.
+    /// `SYS.1016` if it cannot be made or written; `SYS.1007` if others own or may write it; `SYS.1005` if another process holds it. Each says what to do.
     pub fn open(path: &Path) -> Result<StateDir> {
         let odd = |doing: &str, error: std::io::Error| {
             let details = format!(
@@ -34,6 +36,11 @@ impl StateDir {
             ErrorCode::new(Code::IO, details)
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| odd("create it", e))?;
+        let found = fs::metadata(path).map_err(|e| odd("look at it", e))?;
+        if let Some(why) = not_ours(&found) {
+            let details = format!("state_dir {}: {why}. What is planted there would be believed", path.display());
+            return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+        }
         let lock = path.join("lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -80,6 +87,18 @@ mod tests {
         assert!(error.details.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let error = StateDir::open(dir.path()).unwrap_err();
+        assert!(error.details.contains("others may write it (mode 777)"), "{error}");
+        assert!(!dir.path().join("lock").exists(), "nothing was made in it");
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        StateDir::open(dir.path()).unwrap();
     }
 
     #[test]

@@ -146,6 +146,11 @@ impl Guarded {
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<(), Answer> {
+        // Only browsers send these, and no page has anything to order here, wherever it comes from.
+        if let Some(name) = ["origin", "sec-fetch-site"].into_iter().find(|name| headers.contains_key(*name)) {
+            let why = format!("an agent does not answer browsers: the request has the header {name}");
+            return Err(Answer::refused(StatusCode::FORBIDDEN, Code::INVALID_ARGUMENT, why));
+        }
         let Some(digest) = &self.token_digest else { return Ok(()) };
         let shown = header_text(headers, "authorization")?.and_then(|text| text.strip_prefix("Bearer "));
         match shown {

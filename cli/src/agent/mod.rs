@@ -2,7 +2,7 @@
 //!
 //! Invariants: what it starts (QEMU, vhost targets) outlives it; a ping is answered whatever else it is doing;
 //! orders that guard against starting a VM twice are durable before they are carried out; it refuses to listen
-//! beyond loopback in the clear unless told so.
+//! beyond loopback in the clear, or to obey everybody, unless told so.
 
 mod http;
 mod service;
@@ -11,7 +11,7 @@ mod tasks;
 use std::{future::Future, net::SocketAddr, path::PathBuf};
 
 use ringfence_drivers::{
-    files::open_to_others,
+    files::read_private,
     node::{docker::Engine, ssh::SshSettings, target::Runner, vms::QemuSettings},
     state_dir::StateDir,
     tls::{TlsFiles, agent_server},
@@ -31,7 +31,7 @@ pub struct AgentSettings {
     pub listen: SocketAddr,
     /// Its durable state; one agent at a time.
     pub state_dir: PathBuf,
-    /// Listen beyond loopback without TLS.
+    /// Listen beyond loopback without TLS; ask nobody for a token.
     pub insecure: bool,
     /// How QEMU is run.
     pub qemu: QemuSettings,
@@ -51,13 +51,21 @@ pub struct AgentSettings {
 pub(crate) const IN_THE_CLEAR: &str = "add [tls] cert, key, ca (`ringfence pki issue --host NAME` makes them), listen on 127.0.0.1, or set \
                                        insecure = true if the network is trusted";
 
+/// What to do about an agent that asks nobody who he is. On loopback too: every user of the host would be root on it.
+const OPEN_TO_ALL: &str = "the agent has neither [auth] token_file nor [tls]: whoever reaches it would be root on this host. Add \
+                           [auth] token_file with the line that the controller has in agent_token_file, [tls], or insecure = true on \
+                           a machine that only you use";
+
 /// The least length of a token. 16 characters of base64 are 96 bits.
 pub const MIN_TOKEN_CHARS: usize = 16;
+
+/// The largest file with a token or a password. Too low: a long one is refused. Too high: some other file is read.
+const MAX_TOKEN_FILE_BYTES: u64 = 64 << 10;
 
 /// Runs an agent until `shutdown` resolves. `ready` is told the address that it listens on.
 ///
 /// # Errors
-/// One line each, before anything is served: listening in the clear, a port in use, a state directory that cannot
+/// One line each, before anything is served: listening in the clear or to everybody, a port in use, a state directory that cannot
 /// be used or is in use, QEMU missing, a token file that others can read.
 pub async fn run(
     settings: AgentSettings,
@@ -67,6 +75,9 @@ pub async fn run(
     if !settings.listen.ip().is_loopback() && settings.tls.is_none() && !settings.insecure {
         let details = format!("listen = \"{}\" is beyond loopback in the clear: {}", settings.listen, IN_THE_CLEAR);
         return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
+    }
+    if settings.token_file.is_none() && settings.tls.is_none() && !settings.insecure {
+        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, OPEN_TO_ALL));
     }
     let tls = settings.tls.clone().map(|files| agent_server(files, settings.host)).transpose()?;
     let token = settings.token_file.as_deref().map(read_token).transpose()?;
@@ -87,10 +98,7 @@ pub async fn run(
 /// `SYS.1007`, naming the file and the fix.
 pub fn read_token(path: &std::path::Path) -> Result<SecretString> {
     let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("token file {}: {why}", path.display()));
-    if let Some(mode) = open_to_others(&std::fs::metadata(path).map_err(|e| odd(e.to_string()))?) {
-        return Err(odd(format!("others may read it (mode {mode}): chmod 600 it")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| odd(e.to_string()))?;
+    let text = read_private(path, MAX_TOKEN_FILE_BYTES).map_err(odd)?;
     let token = text.trim();
     if token.len() < MIN_TOKEN_CHARS || !token.chars().all(|c| c.is_ascii_graphic()) {
         return Err(odd(format!("it must hold one line of at least {MIN_TOKEN_CHARS} printable ASCII characters")));

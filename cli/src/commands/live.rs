@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream};
 use ringfence_actors::{
     AGENT_VERSION,
     fence::ceph::may_block,
-    inventory::{Directory, Host, Vm, Volume},
+    inventory::{Directory, Host, Inventory, Vm, Volume},
     ports::{Call, CephMap, CephPort, HostAgentPort},
 };
 use ringfence_drivers::{agent_client::AgentClient, ceph::Clusters};
@@ -57,7 +57,7 @@ pub(super) async fn run(config: &ControllerConfig) -> u8 {
         match rights.map {
             Ok(map) => {
                 findings.push((name.clone(), Ok(map_said(&map))));
-                findings.extend(refusable(config, *id, &map).into_iter().map(|(host, may)| {
+                findings.extend(refusable(&config.inventory, *id, &map).into_iter().map(|(host, may)| {
                     (format!("{name} may refuse {host}"), may.map(|()| "its addresses are its own alone".to_owned()))
                 }));
             }
@@ -200,8 +200,8 @@ pub(crate) fn map_said(map: &CephMap) -> String {
 }
 
 /// Whether a fence of each host that uses a storage would be carried out: the fence asks the same.
-pub(crate) fn refusable(config: &ControllerConfig, id: StorageId, map: &CephMap) -> Vec<(String, Result<()>)> {
-    let directory = Directory::new(config.inventory.clone());
+pub(crate) fn refusable(inventory: &Inventory, id: StorageId, map: &CephMap) -> Vec<(String, Result<()>)> {
+    let directory = Directory::new(inventory.clone());
     let of = directory.storage(id).map(|storage| storage.clusters.clone()).unwrap_or_default();
     let uses = |host: &&Host| of.contains(&host.cluster) && !host.storage_ips.is_empty();
     let judged = |host: &Host| (host.name.clone(), may_block(&directory, host.id, map));

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{ControllerConfig, MAX_FILE_BYTES, Problems, controller, read};
+use super::{ControllerConfig, MAX_FILE_BYTES, Problems, controller, raw::ApiMay, read};
 
 /// The file in the state directory.
 const FILE: &str = "inventory.toml";
@@ -120,6 +120,7 @@ impl Source {
     pub fn edited(&self, edit: &Edit) -> Result<Source> {
         let bad = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why);
         let (config, mut managed) = (tables(&self.text)?, tables(&self.managed)?);
+        let may = self.api_may();
         let Edit { put, remove } = edit;
         let put = [&put.clusters, &put.hosts, &put.storages, &put.vms];
         let remove = [&remove.clusters, &remove.hosts, &remove.storages, &remove.vms];
@@ -141,6 +142,8 @@ impl Source {
                 let table = toml_of(&Value::Object(table.clone())).unwrap_or(toml::Value::Table(toml::Table::new()));
                 let name = name_of(&table).ok_or_else(|| bad(format!("a {kind} needs a name: add name = \"NAME\"")))?;
                 elsewhere(name)?;
+                let before = all.iter().find(|of| name_of(of) == Some(name));
+                self.may(&may, kind, &table, before)?;
                 match all.iter().position(|of| name_of(of) == Some(name)) {
                     Some(at) => all[at] = table,
                     None => all.push(table),
@@ -157,6 +160,37 @@ impl Source {
             return Err(bad(format!("the inventory would have {} bytes, at most {MAX_FILE_BYTES} fit", managed.len())));
         }
         Ok(Source { managed, ..self.clone() })
+    }
+
+    /// What the config file lets the API set; a file that cannot be understood allows nothing.
+    fn api_may(&self) -> Vec<ApiMay> {
+        #[derive(Deserialize)]
+        struct Head {
+            controller: Controller,
+        }
+        #[derive(Deserialize)]
+        struct Controller {
+            #[serde(default)]
+            api_may: Vec<ApiMay>,
+        }
+        toml::from_str::<Head>(&self.text).map(|head| head.controller.api_may).unwrap_or_default()
+    }
+
+    /// Refuses what a table sets anew and the file does not let the API set.
+    fn may(&self, may: &[ApiMay], kind: &str, table: &toml::Value, before: Option<&toml::Value>) -> Result<()> {
+        for (of, key, what, word) in ApiMay::KEYS {
+            let value = table.get(key).filter(|value| of == kind && what.concerns(value) && !may.contains(&what));
+            if value.is_some() && value != before.and_then(|before| before.get(key)) {
+                let why = format!(
+                    "{kind} {}: the API may not set {key}: who sets it is root on hosts, or reads the controller's files. Write \
+                     it into {}, or add {word:?} to api_may in [controller] there and reload",
+                    name_of(table).unwrap_or_default(),
+                    self.path.display()
+                );
+                return Err(ErrorCode::new(Code::INVALID_ARGUMENT, why));
+            }
+        }
+        Ok(())
     }
 
     /// Tables of the config file that are others and are read at the start only: `[ping]`.
@@ -285,6 +319,7 @@ mod tests {
     const CONFIG: &str = "\
 [controller]
 state_dir = \"state\"
+api_may = [\"plain_agents\"]
 [[cluster]]
 name = \"c1\"
 [[host]]
@@ -360,6 +395,46 @@ dir = \"/srv\"
         wrong["cluster"] = json!("c9");
         let error = source().edited(&edit(json!({ "put": { "vms": [wrong] } }))).unwrap().config().unwrap_err();
         assert!(error.details.contains("cluster = \"c9\": there is no cluster named \"c9\""), "{error}");
+    }
+
+    #[test]
+    fn what_makes_its_setter_root_is_set_by_the_file_alone_unless_it_says_otherwise() {
+        let with = |may: &str| Source { text: CONFIG.replace("\"plain_agents\"", may), ..source() };
+        let armed = |key: &str, value: Value| {
+            let mut vm = vm("vm1");
+            vm[key] = value;
+            edit(json!({ "put": { "vms": [vm] } }))
+        };
+        let host = |key: &str, value: &str| {
+            let mut host =
+                json!({ "name": "b", "cluster": "c1", "managementIp": "10.0.0.2", "agent": "http://127.0.0.1:1" });
+            host[key] = json!(value);
+            edit(json!({ "put": { "hosts": [host] } }))
+        };
+        let storage = |key: &str| {
+            let storage =
+                json!({ "name": "s", "kind": "ceph", "clusters": ["c1"], "pool": "p", "user": "u", key: "/x" });
+            edit(json!({ "put": { "storages": [storage] } }))
+        };
+        for (change, word) in [
+            (armed("qemuArgs", json!(["-netdev", "tap,script=/x"])), "qemu_args"),
+            (armed("libvirt", json!({ "xml": "/etc/shadow" })), "libvirt"),
+            (host("sshPasswordFile", "/etc/shadow"), "ssh_password_file"),
+            (host("agent", "http://10.0.0.2:7070"), "plain_agents"),
+            (storage("conf"), "conf"),
+            (storage("hostConf"), "conf"),
+        ] {
+            let error = with("").edited(&change).unwrap_err();
+            assert!(error.details.contains(&format!("add {word:?} to api_may")), "{error}");
+            with(&format!("{word:?}")).edited(&change).unwrap();
+        }
+        with("").edited(&host("agent", "http://127.0.0.1:7070")).unwrap();
+        with("").edited(&armed("qemuArgs", json!([]))).unwrap();
+        // What stands there already may stay, whoever set it.
+        let there = with("\"qemu_args\"").edited(&armed("qemuArgs", json!(["-S"]))).unwrap();
+        let later = Source { text: with("").text, ..there };
+        later.edited(&armed("qemuArgs", json!(["-S"]))).unwrap();
+        assert!(later.edited(&armed("qemuArgs", json!(["-s"]))).is_err());
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use controller::ControllerConfig;
 pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
 pub use hosts::AgentAccess;
 pub use managed::Source;
+use ringfence_drivers::files::not_ours;
 use ringfence_messages::{Code, ErrorCode};
 pub use storages::{CephAccess, MdsAccess};
 pub use telemetry::TelemetryConfig;
@@ -149,6 +150,7 @@ pub fn parse(path: &Path, text: String) -> Result<Config, Problems> {
 /// # Errors
 /// Every mistake that was found.
 pub fn load_controller(path: &Path) -> Result<ControllerConfig, Problems> {
+    ours(path)?;
     controller::parse(Source::read(path, read(path)?)?)
 }
 
@@ -157,7 +159,16 @@ pub fn load_controller(path: &Path) -> Result<ControllerConfig, Problems> {
 /// # Errors
 /// Every mistake that was found.
 pub fn load_agent(path: &Path) -> Result<AgentConfig, Problems> {
+    ours(path)?;
     agent::parse(path, read(path)?)
+}
+
+/// Refuses a file to run by that others may have written: who writes it is root on hosts. A check reads any file.
+fn ours(path: &Path) -> Result<(), Problems> {
+    // One that cannot be looked at is told by who reads it.
+    let Some(why) = std::fs::metadata(path).ok().and_then(|found| not_ours(&found)) else { return Ok(()) };
+    let file = Some(format!("{}:1: others decide what it says: {why}\n  help: then start again", path.display()));
+    Err(Problems { file, problems: Vec::new() })
 }
 
 /// The text of a file that is not too large.

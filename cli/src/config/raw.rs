@@ -110,6 +110,46 @@ impl RawApiTls {
     }
 }
 
+/// What the API may set only where the file says so: each makes who may change the inventory root on hosts, or reads the
+/// controller's files and shows them elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ApiMay {
+    /// `qemu_args` of a VM: QEMU runs programs.
+    QemuArgs,
+    /// `[vm.libvirt]`: a domain names any emulator, and is read from the controller's disk.
+    Libvirt,
+    /// `ssh_password_file` of a host: a file of the controller's that is read and sent to an MDS.
+    SshPasswordFile,
+    /// `conf` and `host_conf` of a storage: files that Ceph's programs read as the controller's user, or as QEMU's.
+    Conf,
+    /// An agent by `http://` beyond loopback: it is shown the token of all agents.
+    PlainAgents,
+}
+
+impl ApiMay {
+    /// What a table holds that has to be allowed: the key, and how it is allowed.
+    pub(super) const KEYS: [(&'static str, &'static str, ApiMay, &'static str); 6] = [
+        ("vm", "qemu_args", ApiMay::QemuArgs, "qemu_args"),
+        ("vm", "libvirt", ApiMay::Libvirt, "libvirt"),
+        ("host", "ssh_password_file", ApiMay::SshPasswordFile, "ssh_password_file"),
+        ("storage", "conf", ApiMay::Conf, "conf"),
+        ("storage", "host_conf", ApiMay::Conf, "conf"),
+        ("host", "agent", ApiMay::PlainAgents, "plain_agents"),
+    ];
+
+    /// Whether a value of this key needs to be allowed.
+    pub(super) fn concerns(self, value: &toml::Value) -> bool {
+        match self {
+            ApiMay::PlainAgents => value.as_str().and_then(|url| url.strip_prefix("http://")).is_some_and(|address| {
+                let host = address.trim_end_matches('/').rsplit_once(':').map_or(address, |(host, _)| host);
+                !host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }),
+            _ => value.as_array().is_none_or(|all| !all.is_empty()),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawApiToken {
@@ -128,6 +168,9 @@ pub(super) struct RawController {
     pub(super) insecure: bool,
     pub(super) tls: Option<RawApiTls>,
     pub(super) requests_per_second: Option<Spanned<u32>>,
+    /// Read by who changes the inventory; here so that a word that is none is told.
+    #[serde(default, rename = "api_may")]
+    pub(super) _api_may: Vec<ApiMay>,
 }
 
 #[derive(Default, Deserialize)]

@@ -316,7 +316,7 @@ impl Cluster {
             host,
             // Its VMs are this user's, and run where its agents do: in a container too, and without root.
             &format!(
-                "host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\n[qemu]\nsight = \"own\"\n{vhost}{}",
+                "host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\ninsecure = true\n[qemu]\nsight = \"own\"\n{vhost}{}",
                 self.plan.agent
             ),
         )

@@ -3,8 +3,9 @@
 //! Invariants: nothing is made, started or grown; programs are only asked for their version; judgements of numbers are
 //! functions of numbers.
 
-use std::{os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
+use ringfence_drivers::files::not_ours;
 use ringfence_drivers::node::{
     docker::{DEFAULT_SOCKET, Engine},
     hugepages::Hugepages,
@@ -85,9 +86,8 @@ pub(crate) fn state(dir: &Path, whose: &str) -> Vec<Finding> {
         check().fail("it is no directory", "point state_dir to a directory")
     } else if let Err(error) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
         check().fail(format!("this user may not write it: {error}"), format!("chown \"$USER\" {}", quoted(dir)))
-    } else if metadata.mode() & 0o022 != 0 {
-        let found = format!("others may write it (mode {:o})", metadata.mode() & 0o777);
-        check().warn(found, format!("chmod 700 {}", quoted(dir)))
+    } else if let Some(why) = not_ours(&metadata) {
+        check().fail(why, format!("chown \"$USER\" {0}; chmod 700 {0}", quoted(dir)))
     } else {
         check().ok("it can be written")
     };

@@ -1,13 +1,18 @@
 //! What the controller itself needs: journal, disk, tokens, policy, and Ceph with the rights of a fence.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use ringfence_actors::{
     fence::policy::{OnNoFencer, OnSshUnreachable},
-    ports::CephPort,
+    inventory::Host,
+    ports::{CephMap, CephPort},
 };
 use ringfence_drivers::journal::Journal;
-use ringfence_messages::{Code, ErrorCode, StorageId, doctor::Finding};
+use ringfence_messages::{
+    Code, ErrorCode, Event as _, StorageId,
+    ceph::{StorageFenceChanged, StorageFencePhase},
+    doctor::Finding,
+};
 
 use super::{local, of, quoted};
 use crate::{
@@ -26,6 +31,9 @@ const WHY_REFUSE: &str =
     "a storage fence that would hurt the cluster or another host is refused, and the VMs stay down";
 const MEND_REFUSE: &str = "give the host an address of its own for its VMs' disks, on which no daemon listens, and name it in storage_ips; \
                            until then a sibling or a human has to prove its VMs dead";
+
+const WHY_LEAK: &str =
+    "a host that its storage refuses is chosen all the same, and no VM with a disk there can start on it";
 
 /// The check whether a host could be refused: a level is made of it.
 pub(super) const REFUSE: &str = "ceph-fence";
@@ -49,6 +57,46 @@ pub(super) async fn look(config: &ControllerConfig, seen: &[Result<live::Seen, E
         findings.extend(ceph(config, &clusters, *id, access, seen).await);
     }
     findings
+}
+
+/// Hosts that the cluster refuses though the journal knows of no fence: nobody will let them in again.
+fn leaks(config: &ControllerConfig, id: StorageId, name: &str, map: &CephMap) -> Vec<Finding> {
+    let check = || of("ceph-leak", WHY_LEAK).about(name);
+    let read = || -> Result<Vec<StorageFenceChanged>, ErrorCode> {
+        let records = Journal::latest_in(&config.state_dir, StorageFenceChanged::TOPIC)?;
+        records.iter().map(|record| record.event()).collect()
+    };
+    let fences = match read() {
+        Ok(fences) => fences,
+        Err(error) => return vec![check().unknown(error.details, "mend journal first")],
+    };
+    leaked(&config.inventory.hosts, id, map, &fences)
+        .into_iter()
+        .map(|(host, ip)| {
+            let found = format!("it refuses {ip}, an address of {}, and the journal knows of no such fence", host.name);
+            let mend = format!(
+                "look that no VM of another host still runs on {}, then as admin: ceph osd blocklist range rm {ip}; ceph osd \
+                 blocklist rm {ip}:0/0",
+                host.name
+            );
+            check().fail(found, mend)
+        })
+        .collect()
+}
+
+/// Addresses of hosts that are refused, and in no fence of this storage that stands.
+fn leaked<'a>(
+    hosts: &'a [Host],
+    id: StorageId,
+    map: &CephMap,
+    fences: &[StorageFenceChanged],
+) -> Vec<(&'a Host, IpAddr)> {
+    let stands = |ip: &IpAddr| {
+        let of = |fence: &&StorageFenceChanged| fence.primary_storage_uuid == id && fence.addresses.contains(ip);
+        fences.iter().filter(of).any(|fence| fence.phase != StorageFencePhase::Lifted)
+    };
+    let refused = map.blocked.iter().filter(|ip| !stands(ip));
+    refused.flat_map(|ip| hosts.iter().filter(|host| host.storage_ips.contains(ip)).map(|host| (host, *ip))).collect()
 }
 
 fn journal(dir: &Path) -> Finding {
@@ -101,13 +149,14 @@ async fn ceph(
     let mut findings = Vec::new();
     let answers = match rights.map {
         Ok(map) => {
-            for (host, may) in live::refusable(config, id, &map) {
+            for (host, may) in live::refusable(&config.inventory, id, &map) {
                 let check = of(REFUSE, WHY_REFUSE).about(refusal_of(&host, &name));
                 findings.push(match may {
                     Ok(()) => check.ok("its addresses are its own alone"),
                     Err(error) => check.fail(error.details, MEND_REFUSE),
                 });
             }
+            findings.extend(leaks(config, id, &name, &map));
             of_name("ceph", WHY_CEPH).ok(live::map_said(&map))
         }
         Err(error) => {
@@ -140,4 +189,70 @@ async fn ceph(
         }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_actors::inventory::Inventory;
+    use ringfence_drivers::ceph::osd_map;
+    use ringfence_messages::{ClusterId, HostId};
+
+    use super::*;
+
+    fn host(name: &str, ip: &str) -> Host {
+        Host {
+            id: HostId::from_name(name),
+            name: name.to_owned(),
+            cluster: ClusterId::from_name("c1"),
+            management_ip: ip.to_owned(),
+            agent_port: 7070,
+            ssh_port: 22,
+            storage_ips: vec![ip.parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_an_osd_host_would_not_be_refused_as_the_fence_says_itself() {
+        let map = osd_map(include_bytes!("../../tests/cases/ceph/osd.hyperconverged.json")).unwrap();
+        let storage = ringfence_actors::inventory::Storage {
+            id: StorageId::from_name("ceph-1"),
+            name: "ceph-1".to_owned(),
+            kind: ringfence_messages::storage::StorageKind::Ceph,
+            clusters: vec![ClusterId::from_name("c1")],
+            protocols: Vec::new(),
+            volume_dir: None,
+            ceph: None,
+            watchers_allowed: Vec::new(),
+        };
+        let hosts = vec![host("host-a", "10.9.0.21"), host("host-b", "10.9.0.31")];
+        let inventory = Inventory { hosts, storages: vec![storage], ..Inventory::default() };
+        let judged = live::refusable(&inventory, StorageId::from_name("ceph-1"), &map);
+        let [(a, hurts), (b, fine)] = &judged[..] else { panic!("{judged:?}") };
+        assert_eq!((a.as_str(), b.as_str(), fine), ("host-a", "host-b", &Ok(())));
+        assert!(hurts.as_ref().unwrap_err().details.contains("10.9.0.21 is the address of osd.0 too"), "{hurts:?}");
+    }
+
+    #[test]
+    fn an_entry_that_the_journal_does_not_know_is_told_with_the_host_that_it_hits() {
+        let map = osd_map(include_bytes!("../../tests/cases/ceph/osd.host-b-blocked-by-others.json")).unwrap();
+        let (hosts, id) = ([host("host-a", "10.9.0.21"), host("host-b", "10.9.0.22")], StorageId::from_name("ceph-1"));
+        let fence = |storage: StorageId, phase| StorageFenceChanged {
+            primary_storage_uuid: storage,
+            storage: "ceph-1".to_owned(),
+            host_uuid: hosts[1].id,
+            host: "host-b".to_owned(),
+            phase,
+            addresses: hosts[1].storage_ips.clone(),
+            osd_epoch: None,
+            lasting_seconds: None,
+            reason: "r".to_owned(),
+        };
+        let hit = |fences: &[StorageFenceChanged]| {
+            leaked(&hosts, id, &map, fences).iter().map(|(host, ip)| format!("{} {ip}", host.name)).collect::<Vec<_>>()
+        };
+        assert_eq!(hit(&[]), ["host-b 10.9.0.22"]);
+        assert_eq!(hit(&[fence(id, StorageFencePhase::Lifted)]), ["host-b 10.9.0.22"]);
+        assert_eq!(hit(&[fence(StorageId::from_name("other"), StorageFencePhase::Fenced)]), ["host-b 10.9.0.22"]);
+        assert!(hit(&[fence(id, StorageFencePhase::Intended)]).is_empty(), "this controller sees to it");
+    }
 }

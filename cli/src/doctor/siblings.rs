@@ -10,7 +10,7 @@ use ringfence_drivers::{
     files::open_to_others,
     node::{
         sibling,
-        ssh::{self, SshSettings, Trouble},
+        ssh::{self, PublicKey, SshSettings, Trouble},
     },
 };
 use ringfence_messages::{
@@ -26,6 +26,8 @@ pub(crate) const MAX_SIBLINGS: usize = 8;
 
 const WHY_KEY: &str = "without it this host can kill no VM of a host that fails tonight";
 const WHY_KNOWN: &str = "a host whose key is not known is never logged in to: this one could not fence it";
+const WHY_TWINS: &str =
+    "a sibling is known by its host key: with one key for two hosts it may look at the wrong one, and find nothing";
 const WHY_LOGIN: &str = "this is how a VM is killed there while its host still answers";
 
 /// The key file of a host's `[ssh]`.
@@ -42,25 +44,46 @@ pub(crate) fn own_key(ssh: Option<&SshSettings>) -> Finding {
     match std::fs::metadata(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => check.fail("there is no key", make),
         Err(error) => check.fail(format!("it cannot be read: {error}"), format!("ls -l {}", quoted(file))),
-        Ok(metadata) => {
-            if let Err(trouble) = ssh::own_key(ssh) {
-                return check.fail(format!("no private key without a passphrase: {}", trouble.details), make);
+        Ok(metadata) => match (ssh::own_key(ssh), open_to_others(&metadata)) {
+            (Ok(_), _) => check.ok("only its owner may read it"),
+            (Err(trouble), Some(_)) => check.fail(trouble.details, format!("chmod 600 {}", quoted(file))),
+            (Err(trouble), None) => {
+                check.fail(format!("no private key that can be used without a passphrase: {}", trouble.details), make)
             }
-            match open_to_others(&metadata) {
-                None => check.ok("only its owner may read it"),
-                Some(mode) => check.warn(
-                    format!("others may use it too (mode {mode}): it opens every sibling"),
-                    format!("chmod 600 {}", quoted(file)),
-                ),
-            }
-        }
+        },
     }
 }
 
 /// Tries the way to each of these, all at once.
 pub(crate) async fn look(ssh: Option<&SshSettings>, siblings: &[SiblingAddress]) -> Vec<Finding> {
     let tried = siblings.iter().map(|sibling| way(ssh, sibling));
-    join_all(tried).await.into_iter().flatten().collect()
+    let mut findings: Vec<Finding> = join_all(tried).await.into_iter().flatten().collect();
+    findings.extend(ssh.and_then(|ssh| twins(ssh, siblings)));
+    findings
+}
+
+/// Siblings with one host key: behind either address the other one would be believed.
+fn twins(ssh: &SshSettings, siblings: &[SiblingAddress]) -> Option<Finding> {
+    let keys = |of: &SiblingAddress| {
+        let ip = of.ip.parse::<IpAddr>().ok()?;
+        ssh::believed_keys(ssh, ip, of.ssh_port).ok()
+    };
+    let known: Vec<_> = siblings.iter().filter_map(|of| Some((of, keys(of)?))).collect();
+    let one =
+        |a: &[PublicKey], b: &[PublicKey]| a.iter().any(|key| b.iter().any(|other| other.key_data() == key.key_data()));
+    let twins = known.iter().enumerate().find_map(|(n, (of, keys))| {
+        let (other, _) = known[..n].iter().find(|(_, others)| one(keys, others))?;
+        Some((&other.host, &of.host))
+    });
+    let check = of("host-keys", WHY_TWINS);
+    match (twins, known.len()) {
+        (_, 0 | 1) => None,
+        (None, n) => Some(check.ok(format!("{n} siblings, each with a key of its own"))),
+        (Some((a, b)), _) => Some(check.fail(
+            format!("{a} and {b} have one SSH host key: an image was cloned, or two addresses lead to one machine"),
+            format!("on {b}: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then learn its keys anew here"),
+        )),
+    }
 }
 
 async fn way(ssh: Option<&SshSettings>, to: &SiblingAddress) -> Vec<Finding> {

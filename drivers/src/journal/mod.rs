@@ -11,6 +11,7 @@ pub mod crash;
 mod schema;
 
 use std::{
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -42,6 +43,15 @@ struct Writer {
     last: (u64, String),
 }
 
+/// Makes the file if it is missing, and its owner's alone if it is not: what SQLite puts beside it takes its mode from it.
+fn private(path: &Path) -> std::io::Result<()> {
+    let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    match crate::files::open_to_others(&file.metadata()?) {
+        Some(_) => file.set_permissions(std::fs::Permissions::from_mode(0o600)),
+        None => Ok(()),
+    }
+}
+
 impl Journal {
     /// Opens `journal.db` in a directory, making it if it is missing and migrating it if it is of an earlier version.
     ///
@@ -49,6 +59,8 @@ impl Journal {
     /// `SYS.1016`, naming the file and the fix: not readable or writable, not a journal, of a later version.
     pub fn open(dir: &Path) -> Result<Journal> {
         let path = dir.join("journal.db");
+        // Where that fails opening it fails too, and says why.
+        let _ = private(&path);
         let open = || -> rusqlite::Result<std::result::Result<(Writer, Connection), i64>> {
             let mut connection = Connection::open(&path)?;
             let version = schema::migrate(&mut connection, schema::MIGRATIONS)?;
@@ -102,6 +114,22 @@ impl Journal {
             return Err(ErrorCode::new(Code::INTERNAL, details));
         }
         Ok(Some((last.seq, last.hash.clone())))
+    }
+
+    /// The newest record of a topic for each subject, in a directory's journal; none while there is no journal. Only reads, also
+    /// beside a controller that runs.
+    ///
+    /// # Errors
+    /// `SYS.1016` if it cannot be read.
+    pub fn latest_in(dir: &Path, topic: &str) -> Result<Vec<Record>> {
+        let path = dir.join("journal.db");
+        if !path.try_exists().map_err(|e| ErrorCode::new(Code::IO, format!("{}: {e}", path.display())))? {
+            return Ok(Vec::new());
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let connection =
+            Connection::open_with_flags(unchanged(&path), flags).map_err(|e| explain(&path, "read", &e))?;
+        collect(&connection, &newest_of_each(), params![topic]).map_err(|e| explain(&path, "read", &e))
     }
 
     /// Walks the whole chain and returns how many records it has.
@@ -180,14 +208,7 @@ impl JournalPort for Journal {
 
     async fn latest(&self, topic: &str) -> Result<Vec<Record>> {
         let topic = topic.to_owned();
-        self.read_with(move |connection| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM events WHERE seq IN \
-                 (SELECT max(seq) FROM events WHERE topic = ?1 GROUP BY subject) ORDER BY seq"
-            );
-            collect(connection, &sql, params![topic])
-        })
-        .await
+        self.read_with(move |connection| collect(connection, &newest_of_each(), params![topic])).await
     }
 
     async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
@@ -315,6 +336,13 @@ impl Stored {
     fn with_payload(self, payload: serde_json::Value) -> Record {
         Record { seq: self.seq, time: self.time, topic: self.topic, subject: self.subject, payload, hash: self.hash }
     }
+}
+
+/// The newest record of each subject of a topic.
+fn newest_of_each() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM events WHERE seq IN (SELECT max(seq) FROM events WHERE topic = ?1 GROUP BY subject) ORDER BY seq"
+    )
 }
 
 fn collect(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Record>> {

@@ -19,9 +19,13 @@ use russh::{
     client::{self, Handle},
     keys::{
         PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate, known_hosts::known_host_keys_path, load_secret_key,
-        parse_public_key_base64, ssh_key::PublicKey,
+        parse_public_key_base64,
     },
 };
+
+pub use russh::keys::ssh_key::PublicKey;
+
+use crate::files::{open_to_others, trusted};
 
 /// How long a connection may take until the other side is authenticated (domain: SSH probe 8 s). To a frozen host a
 /// connection opens and nothing follows.
@@ -157,7 +161,17 @@ pub fn known_keys(file: &Path, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, 
 pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, Trouble> {
     let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
     let file = &settings.known_hosts_file;
-    let known = known_keys(file, ip, port).map_err(host_key)?;
+    trusted(file).map_err(|why| host_key(format!("known hosts {}: {why}", file.display())))?;
+    let mut known = known_keys(file, ip, port).map_err(host_key)?;
+    let rsa = known.iter().any(|key| key.algorithm().is_rsa());
+    known.retain(|key| !key.algorithm().is_rsa());
+    if known.is_empty() && rsa {
+        let details = format!(
+            "{} has an RSA key alone of {ip} port {port}, which this program cannot check: add another by ssh-keyscan -t ed25519",
+            file.display()
+        );
+        return Err(host_key(details));
+    }
     if known.is_empty() {
         return Err(host_key(format!("{} has no key of {ip} port {port}: add it with ssh-keyscan", file.display())));
     }
@@ -169,8 +183,19 @@ pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Ve
 /// # Errors
 /// The file cannot be read, or is no private key without a passphrase.
 pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, Trouble> {
-    load_secret_key(&settings.key_file, None)
-        .map_err(|e| Trouble::new(UnknownReason::AuthFailed, format!("key {}: {e}", settings.key_file.display())))
+    let file = &settings.key_file;
+    let odd = |why: String| Trouble::new(UnknownReason::AuthFailed, format!("key {}: {why}", file.display()));
+    // As OpenSSH does: a key that others can read opens every sibling to them.
+    if let Some(mode) = open_to_others(&trusted(file).map_err(odd)?) {
+        return Err(odd(format!("others may use it too (mode {mode}): chmod 600 it")));
+    }
+    let key = load_secret_key(file, None).map_err(|e| odd(e.to_string()))?;
+    match key.algorithm().is_rsa() {
+        true => Err(odd(
+            "it is an RSA key, with which this program cannot sign: ssh-keygen -t ed25519 makes another".to_owned()
+        )),
+        false => Ok(key),
+    }
 }
 
 async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, Trouble> {
