@@ -12,15 +12,15 @@
 //!
 //! Time has two moments, before and after every permit of the first has expired.
 
+mod state;
+
 use std::{
-    fmt,
-    hash::{Hash, Hasher},
     sync::{Arc, LazyLock},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ringfence_actors::{
-    fence::{Orders, PERMIT_VALIDITY, Policy, attempt},
+    fence::{Policy, attempt},
     inventory::{Directory, Inventory, Vm},
     sabotage::{self, Sabotage},
     vm::core::{Change, Command, Core, Event, Found, Memory, Order, SilentPlace},
@@ -35,6 +35,8 @@ use ringfence_messages::{
 };
 use stateright::{Checker, Model, Property};
 
+pub use self::state::{Action, How, State};
+use self::state::{Controller, Host};
 use crate::plan;
 
 /// Starts that are asked for at most.
@@ -58,143 +60,6 @@ pub struct Protocol {
     /// Hosts show what is not the VM, lose their power, and are attested to be off; nobody else takes office.
     claims: bool,
     directory: Arc<Directory>,
-}
-
-/// Everything at one moment.
-#[derive(Clone)]
-pub struct State {
-    controllers: [Option<Controller>; 2],
-    leader: usize,
-    epoch: u64,
-    /// What the journal says of the VM last.
-    journal: Option<Memory>,
-    hosts: [Host; 2],
-    /// Orders on their way: to which host, and whether once more.
-    orders: Vec<(usize, StartVmCmd)>,
-    late: bool,
-    asked: u8,
-    changes: u8,
-    silences: u8,
-    claims: u8,
-    looks: u8,
-    losses: u8,
-    /// A human attested that this host is off.
-    word: Option<usize>,
-}
-
-#[derive(Clone)]
-struct Controller {
-    core: Core,
-    epoch: u64,
-    todo: Vec<Command>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Host {
-    orders: Orders,
-    qemu: Option<u64>,
-    /// Its storage refuses it.
-    refused: bool,
-    /// Its agent answers nobody.
-    silent: bool,
-    /// It has no power.
-    off: bool,
-    /// It shows a QEMU of the VM that nobody ordered, and that does not write.
-    claim: bool,
-}
-
-/// Something that happens.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// An operator wants the VM on, of this controller.
-    Ask(usize),
-    /// What a controller has to do next comes to this end.
-    End(usize, usize, How),
-    /// An order arrives; another copy of it may still be on its way.
-    Arrive(usize, bool),
-    /// A host's agent falls silent, or speaks again.
-    Silent(usize, bool),
-    /// A controller dies.
-    Die(usize),
-    /// A controller takes office; the other one, if it lives, does not know.
-    Office(usize),
-    /// Time goes by until every permit has expired.
-    Later,
-    /// A controller looks at a host, because something was seen there or nothing.
-    Look(usize, usize),
-    /// A host shows a QEMU of the VM that nobody ordered, or it ends.
-    Claim(usize, bool),
-    /// A host loses its power, or it is back.
-    Power(usize, bool),
-    /// A human attests that a host is off, which is true.
-    Attest(usize),
-}
-
-/// How something ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// As it should.
-    Well,
-    /// It fails, or nobody knows.
-    Badly,
-    /// What was asked for is done or on its way, and nobody hears.
-    Unheard,
-}
-
-impl PartialEq for State {
-    fn eq(&self, other: &State) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Hash for State {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
-    }
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.key())
-    }
-}
-
-impl State {
-    fn key(&self) -> String {
-        let of = |controller: &Controller| {
-            format!("{:?} {} {:?}", controller.core.changing(), controller.epoch, controller.todo)
-        };
-        let controllers: Vec<Option<String>> = self.controllers.iter().map(|c| c.as_ref().map(of)).collect();
-        format!(
-            "{controllers:?} {} {} {:?} {:?} {:?} {} {} {} {} {} {} {} {:?}",
-            self.leader,
-            self.epoch,
-            self.journal,
-            self.hosts,
-            self.orders,
-            self.late,
-            self.asked,
-            self.changes,
-            self.silences,
-            self.claims,
-            self.looks,
-            self.losses,
-            self.word
-        )
-    }
-
-    fn writers(&self) -> usize {
-        self.hosts.iter().filter(|host| host.qemu.is_some() && !host.refused).count()
-    }
-
-    fn now(&self) -> Instant {
-        *BEGAN + if self.late { PERMIT_VALIDITY + Duration::from_secs(1) } else { Duration::ZERO }
-    }
-
-    /// The clock of both hosts, in ms.
-    fn clock(&self) -> u64 {
-        1 + u64::try_from(self.now().duration_since(*BEGAN).as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 fn failed() -> ErrorCode {
