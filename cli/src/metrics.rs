@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, kind and meaning.
-pub const ALL: [(&str, Kind, &str); 35] = [
+pub const ALL: [(&str, Kind, &str); 37] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
     ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts that an operator took out of service"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
@@ -45,6 +45,7 @@ pub const ALL: [(&str, Kind, &str); 35] = [
         "How long it took to fence a VM and start it elsewhere, or to be refused",
     ),
     ("ringfence_fences_total", Kind::Counter, "Fence attempts by outcome; each is audited once"),
+    ("ringfence_vm_intruders_total", Kind::Counter, "QEMUs of a VM that were seen where they do not belong, by phase"),
     ("ringfence_storage_fence_renewals_total", Kind::Counter, "Storage fences that were ordered again, by why"),
     ("ringfence_redeploys_total", Kind::Counter, "Redeploys of a storage's protocol on a host, by outcome"),
     (

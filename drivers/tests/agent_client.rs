@@ -73,7 +73,7 @@ async fn the_words_of_an_agent_are_bounded_and_clean_and_never_the_token() {
     let error = serde_json::json!({ "code": "C", "description": "", "details": odd, "cause": error });
     let body = serde_json::json!({ "success": false, "error": error }).to_string();
     let (client, _) = serving(http("200 OK", &body), Duration::ZERO).await;
-    let error = client.ping(host(), call(5000)).await.unwrap_err();
+    let error = client.ping(host(), None, call(5000)).await.unwrap_err();
     let told = serde_json::to_string(&error).unwrap();
     assert!(error.details.contains("FORGED") && error.details.ends_with("bytes)"), "{}", error.details);
     assert!(told.len() < 8192 && !told.contains(TOKEN) && !told.contains("\\u00") && !told.contains("\\r"), "{told}");
@@ -189,10 +189,10 @@ async fn an_answer_of_another_host_is_none() {
         (head + &body).into_bytes()
     };
     let (client, request) = serving(from(host()), Duration::ZERO).await;
-    assert!(client.ping(host(), call(5000)).await.is_ok());
+    assert!(client.ping(host(), None, call(5000)).await.is_ok());
     assert!(request.await.unwrap().contains(&format!("host-uuid: {}", host())), "the command names its host");
     let other = HostId::from_name("host-b");
     let (client, _request) = serving(from(other), Duration::ZERO).await;
-    let error = client.ping(host(), call(5000)).await.unwrap_err();
+    let error = client.ping(host(), None, call(5000)).await.unwrap_err();
     assert!(error.code == Code::HTTP && error.details.contains(&other.to_string()), "{error}");
 }

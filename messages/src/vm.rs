@@ -477,6 +477,19 @@ pub enum IntruderPhase {
     NotEnded,
 }
 
+impl IntruderPhase {
+    /// The phase's name in events and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            IntruderPhase::Told => "told",
+            IntruderPhase::Undecided => "undecided",
+            IntruderPhase::EndIntended => "end-intended",
+            IntruderPhase::Ended => "ended",
+            IntruderPhase::NotEnded => "not-ended",
+        }
+    }
+}
+
 /// A QEMU of a VM was seen where it does not belong: a second one, or one that is only claimed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -236,7 +236,12 @@ impl Attempt {
                     Ok(reply) => {
                         let addresses: Vec<_> = reply.addresses.iter().map(ToString::to_string).collect();
                         let (at, epoch) = (addresses.join(", "), reply.osd_epoch);
-                        self.found(Source::Storage, Verdict::Dead, format!("refuses {at} since OSD map epoch {epoch}"), now);
+                        self.found(
+                            Source::Storage,
+                            Verdict::Dead,
+                            format!("refuses {at} since OSD map epoch {epoch}"),
+                            now,
+                        );
                         self.refused.extend(reply.addresses.into_iter().map(|ip| (storage, ip)));
                     }
                     Err(error) => {
@@ -307,7 +312,12 @@ impl Attempt {
     }
 
     /// Hosts where the VM may run have a volume open.
-    fn watched_by_its_own(&mut self, by: &[(usize, Watcher)], fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
+    fn watched_by_its_own(
+        &mut self,
+        by: &[(usize, Watcher)],
+        fenced: Option<FenceOutcome>,
+        now: Instant,
+    ) -> Vec<Command> {
         if let (Place::Silent(_), None) = (self.case.place, fenced) {
             return match by.iter().try_for_each(|(_, by)| tables::own_watches(by, &self.case.policy)) {
                 Ok(()) => self.intend(FenceLevel::Sibling),
@@ -333,7 +343,10 @@ impl Attempt {
             self.state = State::Lingering { fenced };
             return vec![Command::Wait(WATCH_AGAIN)];
         }
-        let why = format!("a client at {} has a volume open though the VM is called dead there: one of both is wrong", by.address);
+        let why = format!(
+            "a client at {} has a volume open though the VM is called dead there: one of both is wrong",
+            by.address
+        );
         self.found_unknown(Source::Watchers, UnknownReason::Contradicted, why.clone(), now);
         // A storage that was asked already could not refuse it, or does not cover that address.
         let asked = self.evidence.iter().any(|of| of.source == Source::Storage);
@@ -419,7 +432,9 @@ impl Attempt {
                 self.executor = reply.executor_host_uuid;
                 let doubt = tables::doubted(reply, &self.case.machine);
                 let found = match (doubt, reply.ssh_reachable, reply.killed, reply.alive) {
-                    (Some(UnknownReason::OtherMachine), ..) => "another machine answered there, or it is not known which",
+                    (Some(UnknownReason::OtherMachine), ..) => {
+                        "another machine answered there, or it is not known which"
+                    }
                     (Some(_), ..) => "could not have seen everything there",
                     (None, false, _, _) => "cannot reach it",
                     (None, true, true, false) => "killed it, verified gone",
@@ -434,9 +449,10 @@ impl Attempt {
                 (verdict, doubt, format!("{found} ({})", reply.reason))
             }
             Err(error) => {
-                let unknown = error.opaque.get("reason").and_then(|word| {
-                    serde_json::from_value(serde_json::Value::String(word.clone())).ok()
-                });
+                let unknown = error
+                    .opaque
+                    .get("reason")
+                    .and_then(|word| serde_json::from_value(serde_json::Value::String(word.clone())).ok());
                 let said = match error.opaque.get("reason") {
                     Some(reason) => format!("{reason}: {error}"),
                     None => error.to_string(),

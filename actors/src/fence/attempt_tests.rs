@@ -232,7 +232,8 @@ fn a_watch_from_where_it_is_called_dead_is_waited_out_and_stays_a_sign_of_life()
     // Nor does a human's word stand against it.
     let mut confirmed = silent();
     confirmed.human = Some("root".to_owned());
-    let lost = World { storages: [Err(error("denied")), Ok(())], report: reply(false, true, false, false), ..stays(1000) };
+    let lost =
+        World { storages: [Err(error("denied")), Ok(())], report: reply(false, true, false, false), ..stays(1000) };
     assert_eq!(lost.ends(confirmed), (Some(FenceOutcome::Failed), false));
 }
 

@@ -27,10 +27,7 @@ pub enum Watched {
 }
 
 /// Judges the watchers of all volumes; `own` are the addresses of the hosts where the VM may run.
-pub fn watched<'a>(
-    volumes: impl IntoIterator<Item = (String, &'a Result<Vec<Watcher>>)>,
-    own: &[IpAddr],
-) -> Watched {
+pub fn watched<'a>(volumes: impl IntoIterator<Item = (String, &'a Result<Vec<Watcher>>)>, own: &[IpAddr]) -> Watched {
     let mut found = Vec::new();
     for (nth, (volume, watchers)) in volumes.into_iter().enumerate() {
         let watchers = match watchers {
@@ -197,7 +194,9 @@ mod tests {
             assert_eq!(reported(&killed, &machine(), policy), Next::Start(SuccessKilled));
             assert_eq!(reported(&dead, &machine(), policy), Next::Start(SuccessAlreadyDead));
         }
-        let on_ssh = |on_ssh_unreachable, base: Policy| reported(&unreachable, &machine(), &Policy { on_ssh_unreachable, ..base });
+        let on_ssh = |on_ssh_unreachable, base: Policy| {
+            reported(&unreachable, &machine(), &Policy { on_ssh_unreachable, ..base })
+        };
         let fence = Next::Storage { fenced: SuccessStorageFenced, not: FailedUnreachable };
         assert_eq!(reported(&unreachable, &machine(), &SAFE), fence);
         assert_eq!(reported(&unreachable, &machine(), &ZSTACK), Next::Start(SuccessSshUnreachable));
@@ -205,7 +204,10 @@ mod tests {
         assert_eq!(on_ssh(OnSshUnreachable::Allow, SAFE), Next::Start(SuccessSshUnreachable));
         assert_eq!(on_ssh(OnSshUnreachable::StorageFence, ZSTACK), fence);
 
-        assert_eq!(reported(&alive, &machine(), &SAFE), Next::Storage { fenced: SuccessStorageFenced, not: FailedStillAlive });
+        assert_eq!(
+            reported(&alive, &machine(), &SAFE),
+            Next::Storage { fenced: SuccessStorageFenced, not: FailedStillAlive }
+        );
         assert_eq!(reported(&alive, &machine(), &ZSTACK), Next::Refuse(FailedStillAlive));
         assert_eq!(reported(&broken, &machine(), &SAFE), Next::Storage { fenced: SuccessStorageFenced, not: Failed });
         assert_eq!(reported(&broken, &machine(), &ZSTACK), Next::Refuse(Failed));
@@ -239,7 +241,8 @@ mod tests {
             assert!(!matches!(reported(&report, &expected, &SAFE), Next::Start(_)), "{report:?}");
             assert!(!matches!(reported(&report, &expected, &ZSTACK), Next::Start(_)), "{report:?}");
         }
-        for sight in [None, Some(Sight { hidepid: true, ..Sight::full() }), Some(Sight { unnamed: 1, ..Sight::full() })] {
+        for sight in [None, Some(Sight { hidepid: true, ..Sight::full() }), Some(Sight { unnamed: 1, ..Sight::full() })]
+        {
             let report = dead(Some(of("m")), sight);
             assert_eq!(doubted(report.as_ref().unwrap(), &of("m")), Some(UnknownReason::Blind));
             assert!(!matches!(reported(&report, &of("m"), &SAFE), Next::Start(_)), "{report:?}");

@@ -225,7 +225,10 @@ impl HaActor {
                     Fact::Brake(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Started(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Blocked(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    Fact::Intruder(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    Fact::Intruder(event) => {
+                        metrics::counter!("ringfence_vm_intruders_total", "phase" => event.phase.as_str()).increment(1);
+                        drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {}));
+                    }
                     Fact::Move(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                     Fact::Drained(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                 }

@@ -103,7 +103,8 @@ impl Cleaner {
         let directory = self.catalog.now();
         let mut left = BTreeSet::new();
         if !listed.sight.is_full() && !sabotage::on(Sabotage::BlindIsFull) {
-            let details = format!("whether it is clean is not known: its agent does not see everything: {}", listed.sight);
+            let details =
+                format!("whether it is clean is not known: its agent does not see everything: {}", listed.sight);
             return Err(ErrorCode::new(Code::OPERATION, details));
         }
         for running in listed.vms.iter().filter(|running| running.stranger.is_none()) {

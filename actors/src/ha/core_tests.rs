@@ -334,7 +334,10 @@ fn a_stopped_vm_does_not_pass_the_storm_brake() {
     assert_eq!(starts(&core.on(believed("v1", VmState::Stopped, "a", 1), 2 * S)), []);
     assert_eq!(starts(&core.on(Event::Tick, 3 * S)), []);
     let commands = core.on(Event::Requested(vm("v1"), None), 4 * S);
-    assert!(matches!(&commands[..], [Command::Refuse(_, error)] if error.details.contains("confirm-fenced")), "{commands:?}");
+    assert!(
+        matches!(&commands[..], [Command::Refuse(_, error)] if error.details.contains("confirm-fenced")),
+        "{commands:?}"
+    );
 
     // A fence that took one of them out of service does not take it out of the count.
     core.on(Event::Quarantined(host("a"), Ok(())), 5 * S);

@@ -128,7 +128,11 @@ fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_i
     let commands = core.on(Event::Tick, 5 * S);
     assert!(commands.contains(&Command::List(host("a"))), "it is asked before it is called empty: {commands:?}");
     let left = RunningVm::qemu(vm("plain"), 1);
-    assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![left]))), 5 * S)), [""; 0], "something of ours is there");
+    assert_eq!(
+        says(&core.on(Event::Listed(host("a"), Ok(list(vec![left]))), 5 * S)),
+        [""; 0],
+        "something of ours is there"
+    );
     assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 6 * S)), ["drained a"]);
     assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 7 * S)), [""; 0], "told once");
     assert!(!core.on(Event::Tick, 8 * S).contains(&Command::List(host("a"))), "and not asked any more");

@@ -53,7 +53,16 @@ impl RecoveryActor {
         recorder: Recorder,
     ) -> RecoveryActor {
         let identities = Identities::default();
-        RecoveryActor { settings, catalog, journal, recorder, born: Instant::now(), core: None, identities, timer: None }
+        RecoveryActor {
+            settings,
+            catalog,
+            journal,
+            recorder,
+            born: Instant::now(),
+            core: None,
+            identities,
+            timer: None,
+        }
     }
 
     /// Without knowing which hosts are in maintenance nothing may be pinged or healed.

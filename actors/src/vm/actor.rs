@@ -11,8 +11,8 @@ use ringfence_messages::{
     host::HostStatusChanged,
     storage::ActivateVolumeMsg,
     vm::{
-        ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VacateVmMsg, VmInventory, VmState,
-        IntruderPhase, VmIntruder, VmStateChanged, VoidOrders, VolumeInventory,
+        IntruderPhase, ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VacateVmMsg, VmIntruder,
+        VmInventory, VmState, VmStateChanged, VoidOrders, VolumeInventory,
     },
 };
 use tokio::time::Instant;
@@ -268,7 +268,7 @@ impl VmActor {
                     phase,
                     reason,
                 };
-                metrics::counter!("ringfence_vm_intruders_total").increment(1);
+                metrics::counter!("ringfence_vm_intruders_total", "phase" => phase.as_str()).increment(1);
                 let recorder = self.recorder.clone();
                 if phase == IntruderPhase::EndIntended {
                     let answer = async move { recorder.intent(&intruder).await };

@@ -86,7 +86,11 @@ impl Core {
                 // Nobody ordered it there; from now on it is looked after where it is.
                 self.wanted |= self.state == VmState::Stopped;
                 self.adds_place(host);
-                vec![self.becomes(VmState::Running, Some(host), format!("found running ({why}): something else started it"))]
+                vec![self.becomes(
+                    VmState::Running,
+                    Some(host),
+                    format!("found running ({why}): something else started it"),
+                )]
             }
             Ok(Seen::Nothing(_) | Seen::Export) | Err(_) => Vec::new(),
         }

@@ -107,7 +107,13 @@ pub(super) fn core() -> Core {
 /// As the journal left it.
 pub(super) fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec<Command>) {
     let mut core = core();
-    let commands = core.feed(Event::Remembered(Some(Memory { state, host: at.map(host), incarnation, wanted: false, may_run_on: Vec::new() })));
+    let commands = core.feed(Event::Remembered(Some(Memory {
+        state,
+        host: at.map(host),
+        incarnation,
+        wanted: false,
+        may_run_on: Vec::new(),
+    })));
     (core, commands)
 }
 

@@ -6,8 +6,8 @@ use ringfence::{Actor, Address, Ctx};
 use ringfence_messages::{
     ErrorCode, HostId, Result,
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
-    fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
     evidence::{Evidence, Source},
+    fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
     ha::{FindTargetMsg, HaStartPlan, QuarantineHostMsg},
     vm::{InstallPath, ListVmsCmd, VmState},
 };

@@ -2,9 +2,9 @@
 
 mod actor;
 mod claims;
-pub mod core;
 #[cfg(test)]
 mod claims_tests;
+pub mod core;
 #[cfg(test)]
 mod core_tests;
 mod fencing;

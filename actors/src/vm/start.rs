@@ -117,7 +117,8 @@ impl Core {
         }
         let exports = found.iter().find(|(_, is)| *is == Ok(Seen::Export)).map(|(host, _)| *host);
         if let Some(host) = exports.filter(|_| !sabotage::on(Sabotage::ExportsLive)) {
-            let reason = format!("a target on {} still writes for it: that is ended first", self.directory.host_name(host));
+            let reason =
+                format!("a target on {} still writes for it: that is ended first", self.directory.host_name(host));
             let change = self.change(VmState::Stopping, self.place.or(Some(host)), reason);
             self.busy = Busy::IntendingClear(order, host);
             return vec![Command::Intend(change)];
@@ -182,7 +183,8 @@ impl Core {
         now: Instant,
     ) -> Vec<Case> {
         let host = |host: HostId| self.directory.host(host).ok();
-        let own: Vec<_> = places.iter().filter_map(|place| host(*place)).flat_map(|of| of.storage_ips.clone()).collect();
+        let own: Vec<_> =
+            places.iter().filter_map(|place| host(*place)).flat_map(|of| of.storage_ips.clone()).collect();
         let case = Case {
             attempt: order.attempt,
             vm: self.vm.id,
