@@ -6,6 +6,8 @@ set -euo pipefail
 "$SCRIPTS/host-exec.sh" "${1:?usage: libvirt-up.sh HOST}" bash -euo pipefail -c '
   [ -s /run/libvirtd.pid ] && kill -0 "$(cat /run/libvirtd.pid)" 2>/dev/null && exit 0
   mkdir -p /run/libvirt /var/log/libvirt/qemu /etc/libvirt
+  # The driver looks its default user up though another one is set; the package that makes it is not installed here.
+  getent passwd libvirt-qemu >/dev/null || useradd --system --no-create-home --shell /usr/sbin/nologin libvirt-qemu
   cat > /etc/libvirt/qemu.conf <<CONF
 stdio_handler = "file"
 cgroup_controllers = [ ]

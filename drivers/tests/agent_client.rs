@@ -60,7 +60,7 @@ async fn a_request_carries_task_deadline_and_token_and_a_good_answer_is_taken() 
         format!("taskuuid: {}", call.task.simple()),
         "deadline-ms: 5000".to_owned(),
         format!("authorization: Bearer {TOKEN}"),
-        format!(r#"{{"hostUuid":"{}"}}"#, host()),
+        format!(r#"{{"hostUuid":"{}","head":null}}"#, host()),
     ] {
         assert!(request.contains(&part), "{part:?} is missing in {request}");
     }

@@ -64,11 +64,11 @@ fn in_every_state_of_the_model_at_most_one_qemu_writes() {
     assert!(checked.moves && checked.states > 10_000, "the model is about nothing: {checked:?}");
 }
 
-/// K19 is not kept yet: what a host shows for a moment replaces the place where the VM may run. When it is, this asserts
-/// that there is no violation.
+/// K19: what a host shows for a moment takes no place away where the VM may run. Before claims added places, the model
+/// found two writers after nine actions.
 #[test]
-fn a_claim_that_ends_clears_a_place_that_it_is_not_about() {
+fn a_claim_that_ends_clears_no_place_that_it_is_not_about() {
     let checked = model::check(Protocol::with_claims(), 10, 2);
-    assert!(!checked.violation.is_empty(), "the rule is kept: {checked:?}");
-    assert!(checked.violation.iter().any(|action| action.starts_with("Claim")), "{}", checked.violation.join("\n"));
+    assert!(checked.violation.is_empty(), "{}", checked.violation.join("\n"));
+    assert!(checked.moves && checked.states > 10_000, "the model is about nothing: {checked:?}");
 }

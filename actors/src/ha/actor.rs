@@ -17,7 +17,10 @@ use ringfence_messages::{
         HostConfirmedFenced, HostQuarantineChanged, HostSuspected, PlanDrainMsg, QuarantineHostMsg, QueryHaMsg,
         ScanHostMsg, SetQuarantineMsg, TargetReply,
     },
-    host::{HostFactsCmd, HostState, HostStateChanged, HostStatusChanged, QueryServingHostsMsg, ServingHostsReply},
+    host::{
+        HostFactsCmd, HostState, HostStateChanged, HostStatusChanged, QueryHostsMsg, QueryServingHostsMsg,
+        ServingHostsReply,
+    },
     vm::{ListVmsCmd, LookForVmMsg, VmStateChanged},
 };
 use tokio::time::Instant;
@@ -50,6 +53,13 @@ const GLANCE_FRESH: Duration = Duration::from_secs(2);
 /// How long a host may take to say it.
 const GLANCE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// For so long a start waits for the hosts of its cluster to be heard. Too low: who asks right after a start of the
+/// controller is told to try again. Too high: the answer comes after its deadline.
+const CENSUS_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between looks whether they were.
+const CENSUS_POLL: Duration = Duration::from_millis(250);
+
 /// For so long memory is promised to a VM that was sent to a host; then it shows in what the host says.
 const PROMISE: Duration = Duration::from_secs(10);
 
@@ -70,6 +80,8 @@ pub struct HaActor {
     /// Who waits for the hosts of a cluster to be asked.
     rounds: HashMap<ClusterId, Vec<(FindTargetMsg, Promise<TargetReply>)>>,
     promised: Vec<PutAside>,
+    /// Since when starts in a cluster wait for its hosts to be heard.
+    census_since: HashMap<ClusterId, Instant>,
 }
 
 impl HaActor {
@@ -96,6 +108,7 @@ impl HaActor {
             glances: HashMap::new(),
             rounds: HashMap::new(),
             promised: Vec::new(),
+            census_since: HashMap::new(),
         }
     }
 
@@ -105,11 +118,28 @@ impl HaActor {
                 ha.core = Some(Core::new(ha.settings, ha.census_every, ha.catalog.now(), memory));
                 ha.on(Event::Tick, ctx);
                 ctx.every(TICK, |ha, ctx| ha.on(Event::Tick, ctx));
+                ha.catch_up(ctx);
             }
             Err(error) => {
                 tracing::error!(%error, "the journal does not say what HA has to look after");
                 ctx.after(MEMORY_RETRY, |ha, ctx| ha.remember(ctx));
             }
+        });
+    }
+
+    /// What changed while the journal was read was told to nobody here.
+    fn catch_up(&mut self, ctx: &mut Ctx<'_, Self>) {
+        let bus = ctx.bus().clone();
+        let hosts = async move { bus.ask(Address::singleton(RecoveryActor::KIND), QueryHostsMsg {}).await };
+        ctx.spawn_detached(hosts, |ha, reply, ctx| match reply {
+            Ok(reply) => {
+                for host in reply.hosts {
+                    if ha.core.as_ref().is_some_and(|core| !core.knows_status(host.uuid)) {
+                        ha.on(Event::HostChanged(host.uuid, host.status), ctx);
+                    }
+                }
+            }
+            Err(_) => drop(ctx.after(MEMORY_RETRY, |ha, ctx| ha.catch_up(ctx))),
         });
     }
 
@@ -262,7 +292,7 @@ impl HaActor {
     }
 
     /// What a round found is for everyone who waited for it.
-    fn place(&mut self, cluster: ClusterId, found: Result<Round>) {
+    fn place(&mut self, cluster: ClusterId, found: Result<Round>, ctx: &mut Ctx<'_, Self>) {
         let waiting = self.rounds.remove(&cluster).unwrap_or_default();
         let (standing, glances) = match found {
             Ok(found) => found,
@@ -270,15 +300,32 @@ impl HaActor {
         };
         self.glances.extend(glances);
         let unsettled = self.core.as_ref().and_then(|core| core.unsettled(cluster).first().copied());
+        let since = unsettled.map(|_| *self.census_since.entry(cluster).or_insert_with(Instant::now));
+        let mut later = Vec::new();
         for (ask, promise) in waiting {
-            match unsettled.filter(|_| !ask.dry_run) {
-                Some(host) => promise.complete(Err(self.not_heard(host))),
-                None => {
+            match (unsettled.filter(|_| !ask.dry_run), since) {
+                (Some(_), Some(since)) if since.elapsed() < CENSUS_PATIENCE => later.push((ask, promise)),
+                (Some(host), _) => promise.complete(Err(self.not_heard(host))),
+                (None, _) => {
                     let target = self.target(&ask, &standing);
                     promise.complete(Ok(target));
                 }
             }
         }
+        if unsettled.is_none() {
+            self.census_since.remove(&cluster);
+        }
+        if !later.is_empty() {
+            // Who asks right after a start of the controller waits for the hosts to be heard.
+            self.rounds.insert(cluster, later);
+            ctx.after(CENSUS_POLL, move |ha, ctx| ha.begin_round(cluster, ctx));
+        }
+    }
+
+    /// Detached: the first one who asked may give up before the others.
+    fn begin_round(&self, cluster: ClusterId, ctx: &mut Ctx<'_, Self>) {
+        let asked = self.round(cluster, ctx.bus().clone());
+        ctx.spawn_detached(asked, move |ha, found, ctx| ha.place(cluster, found, ctx));
     }
 
     fn not_heard(&self, host: HostId) -> ErrorCode {
@@ -505,9 +552,7 @@ impl Handler<FindTargetMsg> for HaActor {
         if waiting.len() > 1 {
             return answer;
         }
-        // Detached: the first one may give up before the others.
-        let asked = self.round(cluster_uuid, ctx.bus().clone());
-        ctx.spawn_detached(asked, move |ha, found, _| ha.place(cluster_uuid, found));
+        self.begin_round(cluster_uuid, ctx);
         answer
     }
 }

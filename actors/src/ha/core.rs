@@ -443,6 +443,11 @@ impl Core {
         self.on_host.get(&host).map_or(0, BTreeSet::len)
     }
 
+    /// Whether it was told how the way to a host is.
+    pub fn knows_status(&self, host: HostId) -> bool {
+        self.hosts.get(&host).is_none_or(|host| host.status.is_some())
+    }
+
     /// Whether a host is in maintenance.
     pub fn is_maintained(&self, host: HostId) -> bool {
         self.hosts.get(&host).is_some_and(|host| host.maintenance)

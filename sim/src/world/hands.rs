@@ -15,6 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     State, World,
     calls::{At, reset},
+    machine::QUITS,
 };
 use crate::fault::Claimant;
 
@@ -148,7 +149,9 @@ pub(super) async fn kill(at: &At, vm: usize, by_agent: bool) -> Result<(bool, bo
         }
         {
             let mut state = at.state();
-            let ended = state.end(at.host, "killed", |process| process.is_killed_for(vm) && process.unkillable == 0);
+            // An agent asks first.
+            let how = if by_agent { QUITS } else { "killed" };
+            let ended = state.end(at.host, how, |process| process.is_killed_for(vm) && process.unkillable == 0);
             if let Some(process) = ended.first()
                 && let Some((_, slow)) = state.machines[at.host].respawns.get(&vm).copied()
             {

@@ -30,6 +30,12 @@ use crate::{
 /// The pid of every host's target.
 const TARGET_PID: u32 = 7;
 
+/// Why a QEMU ends that its agent asks to.
+pub(crate) const QUITS: &str = "quits";
+
+/// For so long the watch of a client that quits stays.
+const QUIT_WATCH: Duration = Duration::from_millis(200);
+
 /// Ceph drops a watch that was not renewed for so long (domain: `osd_client_watch_timeout`).
 pub(crate) const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -279,7 +285,10 @@ impl State {
         self.machines[host].processes = left;
         let ended: Vec<Process> = ended;
         for process in &ended {
-            let until = process.watch_until.unwrap_or(self.now + WATCH_TIMEOUT);
+            // One that is asked to quit takes its watch with it, if it reaches the storage (K3: seen on real Ceph).
+            let quits = why == QUITS && self.machines[host].contact;
+            let lasts = if quits { QUIT_WATCH } else { WATCH_TIMEOUT };
+            let until = process.watch_until.unwrap_or(self.now + lasts);
             if !process.unwatched && !process.incoming {
                 self.ceph.ghosts.push((process.vm, host, until));
             }
