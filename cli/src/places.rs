@@ -192,7 +192,10 @@ mod tests {
                 place
             })
             .collect();
-        let counts = |places: &Places| (places.0.lock().known, places.0.lock().strangers.len());
+        let counts = |places: &Places| {
+            let inner = places.0.lock();
+            (inner.known, inner.strangers.len())
+        };
         assert_eq!(counts(&places), (MAX_KNOWN, 1));
         drop(all);
         assert_eq!(counts(&places), (0, 0));

@@ -254,3 +254,11 @@ fn a_qemu_that_waits_for_a_migration_is_the_vm_only_when_that_is_gone_from_where
     core.feed(Event::Searched(host("b"), Ok(coming())));
     assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
 }
+
+#[test]
+fn nothing_is_done_before_the_journal_was_read() {
+    let mut core = core();
+    assert!(refusal(&core.feed(start(None))).details.contains("try again"));
+    assert!(core.feed(Event::Remembered(None)).is_empty());
+    assert_eq!((core.state(), core.incarnation()), (VmState::Stopped, 0));
+}

@@ -119,7 +119,8 @@ pub struct Memory {
     pub may_run_on: Vec<HostId>,
 }
 
-/// What is to be done for a VM.
+/// What is to be done for a VM. A launch is rare: that it is larger than the rest costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Ask where it may be started: there, or somewhere but for these.

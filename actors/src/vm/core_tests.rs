@@ -507,14 +507,6 @@ fn who_asks_while_it_is_looked_for_waits_and_a_look_that_fails_casts_no_doubt_on
     assert_eq!(core.state(), VmState::Stopped);
 }
 
-#[test]
-fn nothing_is_done_before_the_journal_was_read() {
-    let mut core = core();
-    assert!(refusal(&core.feed(start(None))).details.contains("try again"));
-    assert!(core.feed(Event::Remembered(None)).is_empty());
-    assert_eq!((core.state(), core.incarnation()), (VmState::Stopped, 0));
-}
-
 /// What the world answers a command with; `None` for one that wants no answer.
 fn answer(command: &Command, choice: u8) -> Option<Event> {
     let ok = !choice.is_multiple_of(4);

@@ -128,7 +128,6 @@ async fn asked(
             return vec![check.fail(error.details.clone(), mend), not_asked];
         }
     };
-    findings.extend(client.certificates_end([host.id]).map(|end| certificate(&host.name, end)));
     let began = Instant::now();
     let _ = client.ping(host.id, None, Call::within(live::AGENT_TIMEOUT)).await;
     let half_way = (began.elapsed() / 2).as_millis();
@@ -150,6 +149,8 @@ async fn asked(
             findings.push(of("look", WHY_LOOK).unknown(format!("it did not look: {}", error.details), mend));
         }
     }
+    // Shown with the look: the first words to it over this client.
+    findings.extend(client.certificates_end([host.id]).map(|end| certificate(&host.name, end)));
     findings
 }
 
