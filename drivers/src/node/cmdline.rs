@@ -149,7 +149,9 @@ pub struct Reading {
 /// Reads a process. `program` is the name of the file that it runs, `own` are the names under which QEMU is known on
 /// this host besides the usual ones. `None` for what is no VM's QEMU.
 pub fn read(program: &str, argv: &[String], own: &[String]) -> Option<Reading> {
-    if !(is_qemus(program) || own.iter().any(|name| name == program)) && !(has_shape(argv) && !is_another(program)) {
+    let known = is_qemus(program) || own.iter().any(|name| name == program);
+    let has_its_shape = has_shape(argv) && !is_another(program);
+    if !known && !has_its_shape {
         return None;
     }
     let (mut uuid, mut smbios, mut machine) = (None, None, None);

@@ -261,9 +261,9 @@ fn marked(mark: &Path, namespace: &str) -> bool {
 
 /// Whether `/proc` is mounted so that it hides processes.
 fn hides(mounts: &str) -> bool {
-    let proc =
+    let mut proc =
         mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|words| words.get(1) == Some(&"/proc"));
-    let options = proc.last().and_then(|words| words.get(3).copied());
+    let options = proc.next_back().and_then(|words| words.get(3).copied());
     options.is_none_or(|options| {
         options.split(',').any(|option| option.strip_prefix("hidepid=").is_some_and(|how| how != "0" && how != "off"))
     })

@@ -149,6 +149,8 @@ impl Process {
                 let state = stat(self.pid).map_or('?', |stat| stat.state);
                 return Err(self.not_killed(format!("it is still there {within:?} after SIGKILL, in state {state}")));
             }
+            // Bounded by the deadline, on a thread of its own.
+            #[allow(clippy::disallowed_methods)]
             std::thread::sleep(POLL);
         }
         Ok(())
