@@ -12,7 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// A lab on which host-c's agent is dead and vm3 lives on there.
 fn without_agent(id: &'static str) -> Lab {
-    let lab = Lab::with(id, &[]);
+    without_agent_and_with(id, &[])
+}
+
+fn without_agent_and_with(id: &'static str, environment: &[(&str, &str)]) -> Lab {
+    let lab = Lab::with(id, environment);
     lab.writes("host-c", "vm3");
     lab.kill_agent("host-c");
     lab
@@ -261,13 +265,8 @@ fn another_sibling_goes_where_the_first_one_died_and_what_is_dead_is_dead() {
     if !may_run() {
         return;
     }
-    let lab = without_agent("fn");
     // Two of three are away here: the storm brake would hold (K10).
-    edit_config(&lab, "[recovery]\n", "[ha]\nstorm_brake_percent = 100\n[recovery]\n");
-    lab.until_status("host-c", "Disconnected");
-    for host in ["host-a", "host-b"] {
-        lab.until_status(host, "Connected");
-    }
+    let lab = without_agent_and_with("fn", &[("TB_CONFIG", "[ha]\nstorm_brake_percent = 100")]);
     instead_of_the_program(&lab, "sleep 6; exec /root/rf \"$@\"");
     let mark = lab.mark();
     std::thread::scope(|scope| {

@@ -25,7 +25,7 @@ use ringfence_messages::{
     ha::{HostFailed, HostQuarantineChanged, VmMoveChanged},
     host::{HostState, HostStateChanged, HostStatus, HostStatusChanged},
     recovery::{ProtocolRedeploy, RedeployPhase},
-    vm::{HaMode, VmState, VmStateChanged},
+    vm::{HaMode, IntruderPhase, VmIntruder, VmState, VmStateChanged},
 };
 use uuid::Uuid;
 
@@ -141,7 +141,10 @@ impl State {
     pub(crate) fn stops(&mut self, host: usize, vm: &str) {
         let intended = self.newest::<VmStateChanged>(vm).is_some_and(|is| is.new_state == VmState::Stopping);
         let cleaned = self.in_quarantine(host);
-        if !intended && !cleaned {
+        let id = self.machines[host].id;
+        let intruder = self.newest::<VmIntruder>(vm);
+        let ended = intruder.is_some_and(|of| of.phase == IntruderPhase::EndIntended && of.host_uuid == id);
+        if !intended && !cleaned && !ended {
             let host = self.machines[host].name.clone();
             self.violation("I4", format!("{vm} is stopped on {host} without an intent in the journal"));
         }
