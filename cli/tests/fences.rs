@@ -15,7 +15,7 @@ fn without_agent(id: &'static str) -> Lab {
     without_agent_and_with(id, &[])
 }
 
-fn without_agent_and_with(id: &'static str, environment: &[(&str, &str)]) -> Lab {
+fn without_agent_and_with(id: &'static str, environment: &[(&'static str, &str)]) -> Lab {
     let lab = Lab::with(id, environment);
     lab.writes("host-c", "vm3");
     lab.kill_agent("host-c");
