@@ -11,7 +11,8 @@ use ringfence::{
 use ringfence_actors::{
     assembly::Assembly,
     fence::PERMIT_VALIDITY,
-    inventory::{Inventory, PingSettings, Settings},
+    inventory::{Catalog, Inventory, PingSettings, Settings},
+    office::Standing,
     restore,
     testkit::{FakeWorld, ceph_of, cluster_of, vm_of},
     vm::VmActor,
@@ -98,6 +99,9 @@ fn a_controller_that_is_behind_does_nothing_and_says_so_once() {
         assert!(more.iter().all(|record| record.topic != ControllerBehind::TOPIC), "{more:?}");
         assert!(assembly.standing.may_act().unwrap_err().is(&Code::CHANGE_STATE));
         assert_eq!(witness(&fake, "b").unwrap().seq, further.seq, "what a host has heard never goes back");
+        // Its own records outgrow what hosts have heard: a restart does not make it whole.
+        let restarted = Standing::open(Catalog::new(Inventory::default()), fake.ports().journal).await.unwrap();
+        assert!(restarted.may_act().is_err() && restarted.head().is_none(), "hosts must not take its head for news");
     });
 }
 

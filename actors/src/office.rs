@@ -49,6 +49,10 @@ impl Standing {
         let (restored, started) = (asked.0?.pop(), asked.1?.pop());
         let epoch = started.as_ref().map(Record::event::<ControllerStarted>).transpose()?.map_or(0, |of| of.epoch);
         let fresh = restored.as_ref().map_or(0, |of| of.seq) > started.map_or(0, |of| of.seq);
+        // Its own records have outgrown what hosts have heard since: a restart does not make it whole.
+        let behind = journal.latest(ControllerBehind::TOPIC).await?.pop();
+        let behind = behind.filter(|of| of.seq > restored.as_ref().map_or(0, |restored| restored.seq));
+        let behind = behind.map(|of| of.event::<ControllerBehind>()).transpose()?;
         let restored = restored.map(|of| of.event::<ControllerRestored>()).transpose()?;
         let head = journal.ends().await?.map(|(first, seq)| {
             let (journal_id, generation) = match &restored {
@@ -57,9 +61,9 @@ impl Standing {
             };
             JournalHead { journal_id, generation, seq, epoch }
         });
-        metrics::gauge!("ringfence_controller_behind").set(0.0);
+        metrics::gauge!("ringfence_controller_behind").set(if behind.is_some() { 1.0 } else { 0.0 });
         let above = epoch.max(restored.map_or(0, |of| of.epoch));
-        let inner = Inner { head, epoch, above, restored: fresh, behind: None };
+        let inner = Inner { head, epoch, above, restored: fresh, behind };
         Ok(Standing { journal, catalog, inner: Arc::new(Mutex::new(inner)) })
     }
 
@@ -86,9 +90,11 @@ impl Standing {
         inner.head.get_or_insert_with(begins).seq = last.seq;
     }
 
-    /// How far the journal is, to be told to hosts.
+    /// How far the journal is, to be told to hosts; `None` while it is behind: what such a controller goes on to record
+    /// is not what hosts are to remember.
     pub fn head(&self) -> Option<JournalHead> {
-        self.inner.lock().head.clone()
+        let inner = self.inner.lock();
+        inner.head.clone().filter(|_| inner.behind.is_none() || sabotage::on(Sabotage::BehindActs))
     }
 
     /// Whether this is the first start on a journal that was declared restored: nothing that it says of places is whole.
