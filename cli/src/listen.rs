@@ -1,6 +1,6 @@
 //! An HTTP/1 server that a slow or hostile client cannot hold up.
 //!
-//! Invariants: connections are bounded (see [`places`](crate::places)); one that does not finish its handshake or send its
+//! Invariants: connections are bounded (see `places.rs`); one that does not finish its handshake or send its
 //! headers in time is closed, and so is one whose request was refused for want of a token; each is a task of its own; one that
 //! was made under a certificate that has been replaced since ends with its next answer.
 //! Rejected: `axum::serve`, which has no such limits.

@@ -1,7 +1,7 @@
 //! How answers look in a terminal: tables that fit it, colours only where somebody sees them.
 //!
-//! Invariant: what a controller says does nothing to the terminal: its words come through [`harmless`] or [`error`] before they
-//! are put into a table or printed, and [`print`] lets nothing through but lines and colours.
+//! Invariant: what a controller says does nothing to the terminal: its words come through `harmless` or `error` before they
+//! are put into a table or printed, and `print` lets nothing through but lines and colours.
 
 use std::io::{IsTerminal, Write};
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: an answer larger than [`MAX_BODY_BYTES`] is not read to its end; what is not the protocol's answer
 //! or comes from another host is `SYS.1015` with the beginning of what came instead; its words are
-//! bounded and clean (see [`words`]), and without the secrets that it was given (see [`secrets`](crate::secrets)); no body and no token is ever logged; to an `https://` agent
+//! bounded and clean (`words.rs` of the messages), and without the secrets that it was given (see `secrets.rs`); no body and no token is ever logged; to an `https://` agent
 //! nothing is said, the token neither, before its certificate is that of its host (see [`tls`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -4,7 +4,7 @@
 //! any token in the config everybody who reaches the loopback is an admin, as before there were tokens; what needs none (`/healthz`,
 //! the description, the sign-in page) shows nothing of the inventory. Hashes are compared, not tokens: how long that takes says
 //! nothing. A token has 256 random bits: neither salt nor a slow hash would add anything to what nobody can guess.
-//! A browser carries a session instead of the token: see [`sessions`](super::sessions).
+//! A browser carries a session instead of the token: see `sessions.rs`.
 //! Rejected: users and passwords. Scripts have none, and people should come by SSH.
 
 use std::sync::Arc;
