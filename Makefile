@@ -7,7 +7,7 @@ CAMPAIGN ?= --minutes 10
 MUTANTS ?=
 DEB_PROFILE ?= campaign
 
-.PHONY: help demo lab lab-down screenshots lab-times chaos slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove mutants deny fuzz fuzz-keep bench units deb deb-test clean
+.PHONY: help demo lab lab-down screenshots lab-times chaos slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove mutants deny fuzz fuzz-keep bench units deb deb-test deb-boot-test clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -41,11 +41,11 @@ test:            ## everything that CI runs
 	$(MAKE) --no-print-directory check-format lint docs deny doctest examples book
 	cargo build --locked --bin ringfence
 	target/debug/ringfence demo
-	$(MAKE) --no-print-directory api-fuzz alerts prove fuzz deb-test
+	$(MAKE) --no-print-directory api-fuzz alerts prove deb-test
 	# Labs mostly wait: simulated days take what they leave of the processors.
 	$(MAKE) --no-print-directory -j 2 campaign unit
 
-test-all: test chaos mutants ## and thirty minutes of random faults on a lab, and what takes hours
+test-all: test deb-boot-test fuzz chaos mutants ## and systemd, a fuzzer, thirty minutes of random faults on a lab, and what takes hours
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -91,6 +91,9 @@ deb-test:        ## both packages on a clean Debian 12: installed, run, upgraded
 	scripts/setup.sh deb
 	scripts/units-test.sh
 	PROFILE=$(DEB_PROFILE) scripts/deb-test.sh
+
+deb-boot-test: deb-test ## and where systemd runs them, with a VM; needs root and cgroup2
+	scripts/deb-boot-test.sh
 
 campaign:        ## the model, then ten minutes of fresh seeds with all faults, which are printed; CAMPAIGN="--seeds 1..200" for given ones
 	MAKEFLAGS= cargo build --locked --profile campaign --bin ringfence

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # deb-boot-test.sh: both packages where systemd runs, with a VM: the units as they are let controller and agent do their
-# work, and upgrade, stop and removal of the agent end no VM. Part of deb-test.sh, which makes the clean Debian and packages.
+# work, and upgrade, stop and removal of the agent end no VM. deb-test.sh makes the clean Debian and the packages before.
 # systemd is process 1 of namespaces of its own, with a control group of its own; all of it ends with this script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,6 +29,9 @@ boot() {
   ln -s pts/ptmx "$ROOT/dev/ptmx"
   ln -s /proc/self/fd "$ROOT/dev/fd"
   ip link set lo up
+  # To the agent this PID namespace is a whole host.
+  mkdir -p "$ROOT/etc/ringfence"
+  (umask 022; readlink "$ROOT/proc/self/ns/pid" >"$ROOT/etc/ringfence/pid-namespace")
   # No chroot: whoever lives in one may make no user namespace (PrivateUsers=).
   mkdir -p "$ROOT/old"
   cd "$ROOT"
