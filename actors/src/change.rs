@@ -247,13 +247,14 @@ fn host_fields(of: &Host, cluster: String) -> Vec<(&'static str, String)> {
 }
 
 fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(&'static str, String)> {
-    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, ceph } = of;
+    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, on_target_loss, ceph } = of;
     vec![
         ("name", name.clone()),
         ("kind", format!("{kind:?}").to_lowercase()),
         ("clusters", list(&of_clusters)),
         ("protocols", list(protocols)),
         ("dir", volume_dir.clone().unwrap_or_default()),
+        ("on_target_loss", format!("{on_target_loss:?}").to_lowercase()),
         ("host_conf", ceph.as_ref().map(|of| of.conf.clone()).unwrap_or_default()),
         ("host_user", ceph.as_ref().map(|of| of.user.clone()).unwrap_or_default()),
     ]

@@ -71,6 +71,7 @@ pub fn storage_of(name: &str, kind: StorageKind, protocols: &[Protocol]) -> Stor
         clusters: vec![ClusterId::from_name("c1")],
         protocols: protocols.to_vec(),
         volume_dir: None,
+        on_target_loss: Default::default(),
         ceph: None,
     }
 }
@@ -255,7 +256,7 @@ impl HostAgentPort for FakeWorld {
         self.reach(host, "deploy", |host| {
             unless(&host.deploy_error)?;
             let started = !std::mem::replace(&mut host.target, true);
-            Ok(DeployVhostReply { pid: 7, started, exports: 0 })
+            Ok(DeployVhostReply { pid: 7, started, ..DeployVhostReply::default() })
         })
     }
 

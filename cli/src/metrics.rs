@@ -46,6 +46,12 @@ pub const ALL: [(&str, Kind, &str); 34] = [
     ),
     ("ringfence_fences_total", Kind::Counter, "Fence attempts by outcome; each is audited once"),
     ("ringfence_storage_fence_renewals_total", Kind::Counter, "Storage fences that were ordered again, by why"),
+    (
+        "ringfence_guests_continued_total",
+        Kind::Counter,
+        "Guests that lost a vhost target and went on, which on_target_loss = \"continue\" allows",
+    ),
+    ("ringfence_guests_reset_total", Kind::Counter, "Guests that were reset because their vhost target was lost"),
     ("ringfence_redeploys_total", Kind::Counter, "Redeploys of a storage's protocol on a host, by outcome"),
     (
         "ringfence_invariant_violations_total",

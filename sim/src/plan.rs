@@ -239,6 +239,7 @@ pub fn storages(clusters: &[ClusterId]) -> Vec<Storage> {
         clusters: clusters.to_vec(),
         protocols: protocols.to_vec(),
         volume_dir: None,
+        on_target_loss: Default::default(),
         ceph: None,
     };
     let access = CephHostAccess { conf: "/etc/ceph/ceph.conf".to_owned(), user: "compute".to_owned() };

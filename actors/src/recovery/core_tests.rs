@@ -43,6 +43,7 @@ fn directory(hosts: usize, storages: usize) -> Arc<Directory> {
         clusters: vec![cluster],
         protocols: vec![Protocol::Cbd, Protocol::Vhost],
         volume_dir: None,
+        on_target_loss: Default::default(),
         ceph: None,
     };
     Arc::new(Directory::new(Inventory {
@@ -80,7 +81,7 @@ fn health(n: usize, cbd: Health, vhost: Health) -> Event {
         health,
         reason: (health != Health::Ok).then(|| format!("{protocol} is {health:?}")),
     };
-    let result = Ok(vec![report(Protocol::Cbd, cbd), report(Protocol::Vhost, vhost)]);
+    let result = Ok(vec![report(Protocol::Cbd, cbd), report(Protocol::Vhost, vhost)].into());
     Event::HealthDone { host: host(n), generation: 0, storage: storage(0), result }
 }
 
@@ -311,7 +312,12 @@ fn strangers_are_ignored() {
     let stranger = HostId::from_name("stranger");
     let events = [
         Event::PingDone { host: stranger, generation: 0, reply: pong(true) },
-        Event::HealthDone { host: host(0), generation: 0, storage: StorageId::from_name("other"), result: Ok(vec![]) },
+        Event::HealthDone {
+            host: host(0),
+            generation: 0,
+            storage: StorageId::from_name("other"),
+            result: Ok(vec![].into()),
+        },
         Event::DeployDone { host: stranger, storage: storage(0), protocol: Protocol::Nbd },
         Event::SetState { host: stranger, state: HostState::Maintenance, draining: true },
         Event::PingNow { host: stranger },
@@ -385,7 +391,7 @@ proptest! {
                         let result = if good { Ok(vec![report(Protocol::Cbd, true), report(Protocol::Vhost, other)]) }
                             else if other { Ok(vec![report(Protocol::Cbd, false), report(Protocol::Vhost, false)]) }
                             else { Err(ErrorCode::new(Code::TIMEOUT, "x")) };
-                        Event::HealthDone { host, generation, storage, result }
+                        Event::HealthDone { host, generation, storage, result: result.map(Into::into) }
                     }
                     Command::Deploy { host, storage, protocol, .. } => Event::DeployDone { host, storage, protocol },
                     Command::Tell(_) => unreachable!(),

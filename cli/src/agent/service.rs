@@ -13,6 +13,7 @@ use ringfence_drivers::{
     node::{
         self,
         docker::{DEFAULT_SOCKET, Engine},
+        exports,
         hugepages::Hugepages,
         scan, sibling,
         target::Target,
@@ -92,6 +93,7 @@ impl Service {
     /// Looks at what this host has.
     pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Service> {
         let vms = Vms::open(settings.qemu.clone(), state.path()).await?;
+        exports::adopt(Some(state.path())).await?;
         Ok(Service {
             host: settings.host,
             boot_id: Uuid::new_v4().to_string(),
@@ -168,7 +170,7 @@ impl Service {
 
     async fn deploy(&self, cmd: DeployVhostCmd) -> Result<DeployVhostReply> {
         let volumes = cmd.volume_dir.as_deref().map(Path::new);
-        self.target(cmd.primary_storage_uuid)?.deploy(volumes).await
+        self.target(cmd.primary_storage_uuid)?.deploy(volumes, cmd.on_target_loss).await
     }
 
     async fn health(&self, cmd: VhostTargetHealthCmd) -> Result<VhostTargetHealthReply> {
@@ -192,11 +194,16 @@ impl Service {
     }
 
     async fn stop_vm(&self, cmd: StopVmCmd) -> Result<Done> {
-        self.vms.stop(&cmd).await.map(|()| Done {})
+        // What its targets hold would be written after it.
+        exports::adopt(Some(self.state.path())).await?;
+        self.vms.stop(&cmd).await?;
+        exports::end(cmd.vm_uuid, Some(self.state.path())).await.map(|_| Done {})
     }
 
     async fn list_vms(&self, cmd: ListVmsCmd) -> Result<ListVmsReply> {
-        self.vms.list(&cmd).await
+        let mut reply = self.vms.list(&cmd).await?;
+        reply.vms.extend(exports::idle(self.state.path()).await?);
+        Ok(reply)
     }
 
     async fn sibling_fence(&self, cmd: SiblingFenceVmCmd) -> Result<SiblingFenceVmOnHostReply> {

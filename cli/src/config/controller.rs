@@ -430,11 +430,17 @@ fn storage(
         }
         _ => {}
     }
+    if let Some(on_loss) = of.on_target_loss.as_ref().filter(|_| of.kind != StorageKind::Vhost) {
+        let message = "on_target_loss is for storages of kind \"vhost\": no other has a target that the agent deploys";
+        c.wrong(on_loss.span(), message, "remove on_target_loss");
+    }
+    let on_target_loss = of.on_target_loss.as_ref().map(|on_loss| *on_loss.get_ref()).unwrap_or_default();
     if !urls.is_empty() {
         mds.insert(id, urls);
     }
     let name = of.name.get_ref().clone();
-    inventory.storages.push(Storage { id, name, kind: of.kind, clusters: of_clusters, protocols, volume_dir, ceph });
+    let (kind, clusters) = (of.kind, of_clusters);
+    inventory.storages.push(Storage { id, name, kind, clusters, protocols, volume_dir, on_target_loss, ceph });
 }
 
 fn vms(

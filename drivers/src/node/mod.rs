@@ -4,6 +4,8 @@
 //! and start time were read again; what the agent starts outlives the agent.
 
 pub mod docker;
+pub mod exports;
+mod guest;
 pub mod hugepages;
 mod libvirt;
 pub mod proc;

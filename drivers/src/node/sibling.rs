@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
+    exports,
     ssh::{self, SshSettings},
     vms,
 };
@@ -56,8 +57,9 @@ const MAX_KILLS: u32 = 2;
 /// `SYS.1016` if the processes cannot be listed: nothing is known then.
 pub async fn kill(vm: VmId) -> Result<Killed> {
     let (mut found, mut killed, mut kills, mut said) = (false, false, 0, Vec::new());
+    exports::adopt(None).await?;
     let deadline = Instant::now() + RESPAWN_WATCH;
-    let alive = loop {
+    let mut alive = loop {
         let there = vms::running(vm)?;
         if there.is_empty() {
             if Instant::now() >= deadline {
@@ -93,6 +95,19 @@ pub async fn kill(vm: VmId) -> Result<Killed> {
             break true;
         }
     };
+    if !alive {
+        // What its targets hold would be written after it.
+        match exports::end(vm, None).await {
+            Ok(ended) => {
+                (found, killed) = (found || ended.found, killed || ended.found);
+                said.extend(ended.said);
+            }
+            Err(error) => {
+                (found, alive) = (true, true);
+                said.push(format!("whether its exports are ended is not known: {}", error.details));
+            }
+        }
+    }
     Ok(Killed { found, killed, alive, reason: said.join("; ") })
 }
 
@@ -127,6 +142,11 @@ for round in 1 2; do
   sleep 0.5
 done
 [ -z "$(list any)" ] || found=true alive=true
+# A vhost target may hold writes of the VM. It takes `ringfence kill-vm` to end them.
+for d in /proc/[0-9]*; do
+  admin=$(tr '\0' '\n' 2>/dev/null <"$d/cmdline" | sed -n 's/^socket,id=admin,path=\(.*\),server=on,wait=off$/\1/p')
+  [ -z "$admin" ] || ! grep -q "$uuid" "${admin%/*}/exports.json" 2>/dev/null || found=true alive=true
+done
 printf '{"found":%s,"killed":%s,"alive":%s,"reason":"by script"}\n' "$found" "$killed" "$alive"
 "#;
 

@@ -297,7 +297,7 @@ struct Files {
 }
 
 /// Every QEMU of this host, under the names that distributions give it.
-fn processes() -> Result<Vec<Process>> {
+pub(super) fn processes() -> Result<Vec<Process>> {
     let qemu = |process: &Process| {
         process.option("-uuid").is_some() && process.is_alive() && {
             let program = process.program();

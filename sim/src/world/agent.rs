@@ -278,7 +278,7 @@ impl HostAgentPort for End {
             at.work(time).await?;
             let mut state = at.state();
             let started = state.deploy(at.host, storage)?;
-            Ok(DeployVhostReply { pid: 7, started, exports: 0 })
+            Ok(DeployVhostReply { pid: 7, started, ..DeployVhostReply::default() })
         })
         .await
     }
