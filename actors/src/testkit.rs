@@ -270,7 +270,10 @@ impl HostAgentPort for FakeWorld {
     }
 
     async fn create_vhost_bdev(&self, host: HostId, cmd: CreateVhostBdevCmd, _: Call) -> Result<CreateVhostBdevReply> {
-        self.reach(host, "export", |_| Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) }))
+        self.reach(host, "export", |host| match host.target {
+            true => Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) }),
+            false => Err(ErrorCode::new(Code::NOT_READY, "the target does not run")),
+        })
     }
 
     async fn delete_vhost_bdev(&self, host: HostId, _: DeleteVhostBdevCmd, _: Call) -> Result<Done> {

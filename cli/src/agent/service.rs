@@ -93,7 +93,9 @@ impl Service {
     /// Looks at what this host has.
     pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Service> {
         let vms = Vms::open(settings.qemu.clone(), state.path()).await?;
-        exports::adopt(Some(state.path())).await?;
+        if let Err(error) = exports::adopt(Some(state.path())).await {
+            tracing::warn!(%error, "not every export's VM is known");
+        }
         Ok(Service {
             host: settings.host,
             boot_id: Uuid::new_v4().to_string(),
@@ -195,8 +197,9 @@ impl Service {
 
     async fn stop_vm(&self, cmd: StopVmCmd) -> Result<Done> {
         // What its targets hold would be written after it.
-        exports::adopt(Some(self.state.path())).await?;
+        let adopted = exports::adopt(Some(self.state.path())).await;
         self.vms.stop(&cmd).await?;
+        adopted?;
         exports::end(cmd.vm_uuid, Some(self.state.path())).await.map(|_| Done {})
     }
 

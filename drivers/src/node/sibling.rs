@@ -57,7 +57,8 @@ const MAX_KILLS: u32 = 2;
 /// `SYS.1016` if the processes cannot be listed: nothing is known then.
 pub async fn kill(vm: VmId) -> Result<Killed> {
     let (mut found, mut killed, mut kills, mut said) = (false, false, 0, Vec::new());
-    exports::adopt(None).await?;
+    // Before the kill, for it goes by the QEMUs. The kill does not wait for its success.
+    let adopted = exports::adopt(None).await;
     let deadline = Instant::now() + RESPAWN_WATCH;
     let mut alive = loop {
         let there = vms::running(vm)?;
@@ -97,7 +98,7 @@ pub async fn kill(vm: VmId) -> Result<Killed> {
     };
     if !alive {
         // What its targets hold would be written after it.
-        match exports::end(vm, None).await {
+        match exports::end(vm, None).await.and_then(|ended| adopted.map(|()| ended)) {
             Ok(ended) => {
                 (found, killed) = (found || ended.found, killed || ended.found);
                 said.extend(ended.said);
