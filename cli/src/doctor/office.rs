@@ -221,6 +221,7 @@ mod tests {
             clusters: vec![ClusterId::from_name("c1")],
             protocols: Vec::new(),
             volume_dir: None,
+            on_target_loss: Default::default(),
             ceph: None,
             watchers_allowed: Vec::new(),
         };

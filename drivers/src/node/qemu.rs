@@ -175,7 +175,7 @@ pub fn arguments(
                 add("-device", format!("vhost-user-blk-pci,chardev=disk{n},bootindex={bootindex}"));
             }
             DiskSource::File { path } => {
-                add("-blockdev", format!("driver=file,node-name=disk{n},filename={}", quote(path)));
+                add("-blockdev", format!("driver=file,node-name=disk{n},filename={},cache.direct=on", quote(path)));
                 add("-device", virtio(n, bootindex));
             }
             DiskSource::Rbd { pool, image, conf, user } => {
