@@ -125,7 +125,7 @@ impl Host {
 
     fn boots(&self, vm: &str) -> usize {
         let said = std::fs::read(self.dir.path().join(format!("{vm}.boots"))).unwrap_or_default();
-        String::from_utf8_lossy(&said).matches("SeaBIOS (version").count()
+        String::from_utf8_lossy(&said).matches("BUILD: ").count()
     }
 
     async fn until(&self, what: &str, is: impl Fn() -> bool) {

@@ -142,6 +142,7 @@ fn every_message_keeps_its_wire_form() {
             r#"{"watchers": [{"address": "10.77.0.11:0/7", "ip": "10.77.0.11"}]}"#;
         FenceHostOnStorageMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{"osdEpoch": 41, "addresses": ["fd00::1"]}"#;
         LiftStorageFenceMsg r#"{"hostUuid": @H}"# => r#"{}"#;
+        ForgetStorageFenceMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
         QueryStorageFencesMsg r#"{}"# => r#"{"hostUuids": [@H]}"#;
         LookForVmMsg r#"{"hostUuid": null}"# => r#"@vm"#;
         QueryHostsMsg r#"{}"# => r#"{"hosts": [@host], "refs": [@ref], "storages": [@storageHost]}"#;

@@ -125,12 +125,13 @@ impl Disk {
 
 fn main() {
     unsafe { mount(c"dev".as_ptr(), c"/dev".as_ptr(), c"devtmpfs".as_ptr(), 0, std::ptr::null()) };
+    std::panic::set_hook(Box::new(|panic| say(format!("ERROR {panic}"))));
     let mut modules: Vec<_> = fs::read_dir("/modules").unwrap().map(|entry| entry.unwrap().path()).collect();
     modules.sort();
     for module in modules {
         let file = File::open(&module).unwrap();
-        let loaded = unsafe { syscall(FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0) };
-        assert_eq!(loaded, 0, "{module:?}");
+        let loaded = unsafe { syscall(FINIT_MODULE, c_long::from(file.as_raw_fd()), c"".as_ptr(), 0 as c_long) };
+        assert_eq!(loaded, 0, "{module:?}: {}", std::io::Error::last_os_error());
     }
     let open = || OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT).open("/dev/vda");
     let disks: Vec<Disk> = (0..THREADS as u64)
