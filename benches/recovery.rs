@@ -58,7 +58,7 @@ fn cycle(core: &mut Core, now: Duration, health: Health) -> usize {
             Command::CheckHealth { host, generation, storage } => {
                 let reason = (health != Health::Ok).then(|| "the target does not run".to_owned());
                 let report = |protocol| ProtocolHealth { protocol, health, reason: reason.clone() };
-                Event::HealthDone { host, generation, storage, result: Ok(PROTOCOLS.map(report).to_vec()) }
+                Event::HealthDone { host, generation, storage, result: Ok(PROTOCOLS.map(report).to_vec().into()) }
             }
             Command::Deploy { host, storage, protocol, .. } => Event::DeployDone { host, storage, protocol },
             Command::Tell(fact) => {

@@ -100,6 +100,18 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest; }
 cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --debug --locked cargo-deny; }
 
+if [[ ! -f $TOOLS/guest/vmlinuz ]]; then
+  say "a kernel for the tests' guest into $TOOLS"
+  [[ $updated ]] || "${SUDO[@]}" apt-get update -qq >&2 || true
+  # Debian's own, but not for this machine.
+  KERNEL=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
+  PACKAGE=$(mktemp -d)
+  (cd "$PACKAGE" && apt-get download -qq "$KERNEL" 2>/dev/null && dpkg -x linux-image-*.deb .)
+  mkdir -p $TOOLS/guest
+  find "$PACKAGE/lib/modules" -name 'virtio*.ko' -exec cp {} $TOOLS/guest/ \;
+  cp "$PACKAGE"/boot/vmlinuz-* $TOOLS/guest/vmlinuz
+  rm -rf "$PACKAGE"
+fi
 # Checkers that are no packages of Debian, or that come with a daemon nobody asked for: under target/tools.
 tools_venv
 z3

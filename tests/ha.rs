@@ -296,6 +296,7 @@ fn a_deposed_controller_touches_no_host() {
                         primary_storage_uuid: StorageId::from_name("s"),
                         storage: "s".to_owned(),
                         volume_dir: None,
+                        on_target_loss: Default::default(),
                     },
                 )
                 .await

@@ -10,14 +10,16 @@ use ringfence::{
 use ringfence_actors::{
     assembly::Assembly,
     change::InventoryChanged,
+    fence::ceph::{CHECK_EVERY, CephActor},
     ha::HaActor,
     inventory::{Inventory, PingSettings, Settings, Vm},
     testkit::{FakeWorld, ceph_of, cluster_of, storage_of, vm_of},
     vm::VmActor,
 };
 use ringfence_messages::{
-    Code, ErrorCode, HostId, Protocol, Result, VmId,
-    ha::QuarantineHostMsg,
+    Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
+    ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, QueryStorageFencesMsg, StorageFenceChanged, StorageFencePhase},
+    ha::{ConfirmHostFencedMsg, QuarantineHostMsg},
     host::{ChangeHostStateMsg, HostAction, HostInventory, HostStatus, HostStatusChanged, QueryHostsMsg},
     recovery::ProtocolRedeploy,
     storage::StorageKind,
@@ -217,6 +219,55 @@ fn a_host_in_quarantine_stays_as_it_is() {
         let mut other = inventory(&["a", "b"], vec![vm("vm1", 512)]);
         other.hosts[1].storage_ips.clear();
         refused(scene.change(other).await, "host b is in quarantine");
+    });
+}
+
+/// K13: what was blocked is what is renewed and lifted, whatever the host's addresses are by then.
+#[test]
+fn a_fence_outlives_a_change_of_the_hosts_addresses() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        let ceph = Address::new(CephActor::KIND, StorageId::from_name("s"));
+        let fence = FenceHostOnStorageMsg { host_uuid: host("b"), reason: "asked".to_owned() };
+        let was = scene.world.bus().ask(ceph, fence).await.unwrap().addresses;
+        let mut other = inventory(&["a", "b"], vec![vm("vm1", 512)]);
+        let new: std::net::IpAddr = "10.0.9.9".parse().unwrap();
+        other.hosts[1].storage_ips = vec![new];
+        scene.change(other).await.unwrap();
+        scene.fake.ceph.lock().map.blocked.clear();
+        tokio::time::sleep(CHECK_EVERY + S).await;
+        let blocked = scene.fake.ceph.lock().map.blocked.clone();
+        assert!(blocked.contains(&new) && was.iter().all(|ip| blocked.contains(ip)), "{blocked:?}");
+        scene.world.bus().ask(ceph, LiftStorageFenceMsg { host_uuid: host("b") }).await.unwrap();
+        assert!(scene.fake.ceph.lock().map.blocked.is_empty());
+    });
+}
+
+/// K13: one that burnt down is not renewed on the blocklist for ever.
+#[test]
+fn a_host_in_quarantine_leaves_for_good_once_a_human_says_that_it_is_off() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        scene.fake.host(host("b"), |b| (b.answers, b.ssh) = (false, false));
+        tokio::time::sleep(10 * S).await;
+        let ha = Address::singleton(HaActor::KIND);
+        let order = QuarantineHostMsg { host_uuid: host("b"), reason: "asked".to_owned() };
+        scene.world.bus().ask(ha, order).await.unwrap();
+        let ceph = Address::new(CephActor::KIND, StorageId::from_name("s"));
+        let fence = FenceHostOnStorageMsg { host_uuid: host("b"), reason: "asked".to_owned() };
+        let refused_there = scene.world.bus().ask(ceph, fence).await.unwrap().addresses;
+        let without = || inventory(&["a"], vec![vm("vm1", 512)]);
+        refused(scene.change(without()).await, "host b is in quarantine");
+
+        let word = ConfirmHostFencedMsg { host_uuid: host("b"), by: "eve".to_owned() };
+        scene.world.bus().ask(ha, word).await.unwrap();
+        scene.maintain("b").await;
+        scene.change(without()).await.unwrap();
+        let fences = scene.fake.journal.events::<StorageFenceChanged>();
+        let last = fences.last().unwrap();
+        assert_eq!((last.phase, &last.addresses), (StorageFencePhase::Forgotten, &refused_there));
+        let reply = scene.world.bus().ask(ceph, QueryStorageFencesMsg {}).await.unwrap();
+        assert_eq!(reply.host_uuids, [], "nobody renews it");
     });
 }
 

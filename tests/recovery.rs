@@ -3,18 +3,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ringfence::testkit::{self, World};
+use ringfence::{
+    Actor, Address,
+    testkit::{self, World},
+};
 use ringfence_actors::{
     assembly::Assembly,
     inventory::{Inventory, PingSettings, Settings},
+    storage::StorageActor,
     testkit::{FakeWorld, cluster_of, storage_of},
 };
 use ringfence_messages::{
-    Code, ErrorCode, Event, HostId, Protocol, ProtocolStatus, StorageId,
+    Code, ErrorCode, Event, HostId, Protocol, ProtocolStatus, StorageId, VmId,
     audit::ControllerStarted,
     host::{ChangeHostStateMsg, HostAction, HostState, HostStatus, HostStatusChanged, HostsReply, QueryHostsMsg},
     recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
-    storage::{DeployClientMsg, ProtocolStatusChanged, StorageHostStatusChanged, StorageKind},
+    storage::{ActivateVolumeMsg, DeployClientMsg, ProtocolStatusChanged, StorageHostStatusChanged, StorageKind},
+    vm::DiskSource,
 };
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -98,6 +103,29 @@ fn a_target_that_is_down_is_redeployed_after_the_host_was_prepared() {
         let mut sorted = changes.clone();
         sorted.sort_by(|x, y| x.0.cmp(&y.0));
         assert_eq!(sorted, [of("a"), of("b")].concat(), "on change only");
+    });
+}
+
+#[test]
+fn a_start_that_needs_a_target_which_is_down_redeploys_it_at_once() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.fake.host(host("a"), |host| host.deploy_error = Some(broken()));
+        // Deep in the backoff.
+        scene.pings(50).await;
+        scene.fake.host(host("a"), |host| host.deploy_error = None);
+        scene.fake.take_calls();
+        let ask = ActivateVolumeMsg {
+            host_uuid: host("a"),
+            install_path: "vhost://vm1".parse().unwrap(),
+            bdev_name: "vm1-0".to_owned(),
+            vm_uuid: VmId::from_name("vm1"),
+        };
+        let storage = Address::new(StorageActor::KIND, StorageId::from_name("s"));
+        let disk = scene.world.bus().ask(storage, ask).await.unwrap();
+        assert_eq!(disk, DiskSource::VhostUser { socket_path: "/run/vm1-0.sock".to_owned() });
+        let calls: Vec<_> = scene.fake.take_calls().into_iter().map(|(_, call)| call).collect();
+        assert_eq!(calls, ["export", "prepare", "deploy", "export"]);
     });
 }
 

@@ -8,6 +8,7 @@ use ringfence::{Actor, Address, Bus, Result};
 use ringfence_messages::{
     Code, ErrorCode, HostId, StorageId, VmId,
     audit::ControllerStarted,
+    ceph::ForgetStorageFenceMsg,
     ha::QueryHaMsg,
     host::QueryHostsMsg,
     storage::StorageKind,
@@ -136,7 +137,13 @@ impl Assembly {
         let asked = directory.vms.iter().map(|vm| self.bus.ask(vm_address(vm.id), QueryVmMsg {}));
         let vms = try_join_all(asked).await?;
         let hosts = self.bus.ask(self.recovery(), QueryHostsMsg {}).await?.hosts;
-        let quarantined = memory::quarantined(&*self.ports.journal).await?.into_keys().collect();
+        let mut quarantined: HashSet<HostId> = memory::quarantined(&*self.ports.journal).await?.into_keys().collect();
+        for host in removed(&change.hosts) {
+            // One that burnt down may go: a human answers for it (K13).
+            if memory::attested_off(&*self.ports.journal, &host.name).await?.is_some() {
+                quarantined.remove(&host.id);
+            }
+        }
         let mut refusals = change.refusals(&Known { hosts: &hosts, quarantined: &quarantined, vms: &vms });
         if refusals.is_empty() {
             for host in removed(&change.hosts) {
@@ -216,6 +223,14 @@ impl Assembly {
     async fn leave(&self, change: &Change, by: &str) -> Result<()> {
         for vm in removed(&change.vms) {
             self.retire(vm_address(vm.id)).await?;
+        }
+        let directory = self.catalog.now();
+        for host in removed(&change.hosts) {
+            for storage in directory.storages.iter().filter(|of| of.kind == StorageKind::Ceph) {
+                let reason = format!("{} leaves the inventory, {by} removes it: its entry ends by itself", host.name);
+                let forget = ForgetStorageFenceMsg { host_uuid: host.id, reason };
+                self.bus.ask(Address::new(CephActor::KIND, storage.id), forget).await?;
+            }
         }
         for storage in removed(&change.storages) {
             self.retire(Address::new(CephActor::KIND, storage.id)).await?;

@@ -87,6 +87,7 @@ pub enum Field {
     Kind,
     Protocols,
     Dir,
+    OnTargetLoss,
     HostConf,
     HostUser,
     WatchersAllowed,
@@ -111,6 +112,7 @@ impl Field {
             Field::Kind => "kind",
             Field::Protocols => "protocols",
             Field::Dir => "dir",
+            Field::OnTargetLoss => "on_target_loss",
             Field::HostConf => "host_conf",
             Field::HostUser => "host_user",
             Field::WatchersAllowed => "watchers_allowed",
@@ -317,13 +319,14 @@ fn host_fields(of: &Host, cluster: String) -> Vec<(Field, String)> {
 }
 
 fn storage_fields(of: &Storage, of_clusters: Vec<String>) -> Vec<(Field, String)> {
-    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, ceph, watchers_allowed } = of;
+    let Storage { id: _, name, kind, clusters: _, protocols, volume_dir, on_target_loss, ceph, watchers_allowed } = of;
     vec![
         (Field::Name, name.clone()),
         (Field::Kind, format!("{kind:?}").to_lowercase()),
         (Field::Clusters, list(&of_clusters, " ")),
         (Field::Protocols, list(protocols, " ")),
         (Field::Dir, volume_dir.clone().unwrap_or_default()),
+        (Field::OnTargetLoss, format!("{on_target_loss:?}").to_lowercase()),
         (Field::HostConf, ceph.as_ref().map(|of| of.conf.clone()).unwrap_or_default()),
         (Field::HostUser, ceph.as_ref().map(|of| of.user.clone()).unwrap_or_default()),
         (Field::WatchersAllowed, list(watchers_allowed, " ")),

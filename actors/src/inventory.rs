@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Protocol, Result, StorageId, VmId,
     storage::StorageKind,
-    vhost::DEFAULT_HUGEPAGES,
+    vhost::{DEFAULT_HUGEPAGES, OnTargetLoss},
     vm::{HaMode, InstallPath},
 };
 
@@ -74,6 +74,8 @@ pub struct Storage {
     pub protocols: Vec<Protocol>,
     /// Directory on every host where volumes of kind `vhost` and `dir` lie; `None` for the agent's own.
     pub volume_dir: Option<String>,
+    /// `vhost`: what happens to a guest whose target was lost with requests in flight.
+    pub on_target_loss: OnTargetLoss,
     /// Ceph: `ceph.conf` on the hosts, and the user there.
     pub ceph: Option<CephHostAccess>,
     /// Ceph: addresses that watch volumes without running their VMs, such as rbd-mirror's. They are no users of a volume, and

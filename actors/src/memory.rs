@@ -7,6 +7,7 @@ use ringfence_messages::{
     evidence::Machine,
     ha::{HostConfirmedFenced, HostQuarantineChanged},
     host::{HostIdentified, HostStatus, HostStatusChanged},
+    journal::ControllerRestored,
 };
 
 use crate::{
@@ -34,6 +35,13 @@ pub(crate) async fn quarantined(journal: &dyn JournalPort) -> Result<HashMap<Hos
     Ok(quarantined)
 }
 
+/// The record since which the journal is whole; 0 if it always was. Of one that was restored from a backup the records before may
+/// lack what became of them: that a host came back, for one (K7).
+pub(crate) async fn whole_since(journal: &dyn JournalPort) -> Result<u64> {
+    let restored = journal.latest(ControllerRestored::TOPIC).await?.pop();
+    Ok(restored.filter(|_| !sabotage::on(Sabotage::BackupBelieved)).map_or(0, |record| record.seq))
+}
+
 /// The machine that a host was when it last answered: unknown if it never did, or if another host answered as the same
 /// machine, so that one cannot be told from the other (K1).
 pub(crate) async fn machine(journal: &dyn JournalPort, host: HostId) -> Result<Machine> {
@@ -50,7 +58,7 @@ pub(crate) async fn machine(journal: &dyn JournalPort, host: HostId) -> Result<M
 pub(crate) async fn attested_off(journal: &dyn JournalPort, host: &str) -> Result<Option<String>> {
     let Some(record) = journal.latest_of(HostConfirmedFenced::TOPIC, host).await? else { return Ok(None) };
     let event: HostConfirmedFenced = record.event()?;
-    if !event.confirmed {
+    if !event.confirmed || record.seq < whole_since(journal).await? {
         return Ok(None);
     }
     let status = journal.latest_of(HostStatusChanged::TOPIC, host).await?;
@@ -63,4 +71,45 @@ pub(crate) fn answered_since(seq: u64, status: Option<&Record>) -> bool {
     younger.is_some_and(|record| {
         record.event::<HostStatusChanged>().is_ok_and(|event| event.new_status != HostStatus::Disconnected)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_messages::Event;
+
+    use super::*;
+    use crate::{ports::NewRecord, testkit::FakeWorld};
+
+    async fn append<E: Event>(fake: &FakeWorld, event: E) {
+        let (topic, subject) = (E::TOPIC.to_owned(), event.subject());
+        let payload = serde_json::to_value(&event).unwrap();
+        let record = NewRecord { topic, subject, payload, waited: Duration::ZERO };
+        fake.journal.append(vec![record]).await.unwrap();
+    }
+
+    /// K7: since the backup the host may have come back, and failed again.
+    #[tokio::test]
+    async fn a_word_from_before_the_journal_was_restored_is_no_word() {
+        let fake = FakeWorld::new([]);
+        let word = || HostConfirmedFenced {
+            host_uuid: HostId::from_name("a"),
+            host: "a".to_owned(),
+            confirmed: true,
+            by: "eve".to_owned(),
+        };
+        append(&fake, word()).await;
+        assert_eq!(attested_off(&*fake.journal, "a").await, Ok(Some("eve".to_owned())));
+        let restored = ControllerRestored {
+            journal_id: "restored".to_owned(),
+            generation: 1,
+            epoch: 1,
+            witness: None,
+            heard: 0,
+            silent: Vec::new(),
+        };
+        append(&fake, restored).await;
+        assert_eq!(attested_off(&*fake.journal, "a").await, Ok(None));
+        append(&fake, word()).await;
+        assert_eq!(attested_off(&*fake.journal, "a").await, Ok(Some("eve".to_owned())), "said anew");
+    }
 }

@@ -35,7 +35,6 @@ struct Inner {
     head: Option<JournalHead>,
     epoch: u64,
     above: u64,
-    restored: bool,
     behind: Option<ControllerBehind>,
 }
 
@@ -48,7 +47,6 @@ impl Standing {
         let asked = join!(journal.latest(ControllerRestored::TOPIC), journal.latest(ControllerStarted::TOPIC));
         let (restored, started) = (asked.0?.pop(), asked.1?.pop());
         let epoch = started.as_ref().map(Record::event::<ControllerStarted>).transpose()?.map_or(0, |of| of.epoch);
-        let fresh = restored.as_ref().map_or(0, |of| of.seq) > started.map_or(0, |of| of.seq);
         // Its own records have outgrown what hosts have heard since: a restart does not make it whole.
         let behind = journal.latest(ControllerBehind::TOPIC).await?.pop();
         let behind = behind.filter(|of| of.seq > restored.as_ref().map_or(0, |restored| restored.seq));
@@ -63,7 +61,7 @@ impl Standing {
         });
         metrics::gauge!("ringfence_controller_behind").set(if behind.is_some() { 1.0 } else { 0.0 });
         let above = epoch.max(restored.map_or(0, |of| of.epoch));
-        let inner = Inner { head, epoch, above, restored: fresh, behind };
+        let inner = Inner { head, epoch, above, behind };
         Ok(Standing { journal, catalog, inner: Arc::new(Mutex::new(inner)) })
     }
 
@@ -95,11 +93,6 @@ impl Standing {
     pub fn head(&self) -> Option<JournalHead> {
         let inner = self.inner.lock();
         inner.head.clone().filter(|_| inner.behind.is_none() || sabotage::on(Sabotage::BehindActs))
-    }
-
-    /// Whether this is the first start on a journal that was declared restored: nothing that it says of places is whole.
-    pub fn restored(&self) -> bool {
-        self.inner.lock().restored
     }
 
     /// Why this controller does nothing that cannot be undone, if so.

@@ -98,6 +98,8 @@ pub enum Sabotage {
     StartIsSuccess,
     /// A controller whose journal is behind what hosts have heard goes on.
     BehindActs,
+    /// What a journal says of hosts from before it was restored counts.
+    BackupBelieved,
 }
 
 /// Whether this one was chosen.

@@ -72,6 +72,7 @@ pub fn storage_of(name: &str, kind: StorageKind, protocols: &[Protocol]) -> Stor
         clusters: vec![ClusterId::from_name("c1")],
         protocols: protocols.to_vec(),
         volume_dir: None,
+        on_target_loss: Default::default(),
         ceph: None,
         watchers_allowed: Vec::new(),
     }
@@ -269,7 +270,7 @@ impl HostAgentPort for FakeWorld {
         self.reach(host, "deploy", |host| {
             unless(&host.deploy_error)?;
             let started = !std::mem::replace(&mut host.target, true);
-            Ok(DeployVhostReply { pid: 7, started, exports: 0 })
+            Ok(DeployVhostReply { pid: 7, started, ..DeployVhostReply::default() })
         })
     }
 
@@ -283,7 +284,10 @@ impl HostAgentPort for FakeWorld {
     }
 
     async fn create_vhost_bdev(&self, host: HostId, cmd: CreateVhostBdevCmd, _: Call) -> Result<CreateVhostBdevReply> {
-        self.reach(host, "export", |_| Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) }))
+        self.reach(host, "export", |host| match host.target {
+            true => Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) }),
+            false => Err(ErrorCode::new(Code::NOT_READY, "the target does not run")),
+        })
     }
 
     async fn delete_vhost_bdev(&self, host: HostId, _: DeleteVhostBdevCmd, _: Call) -> Result<Done> {

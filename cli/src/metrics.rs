@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Every metric: its name, kind and meaning.
-pub const ALL: [(&str, Kind, &str); 37] = [
+pub const ALL: [(&str, Kind, &str); 39] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
     ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts that an operator took out of service"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
@@ -47,6 +47,12 @@ pub const ALL: [(&str, Kind, &str); 37] = [
     ("ringfence_fences_total", Kind::Counter, "Fence attempts by outcome; each is audited once"),
     ("ringfence_vm_intruders_total", Kind::Counter, "QEMUs of a VM that were seen where they do not belong, by phase"),
     ("ringfence_storage_fence_renewals_total", Kind::Counter, "Storage fences that were ordered again, by why"),
+    (
+        "ringfence_guests_continued_total",
+        Kind::Counter,
+        "Guests that lost a vhost target and went on, which on_target_loss = \"continue\" allows",
+    ),
+    ("ringfence_guests_reset_total", Kind::Counter, "Guests that were reset because their vhost target was lost"),
     ("ringfence_redeploys_total", Kind::Counter, "Redeploys of a storage's protocol on a host, by outcome"),
     (
         "ringfence_invariant_violations_total",

@@ -6,15 +6,20 @@ use std::{
     fs::File,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use ringfence_drivers::node::{
     docker::Engine,
+    lookout::Lookout,
     proc::Process,
-    target::{Runner, Target, short},
+    target::{Runner, Target},
 };
-use ringfence_messages::{StorageId, vhost::CreateVhostBdevCmd};
+use ringfence_messages::{
+    StorageId,
+    vhost::{CreateVhostBdevCmd, OnTargetLoss},
+};
 
 const IMAGE: &str = "ringfence-test-target:1";
 
@@ -22,6 +27,10 @@ const IMAGE: &str = "ringfence-test-target:1";
 fn skipped(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "skipped on CI: {why}");
     eprintln!("skipped: {why}");
+}
+
+fn lookout() -> Arc<Lookout> {
+    Arc::new(Lookout::new(None, &[], false).unwrap())
 }
 
 struct Dockerd {
@@ -115,26 +124,26 @@ async fn a_target_in_a_container_is_deployed_healed_and_keeps_its_exports() {
     assert_eq!(docker.engine().ensure().await.unwrap(), "docker answers");
 
     // The image is not there: nothing is pulled, and the error names it.
-    let target = Target::new(Runner::Docker(docker.engine(), IMAGE.to_owned()), &state, storage).unwrap();
-    let error = target.deploy(Some(&volumes)).await.unwrap_err();
+    let target = Target::new(Runner::Docker(docker.engine(), IMAGE.to_owned()), &state, storage, &lookout()).unwrap();
+    let error = target.deploy(Some(&volumes), OnTargetLoss::Reset).await.unwrap_err();
     assert!(error.details.contains(IMAGE), "{error}");
     docker.import();
 
-    let first = target.deploy(Some(&volumes)).await.unwrap();
+    let first = target.deploy(Some(&volumes), OnTargetLoss::Reset).await.unwrap();
     assert!(first.started);
     target.health().await.unwrap();
-    let container = format!("ringfence-vhost-{}", short(storage));
+    let container = format!("ringfence-vhost-{}", &storage.0.simple().to_string()[..8]);
     assert!(docker.engine().is_running(&container).await.unwrap());
     let socket = target.create_bdev(&bdev(storage, &volumes)).await.unwrap();
     assert!(socket.exists(), "{} is seen from the host", socket.display());
-    assert!(!target.deploy(Some(&volumes)).await.unwrap().started, "a healthy one is left alone");
+    assert!(!target.deploy(Some(&volumes), OnTargetLoss::Reset).await.unwrap().started, "a healthy one is left alone");
 
     // Killed from outside; then the agent restarts too, and knows it only by what is on disk.
     Process::read(first.pid).unwrap().kill(Duration::from_secs(10)).await.unwrap();
     assert_eq!(target.health().await.unwrap_err(), "the target does not run");
     std::fs::remove_file(&socket).unwrap();
-    let target = Target::new(Runner::Docker(docker.engine(), IMAGE.to_owned()), &state, storage).unwrap();
-    let second = target.deploy(Some(&volumes)).await.unwrap();
+    let target = Target::new(Runner::Docker(docker.engine(), IMAGE.to_owned()), &state, storage, &lookout()).unwrap();
+    let second = target.deploy(Some(&volumes), OnTargetLoss::Reset).await.unwrap();
     assert!(second.started && second.pid != first.pid && second.exports == 1, "{second:?}");
     assert!(socket.exists(), "exported again under the same path");
     target.health().await.unwrap();

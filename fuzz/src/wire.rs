@@ -44,7 +44,7 @@ macro_rules! known {
 known! {
     SiblingFenceVmOnHostMsg SiblingFenceVmCmd HaStartVmInstanceMsg HostPingCmd HostFactsCmd PingHostMsg ChangeHostStateMsg
     QueryServingHostsMsg PlanHaStartMsg ScanHostMsg ScanHostCmd FindTargetMsg QuarantineHostMsg ConfirmHostFencedMsg
-    SetQuarantineMsg QueryHaMsg QueryWatchersMsg FenceHostOnStorageMsg LiftStorageFenceMsg QueryStorageFencesMsg LookForVmMsg
+    SetQuarantineMsg QueryHaMsg QueryWatchersMsg FenceHostOnStorageMsg LiftStorageFenceMsg ForgetStorageFenceMsg QueryStorageFencesMsg LookForVmMsg
     QueryHostsMsg CheckHostHealthMsg DeployClientMsg ActivateVolumeMsg PrepareVhostTargetEnvCmd DeployVhostCmd
     VhostTargetHealthCmd CreateVhostBdevCmd DeleteVhostBdevCmd StartVmCmd StopVmCmd ListVmsCmd StartVmMsg StopVmMsg QueryVmMsg
     DeployClientCmd UpdateHostDependencyCmd VhostHostCmd CreateVhostBdevOnHostCmd CheckHostConnectionCmd MdsFactsCmd

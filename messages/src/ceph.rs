@@ -65,6 +65,22 @@ pub struct LiftStorageFenceMsg {
 }
 message!(LiftStorageFenceMsg, 1, Lane::Control => Done);
 
+/// Keeps a host's fence no longer: it left the inventory for good, and a human attested that it is off. What is on the
+/// blocklist ends by itself. Idempotent.
+///
+/// # Errors
+/// `SYS.1005` while it is being fenced or lifted, `SYS.1004` before the journal was read, `SYS.1016` if it cannot be recorded:
+/// then it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForgetStorageFenceMsg {
+    /// The host.
+    pub host_uuid: HostId,
+    /// Why, for the audit.
+    pub reason: String,
+}
+message!(ForgetStorageFenceMsg, 1, Lane::Control => Done);
+
 /// Asks the actor of a Ceph storage which hosts it has fenced, or may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryStorageFencesMsg {}
@@ -100,6 +116,15 @@ pub enum StorageFencePhase {
     LiftIntended,
     /// Read back as gone.
     Lifted,
+    /// Not renewed any more: the host left for good, and its entry ends by itself.
+    Forgotten,
+}
+
+impl StorageFencePhase {
+    /// Whether a controller still sees to it that the cluster refuses the host.
+    pub fn is_kept(self) -> bool {
+        !matches!(self, StorageFencePhase::Lifted | StorageFencePhase::Forgotten)
+    }
 }
 
 /// A storage fence of a host changed.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ErrorCode, Health, HostId, Protocol, ProtocolStatus, StorageId, event, message,
+    ErrorCode, Health, HostId, Protocol, ProtocolStatus, StorageId, VmId, event, message,
     vm::{DiskSource, InstallPath},
 };
 
@@ -35,8 +35,17 @@ message!(CheckHostHealthMsg, 1 => CheckHostHealthReply);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckHostHealthReply {
-    /// In the storage's own order of protocols.
+    /// In the storage's own order of protocols, those that somebody could look at.
     pub protocols: Vec<ProtocolHealth>,
+    /// Why nobody could look at the others: their statuses stay.
+    #[serde(default)]
+    pub errors: Vec<ErrorCode>,
+}
+
+impl From<Vec<ProtocolHealth>> for CheckHostHealthReply {
+    fn from(protocols: Vec<ProtocolHealth>) -> Self {
+        CheckHostHealthReply { protocols, errors: Vec::new() }
+    }
 }
 
 /// What the probe of one protocol found.
@@ -97,6 +106,8 @@ pub struct ActivateVolumeMsg {
     pub install_path: InstallPath,
     /// Name of the export where the storage needs one: unique on the host.
     pub bdev_name: String,
+    /// The VM that writes to it: what is made for it ends with it.
+    pub vm_uuid: VmId,
 }
 message!(ActivateVolumeMsg, 1 => DiskSource);
 

@@ -29,6 +29,17 @@ pub struct PrepareVhostTargetEnvReply {
     pub notes: Vec<String>,
 }
 
+/// What happens to a guest whose target was lost with requests in flight, unless it is proven that the new one knows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnTargetLoss {
+    /// It is reset before its queue is served again, and replays its own journal.
+    #[default]
+    Reset,
+    /// It goes on, and may read what was never written: only for guests with one request at a time.
+    Continue,
+}
+
 /// Makes the vhost target of a storage run on the host and export again what it exported before. Done on a
 /// healthy target it changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +51,9 @@ pub struct DeployVhostCmd {
     pub storage: String,
     /// Directory on the host where the volumes of the storage lie; `None` for the agent's own.
     pub volume_dir: Option<String>,
+    /// What happens to the guests that lost it.
+    #[serde(default)]
+    pub on_target_loss: OnTargetLoss,
 }
 agent_command!(DeployVhostCmd, "/zbs/primarystorage/vhost/deploy" => DeployVhostReply);
 
@@ -53,6 +67,15 @@ pub struct DeployVhostReply {
     pub started: bool,
     /// Volumes that it exports now.
     pub exports: u32,
+    /// Volumes that it should export and does not, each with the reason.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// VMs whose guests were reset, because the target that they lost had requests of theirs in flight.
+    #[serde(default)]
+    pub reset: Vec<VmId>,
+    /// VMs whose guests went on instead, because the policy says so.
+    #[serde(default)]
+    pub continued: Vec<VmId>,
 }
 
 /// Asks whether the vhost target of a storage works: it runs and its control socket answers within 1 s.

@@ -142,18 +142,20 @@ fn every_message_keeps_its_wire_form() {
             r#"{"watchers": [{"address": "10.77.0.11:0/7", "ip": "10.77.0.11"}]}"#;
         FenceHostOnStorageMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{"osdEpoch": 41, "addresses": ["fd00::1"]}"#;
         LiftStorageFenceMsg r#"{"hostUuid": @H}"# => r#"{}"#;
+        ForgetStorageFenceMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
         QueryStorageFencesMsg r#"{}"# => r#"{"hostUuids": [@H]}"#;
         LookForVmMsg r#"{"hostUuid": null}"# => r#"@vm"#;
         QueryHostsMsg r#"{}"# => r#"{"hosts": [@host], "refs": [@ref], "storages": [@storageHost]}"#;
         CheckHostHealthMsg r#"{"hostUuid": @H}"# => r#"{"protocols": [{"protocol": "Vhost", "health": "Failed", "reason": "r"},
             {"protocol": "CBD", "health": "Ok", "reason": null}, {"protocol": "NVMEoF", "health": "Warn", "reason": "r"},
             {"protocol": "iSCSI", "health": "Unknown", "reason": "r"}, {"protocol": "NBD", "health": "Ok", "reason": null},
-            {"protocol": "RBD", "health": "Ok", "reason": null}]}"#;
+            {"protocol": "RBD", "health": "Ok", "reason": null}], "errors": [@error]}"#;
         DeployClientMsg r#"{"hostUuid": @H, "protocol": "Vhost", "attempt": 3, "skippedPings": 4}"# => r#"{"steps": [@step]}"#;
-        ActivateVolumeMsg r#"{"hostUuid": @H, "installPath": {"Vhost": {"name": "vm1"}}, "bdevName": "vm1-0"}"# =>
+        ActivateVolumeMsg r#"{"hostUuid": @H, "installPath": {"Vhost": {"name": "vm1"}}, "bdevName": "vm1-0", "vmUuid": @V}"# =>
             r#"{"vhostUser": {"socketPath": "/run/vm1-0.sock"}}"#;
         PrepareVhostTargetEnvCmd r#"{"hugepages": 1024}"# => r#"{"freeHugepages": 1024, "hugepageMount": "/dev/hugepages", "notes": ["n"]}"#;
-        DeployVhostCmd r#"{"primaryStorageUuid": @S, "storage": "vhost-1", "volumeDir": null}"# => r#"{"pid": 7, "started": true, "exports": 2}"#;
+        DeployVhostCmd r#"{"primaryStorageUuid": @S, "storage": "vhost-1", "volumeDir": null, "onTargetLoss": "continue"}"# =>
+            r#"{"pid": 7, "started": true, "exports": 2, "missing": ["b: r"], "reset": [@V], "continued": [@V]}"#;
         VhostTargetHealthCmd r#"{"primaryStorageUuid": @S, "containerName": null, "controlSock": "/s"}"# => r#"{"targetRunning": false, "reason": "r"}"#;
         CreateVhostBdevCmd r#"{"primaryStorageUuid": @S, "logicalPool": "p", "volume": "v", "bdevName": "b", "volumeDir": "/d", "vmUuid": @V}"# =>
             r#"{"socketPath": "/run/b.sock"}"#;

@@ -20,7 +20,7 @@ use std::{
 use ringfence_actors::{ha::drain::MOVES_AT_ONCE, inventory::Inventory, ports::Record};
 use ringfence_messages::{
     Event, StorageId,
-    ceph::{StorageFenceChanged, StorageFencePhase},
+    ceph::StorageFenceChanged,
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
     ha::{HostFailed, HostQuarantineChanged, VmMoveChanged},
     host::{HostState, HostStateChanged, HostStatus, HostStatusChanged},
@@ -163,7 +163,7 @@ impl State {
         let intents = self.latest(StorageFenceChanged::TOPIC);
         let holds = |record: &Record| {
             let event = record.event::<StorageFenceChanged>();
-            event.is_ok_and(|e| e.addresses.contains(&ip) && e.phase != StorageFencePhase::Lifted)
+            event.is_ok_and(|e| e.addresses.contains(&ip) && e.phase.is_kept())
         };
         if !intents.iter().any(holds) {
             self.violation("I4", format!("{ip} is blocked without an intent in the journal"));

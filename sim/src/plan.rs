@@ -243,6 +243,7 @@ pub fn storages(clusters: &[ClusterId]) -> Vec<Storage> {
         clusters: clusters.to_vec(),
         protocols: protocols.to_vec(),
         volume_dir: None,
+        on_target_loss: Default::default(),
         ceph: None,
         watchers_allowed: Vec::new(),
     };

@@ -3,18 +3,25 @@
 //! Invariants: an address that a daemon of the cluster or another host has is never blocked (fault 18). A fence is in
 //! force only when it was read back. Once intended it is kept, renewed before it ends and put back where it was taken
 //! away, until [`LiftStorageFenceMsg`], also over a restart: an entry must not end before the old QEMU is verified gone
-//! (seen on real Ceph: a survivor then writes again and never shows up as a watcher). One order per host at a time.
+//! (seen on real Ceph: a survivor then writes again and never shows up as a watcher). What was blocked is what is renewed and
+//! lifted, whatever the inventory calls the host's addresses by then (K13). One order per host at a time.
 //! Rejected: blocking single clients (`IP:0/NONCE`): a client that restarts has another nonce.
 
-use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later, Promise, Promised};
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result, StorageId,
     agent::Done,
     ceph::{
-        FenceHostOnStorageMsg, LiftStorageFenceMsg, QueryStorageFencesMsg, QueryWatchersMsg, StorageFenceChanged,
-        StorageFencePhase, StorageFenceReply, StorageFencesReply, WatchersReply,
+        FenceHostOnStorageMsg, ForgetStorageFenceMsg, LiftStorageFenceMsg, QueryStorageFencesMsg, QueryWatchersMsg,
+        StorageFenceChanged, StorageFencePhase, StorageFenceReply, StorageFencesReply, WatchersReply,
     },
     vm::InstallPath,
 };
@@ -55,6 +62,8 @@ struct Fence {
     in_force: Option<(Instant, StorageFenceReply)>,
     /// The cluster may refuse it: it was told to, by this controller or, as the journal says, by one before.
     told: bool,
+    /// What was or may have been blocked.
+    addresses: BTreeSet<IpAddr>,
     busy: bool,
     waiting: Vec<Promise<StorageFenceReply>>,
 }
@@ -86,21 +95,23 @@ impl CephActor {
             let mut fenced = Vec::new();
             for record in journal.latest(StorageFenceChanged::TOPIC).await? {
                 let event: StorageFenceChanged = record.event()?;
-                if event.primary_storage_uuid == storage && event.phase != StorageFencePhase::Lifted {
-                    fenced.push(event.host_uuid);
+                if event.primary_storage_uuid == storage && event.phase.is_kept() {
+                    fenced.push((event.host_uuid, event.addresses));
                 }
             }
             Ok(fenced)
         };
-        ctx.spawn_detached(fenced, |this, fenced: Result<Vec<HostId>>, ctx| match fenced {
+        ctx.spawn_detached(fenced, |this, fenced: Result<Vec<(HostId, Vec<IpAddr>)>>, ctx| match fenced {
             Ok(fenced) => {
-                this.fences = Some(
-                    fenced
-                        .iter()
-                        .map(|host| (*host, Fence { told: !sabotage::on(Sabotage::ForgetFences), ..Fence::default() }))
-                        .collect(),
-                );
-                for host in fenced {
+                let hosts: Vec<HostId> = fenced.iter().map(|(host, _)| *host).collect();
+                let told = !sabotage::on(Sabotage::ForgetFences);
+                let fence = |addresses: Vec<IpAddr>| Fence {
+                    told,
+                    addresses: addresses.into_iter().collect(),
+                    ..Fence::default()
+                };
+                this.fences = Some(fenced.into_iter().map(|(host, addresses)| (host, fence(addresses))).collect());
+                for host in hosts {
                     this.order(host, "the controller started: what it had fenced stays so", ctx);
                 }
             }
@@ -118,19 +129,21 @@ impl CephActor {
             return;
         }
         let renews = fence.in_force.is_some();
-        let (flow, reason) = (self.flow.clone(), reason.to_owned());
+        let (flow, reason, blocked) = (self.flow.clone(), reason.to_owned(), fence.addresses.clone());
         // Detached: it is for everyone who waits, and is finished though the first one gave up.
-        ctx.spawn_detached(async move { flow.fence(host, reason, renews).await }, move |this, ended, _| {
+        ctx.spawn_detached(async move { flow.fence(host, blocked, reason, renews).await }, move |this, ended, _| {
             let Some(fence) = this.fences.as_mut().and_then(|fences| fences.get_mut(&host)) else { return };
             fence.busy = false;
             let result = match ended {
                 Ok(reply) => {
+                    fence.addresses.extend(&reply.addresses);
                     (fence.in_force, fence.told) = (Some((Instant::now(), reply.clone())), true);
                     Ok(reply)
                 }
                 Err(Refused { error, touched }) => {
                     fence.in_force = None;
-                    fence.told |= touched;
+                    fence.told |= !touched.is_empty();
+                    fence.addresses.extend(touched);
                     Err(error)
                 }
             };
@@ -185,10 +198,10 @@ impl Fence {
     }
 }
 
-/// A fence that is not known to hold; `touched`: the cluster may have been told.
+/// A fence that is not known to hold; `touched`: what the cluster may have been told.
 struct Refused {
     error: ErrorCode,
-    touched: bool,
+    touched: Vec<IpAddr>,
 }
 
 impl Flow {
@@ -216,12 +229,24 @@ impl Flow {
         }
     }
 
-    async fn fence(&self, host: HostId, reason: String, renews: bool) -> Result<StorageFenceReply, Refused> {
-        let untouched = |error| Refused { error, touched: false };
+    /// Blocks the host's addresses, and those that were `blocked` before.
+    async fn fence(
+        &self,
+        host: HostId,
+        mut blocked: BTreeSet<IpAddr>,
+        reason: String,
+        renews: bool,
+    ) -> Result<StorageFenceReply, Refused> {
+        let untouched = |error| Refused { error, touched: Vec::new() };
         let directory = self.catalog.now();
-        let addresses = directory.host(host).map_err(untouched)?.storage_ips.clone();
+        match directory.host(host) {
+            Ok(of) => blocked.extend(&of.storage_ips),
+            Err(_) if !blocked.is_empty() => {}
+            Err(error) => return Err(untouched(error)),
+        }
+        let addresses: Vec<IpAddr> = blocked.into_iter().collect();
         let map = self.ceph.map(self.storage).await.map_err(untouched)?;
-        may_block(&directory, host, &map).map_err(untouched)?;
+        may_block(&directory, host, &addresses, &map).map_err(untouched)?;
         let intent = self.event(host, StorageFencePhase::Intended, &addresses, reason.clone());
         self.recorder.intent(&intent).await.map_err(untouched)?;
         let mut osd_epoch = 0;
@@ -231,7 +256,7 @@ impl Flow {
                 Err(error) => {
                     let failed = self.event(host, StorageFencePhase::Failed, &addresses, error.to_string());
                     let _ = self.recorder.fact(failed).await;
-                    return Err(Refused { error, touched: true });
+                    return Err(Refused { error, touched: addresses });
                 }
             }
         }
@@ -243,8 +268,7 @@ impl Flow {
         Ok(StorageFenceReply { osd_epoch, addresses })
     }
 
-    async fn lift(&self, host: HostId) -> Result<Done> {
-        let addresses = self.catalog.now().host(host)?.storage_ips.clone();
+    async fn lift(&self, host: HostId, addresses: Vec<IpAddr>) -> Result<Done> {
         let reason = "no QEMU of a VM that moved is left on it".to_owned();
         let intent = self.event(host, StorageFencePhase::LiftIntended, &addresses, reason.clone());
         self.recorder.intent(&intent).await?;
@@ -257,17 +281,17 @@ impl Flow {
     }
 }
 
-/// Whether a host's addresses are its own alone (fault 18). The doctor asks the same.
+/// Whether addresses are this host's alone (fault 18). The doctor asks the same.
 ///
 /// # Errors
 /// `SYS.1006`, naming the address and whose it is too.
-pub fn may_block(directory: &Directory, host: HostId, map: &CephMap) -> Result<()> {
+pub fn may_block(directory: &Directory, host: HostId, addresses: &[IpAddr], map: &CephMap) -> Result<()> {
     let refused = |why: String| Err(ErrorCode::new(Code::OPERATION, format!("storage fence refused: {why}")));
-    let failed = directory.host(host)?;
-    if failed.storage_ips.is_empty() {
-        return refused(format!("{} has no storage_ips in the config: nothing is known to block", failed.name));
+    if addresses.is_empty() {
+        let name = directory.host_name(host);
+        return refused(format!("{name} has no storage_ips in the config: nothing is known to block"));
     }
-    for ip in &failed.storage_ips {
+    for ip in addresses {
         if let Some((daemon, _)) = map.daemons.iter().find(|(_, at)| at == ip) {
             return refused(format!("{ip} is the address of {daemon} too: blocking it would hurt the cluster"));
         }
@@ -289,6 +313,7 @@ impl Actor for CephActor {
             .message::<QueryWatchersMsg>()
             .message::<FenceHostOnStorageMsg>()
             .message::<LiftStorageFenceMsg>()
+            .message::<ForgetStorageFenceMsg>()
             .message::<QueryStorageFencesMsg>()
             .message::<RetireMsg>();
     }
@@ -362,15 +387,17 @@ impl Handler<LiftStorageFenceMsg> for CephActor {
             }
             Some(Some(fence)) => {
                 fence.busy = true;
-                lift(self.flow.clone(), host, promise, ctx);
+                let blocked = fence.addresses.iter().copied().collect();
+                lift(self.flow.clone(), host, blocked, promise, ctx);
             }
         }
         answer
     }
 }
 
-fn lift(flow: Flow, host: HostId, promise: Promise<Done>, ctx: &mut Ctx<'_, CephActor>) {
-    let lifted: std::pin::Pin<Box<dyn Future<Output = Result<Done>>>> = Box::pin(async move { flow.lift(host).await });
+fn lift(flow: Flow, host: HostId, blocked: Vec<IpAddr>, promise: Promise<Done>, ctx: &mut Ctx<'_, CephActor>) {
+    let lifted: std::pin::Pin<Box<dyn Future<Output = Result<Done>>>> =
+        Box::pin(async move { flow.lift(host, blocked).await });
     ctx.spawn_detached(lifted, move |this, result, ctx| {
         let Some(fences) = &mut this.fences else { return };
         let waiting = fences.get_mut(&host).map(|fence| {
@@ -388,6 +415,41 @@ fn lift(flow: Flow, host: HostId, promise: Promise<Done>, ctx: &mut Ctx<'_, Ceph
         }
         promise.complete(result);
     });
+}
+
+impl Handler<ForgetStorageFenceMsg> for CephActor {
+    type Answer = Promised<ForgetStorageFenceMsg>;
+
+    fn handle(&mut self, message: ForgetStorageFenceMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<ForgetStorageFenceMsg>();
+        let ForgetStorageFenceMsg { host_uuid: host, reason } = message;
+        match self.fences.as_mut().map(|fences| fences.get_mut(&host)) {
+            None => promise.complete(Err(not_ready())),
+            Some(None) => promise.complete(Ok(Done {})),
+            Some(Some(fence)) if fence.busy => {
+                let details = "this host is being fenced or lifted right now: try again in a moment";
+                promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, details)));
+            }
+            Some(Some(fence)) => {
+                fence.busy = true;
+                let (flow, addresses): (_, Vec<IpAddr>) =
+                    (self.flow.clone(), fence.addresses.iter().copied().collect());
+                let recorded = async move {
+                    let forgotten = flow.event(host, StorageFencePhase::Forgotten, &addresses, reason);
+                    flow.recorder.intent(&forgotten).await
+                };
+                ctx.spawn_detached(recorded, move |this, result, _| {
+                    let Some(fences) = &mut this.fences else { return };
+                    match &result {
+                        Ok(_) => drop(fences.remove(&host)),
+                        Err(_) => fences.entry(host).or_default().busy = false,
+                    }
+                    promise.complete(result.map(|_| Done {}));
+                });
+            }
+        }
+        answer
+    }
 }
 
 impl Handler<RetireMsg> for CephActor {

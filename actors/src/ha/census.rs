@@ -3,7 +3,7 @@
 //! Invariants (K7): nothing is started in a cluster before each of its hosts listed its processes with full sight, or is
 //! out of service, or cannot be asked; one that cannot be asked is a silent place for VMs whose volumes nobody watches. A
 //! failed look is no look. Hosts in maintenance are asked too, and not waited for: an operator emptied them or answers for
-//! them. Rejected: believing the journal about where nothing runs; whatever starts VMs beside us does not write it.
+//! them, unless that is from before the journal was restored. Rejected: believing the journal about where nothing runs; whatever starts VMs beside us does not write it.
 
 use ringfence_messages::{ClusterId, HostId, Result, host::HostStatus, vm::ListVmsReply};
 
@@ -44,7 +44,7 @@ impl Core {
         }
         let waited_for = |host: &Host| {
             let can_answer = host.status != Some(HostStatus::Disconnected) && host.deaf < MAX_DEAF;
-            !host.heard && !host.maintenance && !host.quarantined && can_answer
+            !host.heard && !host.is_settled() && can_answer
         };
         self.of_cluster(cluster).filter(|(_, host)| waited_for(host)).map(|(id, _)| id).collect()
     }
@@ -56,7 +56,7 @@ impl Core {
         }
         let silent = |host: &Host| {
             let cannot_answer = host.status == Some(HostStatus::Disconnected) || host.deaf >= MAX_DEAF;
-            !host.heard && !host.maintenance && !host.quarantined && !host.confirmed && cannot_answer
+            !host.heard && !host.is_settled() && !host.confirmed && cannot_answer
         };
         self.of_cluster(cluster).filter(|(_, host)| silent(host)).map(|(id, _)| id).collect()
     }
@@ -64,5 +64,12 @@ impl Core {
     fn of_cluster(&self, cluster: ClusterId) -> impl Iterator<Item = (HostId, &Host)> {
         let of_cluster = self.directory.hosts.iter().filter(move |of| of.cluster == cluster);
         of_cluster.filter_map(|of| self.hosts.get(&of.id).map(|host| (of.id, host)))
+    }
+}
+
+impl Host {
+    /// Somebody answers for what may run there: it was fenced, or an operator emptied it.
+    fn is_settled(&self) -> bool {
+        (self.maintenance || self.quarantined) && !self.aged
     }
 }

@@ -407,6 +407,26 @@ fn nothing_starts_before_every_host_of_the_cluster_was_heard() {
     assert_eq!(core.unheard(cluster), [host("i")]);
 }
 
+/// K7: since the backup a host may have come back from its quarantine, or to work, and run a VM of which nobody wrote.
+#[test]
+fn what_a_restored_journal_says_of_hosts_excuses_none_from_being_heard() {
+    let directory = core_of(&["v1"], 1).directory.clone();
+    let of = |names: &[&str]| names.iter().map(|name| host(name)).collect::<std::collections::BTreeSet<_>>();
+    for (aged, waited_for, silent) in [(of(&[]), vec![], vec![]), (of(&["a", "b"]), vec![host("a")], vec![host("b")])] {
+        let (quarantined, maintenance) = (of(&["b"]), of(&["a"]));
+        let memory = Memory { quarantined, maintenance, aged, ..Memory::default() };
+        let mut core = Core::new(HaSettings::default(), S, directory.clone(), memory);
+        let cluster = ClusterId::from_name("c1");
+        for name in ["c", "d", "e", "f", "g", "h", "i", "j"] {
+            core.on(Event::Listed(host(name), Ok(list(vec![]))), S);
+        }
+        core.on(Event::HostChanged(host("b"), HostStatus::Disconnected), S);
+        assert_eq!((core.unsettled(cluster), core.unheard(cluster)), (waited_for, silent.clone()));
+        core.on(Event::Listed(host("a"), Ok(list(vec![]))), S);
+        assert_eq!((core.unsettled(cluster), core.unheard(cluster)), (vec![], silent));
+    }
+}
+
 /// K8, K19, K20: a second QEMU is looked at; what only claims to be the VM is told of once, and not believed.
 #[test]
 fn a_second_qemu_is_looked_at_and_a_mere_claim_is_told_of_once() {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::try_join;
 use ringfence_messages::{
     Event as _, HostId, Result,
-    ha::{HostConfirmedFenced, HostDrained, HostFailed, VmMoveChanged},
+    ha::{HostConfirmedFenced, HostDrained, HostFailed, HostQuarantineChanged, VmMoveChanged},
     host::{HostState, HostStateChanged, HostStatusChanged},
     vm::VmStateChanged,
 };
@@ -15,7 +15,7 @@ use super::{
     drain::Move,
 };
 use crate::{
-    memory::{answered_since, quarantined},
+    memory::{answered_since, whole_since},
     ports::{JournalPort, Record},
     sabotage::{self, Sabotage},
 };
@@ -27,7 +27,14 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         let event: VmStateChanged = record.event()?;
         memory.vms.push((event.vm_uuid, Belief::from(&event)));
     }
-    memory.quarantined.extend(quarantined(&*journal).await?.into_keys());
+    let whole_since = whole_since(&*journal).await?;
+    for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
+        let event: HostQuarantineChanged = record.event()?;
+        if event.quarantined {
+            memory.quarantined.insert(event.host_uuid);
+            memory.aged.extend((record.seq < whole_since).then_some(event.host_uuid));
+        }
+    }
     let statuses = journal.latest(HostStatusChanged::TOPIC).await?;
     let holds = |record: &Record| {
         let status = statuses.iter().find(|status| status.subject == record.subject);
@@ -35,7 +42,9 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
     };
     for record in journal.latest(HostConfirmedFenced::TOPIC).await? {
         let event: HostConfirmedFenced = record.event()?;
-        memory.confirmed.extend((event.confirmed && holds(&record)).then_some(event.host_uuid));
+        memory
+            .confirmed
+            .extend((event.confirmed && record.seq > whole_since && holds(&record)).then_some(event.host_uuid));
     }
     for record in journal.latest(HostFailed::TOPIC).await? {
         let event: HostFailed = record.event()?;
@@ -49,7 +58,10 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
     for record in states {
         let event: HostStateChanged = record.event()?;
         let host = event.host_uuid;
-        memory.maintenance.extend((event.new_state == HostState::Maintenance).then_some(host));
+        if event.new_state == HostState::Maintenance {
+            memory.maintenance.insert(host);
+            memory.aged.extend((record.seq < whole_since).then_some(host));
+        }
         if event.draining {
             memory.draining.insert(host, drained.get(&host).is_some_and(|seq| *seq > record.seq));
         }

@@ -134,7 +134,6 @@ impl RecoveryActor {
                 let within = HEALTH_TIMEOUT + GRACE;
                 let checked = ctx.bus().ask_within(to, CheckHostHealthMsg { host_uuid: host }, within);
                 ctx.spawn_detached(checked, move |recovery, result, ctx| {
-                    let result = result.map(|reply| reply.protocols);
                     recovery.on(Event::HealthDone { host, generation, storage, result }, ctx);
                 });
             }

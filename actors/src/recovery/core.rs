@@ -21,13 +21,15 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, Result, StorageId,
+    evidence::Machine,
     ha::HostSuspected,
     host::{
         HostInventory, HostState, HostStateChanged, HostStatus, HostStatusChanged, HostsReply, PingHostReply,
         ServingHostsReply,
     },
     storage::{
-        HostProtocolRef, ProtocolHealth, ProtocolStatusChanged, StorageHostRef, StorageHostStatusChanged, aggregate,
+        CheckHostHealthReply, HostProtocolRef, ProtocolStatusChanged, StorageHostRef, StorageHostStatusChanged,
+        aggregate,
     },
 };
 
@@ -64,7 +66,7 @@ pub enum Event {
         /// The storage.
         storage: StorageId,
         /// What it found, or why it could not look.
-        result: Result<Vec<ProtocolHealth>>,
+        result: Result<CheckHostHealthReply>,
     },
     /// A redeploy ended, however.
     DeployDone {
@@ -161,6 +163,8 @@ struct Host {
     answers: bool,
     /// Why it is kept out of service until it is reconciled; see [`crate::ha`].
     quarantine: Option<Box<str>>,
+    /// The machine that answered last, and which boot of it.
+    machine: Option<Box<Machine>>,
     /// Raised when what is in flight no longer counts.
     generation: u32,
     links: Box<[Link]>,
@@ -337,6 +341,7 @@ impl Core {
         host.answers = reply.connected;
         if reply.connected {
             host.failures = 0;
+            host.meet(reply.machine);
             self.schedule.ended(i, now, None);
             if let Some(why) = host.quarantine.clone().filter(|_| !sabotage::on(Sabotage::HealTheFenced)) {
                 self.set_status(i, HostStatus::Connecting, Some(format!("quarantined: {why}")), commands);
@@ -374,7 +379,7 @@ impl Core {
         &mut self,
         i: u32,
         storage: StorageId,
-        result: Result<Vec<ProtocolHealth>>,
+        result: Result<CheckHostHealthReply>,
         commands: &mut Vec<Command>,
     ) {
         let (inventory, host) = (&self.directory.hosts[i as usize], &mut self.hosts[i as usize]);
@@ -385,13 +390,15 @@ impl Core {
         let of = &storages[link.storage as usize];
         link.checking = false;
         let reports = match result {
-            Ok(reports) => reports,
+            Ok(reply) => {
+                link.check_error = reply.errors.into_iter().next().map(Box::new);
+                reply.protocols
+            }
             Err(error) => {
                 link.check_error = Some(Box::new(error));
                 return;
             }
         };
-        link.check_error = None;
         // Redeploying is for a host that answers: not while it is away, suspect or being worked on (I5).
         let serving = host.state == HostState::Enabled && host.status == HostStatus::Connected && host.failures == 0;
         for report in reports {
@@ -472,6 +479,8 @@ impl Core {
         match state {
             HostState::Maintenance => self.schedule.stop(i),
             HostState::Enabled => {
+                // Somebody worked on it: what did not help before may help now.
+                host.forget_backoff();
                 self.schedule.start(i, now);
                 self.set_status(i, HostStatus::Connecting, Some("activated, not pinged yet".to_owned()), commands);
             }
@@ -567,7 +576,22 @@ impl Core {
 impl Host {
     fn new(state: HostState, quarantine: Option<Box<str>>, generation: u32) -> Host {
         let status = HostStatus::Connecting;
-        Host { state, status, reason: None, failures: 0, answers: false, quarantine, generation, links: Box::default() }
+        let links = Box::default();
+        Host { state, status, reason: None, failures: 0, answers: false, quarantine, machine: None, generation, links }
+    }
+
+    /// Another boot of the machine, or another machine, starts without the failures of the one before.
+    fn meet(&mut self, machine: Machine) {
+        if machine == Machine::default() || self.machine.as_deref() == Some(&machine) {
+            return;
+        }
+        if self.machine.replace(Box::new(machine)).is_some() {
+            self.forget_backoff();
+        }
+    }
+
+    fn forget_backoff(&mut self) {
+        self.links.iter_mut().flat_map(|link| &mut link.keys).for_each(|key| key.backoff.ok());
     }
 }
 

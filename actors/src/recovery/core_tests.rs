@@ -9,8 +9,9 @@ use super::core::*;
 use crate::inventory::{Cluster, Directory, Host, Inventory, PingSettings, Storage};
 use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, StorageId,
+    evidence::Machine,
     host::{HostState, HostStatus, PingHostReply},
-    storage::ProtocolHealth,
+    storage::{CheckHostHealthReply, ProtocolHealth},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +44,7 @@ fn directory(hosts: usize, storages: usize) -> Arc<Directory> {
         clusters: vec![cluster],
         protocols: vec![Protocol::Cbd, Protocol::Vhost],
         volume_dir: None,
+        on_target_loss: Default::default(),
         ceph: None,
         watchers_allowed: Vec::new(),
     };
@@ -81,7 +83,7 @@ fn health(n: usize, cbd: Health, vhost: Health) -> Event {
         health,
         reason: (health != Health::Ok).then(|| format!("{protocol} is {health:?}")),
     };
-    let result = Ok(vec![report(Protocol::Cbd, cbd), report(Protocol::Vhost, vhost)]);
+    let result = Ok(vec![report(Protocol::Cbd, cbd), report(Protocol::Vhost, vhost)].into());
     Event::HealthDone { host: host(n), generation: 0, storage: storage(0), result }
 }
 
@@ -306,13 +308,78 @@ fn a_quarantined_host_answers_but_neither_serves_nor_is_healed() {
     assert_eq!((core.serving(cluster).doubtful_host_uuids, core.serving(cluster).enabled), (vec![], 1));
 }
 
+/// Four redeploys failed; the fifth is 16 pings away.
+fn backed_off() -> Core {
+    let mut core = well();
+    for ping in 0.. {
+        let deploys = orders(&cycle(&mut core, Health::Ok, Health::Failed));
+        core.on(Event::DeployDone { host: host(0), storage: storage(0), protocol: Protocol::Vhost }, Duration::ZERO);
+        if deploys.iter().any(|deploy| deploy.starts_with("deploy Vhost 4/")) {
+            return core;
+        }
+        assert!(ping < 100, "it backs off");
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_new_boot_forgets_the_backoff_and_the_same_boot_does_not() {
+    let boot = |id: &str| Machine { machine_id: "m".into(), boot_id: id.into() };
+    for (second, expected) in [("1", vec![]), ("2", vec!["deploy Vhost 1/0"])] {
+        let mut core = backed_off();
+        let mut deploys = Vec::new();
+        for machine in [boot("1"), boot(second)] {
+            let now = core.next_wakeup().expect("a ping is scheduled");
+            core.on(Event::Tick, now);
+            core.on(
+                Event::PingDone { host: host(0), generation: 0, reply: PingHostReply { machine, ..pong(true) } },
+                now,
+            );
+            deploys = orders(&core.on(health(0, Health::Ok, Health::Failed), now));
+        }
+        assert_eq!(deploys, expected, "boot {second}");
+    }
+}
+
+#[test]
+fn activation_forgets_the_backoff() {
+    let mut core = backed_off();
+    for state in [HostState::Maintenance, HostState::Enabled] {
+        core.on(Event::SetState { host: host(0), state, draining: false }, 20 * S);
+    }
+    assert_eq!(
+        core.hosts().refs.iter().map(|key| (key.redeploys, key.skip_pings)).collect::<Vec<_>>(),
+        [(0, 0), (0, 0)]
+    );
+}
+
+#[test]
+fn a_protocol_that_nobody_could_look_at_hides_no_other() {
+    let mut core = well();
+    core.on(Event::Tick, 10 * S);
+    core.on(pinged(0, true), 10 * S);
+    let error = ErrorCode::new(Code::TIMEOUT, "MDS busy");
+    let vhost = ProtocolHealth { protocol: Protocol::Vhost, health: Health::Failed, reason: None };
+    let result = Ok(CheckHostHealthReply { protocols: vec![vhost], errors: vec![error.clone()] });
+    let commands = core.on(Event::HealthDone { host: host(0), generation: 0, storage: storage(0), result }, 10 * S);
+    assert_eq!(orders(&commands), ["deploy Vhost 1/0"]);
+    let hosts = core.hosts();
+    assert_eq!(hosts.storages[0].check_error, Some(error));
+    assert_eq!(hosts.refs[0].status, Some(ProtocolStatus::Connected), "the other stays as it was");
+}
+
 #[test]
 fn strangers_are_ignored() {
     let mut core = core(1, 1);
     let stranger = HostId::from_name("stranger");
     let events = [
         Event::PingDone { host: stranger, generation: 0, reply: pong(true) },
-        Event::HealthDone { host: host(0), generation: 0, storage: StorageId::from_name("other"), result: Ok(vec![]) },
+        Event::HealthDone {
+            host: host(0),
+            generation: 0,
+            storage: StorageId::from_name("other"),
+            result: Ok(vec![].into()),
+        },
         Event::DeployDone { host: stranger, storage: storage(0), protocol: Protocol::Nbd },
         Event::SetState { host: stranger, state: HostState::Maintenance, draining: true },
         Event::PingNow { host: stranger },
@@ -386,7 +453,7 @@ proptest! {
                         let result = if good { Ok(vec![report(Protocol::Cbd, true), report(Protocol::Vhost, other)]) }
                             else if other { Ok(vec![report(Protocol::Cbd, false), report(Protocol::Vhost, false)]) }
                             else { Err(ErrorCode::new(Code::TIMEOUT, "x")) };
-                        Event::HealthDone { host, generation, storage, result }
+                        Event::HealthDone { host, generation, storage, result: result.map(Into::into) }
                     }
                     Command::Deploy { host, storage, protocol, .. } => Event::DeployDone { host, storage, protocol },
                     Command::Tell(_) => unreachable!(),

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, Handler, Kind, Later};
 use ringfence_messages::{
-    Code, ErrorCode, Health, HostId, Protocol, Result, StorageId,
+    Code, ErrorCode, Health, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
     recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
     storage::{
         ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeployClientMsg, DeployClientReply,
         ProtocolHealth, StorageKind,
     },
-    vhost::{CreateVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
+    vhost::{
+        CreateVhostBdevCmd, CreateVhostBdevReply, DeployVhostCmd, DeployVhostReply, PrepareVhostTargetEnvCmd,
+        VhostTargetHealthCmd,
+    },
     vm::{DiskSource, InstallPath},
     zbs,
 };
@@ -88,11 +91,19 @@ impl Handler<CheckHostHealthMsg> for StorageActor {
 
     fn handle(&mut self, message: CheckHostHealthMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         self.run(async move |inner| {
-            let mut protocols = Vec::with_capacity(inner.storage.protocols.len());
-            for protocol in &inner.storage.protocols {
-                protocols.push(inner.health(message.host_uuid, *protocol).await?);
+            // Side by side: a probe that hangs or fails hides no other.
+            let probes = inner.storage.protocols.iter().map(|protocol| inner.health(message.host_uuid, *protocol));
+            let mut reply = CheckHostHealthReply::default();
+            for probed in futures_util::future::join_all(probes).await {
+                match probed {
+                    Ok(health) => reply.protocols.push(health),
+                    Err(error) => reply.errors.push(error),
+                }
             }
-            Ok(CheckHostHealthReply { protocols })
+            match reply.errors.first() {
+                Some(error) if reply.protocols.is_empty() => Err(error.clone()),
+                _ => Ok(reply),
+            }
         })
     }
 }
@@ -250,16 +261,49 @@ impl Inner {
                     primary_storage_uuid: storage,
                     storage: self.storage.name.clone(),
                     volume_dir: self.storage.volume_dir.clone(),
+                    on_target_loss: self.storage.on_target_loss,
                 };
                 let reply = self.bus.ask_within(to, cmd, step.timeout()).await?;
-                let verb = if reply.started { "started" } else { "was running" };
-                Ok(format!("{verb}, pid {}, {} exports", reply.pid, reply.exports))
+                metrics::counter!("ringfence_guests_reset_total").increment(reply.reset.len() as u64);
+                metrics::counter!("ringfence_guests_continued_total").increment(reply.continued.len() as u64);
+                self.deployed(&reply)
             }
         }
     }
 
+    /// What a deploy of a target did, in words. One that left a volume without its export failed, whatever else it did.
+    fn deployed(&self, reply: &DeployVhostReply) -> Result<String> {
+        let verb = if reply.started { "started" } else { "was running" };
+        let mut said = format!("{verb}, pid {}, {} exports", reply.pid, reply.exports);
+        let vms = |of: &[VmId]| of.iter().map(|vm| self.inventory.vm_name(*vm)).collect::<Vec<_>>().join(", ");
+        if !reply.reset.is_empty() {
+            said += &format!("; guests reset: {}", vms(&reply.reset));
+        }
+        if !reply.continued.is_empty() {
+            said += &format!("; guests that went on and may have lost requests: {}", vms(&reply.continued));
+        }
+        match reply.missing.as_slice() {
+            [] => Ok(said),
+            missing => Err(ErrorCode::new(Code::OPERATION, format!("not exported: {}; {said}", missing.join("; ")))),
+        }
+    }
+
+    /// A start does not wait for the backoff of a target that is down: it is redeployed at once, once.
+    async fn create_bdev(&self, host: HostId, cmd: CreateVhostBdevCmd) -> Result<CreateVhostBdevReply> {
+        let to = Address::new(HostActor::KIND, host);
+        match self.bus.ask(to.clone(), cmd.clone()).await {
+            Err(error) if error.is(&Code::NOT_READY) => {
+                let (protocol, attempt) = (Protocol::Vhost, 1);
+                // Volumes of others that are missing are not this start's matter: the second try tells.
+                let _ = self.deploy(DeployClientMsg { host_uuid: host, protocol, attempt, skipped_pings: 0 }).await?;
+                self.bus.ask(to, cmd).await
+            }
+            settled => settled,
+        }
+    }
+
     async fn activate(&self, message: ActivateVolumeMsg) -> Result<DiskSource> {
-        let ActivateVolumeMsg { host_uuid: host, install_path, bdev_name } = message;
+        let ActivateVolumeMsg { host_uuid: host, install_path, bdev_name, vm_uuid } = message;
         let storage = &self.storage;
         let reply = match (storage.kind, install_path) {
             (StorageKind::Dir, InstallPath::Dir { file }) => {
@@ -283,9 +327,9 @@ impl Inner {
                     volume: name,
                     bdev_name,
                     volume_dir: storage.volume_dir.clone(),
-                    vm_uuid: None,
+                    vm_uuid: Some(vm_uuid),
                 };
-                self.bus.ask(Address::new(HostActor::KIND, host), cmd).await?
+                self.create_bdev(host, cmd).await?
             }
             (
                 StorageKind::Zbs,

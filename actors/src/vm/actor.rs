@@ -240,6 +240,7 @@ impl VmActor {
                     host_uuid: host,
                     install_path: volume.install_path.clone(),
                     bdev_name: format!("{}-{index}", self.core.vm.name),
+                    vm_uuid: self.core.vm.id,
                 };
                 let storage = Address::new(StorageActor::KIND, volume.storage);
                 let answer = async move { bus.ask_within(storage, ask, VM_TIMEOUT).await };

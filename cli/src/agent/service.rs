@@ -181,7 +181,7 @@ impl Service {
 
     async fn deploy(&self, cmd: DeployVhostCmd) -> Result<DeployVhostReply> {
         let volumes = cmd.volume_dir.as_deref().map(Path::new);
-        self.target(cmd.primary_storage_uuid)?.deploy(volumes).await
+        self.target(cmd.primary_storage_uuid)?.deploy(volumes, cmd.on_target_loss).await
     }
 
     async fn health(&self, cmd: VhostTargetHealthCmd) -> Result<VhostTargetHealthReply> {
@@ -242,7 +242,8 @@ impl Service {
         if let Some(target) = targets.get(&storage) {
             return Ok(target.clone());
         }
-        let target = Arc::new(Target::new(self.settings.target.clone(), self.state.path(), storage)?);
+        let target =
+            Arc::new(Target::new(self.settings.target.clone(), self.state.path(), storage, self.vms.lookout())?);
         targets.insert(storage, target.clone());
         Ok(target)
     }

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::Path};
 
 use ringfence_drivers::tls::{Identity, Role, ServerFiles, day};
-use ringfence_messages::Result;
+use ringfence_messages::{Result, vhost::OnTargetLoss};
 
 use super::live;
 use crate::{
@@ -87,6 +87,13 @@ fn explain(config: &ControllerConfig) {
         "  pings       every {:?}, {} tries of {:?} with {:?} between: a dead host is noticed after at most {:?}",
         ping.interval, ping.max_failure, ping.timeout, ping.sleep_after_failure, noticed
     ));
+    for storage in inventory.storages.iter().filter(|storage| storage.on_target_loss == OnTargetLoss::Continue) {
+        print(format!(
+            "  WARNING     storage {}: on_target_loss = \"continue\": a guest with more than one request in flight may \
+             read what was never written, once its target was lost",
+            storage.name
+        ));
+    }
     if let Some(telemetry) = &config.telemetry {
         print(format!("  traces to   {} as {}", telemetry.endpoint(), telemetry.service_name));
     }

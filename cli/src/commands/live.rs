@@ -204,7 +204,7 @@ pub(crate) fn refusable(inventory: &Inventory, id: StorageId, map: &CephMap) -> 
     let directory = Directory::new(inventory.clone());
     let of = directory.storage(id).map(|storage| storage.clusters.clone()).unwrap_or_default();
     let uses = |host: &&Host| of.contains(&host.cluster) && !host.storage_ips.is_empty();
-    let judged = |host: &Host| (host.name.clone(), may_block(&directory, host.id, map));
+    let judged = |host: &Host| (host.name.clone(), may_block(&directory, host.id, &host.storage_ips, map));
     directory.hosts.iter().filter(uses).map(judged).collect()
 }
 

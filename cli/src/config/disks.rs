@@ -126,6 +126,7 @@ mod tests {
             clusters: vec![ClusterId::from_name(cluster)],
             protocols: Vec::new(),
             volume_dir: dir.map(str::to_owned),
+            on_target_loss: Default::default(),
             ceph: (kind == StorageKind::Ceph).then(|| CephHostAccess { conf, user: "compute".to_owned() }),
             watchers_allowed: Vec::new(),
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ringfence_actors::fence::policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Profile};
 use ringfence_drivers::tls::{ServerFiles, TlsFiles};
-use ringfence_messages::{Protocol, storage::StorageKind, vm::HaMode};
+use ringfence_messages::{Protocol, storage::StorageKind, vhost::OnTargetLoss, vm::HaMode};
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
@@ -252,6 +252,7 @@ pub(super) struct RawStorage {
     pub(super) clusters: Vec<Text>,
     pub(super) protocols: Option<Vec<Spanned<Protocol>>>,
     pub(super) dir: Option<Text>,
+    pub(super) on_target_loss: Option<Spanned<OnTargetLoss>>,
     #[serde(default)]
     pub(super) mds: Vec<Text>,
     pub(super) pool: Option<String>,

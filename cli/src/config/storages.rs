@@ -98,6 +98,11 @@ pub(super) fn storage(
         }
         _ => {}
     }
+    if let Some(on_loss) = of.on_target_loss.as_ref().filter(|_| of.kind != StorageKind::Vhost) {
+        let message = "on_target_loss is for storages of kind \"vhost\": no other has a target that the agent deploys";
+        c.wrong(on_loss.span(), message, "remove on_target_loss");
+    }
+    let on_target_loss = of.on_target_loss.as_ref().map(|on_loss| *on_loss.get_ref()).unwrap_or_default();
     let watchers_allowed = watchers_allowed(c, of, inventory);
     if !urls.is_empty() {
         mds.insert(id, urls);
@@ -110,6 +115,7 @@ pub(super) fn storage(
         clusters: of_clusters,
         protocols,
         volume_dir,
+        on_target_loss,
         ceph,
         watchers_allowed,
     });

@@ -8,11 +8,7 @@ use ringfence_actors::{
     ports::{CephMap, CephPort},
 };
 use ringfence_drivers::journal::Journal;
-use ringfence_messages::{
-    Code, ErrorCode, Event as _, StorageId,
-    ceph::{StorageFenceChanged, StorageFencePhase},
-    doctor::Finding,
-};
+use ringfence_messages::{Code, ErrorCode, Event as _, StorageId, ceph::StorageFenceChanged, doctor::Finding};
 
 use super::{local, of, quoted};
 use crate::{
@@ -93,7 +89,7 @@ fn leaked<'a>(
 ) -> Vec<(&'a Host, IpAddr)> {
     let stands = |ip: &IpAddr| {
         let of = |fence: &&StorageFenceChanged| fence.primary_storage_uuid == id && fence.addresses.contains(ip);
-        fences.iter().filter(of).any(|fence| fence.phase != StorageFencePhase::Lifted)
+        fences.iter().filter(of).any(|fence| fence.phase.is_kept())
     };
     let refused = map.blocked.iter().filter(|ip| !stands(ip));
     refused.flat_map(|ip| hosts.iter().filter(|host| host.storage_ips.contains(ip)).map(|host| (host, *ip))).collect()
@@ -197,6 +193,8 @@ mod tests {
     use ringfence_drivers::ceph::osd_map;
     use ringfence_messages::{ClusterId, HostId};
 
+    use ringfence_messages::ceph::StorageFencePhase;
+
     use super::*;
 
     fn host(name: &str, ip: &str) -> Host {
@@ -221,6 +219,7 @@ mod tests {
             clusters: vec![ClusterId::from_name("c1")],
             protocols: Vec::new(),
             volume_dir: None,
+            on_target_loss: Default::default(),
             ceph: None,
             watchers_allowed: Vec::new(),
         };
@@ -251,7 +250,9 @@ mod tests {
             leaked(&hosts, id, &map, fences).iter().map(|(host, ip)| format!("{} {ip}", host.name)).collect::<Vec<_>>()
         };
         assert_eq!(hit(&[]), ["host-b 10.9.0.22"]);
-        assert_eq!(hit(&[fence(id, StorageFencePhase::Lifted)]), ["host-b 10.9.0.22"]);
+        for over in [StorageFencePhase::Lifted, StorageFencePhase::Forgotten] {
+            assert_eq!(hit(&[fence(id, over)]), ["host-b 10.9.0.22"]);
+        }
         assert_eq!(hit(&[fence(StorageId::from_name("other"), StorageFencePhase::Fenced)]), ["host-b 10.9.0.22"]);
         assert!(hit(&[fence(id, StorageFencePhase::Intended)]).is_empty(), "this controller sees to it");
     }

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     cmdline::{self, Named},
+    exports,
     proc::{self, Look, Process},
 };
 
@@ -64,6 +65,8 @@ pub struct Qemu {
 pub struct Seen {
     /// By VM and pid.
     pub qemus: Vec<Qemu>,
+    /// Vhost targets, of the same users.
+    pub targets: Vec<Process>,
     /// With what sight.
     pub sight: Sight,
 }
@@ -137,7 +140,7 @@ impl Lookout {
     /// # Errors
     /// If `/proc` cannot be listed.
     pub fn look_now(&self, pids: Option<Vec<u32>>) -> io::Result<Seen> {
-        let mut seen = Seen { qemus: Vec::new(), sight: self.sight() };
+        let mut seen = Seen { sight: self.sight(), ..Seen::default() };
         for pid in pids.map_or_else(proc::pids, Ok)? {
             match Process::look(pid) {
                 Look::Nothing => {}
@@ -151,6 +154,12 @@ impl Lookout {
     }
 
     fn judge(&self, process: Process, seen: &mut Seen) {
+        if exports::admin_of(&process).is_some() {
+            let ours = process.users().is_some_and(|users| users.iter().all(|user| self.users.contains(user)));
+            return if ours && process.is_alive() {
+                seen.targets.push(process)
+            };
+        }
         let Some(reading) = cmdline::read(&process.program(), &process.argv, &self.names) else { return };
         let users = process.users();
         if !process.is_alive() {

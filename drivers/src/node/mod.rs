@@ -6,8 +6,10 @@
 pub mod addresses;
 pub mod cmdline;
 pub mod docker;
+pub mod exports;
 mod folders;
 pub mod guard;
+mod guest;
 pub mod hugepages;
 mod libvirt;
 pub mod lookout;

@@ -172,10 +172,11 @@ pub fn arguments(
         match &disk.source {
             DiskSource::VhostUser { socket_path } => {
                 add("-chardev", format!("socket,id=disk{n},path={},{}", quote(socket_path), version.reconnect()));
-                add("-device", format!("vhost-user-blk-pci,chardev=disk{n},bootindex={bootindex}"));
+                // As many as the target serves; by itself QEMU wants one for each processor.
+                add("-device", format!("vhost-user-blk-pci,chardev=disk{n},num-queues=1,bootindex={bootindex}"));
             }
             DiskSource::File { path } => {
-                add("-blockdev", format!("driver=file,node-name=disk{n},filename={}", quote(path)));
+                add("-blockdev", format!("driver=file,node-name=disk{n},filename={},cache.direct=on", quote(path)));
                 add("-device", virtio(n, bootindex));
             }
             DiskSource::Rbd { pool, image, conf, user } => {

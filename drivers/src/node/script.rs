@@ -87,6 +87,11 @@ for round in 1 2; do
 done
 alive=false
 [ -z "$(of mine)$(of coming)" ] || found=true alive=true
+# A vhost target may hold writes of the VM. It takes `ringfence kill-vm` to end them.
+for d in /proc/[0-9]*; do
+  admin=$(tr '\0' '\n' 2>/dev/null <"$d/cmdline" | sed -n 's/^socket,id=admin,path=\(.*\),server=on,wait=off$/\1/p')
+  [ -z "$admin" ] || ! grep -q "$uuid" "${admin%/*}/exports.json" 2>/dev/null || found=true alive=true
+done
 unread=$(of unread | wc -l) unnamed=$(of unnamed | wc -l)
 say "by script"
 "#;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
+    exports::Exports,
     lookout::Lookout,
     migration, script,
     ssh::{self, SshSettings},
@@ -101,9 +102,12 @@ pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
         return Ok(Killed { found: false, killed: false, alive: true, reason, sight: Sight::default(), machine });
     }
     let (mut found, mut killed, mut kills, mut said) = (false, false, 0, Vec::new());
+    let exports = Exports::new(None, lookout);
+    // Before the kill, for it goes by the QEMUs. The kill does not wait for its success.
+    let adopted = exports.adopt().await;
     let deadline = Instant::now() + RESPAWN_WATCH;
     let mut sight = Sight::full();
-    let alive = loop {
+    let mut alive = loop {
         let seen = lookout.look().await?;
         let there: Vec<_> = seen.of(vm).cloned().collect();
         if !seen.sight.is_full() {
@@ -145,6 +149,19 @@ pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
             break true;
         }
     };
+    if !alive {
+        // What its targets hold would be written after it.
+        match exports.end(vm).await.and_then(|ended| adopted.map(|()| ended)) {
+            Ok(ended) => {
+                (found, killed) = (found || ended.found, killed || ended.found);
+                said.extend(ended.said);
+            }
+            Err(error) => {
+                (found, alive) = (true, true);
+                said.push(format!("whether its exports are ended is not known: {}", error.details));
+            }
+        }
+    }
     Ok(Killed { found, killed, alive, reason: said.join("; "), sight, machine })
 }
 

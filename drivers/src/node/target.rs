@@ -2,55 +2,46 @@
 //!
 //! ```text
 //! STATE_DIR/vhost/1a2b3c4d/           one folder per storage, named by the beginning of its uuid
-//!     admin.sock  target.pid  exports.json  target.log
+//!     admin.sock  target.pid  exports.json  target.log  lock  storage
 //!     vm1-0.sock                      what QEMU connects to
 //! ```
 //! Invariants: at most one daemon per storage; it outlives the agent (it daemonizes); the list of exports is durable
-//! before an export is promised, and a daemon that is started again exports all of it under the same paths; healthy
-//! means that it answered its control socket within [`HEALTH_TIMEOUT`], for one that was stopped still accepts
-//! connections. Rejected: being the daemon's parent (an agent update would kill every disk of the host).
+//! before an export is promised, and a daemon that is started again exports all of it under the same paths, after the
+//! guests that lost it were reset ([`guest`]); healthy means that it answered its control socket in time and exports all
+//! of it. What it exports and how that ends is in [`exports`](super::exports). Rejected: being the daemon's parent (an agent update would kill every disk of the host).
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use ringfence_messages::{
     Code, ErrorCode, Result, StorageId,
-    vhost::{CreateVhostBdevCmd, DeployVhostReply},
+    vhost::{CreateVhostBdevCmd, DeployVhostReply, OnTargetLoss},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-use tokio::{process::Command, sync::Mutex, time::Instant};
+use tokio::{process::Command, time::Instant};
 
 use super::{
     docker::{Container, Engine},
-    io_error, plain_name,
+    exports::{Export, Folder, KILL_TIMEOUT, LOCK_TIMEOUT, chardev},
+    guest, io_error,
+    lookout::Lookout,
+    plain_name,
     proc::Process,
-    qmp::Qmp,
-    socket_path, text,
+    text,
 };
-use crate::files::replace_file;
-
-/// How long the control socket may take to answer (domain: 1 s). Too low: a busy target is shot. Too high: a hung
-/// one is seen late.
-pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a daemon may take to start and listen (domain: 40 tries of 0.5 s).
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a killed daemon may take to be gone.
-pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the health of a target waits for a deploy that is under way. Too low: it is called down between two orders.
+/// Too high: a health check takes longer than its caller waits.
+const HEALTH_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Volumes that one target exports at most. Each costs the daemon threads and memory.
 pub const MAX_EXPORTS: usize = 4096;
-
-/// One volume that is exported.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Export {
-    bdev: String,
-    volume: PathBuf,
-}
 
 /// How targets are run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,12 +56,12 @@ pub enum Runner {
 /// The vhost target of one storage on this host.
 pub struct Target {
     runner: Runner,
-    storage: StorageId,
+    /// What its folder and its container are called.
+    name: String,
     /// Where volumes lie that name no directory.
     default_volumes: PathBuf,
-    dir: PathBuf,
-    /// One thing at a time: two deploys would start two daemons.
-    busy: Mutex<()>,
+    folder: Folder,
+    lookout: Arc<Lookout>,
 }
 
 impl Target {
@@ -78,70 +69,118 @@ impl Target {
     ///
     /// # Errors
     /// `SYS.1016` if its folder cannot be made; `SYS.1007` if the state directory's path is too long for sockets.
-    pub fn new(runner: Runner, state_dir: &Path, storage: StorageId) -> Result<Target> {
-        let dir = state_dir.join("vhost").join(short(storage));
-        let default_volumes = state_dir.join("volumes").join(short(storage));
-        socket_path(&dir, "admin.sock")?;
-        std::fs::create_dir_all(&dir).map_err(|e| io_error("make", &dir, &e))?;
-        Ok(Target { runner, storage, default_volumes, dir, busy: Mutex::new(()) })
+    pub fn new(runner: Runner, state_dir: &Path, storage: StorageId, lookout: &Arc<Lookout>) -> Result<Target> {
+        let name = folder_name(state_dir, storage)?;
+        let folder = Folder(state_dir.join("vhost").join(&name));
+        folder.socket("admin")?;
+        let default_volumes = state_dir.join("volumes").join(&name);
+        Ok(Target { runner, default_volumes, name, folder, lookout: lookout.clone() })
     }
 
-    fn admin(&self) -> PathBuf {
-        self.dir.join("admin.sock")
-    }
-
-    /// The daemon, if it runs: the process whose arguments name this target's control socket.
-    fn process(&self) -> Result<Option<Process>> {
-        let admin = self.admin();
-        let chardev = chardev(text(&admin)?);
-        let ours = |p: &Process| p.argv.contains(&chardev) && p.is_alive();
-        let pid = std::fs::read_to_string(self.dir.join("target.pid")).ok().and_then(|text| text.trim().parse().ok());
-        if let Some(process) = pid.and_then(Process::read).filter(|process| ours(process)) {
-            return Ok(Some(process));
-        }
-        let found = Process::scan(ours).map_err(|e| io_error("list", Path::new("/proc"), &e))?;
-        Ok(found.into_iter().next())
-    }
-
-    /// Whether it works: `Ok`, or why not in plain words.
+    /// Whether it works and exports all that it should: `Ok`, or why not in plain words.
     pub async fn health(&self) -> Result<(), String> {
-        let look = async {
-            let _guard = self.busy.lock().await;
-            self.healthy().await
-        };
-        match tokio::time::timeout(HEALTH_TIMEOUT + HEALTH_TIMEOUT / 2, look).await {
-            Ok(result) => result.map(|_| ()),
-            Err(_) => Err("it is being deployed".to_owned()),
+        let _lock = self.folder.lock(HEALTH_LOCK_TIMEOUT).await.map_err(|e| e.details)?;
+        self.answers().await?;
+        let missing = self.missing().await.map_err(|e| e.details)?;
+        if missing.is_empty() {
+            return Ok(());
         }
+        let names: Vec<&str> = missing.iter().map(|export| export.bdev.as_str()).collect();
+        Err(format!("the target does not export {}", names.join(", ")))
     }
 
-    async fn healthy(&self) -> Result<Process, String> {
-        let process = self.process().map_err(|e| e.to_string())?;
-        let Some(process) = process else { return Err("the target does not run".to_owned()) };
-        let admin = self.admin();
-        let mut qmp = Qmp::connect(&admin, HEALTH_TIMEOUT).await.map_err(|e| e.details)?;
-        let asked = qmp.execute(&admin, "query-block-exports", json!({}), HEALTH_TIMEOUT).await;
-        asked.map(|_| process).map_err(|e| e.details)
+    async fn answers(&self) -> Result<Process, String> {
+        let Some(process) = self.process().await.map_err(|e| e.details)? else {
+            return Err("the target does not run".to_owned());
+        };
+        self.folder.live().await.map(|_| process).map_err(|e| e.details)
+    }
+
+    async fn process(&self) -> Result<Option<Process>> {
+        Ok(self.folder.process(&self.lookout.look().await?))
+    }
+
+    /// What is on the list and not exported.
+    async fn missing(&self) -> Result<Vec<Export>> {
+        let live = self.folder.live().await?;
+        let mut exports = self.folder.load()?;
+        exports.retain(|export| live.iter().all(|(id, _)| *id != export.bdev));
+        Ok(exports)
     }
 
     /// Makes it run and export everything that it should. On a healthy target this changes nothing. `volume_dir` is
-    /// where its volumes lie, if not in the agent's own directory.
+    /// where its volumes lie, if not in the agent's own directory. Each export is tried; the reply names those that failed.
     ///
     /// # Errors
     /// `SYS.1006` if what is left of an old daemon cannot be killed, or the new one does not start: its own words.
-    pub async fn deploy(&self, volume_dir: Option<&Path>) -> Result<DeployVhostReply> {
-        let _guard = self.busy.lock().await;
-        let exports = self.exports()?;
-        if let Ok(process) = self.healthy().await {
-            self.export_missing(&exports).await?;
-            return Ok(DeployVhostReply { pid: process.pid, started: false, exports: exports.len() as u32 });
+    pub async fn deploy(&self, volume_dir: Option<&Path>, on_loss: OnTargetLoss) -> Result<DeployVhostReply> {
+        let _lock = self.folder.lock(START_TIMEOUT).await?;
+        let exports = self.folder.load()?;
+        let running = self.answers().await.ok();
+        let missing = match &running {
+            Some(_) => self.missing().await?,
+            None => {
+                while let Some(process) = self.process().await? {
+                    process.kill(KILL_TIMEOUT).await?;
+                }
+                exports.clone()
+            }
+        };
+        let mut reply = DeployVhostReply { started: running.is_none(), ..DeployVhostReply::default() };
+        // Before anything serves their queues again.
+        let missing = self.prepare_guests(missing, on_loss, &mut reply).await?;
+        let process = match running {
+            Some(process) => process,
+            None => self.start(volume_dir, &exports).await?,
+        };
+        for export in &missing {
+            if let Err(error) = self.folder.make(export, START_TIMEOUT).await {
+                reply.missing.push(format!("{}: {}", export.bdev, error.details));
+            }
         }
-        while let Some(process) = self.process()? {
-            process.kill(KILL_TIMEOUT).await?;
+        (reply.pid, reply.exports) = (process.pid, (exports.len() - reply.missing.len()) as u32);
+        Ok(reply)
+    }
+
+    /// Does to the guests of exports that were lost what the policy says. Those that may be exported again come back.
+    async fn prepare_guests(
+        &self,
+        lost: Vec<Export>,
+        on_loss: OnTargetLoss,
+        reply: &mut DeployVhostReply,
+    ) -> Result<Vec<Export>> {
+        let looked = self.lookout.look().await?;
+        let mut ready = Vec::new();
+        let mut seen: Vec<(u32, Option<String>)> = Vec::new();
+        for export in lost {
+            let Some(qemu) = self.folder.user(&export.bdev, &looked)? else {
+                ready.push(export);
+                continue;
+            };
+            // A VM with several disks here is reset once, before the first of them is served.
+            let (vm, pid) = (qemu.vm, qemu.process.pid);
+            if seen.iter().all(|(known, _)| *known != pid) {
+                let trouble = match on_loss {
+                    OnTargetLoss::Continue => {
+                        reply.continued.push(vm);
+                        None
+                    }
+                    OnTargetLoss::Reset => match guest::reset(qemu).await {
+                        Ok(done) => {
+                            reply.reset.extend(done.then_some(vm));
+                            None
+                        }
+                        Err(error) => Some(error.details),
+                    },
+                };
+                seen.push((pid, trouble));
+            }
+            match seen.iter().find(|(known, _)| *known == pid) {
+                Some((_, Some(trouble))) => reply.missing.push(format!("{}: not reset: {trouble}", export.bdev)),
+                _ => ready.push(export),
+            }
         }
-        let process = self.start(volume_dir, &exports).await?;
-        self.export_missing(&exports).await?;
-        Ok(DeployVhostReply { pid: process.pid, started: true, exports: exports.len() as u32 })
+        Ok(ready)
     }
 
     async fn start(&self, volume_dir: Option<&Path>, exports: &[Export]) -> Result<Process> {
@@ -157,11 +196,11 @@ impl Target {
         };
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            match self.healthy().await {
+            match self.answers().await {
                 Ok(process) => return Ok(process),
                 Err(why) if Instant::now() >= deadline => {
                     let said = match said {
-                        None => tail(&self.dir.join("target.log")),
+                        None => tail(&self.folder.0.join("target.log")),
                         Some(engine) => engine.tail(&self.container()).await,
                     };
                     return Err(ErrorCode::new(Code::OPERATION, format!("the target does not start: {why}; {said}")));
@@ -172,7 +211,8 @@ impl Target {
     }
 
     async fn start_process(&self, program: &str) -> Result<()> {
-        let (admin, pidfile, log) = (self.admin(), self.dir.join("target.pid"), self.dir.join("target.log"));
+        let dir = &self.folder.0;
+        let (admin, pidfile, log) = (self.folder.admin(), dir.join("target.pid"), dir.join("target.log"));
         let failed = |why: String| ErrorCode::new(Code::OPERATION, format!("{program} does not start: {why}"));
         let output = std::fs::File::create(&log).map_err(|e| io_error("write", &log, &e))?;
         let errors = output.try_clone().map_err(|e| io_error("write", &log, &e))?;
@@ -206,138 +246,110 @@ impl Target {
         std::fs::create_dir_all(volumes).map_err(|e| io_error("make", volumes, &e))?;
         let of_exports = exports.iter().filter_map(|export| export.volume.parent());
         let mut directories: Vec<PathBuf> =
-            [self.dir.as_path(), volumes].into_iter().chain(of_exports).map(Path::to_owned).collect();
+            [self.folder.0.as_path(), volumes].into_iter().chain(of_exports).map(Path::to_owned).collect();
         directories.sort();
         directories.dedup();
-        let admin = self.admin();
+        let admin = self.folder.admin();
         let arguments =
             ["--chardev", &chardev(text(&admin)?), "--monitor", "chardev=admin"].map(str::to_owned).to_vec();
         engine.run(Container { name: self.container(), image: image.to_owned(), arguments, directories }).await
     }
 
     fn container(&self) -> String {
-        format!("ringfence-vhost-{}", short(self.storage))
+        format!("ringfence-vhost-{}", self.name)
     }
 
-    /// Exports a volume and returns its socket. Repeated, it changes nothing.
+    /// Exports a volume and returns its socket. One that no QEMU uses is made anew: its file may have been replaced.
     ///
     /// # Errors
-    /// `SYS.1007` for bad names, `SYS.1003` if the volume is not there, `SYS.1006` if the target does not run.
+    /// `SYS.1007` for bad names, `SYS.1003` if the volume is not there, `SYS.1004` if the target does not work,
+    /// `SYS.1005` if a VM uses the export for another file.
     pub async fn create_bdev(&self, cmd: &CreateVhostBdevCmd) -> Result<PathBuf> {
         plain_name(&cmd.bdev_name)?;
         plain_name(&cmd.volume)?;
-        let socket = socket_path(&self.dir, &format!("{}.sock", cmd.bdev_name))?;
+        let socket = self.folder.socket(&cmd.bdev_name)?;
         let dir = cmd.volume_dir.as_deref().map_or(self.default_volumes.as_path(), Path::new);
         let volume = dir.join(format!("{}.raw", cmd.volume));
         if !volume.is_file() {
             let details = format!("volume {} is not on this host: expected it at {}", cmd.volume, volume.display());
             return Err(ErrorCode::new(Code::NOT_FOUND, details));
         }
-        let _guard = self.busy.lock().await;
-        let mut exports = self.exports()?;
-        let export = Export { bdev: cmd.bdev_name.clone(), volume };
-        match exports.iter().find(|known| known.bdev == export.bdev) {
-            Some(known) if *known == export => {}
-            Some(known) => {
-                let details = format!("export {} is there already, for {}", known.bdev, known.volume.display());
+        let _lock = self.folder.lock(START_TIMEOUT).await?;
+        let process = self.answers().await.map_err(|why| ErrorCode::new(Code::NOT_READY, why))?;
+        let mut exports = self.folder.load()?;
+        let export = Export { bdev: cmd.bdev_name.clone(), volume, vm: cmd.vm_uuid, fresh: true };
+        let known = exports.iter().find(|known| known.bdev == export.bdev);
+        let looked = self.lookout.look().await?;
+        let user = self.folder.user(&export.bdev, &looked)?;
+        let live = self.folder.live().await?.iter().any(|(id, _)| *id == export.bdev);
+        match (user, known) {
+            (Some(_), Some(known)) if live && known.volume == export.volume => return Ok(socket),
+            (Some(qemu), _) => {
+                let of = known.map_or_else(|| "nothing".to_owned(), |known| known.volume.display().to_string());
+                let details = format!("export {} is used by process {}, for {of}", export.bdev, qemu.process.pid);
                 return Err(ErrorCode::new(Code::CHANGE_STATE, details));
             }
-            None if exports.len() >= MAX_EXPORTS => {
-                let details = format!("this target exports {MAX_EXPORTS} volumes already");
-                return Err(ErrorCode::new(Code::NOT_READY, details));
-            }
-            None => {
-                exports.push(export);
-                self.save(&exports)?;
-            }
+            (None, _) => {}
         }
-        self.export_missing(&exports).await?;
+        if live {
+            self.folder.end(&[&export.bdev], &process).await?;
+        }
+        exports.retain(|known| known.bdev != export.bdev);
+        if exports.len() >= MAX_EXPORTS {
+            let details = format!("this target exports {MAX_EXPORTS} volumes already");
+            return Err(ErrorCode::new(Code::OPERATION, details));
+        }
+        exports.push(export.clone());
+        self.folder.save(&exports)?;
+        if let Err(error) = self.folder.make(&export, START_TIMEOUT).await {
+            // What was never made is not missed.
+            exports.pop();
+            self.folder.save(&exports)?;
+            return Err(error);
+        }
         Ok(socket)
     }
 
     /// Ends an export. Repeated, it changes nothing.
     ///
     /// # Errors
-    /// `SYS.1006` if the target does not answer; the export is then forgotten all the same, and ends with it.
+    /// `SYS.1006` if neither the export nor its target can be ended: it lives.
     pub async fn delete_bdev(&self, bdev: &str) -> Result<()> {
-        let _guard = self.busy.lock().await;
-        let mut exports = self.exports()?;
+        plain_name(bdev)?;
+        let _lock = self.folder.lock(LOCK_TIMEOUT).await?;
+        if let Some(process) = self.process().await? {
+            self.folder.end(&[bdev], &process).await?;
+        }
+        let mut exports = self.folder.load()?;
         exports.retain(|export| export.bdev != bdev);
-        self.save(&exports)?;
-        let admin = self.admin();
-        if self.process()?.is_none() {
-            return Ok(());
-        }
-        let mut qmp = Qmp::connect(&admin, HEALTH_TIMEOUT).await?;
-        if exported(&mut qmp, &admin).await?.iter().any(|id| id == bdev) {
-            qmp.execute(&admin, "block-export-del", json!({ "id": bdev, "mode": "hard" }), START_TIMEOUT).await?;
-        }
-        Ok(())
+        self.folder.save(&exports)
     }
+}
 
-    /// Has the daemon export what it does not export yet. An export's id is its name; QEMU limits node names to
-    /// 31 characters, so those are numbers.
-    async fn export_missing(&self, exports: &[Export]) -> Result<()> {
-        let admin = self.admin();
-        let mut qmp = Qmp::connect(&admin, HEALTH_TIMEOUT).await?;
-        let there = exported(&mut qmp, &admin).await?;
-        for export in exports.iter().filter(|export| !there.contains(&export.bdev)) {
-            let node = format!("n{:016x}", fnv1a(export.bdev.as_bytes()));
-            let blockdev = json!({ "driver": "file", "node-name": node, "filename": text(&export.volume)? });
-            if let Err(error) = qmp.execute(&admin, "blockdev-add", blockdev, START_TIMEOUT).await {
-                // Left over from an export that was ended: the node stands, its export does not.
-                if !error.details.contains("Duplicate node") && !error.details.contains("duplicate") {
-                    return Err(error);
-                }
+/// What the folder of a storage's target is called: the beginning of the storage's uuid, for socket paths are short; the
+/// whole of it if another storage has that folder. Whose it is stands in it.
+fn folder_name(state_dir: &Path, storage: StorageId) -> Result<String> {
+    let (whole, id) = (storage.0.simple().to_string(), storage.to_string());
+    for name in [&whole[..8], &whole] {
+        let dir = state_dir.join("vhost").join(name);
+        std::fs::create_dir_all(&dir).map_err(|e| io_error("make", &dir, &e))?;
+        let path = dir.join("storage");
+        match std::fs::File::options().write(true).create_new(true).open(&path) {
+            Ok(mut file) => {
+                let written = file.write_all(id.as_bytes()).and_then(|()| file.sync_all());
+                written.map_err(|e| io_error("write", &path, &e))?;
+                return Ok(name.to_owned());
             }
-            let socket = socket_path(&self.dir, &format!("{}.sock", export.bdev))?;
-            let export = json!({
-                "type": "vhost-user-blk", "id": export.bdev, "node-name": node, "writable": true,
-                "addr": { "type": "unix", "path": text(&socket)? },
-            });
-            qmp.execute(&admin, "block-export-add", export, START_TIMEOUT).await?;
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io_error("write", &path, &error)),
         }
-        Ok(())
-    }
-
-    fn exports(&self) -> Result<Vec<Export>> {
-        let path = self.dir.join("exports.json");
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(io_error("read", &path, &error)),
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                let details =
-                    format!("{} is damaged: {e}. Delete it and start the VMs of this host again", path.display());
-                ErrorCode::new(Code::IO, details)
-            }),
+        let owner = std::fs::read_to_string(&path).map_err(|e| io_error("read", &path, &e))?;
+        if owner.trim() == id {
+            return Ok(name.to_owned());
         }
     }
-
-    fn save(&self, exports: &[Export]) -> Result<()> {
-        let path = self.dir.join("exports.json");
-        let bytes = serde_json::to_vec_pretty(exports).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
-        replace_file(&path, &bytes).map_err(|e| io_error("write", &path, &e))
-    }
-}
-
-/// The beginning of a storage's uuid: socket paths are short.
-pub fn short(storage: StorageId) -> String {
-    storage.0.simple().to_string()[..8].to_owned()
-}
-
-fn chardev(admin: &str) -> String {
-    // A comma in an option's value is written twice.
-    format!("socket,id=admin,path={},server=on,wait=off", admin.replace(',', ",,"))
-}
-
-async fn exported(qmp: &mut Qmp, admin: &Path) -> Result<Vec<String>> {
-    let exports = qmp.execute(admin, "query-block-exports", json!({}), HEALTH_TIMEOUT).await?;
-    let ids = exports.as_array().into_iter().flatten().filter_map(|export| export["id"].as_str());
-    Ok(ids.map(str::to_owned).collect())
-}
-
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    let details = format!("folder {} belongs to another storage", state_dir.join("vhost").join(&whole).display());
+    Err(ErrorCode::new(Code::IO, details))
 }
 
 /// The last lines of a log, for an error.

@@ -3,7 +3,8 @@
 //! Invariants (I1): a start whose incarnation is not above the highest seen for its VM, or whose epoch is below the
 //! highest seen, is refused, also after a restart of the agent: both are durable before QEMU is started. A VM whose
 //! QEMU runs is not started. What is found on the host is what `/proc` says, whoever started it, and with what sight it was
-//! looked for. After a start that was not seen to fail, "not there" is a doubt, never an answer.
+//! looked for. After a start that was not seen to fail, "not there" is a doubt, never an answer. A VM is stopped when its
+//! exports are ended too.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ use serde_json::json;
 use tokio::{process::Command, sync::Mutex, time::Instant};
 
 use super::{
+    exports::Exports,
     folders::{self, Files, Folders},
     hugepages::Hugepages,
     io_error, libvirt,
@@ -70,6 +72,7 @@ pub struct Vms {
     version: Version,
     folders: Folders,
     lookout: Arc<Lookout>,
+    exports: Exports,
     /// What it starts is found by its own look; if not, nothing that it does not find is known not to be there.
     sees_its_own: bool,
     orders: Arc<Mutex<Orders>>,
@@ -126,7 +129,11 @@ impl Vms {
         }
         let held = RwLock::new(orders.held().clone());
         let (orders, libvirt) = (Arc::new(Mutex::new(orders)), libvirt::Outstanding::default());
-        Ok(Vms { qemu, version, folders: Folders::in_dir(dir), lookout, sees_its_own, orders, held, libvirt })
+        let (folders, exports) = (Folders::in_dir(dir), Exports::new(Some(state_dir), &lookout));
+        if let Err(error) = exports.adopt().await {
+            tracing::warn!(%error, "not every export's VM is known");
+        }
+        Ok(Vms { qemu, version, folders, lookout, exports, sees_its_own, orders, held, libvirt })
     }
 
     /// How processes are looked at here.
@@ -216,6 +223,7 @@ impl Vms {
                 ..RunningVm::qemu(qemu.vm, qemu.process.pid)
             });
         }
+        vms.extend(self.exports.idle(&seen).await?);
         Ok(ListVmsReply { vms, clock_ms: clock_ms(), sight: seen.sight, machine: super::machine() })
     }
 
@@ -244,6 +252,7 @@ impl Vms {
         let next = orders.admit(cmd, runs_as, is_late(cmd, by))?;
         self.remember(&mut orders, next)?;
         *self.held.write() = orders.held().clone();
+        self.exports.join(cmd.vm_uuid).await?;
         if let Some(xml) = &cmd.libvirt_xml {
             let files = self.folders.make(cmd.vm_uuid)?;
             let begun =
@@ -332,8 +341,8 @@ impl Vms {
         }
     }
 
-    /// Stops a VM: asks QEMU to quit, then kills it; success means that no QEMU of it is left. The target
-    /// of a migration is left alone.
+    /// Stops a VM: asks QEMU to quit, then kills it, then ends its exports; success means that no QEMU and no export of it
+    /// is left. The target of a migration is left alone.
     ///
     /// # Errors
     /// `SYS.1006` if a process cannot be killed, is still there, or is the target of a migration; `SYS.1005` for a
@@ -342,7 +351,12 @@ impl Vms {
         let mut orders = self.orders.lock().await;
         let next = orders.stop(cmd.epoch, cmd.vm_uuid, cmd.incarnation)?;
         self.remember(&mut orders, next)?;
-        let stopped = self.end(cmd.vm_uuid).await;
+        let adopted = self.exports.adopt().await;
+        let mut stopped = self.end(cmd.vm_uuid).await.and(adopted);
+        if stopped.is_ok() {
+            // What its targets hold would be written after it.
+            stopped = self.exports.end(cmd.vm_uuid).await.map(drop);
+        }
         // Only now: the guard would kill what was asked to quit.
         *self.held.write() = orders.held().clone();
         stopped

@@ -115,7 +115,7 @@ impl HostAgentPort for End {
             at.work(time).await?;
             let mut state = at.state();
             let started = state.deploy(at.host, storage)?;
-            Ok(DeployVhostReply { pid: 7, started, exports: 0 })
+            Ok(DeployVhostReply { pid: 7, started, ..DeployVhostReply::default() })
         })
         .await
     }
@@ -150,7 +150,8 @@ impl HostAgentPort for End {
             let cmd = cmd.clone();
             async move {
                 at.work(Duration::from_millis(20)).await?;
-                at.state().export(at.host, cmd.primary_storage_uuid)?;
+                let exported = at.state().export(at.host, cmd.primary_storage_uuid);
+                exported.map_err(|error| ErrorCode::new(Code::NOT_READY, error.details))?;
                 Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) })
             }
         })
