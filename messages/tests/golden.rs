@@ -27,6 +27,7 @@ const STORAGE_HOST: &str = r#"{"hostUuid": "11111111-1111-1111-1111-111111111111
     "cause": null, "opaque": {"k": "v"}}}"#;
 const MACHINE: &str = r#"{"machineId": "m", "bootId": "b"}"#;
 const SIGHT: &str = r#"{"euid": 0, "hostPids": true, "hidepid": false, "unreadable": 1, "unnamed": 0}"#;
+const ERROR: &str = r#"{"code": "SYS.1001", "description": "timed out", "details": "d", "cause": null, "opaque": {}}"#;
 const STEP: &str = r#"{"name": "deploy-vhost-target", "error": null, "note": "started"}"#;
 
 /// Replaces `H`, `S`, `V`, `C` and the names above by what they stand for, so that the samples stay readable.
@@ -43,6 +44,7 @@ fn expand(sample: &str) -> String {
         ("@ref", REF.to_owned()),
         ("@storageHost", STORAGE_HOST.to_owned()),
         ("@step", STEP.to_owned()),
+        ("@error", ERROR.to_owned()),
         ("@H", id("1")),
         ("@S", id("2")),
         ("@V", id("3")),

@@ -125,6 +125,7 @@ impl RecoveryActor {
                     let (reply, identified) = recovery.identities.judge(host, &name, reply);
                     if let Some(identified) = identified {
                         ctx.spawn_detached(recovery.recorder.fact(identified), |_, _, _| {});
+                        recovery.on(Event::Booted { host }, ctx);
                     }
                     recovery.on(Event::PingDone { host, generation, reply }, ctx);
                 });

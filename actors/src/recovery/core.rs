@@ -21,7 +21,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, Result, StorageId,
-    evidence::Machine,
     ha::HostSuspected,
     host::{
         HostInventory, HostState, HostStateChanged, HostStatus, HostStatusChanged, HostsReply, PingHostReply,
@@ -33,6 +32,7 @@ use ringfence_messages::{
     },
 };
 
+pub use super::event::{Command, Event, Fact};
 use super::{backoff::Backoff, schedule::Schedule};
 use crate::{
     invariant,
@@ -42,114 +42,6 @@ use crate::{
 
 /// Generations between those of hosts that came with one change of the inventory and those that come with the next.
 const GENERATIONS: u32 = 1 << 16;
-
-/// What happens.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The time that [`Core::next_wakeup`] gave has come.
-    Tick,
-    /// A ping ended.
-    PingDone {
-        /// The host.
-        host: HostId,
-        /// As in the command.
-        generation: u32,
-        /// What came of it; a ping that could not be sent is one that failed.
-        reply: PingHostReply,
-    },
-    /// A health check ended.
-    HealthDone {
-        /// The host.
-        host: HostId,
-        /// As in the command.
-        generation: u32,
-        /// The storage.
-        storage: StorageId,
-        /// What it found, or why it could not look.
-        result: Result<CheckHostHealthReply>,
-    },
-    /// A redeploy ended, however.
-    DeployDone {
-        /// The host.
-        host: HostId,
-        /// The storage.
-        storage: StorageId,
-        /// The protocol.
-        protocol: Protocol,
-    },
-    /// An operator wants this of a host.
-    SetState {
-        /// The host.
-        host: HostId,
-        /// What is wanted.
-        state: HostState,
-        /// Its VMs are to be moved elsewhere: nothing of that is done here, HA is told.
-        draining: bool,
-    },
-    /// A host is quarantined for this reason, or not any more.
-    SetQuarantine {
-        /// The host.
-        host: HostId,
-        /// Why; `None` ends it.
-        reason: Option<String>,
-    },
-    /// An operator wants a host pinged now.
-    PingNow {
-        /// The host.
-        host: HostId,
-    },
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    /// Ping the host once and report [`Event::PingDone`].
-    Ping {
-        /// The host.
-        host: HostId,
-        /// To be given back.
-        generation: u32,
-    },
-    /// Check the storage's health on the host and report [`Event::HealthDone`].
-    CheckHealth {
-        /// The host.
-        host: HostId,
-        /// To be given back.
-        generation: u32,
-        /// The storage.
-        storage: StorageId,
-    },
-    /// Redeploy the protocol on the host and report [`Event::DeployDone`].
-    Deploy {
-        /// The host.
-        host: HostId,
-        /// The storage.
-        storage: StorageId,
-        /// The protocol.
-        protocol: Protocol,
-        /// Which redeploy of this outage, from 1.
-        attempt: u32,
-        /// Pings skipped since the one before.
-        skipped_pings: u32,
-    },
-    /// Record and publish.
-    Tell(Fact),
-}
-
-/// What changed.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Fact {
-    /// A try of a host's ping failed after ones that did not.
-    Suspected(HostSuspected),
-    /// A host's status.
-    HostStatus(HostStatusChanged),
-    /// What is wanted of a host.
-    HostState(HostStateChanged),
-    /// The status of one protocol.
-    ProtocolStatus(ProtocolStatusChanged),
-    /// The status of a storage on a host.
-    StorageHostStatus(StorageHostStatusChanged),
-}
 
 /// One host. Its index is its position in the inventory.
 #[derive(Debug)]
@@ -163,8 +55,6 @@ struct Host {
     answers: bool,
     /// Why it is kept out of service until it is reconciled; see [`crate::ha`].
     quarantine: Option<Box<str>>,
-    /// The machine that answered last, and which boot of it.
-    machine: Option<Box<Machine>>,
     /// Raised when what is in flight no longer counts.
     generation: u32,
     links: Box<[Link]>,
@@ -304,6 +194,11 @@ impl Core {
                     self.schedule.hurry(i);
                 }
             }
+            Event::Booted { host } => {
+                if let Some(i) = self.index.get(&host).copied() {
+                    self.hosts[i as usize].forget_backoff();
+                }
+            }
             Event::PingNow { host } => {
                 if let Some(i) = self.index.get(&host).copied() {
                     self.schedule.hurry(i);
@@ -341,7 +236,6 @@ impl Core {
         host.answers = reply.connected;
         if reply.connected {
             host.failures = 0;
-            host.meet(reply.machine);
             self.schedule.ended(i, now, None);
             if let Some(why) = host.quarantine.clone().filter(|_| !sabotage::on(Sabotage::HealTheFenced)) {
                 self.set_status(i, HostStatus::Connecting, Some(format!("quarantined: {why}")), commands);
@@ -576,18 +470,7 @@ impl Core {
 impl Host {
     fn new(state: HostState, quarantine: Option<Box<str>>, generation: u32) -> Host {
         let status = HostStatus::Connecting;
-        let links = Box::default();
-        Host { state, status, reason: None, failures: 0, answers: false, quarantine, machine: None, generation, links }
-    }
-
-    /// Another boot of the machine, or another machine, starts without the failures of the one before.
-    fn meet(&mut self, machine: Machine) {
-        if machine == Machine::default() || self.machine.as_deref() == Some(&machine) {
-            return;
-        }
-        if self.machine.replace(Box::new(machine)).is_some() {
-            self.forget_backoff();
-        }
+        Host { state, status, reason: None, failures: 0, answers: false, quarantine, generation, links: Box::default() }
     }
 
     fn forget_backoff(&mut self) {

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+mod event;
 mod identity;
 mod schedule;
 

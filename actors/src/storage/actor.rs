@@ -291,7 +291,7 @@ impl Inner {
     /// A start does not wait for the backoff of a target that is down: it is redeployed at once, once.
     async fn create_bdev(&self, host: HostId, cmd: CreateVhostBdevCmd) -> Result<CreateVhostBdevReply> {
         let to = Address::new(HostActor::KIND, host);
-        match self.bus.ask(to.clone(), cmd.clone()).await {
+        match self.bus.ask(to, cmd.clone()).await {
             Err(error) if error.is(&Code::NOT_READY) => {
                 let (protocol, attempt) = (Protocol::Vhost, 1);
                 // Volumes of others that are missing are not this start's matter: the second try tells.
