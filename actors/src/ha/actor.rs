@@ -367,12 +367,13 @@ impl HaActor {
         let answers = |last: HostId| standing.answering_host_uuids.contains(&last) || not_pinged(last);
         let silent = ask.place_host_uuids.iter().copied().filter(|place| !answers(*place)).collect();
         let unheard = self.core.as_ref().map(|core| core.unheard(ask.cluster_uuid)).unwrap_or_default();
+        let elsewhere = self.core.iter().flat_map(|core| core.claimed_elsewhere(ask.vm_uuid));
         TargetReply {
             host_uuid: target,
             full: u32::try_from(full.len()).unwrap_or(u32::MAX),
             silent_host_uuids: silent,
             unheard_host_uuids: unheard,
-            seen_host_uuids: standing.host_uuids.iter().filter(seen).copied().collect(),
+            seen_host_uuids: standing.host_uuids.iter().filter(seen).copied().chain(elsewhere).collect(),
         }
     }
 }

@@ -256,8 +256,8 @@ pub struct Core {
     gone: BTreeMap<HostId, Host>,
     /// Some host was not heard yet.
     pub(super) census_open: bool,
-    /// Claims that were told of.
-    pub(super) intruders: BTreeSet<(HostId, VmId)>,
+    /// Claims that were told of; true: of a QEMU like a VM's, on a host of another cluster.
+    pub(super) intruders: BTreeMap<(HostId, VmId), bool>,
     pub(super) drains: Drains,
 }
 
@@ -310,7 +310,7 @@ impl Core {
             ticks,
             gone,
             census_open: true,
-            intruders: BTreeSet::new(),
+            intruders: BTreeMap::new(),
             drains: Drains::new(draining, moves),
         };
         core.look_after(&directory);

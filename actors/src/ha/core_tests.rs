@@ -444,6 +444,7 @@ fn a_second_qemu_is_looked_at_and_a_mere_claim_is_told_of_once() {
     assert!(!told(&core.on(on_b(stranger()), S)), "once");
     core.on(Event::Listed(host("b"), Ok(list(vec![]))), S);
     assert!(told(&core.on(on_b(stranger()), S)), "it is there again");
+    assert_eq!(core.claimed_elsewhere(vm("v1")).count(), 0, "a stranger is nothing to the VM");
     // It hides nothing on the VM's own host.
     let on_a = Event::Listed(host("a"), Ok(list(vec![stranger()])));
     assert!(core.on(on_a, S).contains(&Command::LookFor(vm("v1"), None)));

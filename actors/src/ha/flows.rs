@@ -1,6 +1,9 @@
 //! Which VMs are brought back, and what came of it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, VmId,
@@ -185,7 +188,7 @@ impl Core {
             self.vms.get(id).is_some_and(|vm| looked_for(vm.belief.state)) && !runs
         });
         commands.extend(missed.map(|id| Command::LookFor(*id, None)));
-        let mut claimed = BTreeSet::new();
+        let mut claimed = BTreeMap::new();
         for process in running.iter().filter(|process| !process.other_agent && process.kind == WriterKind::Qemu) {
             let id = process.vm_uuid;
             let Ok(of) = self.directory.vm(id) else { continue };
@@ -199,8 +202,8 @@ impl Core {
                 None => None,
             };
             if let Some(reason) = why {
-                claimed.insert((host, id));
-                if !self.intruders.contains(&(host, id)) {
+                claimed.insert((host, id), process.stranger.is_none());
+                if !self.intruders.contains_key(&(host, id)) {
                     let (vm, name) = (of.name.clone(), self.directory.host_name(host));
                     let phase = IntruderPhase::Told;
                     let told = VmIntruder { vm_uuid: id, vm, host_uuid: host, host: name, phase, reason };
@@ -222,8 +225,13 @@ impl Core {
                 commands.push(Command::LookFor(id, Some(host)));
             }
         }
-        self.intruders.retain(|claim| claim.0 != host);
+        self.intruders.retain(|claim, _| claim.0 != host);
         self.intruders.extend(claimed);
+    }
+
+    /// Hosts of other clusters on which it seems to run: none of them is believed, and none may be passed over.
+    pub fn claimed_elsewhere(&self, vm: VmId) -> impl Iterator<Item = HostId> {
+        self.intruders.iter().filter(move |((_, of), like_a_vm)| *of == vm && **like_a_vm).map(|((host, _), _)| *host)
     }
 }
 

@@ -106,6 +106,27 @@ fn a_claim_of_another_cluster_or_of_a_stranger_changes_nothing() {
     assert!(matches!(commands.last(), Some(Command::Intend(_))), "{commands:?}");
 }
 
+/// K12, K19: whatever moved it to a host of another cluster is not believed, and not passed over either: nothing is started
+/// beside it.
+#[test]
+fn nothing_is_started_beside_what_runs_on_a_host_of_another_cluster() {
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    for (there, starts) in [(runs(4), false), (elsewhere(), true)] {
+        core.feed(start(None));
+        core.feed(found_with("b", true, &["far"]));
+        core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+        core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+        let commands = core.feed(Event::Searched(host("far"), Ok(there)));
+        match starts {
+            true => assert!(matches!(commands.last(), Some(Command::Intend(_))), "{commands:?}"),
+            false => {
+                assert!(refusal(&commands).details.contains("another cluster"), "{commands:?}");
+                assert_eq!(core.places(), [host("a")]);
+            }
+        }
+    }
+}
+
 /// K2: "not there" of somebody who could not have seen it is no answer.
 #[test]
 fn a_blind_host_is_a_silent_one() {

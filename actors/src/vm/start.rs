@@ -102,6 +102,18 @@ impl Core {
             Ok(Seen::Coming) => left || Some(*host) == self.place,
             _ => false,
         };
+        // Of another cluster: not believed, so that it is not taken over; nor is the VM started beside it.
+        let foreign = found.iter().find(|(host, is)| {
+            matches!(is, Ok(Seen::Running(_) | Seen::Coming)) && !places.contains(host) && !self.may_claim(*host)
+        });
+        if let Some((host, _)) = foreign.filter(|_| !sabotage::on(Sabotage::FoundElsewhereIgnored)) {
+            let details = format!(
+                "a QEMU of {} runs on {}, which is of another cluster: not started. End it there first",
+                self.vm.name,
+                self.directory.host_name(*host)
+            );
+            return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_START_VM, details)))];
+        }
         let mut there: Vec<HostId> = found.iter().filter(is_it).map(|(host, _)| *host).collect();
         there.sort_by_key(elsewhere);
         if let Some(host) = there.first().copied().filter(|_| !sabotage::on(Sabotage::FoundElsewhereIgnored)) {

@@ -9,6 +9,8 @@ use ringfence_messages::{
     vm::{DiskSource, StartVmCmd},
 };
 
+use crate::{domain_xml, qemu_disks};
+
 /// The least and the most memory of a VM, in MiB. The most is 16 TiB: more is a mistake.
 pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 1..=16 * 1024 * 1024;
 
@@ -108,6 +110,22 @@ pub fn check(cmd: &StartVmCmd) -> Result<()> {
     }
     if let Some(arg) = cmd.qemu_args.iter().find(|arg| reserved(arg)) {
         return odd(format!("qemu_args holds {arg}, which the agent sets itself"));
+    }
+    if let Some(disk) = qemu_disks::find(&cmd.qemu_args).first() {
+        return odd(format!("qemu_args: `{}` may open a disk that nothing watches and nothing fences", disk.what));
+    }
+    if let Some(xml) = &cmd.libvirt_xml {
+        let domain = match domain_xml::read(xml) {
+            Ok(domain) => domain,
+            Err(why) => return odd(format!("its libvirt domain: {why}")),
+        };
+        if (&domain.name, domain.uuid.parse().ok()) != (&cmd.name, Some(cmd.vm_uuid)) {
+            return odd(format!("its libvirt domain is {:.60} with uuid {:.60}", domain.name, domain.uuid));
+        }
+        if domain.disks.len() != cmd.disks.len() {
+            let (disks, volumes) = (domain.disks.len(), cmd.disks.len());
+            return odd(format!("its libvirt domain writes to {disks} disks, and it has {volumes} volumes"));
+        }
     }
     for disk in &cmd.disks {
         let paths: &[&String] = match &disk.source {
@@ -271,7 +289,18 @@ mod tests {
     fn what_qemu_should_not_be_asked_for_is_refused_by_name() {
         let good = cmd(vec![vhost("/v/s", true)]);
         assert_eq!(check(&good), Ok(()));
-        let cases: [(&str, StartVmCmd); 6] = [
+        let domain = |name: &str, disks: &str| {
+            let uuid = good.vm_uuid;
+            let xml = format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>");
+            StartVmCmd { libvirt_xml: Some(xml), ..good.clone() }
+        };
+        let disk = "<disk type='file' device='disk'><source file='/v/1'/><target dev='vda'/></disk>";
+        assert_eq!(check(&domain(&good.name, disk)), Ok(()));
+        let cases: [(&str, StartVmCmd); 10] = [
+            ("may open a disk", StartVmCmd { qemu_args: vec!["-drive".into(), "file=/v/2".into()], ..good.clone() }),
+            ("is no XML", StartVmCmd { libvirt_xml: Some("<domain>".into()), ..good.clone() }),
+            ("domain is other", domain("other", disk)),
+            ("writes to 2 disks", domain(&good.name, &disk.repeat(2))),
             ("memory of 0 MiB", StartVmCmd { memory_mib: 0, ..good.clone() }),
             ("0 disks", StartVmCmd { disks: vec![], ..good.clone() }),
             ("\"-x\" in", StartVmCmd { name: "-x".into(), ..good.clone() }),

@@ -22,10 +22,7 @@ use ringfence_messages::{
 use uuid::Uuid;
 
 use super::{State, exports::Export};
-use crate::{
-    fault::{Claimant, Lie, SshTrouble},
-    rates::LISTS_EXPORTS,
-};
+use crate::fault::{Claimant, Lie, SshTrouble};
 
 /// The pid of every host's target.
 const TARGET_PID: u32 = 7;
@@ -217,7 +214,7 @@ impl Machine {
             stranger: (process.claim == Some(Claimant::LocalUser)).then(|| "it is a process of user nobody".to_owned()),
             ..RunningVm::qemu(inventory.vms[process.vm].id, process.pid)
         };
-        let alone = |vm: &&usize| LISTS_EXPORTS && self.processes.iter().all(|process| process.vm != **vm);
+        let alone = |vm: &&usize| self.processes.iter().all(|process| process.vm != **vm);
         let export = |vm: &usize| RunningVm {
             incarnation: Some(self.exports[vm].incarnation),
             kind: WriterKind::Export,
