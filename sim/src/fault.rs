@@ -361,4 +361,6 @@ pub enum Act {
         #[serde(default)]
         if_off: bool,
     },
+    /// Ends the controller, and starts one with `--restored`.
+    DeclareRestored,
 }

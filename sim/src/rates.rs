@@ -14,7 +14,8 @@ use crate::{
     plan::{Step, What},
 };
 
-/// For a hundred other faults so many of these.
+/// For a hundred other faults so many of these. Two are not searched with yet: a restored journal, and long words, which the
+/// simulated agents hand on as they are, other than the real ones.
 const RATES: [(u32, Trouble); 15] = [
     (5, Trouble::AddressTaken),    // K1
     (5, Trouble::BlindAgent),      // K2
@@ -22,14 +23,14 @@ const RATES: [(u32, Trouble); 15] = [
     (5, Trouble::HeldWrites),      // K4
     (5, Trouble::TargetHangs),     // K4
     (5, Trouble::LibvirtLate),     // K6
-    (5, Trouble::JournalRestored), // K7
+    (0, Trouble::JournalRestored), // K7
     (5, Trouble::SlowRespawn),     // K8
     (5, Trouble::SecondQemu),      // K8, K19
     (5, Trouble::Attested),        // K9
     (5, Trouble::Migrated),        // K12
     (5, Trouble::Lookalike),       // K19
     (5, Trouble::LocalUser),       // K20
-    (5, Trouble::LongWords),       // K22
+    (0, Trouble::LongWords),       // K22
     (5, Trouble::EndsAtOnce),      // K23
 ];
 
@@ -119,7 +120,10 @@ fn trouble(rng: &mut ChaCha8Rng, what: Trouble, inventory: &Inventory, at: Durat
         }
         Trouble::JournalRestored => {
             let lasting = seconds(2.0, 300.0);
-            vec![step(now, Fault::JournalRestored { records: rng.random_range(1..200) }, lasting)]
+            let restored = step(now, Fault::JournalRestored { records: rng.random_range(1..200) }, lasting);
+            // As the runbook says; sometimes only once the controller says that it is behind.
+            let after = lasting + Duration::from_secs(rng.random_range(1..300));
+            vec![restored, Step { at: at + after.min(at_most), what: What::Act(Act::DeclareRestored) }]
         }
         Trouble::SlowRespawn => {
             let after_millis = seconds(0.05, 30.0).as_millis() as u64;

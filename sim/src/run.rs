@@ -14,7 +14,7 @@ use std::{
 };
 
 use ringfence::{Address, Bus, Kind};
-use ringfence_actors::{assembly::Assembly, inventory::Settings};
+use ringfence_actors::{assembly::Assembly, inventory::Settings, restore};
 use ringfence_messages::{
     HostId, VmId,
     ha::{ConfirmHostFencedMsg, HaStartVmInstanceMsg},
@@ -143,13 +143,23 @@ impl Stage {
         let (n, ports) = self.world.controller();
         let (tasks, bus) = (LocalSet::new(), Bus::new());
         let (world, settings, inventory) = (self.world.clone(), self.settings, self.world.inventory.clone());
-        let on = bus.clone();
+        let (on, declared) = (bus.clone(), std::mem::take(&mut world.state().declared));
         tasks.spawn_local(async move {
-            if let Err(error) = Assembly::start(on, inventory, settings, ports).await {
+            let started = async {
+                if declared {
+                    // Nobody else runs: the operator saw to that.
+                    world.state().office.leader = Some(n);
+                    let hosts = inventory.hosts.iter().map(|host| (host.id, host.name.clone())).collect();
+                    restore::restore(&ports, hosts).await?;
+                }
+                Assembly::start(on, inventory, settings, ports).await.map(drop)
+            };
+            if let Err(error) = started.await {
                 // As a service manager would: it is started again.
                 let mut state = world.state();
                 state.log(format_args!("controller {n} does not start: {error}"));
                 state.controllers[n].alive = false;
+                state.declared |= declared;
                 drop(state);
                 world.restart_soon();
             }
@@ -161,6 +171,9 @@ impl Stage {
     fn act(&self, act: &Act) {
         let world = &self.world;
         world.state().log(format_args!("operator: {act:?}"));
+        if *act == Act::DeclareRestored {
+            return world.declare_restored();
+        }
         let controllers = self.controllers.borrow();
         let Some(controller) = controllers.last() else { return };
         let bus = controller.bus.clone();
@@ -202,6 +215,7 @@ impl Stage {
             }
             // Whoever looks first says nothing of a host that is on.
             Act::ConfirmFenced { host, if_off: true } if world.is_on(host) => {}
+            Act::DeclareRestored => {}
             Act::ConfirmFenced { host, .. } => ask!(
                 one("ha"),
                 ConfirmHostFencedMsg { host_uuid: HostId::from_name(host), by: "the operator".to_owned() }

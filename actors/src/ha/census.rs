@@ -3,7 +3,7 @@
 //! Invariants (K7): nothing is started in a cluster before each of its hosts listed its processes with full sight, or is
 //! out of service, or cannot be asked; one that cannot be asked is a silent place for VMs whose volumes nobody watches. A
 //! failed look is no look. Hosts in maintenance are asked too, and not waited for: an operator emptied them or answers for
-//! them, unless that is from before the journal was restored. Rejected: believing the journal about where nothing runs; whatever starts VMs beside us does not write it.
+//! them, unless that is from before the journal was restored. One that fails before it was heard is a place for all its quarantine. Rejected: believing the journal about where nothing runs; whatever starts VMs beside us does not write it.
 
 use ringfence_messages::{ClusterId, HostId, Result, host::HostStatus, vm::ListVmsReply};
 
@@ -70,6 +70,6 @@ impl Core {
 impl Host {
     /// Somebody answers for what may run there: it was fenced, or an operator emptied it.
     fn is_settled(&self) -> bool {
-        (self.maintenance || self.quarantined) && !self.aged
+        (self.maintenance || self.quarantined) && !self.unproven
     }
 }

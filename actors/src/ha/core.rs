@@ -205,8 +205,9 @@ pub(super) struct Host {
     pub(super) quarantining: bool,
     pub(super) quarantined: bool,
     pub(super) confirmed: bool,
-    /// What is known of it is from before the journal was restored: it excuses nobody from being heard.
-    pub(super) aged: bool,
+    /// That it is in quarantine or maintenance says nothing of what runs there: it is from before the journal was restored, or
+    /// nobody had heard the host by then.
+    pub(super) unproven: bool,
     pub(super) cleaning: bool,
     pub(super) answers: bool,
     /// Its processes were listed, with full sight, since this controller took office.
@@ -271,7 +272,7 @@ pub struct Memory {
     /// Hosts that a human attested to be off.
     pub confirmed: BTreeSet<HostId>,
     /// Hosts whose quarantine or maintenance is from before the journal was restored.
-    pub aged: BTreeSet<HostId>,
+    pub unproven: BTreeSet<HostId>,
     /// Hosts that failed and have not answered since.
     pub failed: BTreeSet<HostId>,
     /// Hosts in maintenance.
@@ -285,7 +286,7 @@ pub struct Memory {
 impl Core {
     /// Looks after everything in the directory. Every host is asked for its processes once in `census_every`.
     pub fn new(settings: HaSettings, census_every: Duration, directory: Arc<Directory>, memory: Memory) -> Core {
-        let Memory { vms, quarantined, confirmed, aged, failed, maintenance, draining, moves } = memory;
+        let Memory { vms, quarantined, confirmed, unproven, failed, maintenance, draining, moves } = memory;
         let mut gone = BTreeMap::<HostId, Host>::new();
         quarantined.into_iter().for_each(|id| gone.entry(id).or_default().quarantined = true);
         // It failed before: that it is still away is no storm.
@@ -295,7 +296,7 @@ impl Core {
         });
         confirmed.into_iter().for_each(|id| gone.entry(id).or_default().confirmed = true);
         maintenance.into_iter().for_each(|id| gone.entry(id).or_default().maintenance = true);
-        aged.into_iter().for_each(|id| gone.entry(id).or_default().aged = true);
+        unproven.into_iter().for_each(|id| gone.entry(id).or_default().unproven = true);
         let ticks = (census_every.as_millis() / TICK.as_millis()).max(1) as usize;
         let mut core = Core {
             settings,
@@ -335,8 +336,8 @@ impl Core {
         self.gone.append(&mut self.hosts);
         self.hosts = directory.hosts.iter().map(|of| (of.id, self.gone.remove(&of.id).unwrap_or_default())).collect();
         self.gone.values_mut().for_each(|host| {
-            let Host { quarantined, confirmed, aged, maintenance, failed, told, .. } = *host;
-            *host = Host { quarantined, confirmed, aged, maintenance, failed, told, ..Host::default() };
+            let Host { quarantined, confirmed, unproven, maintenance, failed, told, .. } = *host;
+            *host = Host { quarantined, confirmed, unproven, maintenance, failed, told, ..Host::default() };
         });
         self.census = (directory.hosts.len().div_ceil(self.ticks).min(CENSUS_PER_TICK), 0);
         self.braked.retain(|id| directory.cluster(*id).is_ok());
@@ -357,7 +358,7 @@ impl Core {
             Event::HostChanged(host, status) => self.host_changed(host, status, now, &mut commands),
             Event::Maintenance(host, on) => {
                 if let Some(of) = self.hosts.get_mut(&host) {
-                    (of.maintenance, of.suspect, of.aged) = (on, false, false);
+                    (of.maintenance, of.suspect, of.unproven) = (on, false, false);
                 }
                 if !on {
                     self.drain_ends(host);
@@ -389,7 +390,7 @@ impl Core {
                 if let Some(of) = self.hosts.get_mut(&host) {
                     of.quarantining = false;
                     match result {
-                        Ok(()) => (of.quarantined, of.aged) = (true, false),
+                        Ok(()) => (of.quarantined, of.unproven) = (true, of.unproven || !of.heard),
                         // Not durable: it is judged again.
                         Err(_) => of.failed = None,
                     }

@@ -403,6 +403,8 @@ fn nothing_starts_before_every_host_of_the_cluster_was_heard() {
     let commands = core.on(Event::HostChanged(host("j"), HostStatus::Disconnected), S);
     assert_eq!(starts(&commands), [(vm("v1"), "QemuDied")], "nobody is waited for any more");
     assert_eq!(core.unheard(cluster), [host("i"), host("j")]);
+    core.on(Event::Quarantined(host("j"), Ok(())), S);
+    assert_eq!(core.unheard(cluster), [host("i"), host("j")], "a quarantine proves nothing of what nobody heard");
     core.on(Event::Confirmed(host("j")), S);
     assert_eq!(core.unheard(cluster), [host("i")]);
 }
@@ -412,9 +414,11 @@ fn nothing_starts_before_every_host_of_the_cluster_was_heard() {
 fn what_a_restored_journal_says_of_hosts_excuses_none_from_being_heard() {
     let directory = core_of(&["v1"], 1).directory.clone();
     let of = |names: &[&str]| names.iter().map(|name| host(name)).collect::<std::collections::BTreeSet<_>>();
-    for (aged, waited_for, silent) in [(of(&[]), vec![], vec![]), (of(&["a", "b"]), vec![host("a")], vec![host("b")])] {
+    for (unproven, waited_for, silent) in
+        [(of(&[]), vec![], vec![]), (of(&["a", "b"]), vec![host("a")], vec![host("b")])]
+    {
         let (quarantined, maintenance) = (of(&["b"]), of(&["a"]));
-        let memory = Memory { quarantined, maintenance, aged, ..Memory::default() };
+        let memory = Memory { quarantined, maintenance, unproven, ..Memory::default() };
         let mut core = Core::new(HaSettings::default(), S, directory.clone(), memory);
         let cluster = ClusterId::from_name("c1");
         for name in ["c", "d", "e", "f", "g", "h", "i", "j"] {

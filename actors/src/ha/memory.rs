@@ -32,7 +32,7 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         let event: HostQuarantineChanged = record.event()?;
         if event.quarantined {
             memory.quarantined.insert(event.host_uuid);
-            memory.aged.extend((record.seq < whole_since).then_some(event.host_uuid));
+            memory.unproven.extend((record.seq < whole_since).then_some(event.host_uuid));
         }
     }
     let statuses = journal.latest(HostStatusChanged::TOPIC).await?;
@@ -60,7 +60,7 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         let host = event.host_uuid;
         if event.new_state == HostState::Maintenance {
             memory.maintenance.insert(host);
-            memory.aged.extend((record.seq < whole_since).then_some(host));
+            memory.unproven.extend((record.seq < whole_since).then_some(host));
         }
         if event.draining {
             memory.draining.insert(host, drained.get(&host).is_some_and(|seq| *seq > record.seq));

@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub(crate) controllers: Vec<Controller>,
     /// So many more are to be started.
     pub(crate) controllers_wanted: u32,
+    /// The next controller is started with `--restored`.
+    pub(crate) declared: bool,
     /// Faults under which more than one may run.
     pub(crate) rivals: u32,
     /// VMs, by number, that end by themselves at once.
@@ -131,6 +133,7 @@ impl World {
             checks: Checks::new(&inventory),
             controllers: Vec::new(),
             controllers_wanted: 1,
+            declared: false,
             rivals: 0,
             short_lived: BTreeMap::new(),
             claims: Vec::new(),
@@ -235,6 +238,15 @@ impl World {
     /// Waits until something moves.
     pub(crate) async fn until_moved(&self) {
         self.moved.notified().await;
+    }
+
+    /// The controller that runs ends, and the next one goes on from its journal as a restored one.
+    pub(crate) fn declare_restored(&self) {
+        let mut state = self.state();
+        state.controllers.iter_mut().for_each(|controller| controller.alive = false);
+        (state.declared, state.controllers_wanted) = (true, 1);
+        drop(state);
+        self.moved();
     }
 
     /// One more controller, in a while.
