@@ -7,7 +7,7 @@
 //! ```
 //! Invariants: at most one daemon per storage; it outlives the agent (it daemonizes); the list of exports is durable
 //! before an export is promised, and a daemon that is started again exports all of it under the same paths, after the
-//! guests that lost it were reset ([`guest`]); healthy means that it answered its control socket in time and exports all
+//! guests that lost it were reset (`guest`); healthy means that it answered its control socket in time and exports all
 //! of it. What it exports and how that ends is in [`exports`](super::exports). Rejected: being the daemon's parent (an agent update would kill every disk of the host).
 
 use std::{
