@@ -17,9 +17,16 @@ apt_get() {
   "${SUDO[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends --allow-downgrades "$@" >&2
 }
 updated=
+refresh() { [[ $updated ]] || { "${SUDO[@]}" apt-get update -qq >&2 || true; updated=1; }; }
+unpacked() {                  # unpacked PACKAGE: its files, not installed, in a folder that is printed
+  local folder
+  folder=$(mktemp -d)
+  (cd "$folder" && apt-get download -qq "$1" 2>/dev/null && dpkg -x ./*.deb .)
+  echo "$folder"
+}
 need() {                      # need COMMAND PACKAGE...: install the packages if the command is missing
   command -v "$1" >/dev/null && return
-  [[ $updated ]] || { "${SUDO[@]}" apt-get update -qq >&2 || true; updated=1; }
+  refresh
   apt_get "${@:2}"
 }
 
@@ -102,11 +109,9 @@ cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes
 
 if [[ ! -f $TOOLS/guest/vmlinuz ]]; then
   say "a kernel for the tests' guest into $TOOLS"
-  [[ $updated ]] || "${SUDO[@]}" apt-get update -qq >&2 || true
+  refresh
   # Debian's own, but not for this machine.
-  KERNEL=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
-  PACKAGE=$(mktemp -d)
-  (cd "$PACKAGE" && apt-get download -qq "$KERNEL" 2>/dev/null && dpkg -x linux-image-*.deb .)
+  PACKAGE=$(unpacked "$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')")
   mkdir -p $TOOLS/guest
   find "$PACKAGE/lib/modules" -name 'virtio*.ko' -exec cp {} $TOOLS/guest/ \;
   cp "$PACKAGE"/boot/vmlinuz-* $TOOLS/guest/vmlinuz
@@ -123,10 +128,9 @@ if [[ ! -x $TOOLS/bin/st || ! -f $TOOLS/axe.min.js ]]; then
 fi
 if [[ ! -x $TOOLS/promtool ]]; then
   say "promtool into $TOOLS"
-  [[ $updated ]] || "${SUDO[@]}" apt-get update -qq >&2 || true
+  refresh
   # The package would start a Prometheus here: only its promtool is taken.
-  PACKAGE=$(mktemp -d)
-  (cd "$PACKAGE" && apt-get download -qq prometheus 2>/dev/null && dpkg -x prometheus_*.deb .)
+  PACKAGE=$(unpacked prometheus)
   cp "$PACKAGE/usr/bin/promtool" $TOOLS/promtool
   rm -rf "$PACKAGE"
 fi

@@ -138,16 +138,18 @@ impl Assembly {
         let vms = try_join_all(asked).await?;
         let hosts = self.bus.ask(self.recovery(), QueryHostsMsg {}).await?.hosts;
         let mut quarantined: HashSet<HostId> = memory::quarantined(&*self.ports.journal).await?.into_keys().collect();
+        let mut asked = Vec::new();
         for host in removed(&change.hosts) {
-            // One that burnt down may go: a human answers for it (K13).
-            if memory::attested_off(&*self.ports.journal, &host.name).await?.is_some() {
-                quarantined.remove(&host.id);
+            match memory::attested_off(&*self.ports.journal, &host.name).await? {
+                // One that burnt down may go: a human answers for it (K13).
+                Some(_) => drop(quarantined.remove(&host.id)),
+                None => asked.push(host),
             }
         }
         let mut refusals = change.refusals(&Known { hosts: &hosts, quarantined: &quarantined, vms: &vms });
         if refusals.is_empty() {
-            for host in removed(&change.hosts) {
-                refusals.extend(self.left_on(host).await?);
+            for host in asked {
+                refusals.extend(self.left_on(host).await);
             }
         }
         match refusals.is_empty() {
@@ -157,14 +159,11 @@ impl Assembly {
     }
 
     /// Why it is not known that nothing of ours is left on a host that goes.
-    async fn left_on(&self, host: &Difference<HostId>) -> Result<Option<String>> {
+    async fn left_on(&self, host: &Difference<HostId>) -> Option<String> {
         let name = &host.name;
-        if memory::attested_off(&*self.ports.journal, name).await?.is_some() {
-            return Ok(None);
-        }
         let to = Address::new(HostActor::KIND, host.id);
         let directory = self.catalog.now();
-        Ok(match self.bus.ask_within(to, ListVmsCmd::default(), SEARCH_TIMEOUT).await {
+        match self.bus.ask_within(to, ListVmsCmd::default(), SEARCH_TIMEOUT).await {
             Err(error) => Some(format!(
                 "host {name} cannot be asked what runs on it ({error}): bring its agent up, or attest that it is off with \
                  `ringfence host confirm-fenced {name}` before it is maintained"
@@ -174,7 +173,7 @@ impl Assembly {
                 let ours: Vec<&str> = ours.map(|vm| vm.name.as_str()).collect();
                 (!ours.is_empty()).then(|| format!("host {name} still runs {}: stop it first", ours.join(", ")))
             }
-        })
+        }
     }
 
     /// Looks after another inventory from now on, by what [`plan`](Assembly::plan) found has to be done; `ports` already reach
@@ -227,7 +226,7 @@ impl Assembly {
         let directory = self.catalog.now();
         for host in removed(&change.hosts) {
             for storage in directory.storages.iter().filter(|of| of.kind == StorageKind::Ceph) {
-                let reason = format!("{} leaves the inventory, {by} removes it: its entry ends by itself", host.name);
+                let reason = format!("{} leaves the inventory, {by} removes it: its entry expires", host.name);
                 let forget = ForgetStorageFenceMsg { host_uuid: host.id, reason };
                 self.bus.ask(Address::new(CephActor::KIND, storage.id), forget).await?;
             }

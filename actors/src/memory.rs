@@ -23,13 +23,13 @@ pub(crate) fn not_ready() -> ErrorCode {
     ErrorCode::new(Code::NOT_READY, "the journal is still being read: try again in a moment")
 }
 
-/// The hosts in quarantine, and why they are.
-pub(crate) async fn quarantined(journal: &dyn JournalPort) -> Result<HashMap<HostId, String>> {
+/// The hosts in quarantine: since which record, and why.
+pub(crate) async fn quarantined(journal: &dyn JournalPort) -> Result<HashMap<HostId, (u64, String)>> {
     let mut quarantined = HashMap::new();
     for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
         let event: HostQuarantineChanged = record.event()?;
         if event.quarantined {
-            quarantined.insert(event.host_uuid, event.reason);
+            quarantined.insert(event.host_uuid, (record.seq, event.reason));
         }
     }
     Ok(quarantined)
@@ -58,11 +58,14 @@ pub(crate) async fn machine(journal: &dyn JournalPort, host: HostId) -> Result<M
 pub(crate) async fn attested_off(journal: &dyn JournalPort, host: &str) -> Result<Option<String>> {
     let Some(record) = journal.latest_of(HostConfirmedFenced::TOPIC, host).await? else { return Ok(None) };
     let event: HostConfirmedFenced = record.event()?;
-    if !event.confirmed || record.seq < whole_since(journal).await? {
-        return Ok(None);
-    }
     let status = journal.latest_of(HostStatusChanged::TOPIC, host).await?;
-    Ok(Some(event.by).filter(|_| !answered_since(record.seq, status.as_ref())))
+    let holds = holds(&event, record.seq, whole_since(journal).await?, status.as_ref());
+    Ok(holds.then_some(event.by))
+}
+
+/// Whether a human's word of this record still holds, by the host's newest change of status.
+pub(crate) fn holds(word: &HostConfirmedFenced, seq: u64, whole_since: u64, status: Option<&Record>) -> bool {
+    word.confirmed && seq > whole_since && !answered_since(seq, status)
 }
 
 /// Whether a host answered after this record: its newest change of status is younger, and says so.

@@ -52,6 +52,9 @@ pub(crate) fn play(scenario: &Scenario) -> Result<Vec<String>, String> {
         What::Fault(fault, _) => Some(fault),
         What::Act(_) => None,
     });
+    if plan.steps.iter().any(|step| step.what == What::Act(Act::DeclareRestored)) {
+        return Err("nobody starts the controller of a lab with --restored".to_owned());
+    }
     for fault in faults {
         commands(fault, true, &[]).ok_or_else(|| format!("the lab does not have this fault: {fault:?}"))?;
     }

@@ -177,7 +177,7 @@ async fn an_export_is_a_writer_until_it_is_ended_and_its_file_closed() {
     host.qemu("vm2").await;
     assert_eq!(host.idle().await, [], "what no QEMU ever had holds nothing");
     for vm in [vm1, vm2] {
-        host.exports.join(vm).await.unwrap();
+        host.exports.join(vm, &host.lookout.look().await.unwrap()).await.unwrap();
     }
     assert_eq!(host.idle().await, [(vm1, WriterKind::Export, host.pid())], "the other has its QEMU");
 

@@ -66,7 +66,7 @@ pub struct LiftStorageFenceMsg {
 message!(LiftStorageFenceMsg, 1, Lane::Control => Done);
 
 /// Keeps a host's fence no longer: it left the inventory for good, and a human attested that it is off. What is on the
-/// blocklist ends by itself. Idempotent.
+/// blocklist expires. Idempotent.
 ///
 /// # Errors
 /// `SYS.1005` while it is being fenced or lifted, `SYS.1004` before the journal was read, `SYS.1016` if it cannot be recorded:
@@ -116,7 +116,7 @@ pub enum StorageFencePhase {
     LiftIntended,
     /// Read back as gone.
     Lifted,
-    /// Not renewed any more: the host left for good, and its entry ends by itself.
+    /// Not renewed any more: the host left for good, and its entry expires.
     Forgotten,
 }
 

@@ -146,10 +146,9 @@ fn trouble(rng: &mut ChaCha8Rng, what: Trouble, inventory: &Inventory, at: Durat
         }
         Trouble::Migrated => {
             // Where its own cluster ends so does what libvirt moves. Beyond it a move is noticed with the next listing.
-            let cluster = |name: &str| inventory.hosts.iter().find(|of| of.name == name).map(|of| of.cluster);
             let of = inventory.vms.iter().find(|of| of.name == vm).map(|of| of.cluster);
-            let near = inventory.hosts.iter().find(|to| Some(to.cluster) == of).map(|to| to.name.clone());
-            let to = Some(host).filter(|host| cluster(host) == of).or(near).unwrap_or(other);
+            let mut near = inventory.hosts.iter().filter(|to| Some(to.cluster) == of).map(|to| &to.name);
+            let to = near.clone().find(|to| **to == host).or(near.next()).cloned().unwrap_or(other);
             vec![step(now, Fault::Migration { vm, to, succeeds: true }, seconds(2.0, 120.0))]
         }
         Trouble::Lookalike => vec![step(now, claim(Claimant::Lookalike), seconds(2.0, 60.0))],

@@ -9,7 +9,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -378,43 +377,9 @@ impl Handler<LiftStorageFenceMsg> for CephActor {
     fn handle(&mut self, message: LiftStorageFenceMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<LiftStorageFenceMsg>();
         let host = message.host_uuid;
-        match self.fences.as_mut().map(|fences| fences.get_mut(&host)) {
-            None => promise.complete(Err(not_ready())),
-            Some(None) => promise.complete(Ok(Done {})),
-            Some(Some(fence)) if fence.busy => {
-                let details = "this host is being fenced right now: lift it when that ended";
-                promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, details)));
-            }
-            Some(Some(fence)) => {
-                fence.busy = true;
-                let blocked = fence.addresses.iter().copied().collect();
-                lift(self.flow.clone(), host, blocked, promise, ctx);
-            }
-        }
+        self.end(host, promise, ctx, async move |flow, blocked| flow.lift(host, blocked).await);
         answer
     }
-}
-
-fn lift(flow: Flow, host: HostId, blocked: Vec<IpAddr>, promise: Promise<Done>, ctx: &mut Ctx<'_, CephActor>) {
-    let lifted: std::pin::Pin<Box<dyn Future<Output = Result<Done>>>> =
-        Box::pin(async move { flow.lift(host, blocked).await });
-    ctx.spawn_detached(lifted, move |this, result, ctx| {
-        let Some(fences) = &mut this.fences else { return };
-        let waiting = fences.get_mut(&host).map(|fence| {
-            fence.busy = false;
-            std::mem::take(&mut fence.waiting)
-        });
-        let waiting = waiting.unwrap_or_default();
-        if result.is_ok() {
-            fences.remove(&host);
-        }
-        // Somebody wanted it fenced while it was lifted.
-        if !waiting.is_empty() {
-            fences.entry(host).or_default().waiting = waiting;
-            this.order(host, "wanted while it was being lifted", ctx);
-        }
-        promise.complete(result);
-    });
 }
 
 impl Handler<ForgetStorageFenceMsg> for CephActor {
@@ -423,32 +388,48 @@ impl Handler<ForgetStorageFenceMsg> for CephActor {
     fn handle(&mut self, message: ForgetStorageFenceMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<ForgetStorageFenceMsg>();
         let ForgetStorageFenceMsg { host_uuid: host, reason } = message;
-        match self.fences.as_mut().map(|fences| fences.get_mut(&host)) {
-            None => promise.complete(Err(not_ready())),
-            Some(None) => promise.complete(Ok(Done {})),
-            Some(Some(fence)) if fence.busy => {
-                let details = "this host is being fenced or lifted right now: try again in a moment";
-                promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, details)));
-            }
-            Some(Some(fence)) => {
-                fence.busy = true;
-                let (flow, addresses): (_, Vec<IpAddr>) =
-                    (self.flow.clone(), fence.addresses.iter().copied().collect());
-                let recorded = async move {
-                    let forgotten = flow.event(host, StorageFencePhase::Forgotten, &addresses, reason);
-                    flow.recorder.intent(&forgotten).await
-                };
-                ctx.spawn_detached(recorded, move |this, result, _| {
-                    let Some(fences) = &mut this.fences else { return };
-                    match &result {
-                        Ok(_) => drop(fences.remove(&host)),
-                        Err(_) => fences.entry(host).or_default().busy = false,
-                    }
-                    promise.complete(result.map(|_| Done {}));
-                });
-            }
-        }
+        self.end(host, promise, ctx, async move |flow, blocked| {
+            let forgotten = flow.event(host, StorageFencePhase::Forgotten, &blocked, reason.clone());
+            flow.recorder.intent(&forgotten).await.map(|_| Done {})
+        });
         answer
+    }
+}
+
+impl CephActor {
+    /// Ends a host's fence, with what was blocked, unless it is being ordered or ended right now.
+    fn end<F>(&mut self, host: HostId, promise: Promise<Done>, ctx: &mut Ctx<'_, Self>, how: F)
+    where
+        F: AsyncFnOnce(Flow, Vec<IpAddr>) -> Result<Done> + 'static,
+    {
+        let fence = match self.fences.as_mut().map(|fences| fences.get_mut(&host)) {
+            None => return promise.complete(Err(not_ready())),
+            Some(None) => return promise.complete(Ok(Done {})),
+            Some(Some(fence)) if fence.busy => {
+                let details = "this host is being fenced right now: lift it when that ended";
+                return promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, details)));
+            }
+            Some(Some(fence)) => fence,
+        };
+        fence.busy = true;
+        let (flow, blocked) = (self.flow.clone(), fence.addresses.iter().copied().collect());
+        ctx.spawn_detached(async move { how(flow, blocked).await }, move |this, result, ctx| {
+            let Some(fences) = &mut this.fences else { return };
+            let waiting = fences.get_mut(&host).map(|fence| {
+                fence.busy = false;
+                std::mem::take(&mut fence.waiting)
+            });
+            let waiting = waiting.unwrap_or_default();
+            if result.is_ok() {
+                fences.remove(&host);
+            }
+            // Somebody wanted it fenced while its fence was ended.
+            if !waiting.is_empty() {
+                fences.entry(host).or_default().waiting = waiting;
+                this.order(host, "wanted while its fence was ended", ctx);
+            }
+            promise.complete(result);
+        });
     }
 }
 

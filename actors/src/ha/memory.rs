@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::try_join;
 use ringfence_messages::{
     Event as _, HostId, Result,
-    ha::{HostConfirmedFenced, HostDrained, HostFailed, HostQuarantineChanged, VmMoveChanged},
+    ha::{HostConfirmedFenced, HostDrained, HostFailed, VmMoveChanged},
     host::{HostState, HostStateChanged, HostStatusChanged},
     vm::VmStateChanged,
 };
@@ -15,7 +15,7 @@ use super::{
     drain::Move,
 };
 use crate::{
-    memory::{answered_since, whole_since},
+    memory::{answered_since, holds, quarantined, whole_since},
     ports::{JournalPort, Record},
     sabotage::{self, Sabotage},
 };
@@ -28,27 +28,20 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         memory.vms.push((event.vm_uuid, Belief::from(&event)));
     }
     let whole_since = whole_since(&*journal).await?;
-    for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
-        let event: HostQuarantineChanged = record.event()?;
-        if event.quarantined {
-            memory.quarantined.insert(event.host_uuid);
-            memory.unproven.extend((record.seq < whole_since).then_some(event.host_uuid));
-        }
+    for (host, (since, _)) in quarantined(&*journal).await? {
+        memory.quarantined.insert(host);
+        memory.unproven.extend((since < whole_since).then_some(host));
     }
     let statuses = journal.latest(HostStatusChanged::TOPIC).await?;
-    let holds = |record: &Record| {
-        let status = statuses.iter().find(|status| status.subject == record.subject);
-        !answered_since(record.seq, status)
-    };
+    let status = |of: &Record| statuses.iter().find(|status| status.subject == of.subject);
     for record in journal.latest(HostConfirmedFenced::TOPIC).await? {
         let event: HostConfirmedFenced = record.event()?;
-        memory
-            .confirmed
-            .extend((event.confirmed && record.seq > whole_since && holds(&record)).then_some(event.host_uuid));
+        let holds = holds(&event, record.seq, whole_since, status(&record));
+        memory.confirmed.extend(holds.then_some(event.host_uuid));
     }
     for record in journal.latest(HostFailed::TOPIC).await? {
         let event: HostFailed = record.event()?;
-        memory.failed.extend(holds(&record).then_some(event.host_uuid));
+        memory.failed.extend((!answered_since(record.seq, status(&record))).then_some(event.host_uuid));
     }
     let mut drained: BTreeMap<HostId, u64> = BTreeMap::new();
     let (empty, states) = try_join(journal.latest(HostDrained::TOPIC), journal.latest(HostStateChanged::TOPIC)).await?;

@@ -176,7 +176,8 @@ async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
     for record in journal.latest(HostIdentified::TOPIC).await? {
         identified.push(record.event::<HostIdentified>()?);
     }
-    Ok((states, quarantined(&*journal).await?, Identities::remembered(identified)))
+    let quarantined = quarantined(&*journal).await?.into_iter().map(|(host, (_, why))| (host, why)).collect();
+    Ok((states, quarantined, Identities::remembered(identified)))
 }
 
 impl Actor for RecoveryActor {

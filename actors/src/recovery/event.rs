@@ -57,7 +57,7 @@ pub enum Event {
         /// Why; `None` ends it.
         reason: Option<String>,
     },
-    /// A host is another boot of its machine, or another machine, than before: its failures were those of the one before.
+    /// A host rebooted, or its machine was replaced: its failures were those of before.
     Booted {
         /// The host.
         host: HostId,

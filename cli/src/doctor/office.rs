@@ -191,9 +191,7 @@ async fn ceph(
 mod tests {
     use ringfence_actors::inventory::Inventory;
     use ringfence_drivers::ceph::osd_map;
-    use ringfence_messages::{ClusterId, HostId};
-
-    use ringfence_messages::ceph::StorageFencePhase;
+    use ringfence_messages::{ClusterId, HostId, ceph::StorageFencePhase};
 
     use super::*;
 

@@ -15,7 +15,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ringfence_messages::{
@@ -145,7 +145,8 @@ impl Folder {
     pub(super) async fn make(&self, export: &Export, within: Duration) -> Result<()> {
         let admin = self.admin();
         let mut qmp = Qmp::connect(&admin, ANSWER_TIMEOUT).await?;
-        let node = fresh_node(&export.bdev);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let node = format!("n{:x}", now.as_nanos());
         let blockdev = json!({
             "driver": "file", "node-name": node, "filename": text(&export.volume)?, "cache": { "direct": true },
         });
@@ -299,9 +300,9 @@ impl Exports {
     ///
     /// # Errors
     /// If a list cannot be read or written: then it must not be started.
-    pub async fn join(&self, vm: VmId) -> Result<()> {
+    pub async fn join(&self, vm: VmId, seen: &Seen) -> Result<()> {
         let of_it = |export: &Export| export.vm == Some(vm) && export.fresh;
-        self.change(of_it, |_, export, _| {
+        self.change(seen, of_it, |_, export, _| {
             export.fresh = false;
             Ok(())
         })
@@ -315,7 +316,7 @@ impl Exports {
     /// If a list cannot be read or written.
     pub async fn adopt(&self) -> Result<()> {
         let unknown = |export: &Export| export.vm.is_none();
-        self.change(unknown, |folder, export, seen| {
+        self.change(&self.lookout.look().await?, unknown, |folder, export, seen| {
             export.vm = folder.user(&export.bdev, seen)?.map(|qemu| qemu.vm);
             Ok(())
         })
@@ -325,10 +326,11 @@ impl Exports {
     /// Changes the records that `is` picks, under the lock of their list.
     async fn change(
         &self,
+        seen: &Seen,
         is: impl Fn(&Export) -> bool,
         to: impl Fn(&Folder, &mut Export, &Seen) -> Result<()>,
     ) -> Result<()> {
-        for folder in self.folders(&self.lookout.look().await?)? {
+        for folder in self.folders(seen)? {
             if !folder.load()?.iter().any(&is) {
                 continue;
             }
@@ -399,13 +401,6 @@ async fn live(qmp: &mut Qmp, admin: &Path) -> Result<Vec<(String, String)>> {
     let exports = qmp.execute(admin, "query-block-exports", json!({}), ANSWER_TIMEOUT).await?;
     let word = |export: &Value, key: &str| export[key].as_str().unwrap_or_default().to_owned();
     Ok(exports.as_array().into_iter().flatten().map(|e| (word(e, "id"), word(e, "node-name"))).collect())
-}
-
-fn fresh_node(bdev: &str) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let bytes = bdev.bytes().chain(now.to_le_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    format!("n{hash:016x}")
 }
 
 /// QEMU says that O_DIRECT does not work; the reader wants to know where, and what to do.

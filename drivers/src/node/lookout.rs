@@ -155,7 +155,7 @@ impl Lookout {
 
     fn judge(&self, process: Process, seen: &mut Seen) {
         if exports::admin_of(&process).is_some() {
-            let ours = process.users().is_some_and(|users| users.iter().all(|user| self.users.contains(user)));
+            let ours = process.users().is_some_and(|users| self.stranger(process.pid, users).is_none());
             return if ours && process.is_alive() {
                 seen.targets.push(process)
             };

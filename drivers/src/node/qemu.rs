@@ -190,7 +190,7 @@ pub fn arguments(
         match &disk.source {
             DiskSource::VhostUser { socket_path } => {
                 add("-chardev", format!("socket,id=disk{n},path={},{}", quote(socket_path), version.reconnect()));
-                // As many as the target serves; by itself QEMU wants one for each processor.
+                // As many as the target serves; otherwise QEMU wants one for each processor.
                 add("-device", format!("vhost-user-blk-pci,chardev=disk{n},num-queues=1,bootindex={bootindex}"));
             }
             DiskSource::File { path } => {

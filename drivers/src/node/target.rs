@@ -259,7 +259,7 @@ impl Target {
         format!("ringfence-vhost-{}", self.name)
     }
 
-    /// Exports a volume and returns its socket. One that no QEMU uses is made anew: its file may have been replaced.
+    /// Exports a volume and returns its socket. One that no QEMU uses is made again: its file may have been replaced.
     ///
     /// # Errors
     /// `SYS.1007` for bad names, `SYS.1003` if the volume is not there, `SYS.1004` if the target does not work,

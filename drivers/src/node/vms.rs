@@ -248,11 +248,12 @@ impl Vms {
             let details = format!("VM {}: libvirt has not yet answered an earlier order: not started", cmd.name);
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }
-        let runs_as = self.running(cmd.vm_uuid).await?.first().map(|qemu| qemu.process.pid);
+        let seen = self.look().await?;
+        let runs_as = seen.of(cmd.vm_uuid).next().map(|qemu| qemu.process.pid);
         let next = orders.admit(cmd, runs_as, is_late(cmd, by))?;
         self.remember(&mut orders, next)?;
         *self.held.write() = orders.held().clone();
-        self.exports.join(cmd.vm_uuid).await?;
+        self.exports.join(cmd.vm_uuid, &seen).await?;
         if let Some(xml) = &cmd.libvirt_xml {
             let files = self.folders.make(cmd.vm_uuid)?;
             let begun =

@@ -4,7 +4,7 @@
 //! known to the bit: before a write is answered the number before it or its own, afterwards its own alone. After a boot
 //! what was written by the boot before is read again. The host reads this on the serial line:
 //! `found N N ...` what each thread found last written, `ack N N ...` what was answered so far, `DAMAGE ...`, `ERROR ...`.
-//! A program of its own, built by `linux_guest.rs`: it needs no C library in the guest.
+//! A separate program, built by `linux_guest.rs`: it needs no C library in the guest.
 
 use std::{
     ffi::{c_char, c_int, c_long, c_ulong, c_void},
