@@ -120,7 +120,7 @@ impl Stage {
     }
 
     fn poll_controllers(&self, cx: &mut Context<'_>) {
-        let wanted = std::mem::take(&mut self.world.state().controllers_wanted);
+        let wanted = self.world.state().take_controllers_wanted();
         for _ in 0..wanted {
             self.start_controller();
         }

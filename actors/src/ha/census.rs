@@ -3,16 +3,19 @@
 //! Invariants (K7): nothing is started in a cluster before each of its hosts listed its processes with full sight, or is
 //! out of service, or cannot be asked; one that cannot be asked is a silent place for VMs whose volumes nobody watches. A
 //! failed look is no look. Hosts in maintenance are asked too, and not waited for: an operator emptied them or answers for
-//! them, unless that is from before the journal was restored. One that fails before it was heard is a place for all its quarantine. Rejected: believing the journal about where nothing runs; whatever starts VMs beside us does not write it.
+//! them, unless that is from before the journal was restored. One that fails before it was heard stays a place, in quarantine
+//! too. Rejected: believing the journal about where nothing runs; whatever starts VMs beside us does not write it.
+
+use std::time::Duration;
 
 use ringfence_messages::{ClusterId, HostId, Result, host::HostStatus, vm::ListVmsReply};
 
-use super::core::{CENSUS_PER_TICK, Command, Core, Host, MAX_DEAF};
+use super::core::{CENSUS_PER_TICK, Command, Core, Host, MAX_DEAF, RETRY_CEILING};
 use crate::sabotage::{self, Sabotage};
 
 impl Core {
     /// A host answered for its processes, or did not.
-    pub(super) fn heard(&mut self, host: HostId, reply: &Result<ListVmsReply>) {
+    pub(super) fn heard(&mut self, host: HostId, reply: &Result<ListVmsReply>, now: Duration) {
         let Some(of) = self.hosts.get_mut(&host) else { return };
         of.listing = false;
         match reply {
@@ -21,15 +24,17 @@ impl Core {
             Ok(_) => of.deaf = MAX_DEAF,
             Err(_) => of.deaf = of.deaf.saturating_add(1),
         }
+        of.ask_again = if of.deaf < MAX_DEAF { Duration::ZERO } else { now + RETRY_CEILING };
     }
 
-    /// Asks those who were not heard yet.
-    pub(super) fn ask_unheard(&mut self, commands: &mut Vec<Command>) {
+    /// Asks those who were not heard yet; rarely, once they proved deaf or blind.
+    pub(super) fn ask_unheard(&mut self, now: Duration, commands: &mut Vec<Command>) {
         if !self.census_open {
             return;
         }
         let askable = |host: &Host| host.status == Some(HostStatus::Connected) || host.maintenance;
-        let unheard = self.hosts.iter_mut().filter(|(_, host)| !host.heard && !host.listing && askable(host));
+        let due = |host: &Host| !host.heard && !host.listing && now >= host.ask_again && askable(host);
+        let unheard = self.hosts.iter_mut().filter(|(_, host)| due(host));
         for (id, host) in unheard.take(CENSUS_PER_TICK) {
             host.listing = true;
             commands.push(Command::List(*id));

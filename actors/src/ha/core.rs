@@ -23,7 +23,10 @@ use ringfence_messages::{
     vm::{ListVmsReply, VmIntruder, VmInventory, VmState, VmStateChanged},
 };
 
-use super::drain::{Drains, Move};
+use super::{
+    drain::{Drains, Move},
+    flows::backoff,
+};
 use crate::inventory::{Directory, HaSettings};
 
 /// Between [`Event::Tick`]s.
@@ -42,7 +45,8 @@ pub const SCAN_EVERY: Duration = Duration::from_secs(1);
 /// For so long a host that failed counts for the storm brake. Too low: a storm that comes host by host is not seen.
 pub const STORM_WINDOW: Duration = Duration::from_secs(60);
 
-/// Longest wait between tries to bring a VM back. Too high: a cause that is gone is noticed late.
+/// Longest wait between tries to bring a VM back, or to hear a host that is deaf. Too high: a cause that is gone is noticed
+/// late.
 pub const RETRY_CEILING: Duration = Duration::from_secs(30);
 
 /// For so long a VM has to run before its start counts as one that worked. Too low: one that dies at once is started
@@ -215,6 +219,8 @@ pub(super) struct Host {
     /// It was asked so often in vain, or by somebody blind, that it is not waited for any more.
     pub(super) deaf: u32,
     pub(super) listing: bool,
+    /// When it may be asked again.
+    pub(super) ask_again: Duration,
     pub(super) next_clean: Duration,
     pub(super) clean_error: Option<String>,
 }
@@ -232,6 +238,8 @@ pub(super) struct Vm {
     pub(super) next: Duration,
     pub(super) why: String,
     pub(super) watching: bool,
+    /// How often in a row it was looked for on a host that answers, and when it is looked for again.
+    pub(super) looks: (u32, Duration),
     /// Looks in a row at which nobody watched its volumes.
     pub(super) gone: u32,
 }
@@ -426,7 +434,7 @@ impl Core {
             Event::Requested(vm, host) => self.requested(vm, host, now, &mut commands),
             Event::Started(vm, result) => self.started(vm, result, now, &mut commands),
             Event::Listed(host, reply) => {
-                self.heard(host, &reply);
+                self.heard(host, &reply, now);
                 if let Ok(ListVmsReply { vms, .. }) = reply {
                     self.listed(host, &vms, &mut commands);
                     self.drained(host, &vms, &mut commands);
@@ -512,10 +520,14 @@ impl Core {
             next: Duration::ZERO,
             why: String::new(),
             watching: false,
+            looks: (0, Duration::ZERO),
             gone: 0,
         });
         if vm.belief.host != belief.host {
             vm.gone = 0;
+        }
+        if vm.belief != belief {
+            vm.looks = (0, Duration::ZERO);
         }
         if belief.state == VmState::Running && (vm.belief.state != VmState::Running || vm.up_since.is_none()) {
             vm.up_since = Some(now);
@@ -563,7 +575,7 @@ impl Core {
                 commands.push(Command::List(of.id));
             }
         }
-        self.ask_unheard(commands);
+        self.ask_unheard(now, commands);
         self.look_at_drained(commands);
         for id in &self.lost {
             let Some(vm) = self.vms.get_mut(id) else { continue };
@@ -578,7 +590,11 @@ impl Core {
                 continue;
             }
             if host.status == Some(HostStatus::Connected) && !host.suspect {
-                commands.push(Command::LookFor(*id, None));
+                // A host that answers and cannot say is asked more and more rarely.
+                if now >= vm.looks.1 {
+                    vm.looks = (vm.looks.0.saturating_add(1), now + backoff(vm.looks.0));
+                    commands.push(Command::LookFor(*id, None));
+                }
             } else if host.seen_by_siblings(now) && !std::mem::replace(&mut vm.watching, true) {
                 commands.push(Command::Watch(*id));
             }

@@ -326,7 +326,7 @@ fn a_humans_word_ends_with_the_first_answer_and_does_not_fail_the_host_again() {
 fn a_stopped_vm_does_not_pass_the_storm_brake() {
     let mut core = core_of(&["v1"], 10);
     core.on(believed("v1", VmState::Running, "a", 1), S);
-    for name in ["a", "b", "c"] {
+    for name in ["a", "b", "c", "d"] {
         core.on(Event::Suspected(host(name)), S);
         core.on(Event::HostChanged(host(name), HostStatus::Disconnected), S);
     }
@@ -338,6 +338,12 @@ fn a_stopped_vm_does_not_pass_the_storm_brake() {
         matches!(&commands[..], [Command::Refuse(_, error)] if error.details.contains("confirm-fenced")),
         "{commands:?}"
     );
+
+    // A start that was under way when the brake engaged fences no more either, unless a human attests.
+    let error = core.may_quarantine(host("a")).unwrap_err();
+    assert!(error.details.contains("storm brake of c1"), "{error}");
+    core.on(Event::Confirmed(host("d")), 5 * S);
+    core.may_quarantine(host("d")).unwrap();
 
     // A fence that took one of them out of service does not take it out of the count.
     core.on(Event::Quarantined(host("a"), Ok(())), 5 * S);
@@ -400,6 +406,11 @@ fn nothing_starts_before_every_host_of_the_cluster_was_heard() {
         core.on(Event::Listed(host("i"), Err(ErrorCode::new(Code::TIMEOUT, "no answer"))), S);
     }
     assert_eq!((core.unsettled(cluster), core.unheard(cluster)), (vec![host("j")], vec![host("i")]));
+    let asked = |commands: &[Command]| commands.contains(&Command::List(host("i")));
+    core.on(Event::Suspected(host("i")), S);
+    assert!(!asked(&core.on(Event::Tick, 2 * S)), "one that is deaf is asked rarely");
+    assert!(asked(&core.on(Event::Tick, S + RETRY_CEILING)), "and not forgotten");
+    core.on(Event::HostChanged(host("i"), HostStatus::Connected), 2 * S);
     let commands = core.on(Event::HostChanged(host("j"), HostStatus::Disconnected), S);
     assert_eq!(starts(&commands), [(vm("v1"), "QemuDied")], "nobody is waited for any more");
     assert_eq!(core.unheard(cluster), [host("i"), host("j")]);

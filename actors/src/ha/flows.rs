@@ -11,7 +11,10 @@ use ringfence_messages::{
     vm::{HaMode, InstallPath, IntruderPhase, RunningVm, VmIntruder, VmState, WriterKind},
 };
 
-use super::core::{Belief, Command, Core, Fact, GONE_LOOKS, MAX_DEATHS, RETRY_CEILING, STEADY};
+use super::{
+    core::{Belief, Command, Core, Fact, GONE_LOOKS, MAX_DEATHS, RETRY_CEILING, STEADY},
+    verdicts::braked,
+};
 use crate::sabotage::{self, Sabotage};
 
 impl Core {
@@ -108,19 +111,16 @@ impl Core {
         if !self.vms.contains_key(&id) {
             self.believe(id, Belief { state: VmState::Stopped, host: None, incarnation: 0, wanted: false }, now);
         }
+        let last = self.vms.get(&id).and_then(|vm| vm.belief.host);
+        let brake = last.and_then(|host| self.brake_holds(host)).map(braked);
         let Some(vm) = self.vms.get_mut(&id) else { return };
-        let place = vm.belief.host.and_then(|host| self.hosts.get(&host));
-        let cluster = self.directory.vm(id).map(|of| of.cluster).ok().filter(|cluster| self.braked.contains(cluster));
-        let braked = cluster.and_then(|id| self.directory.cluster(id).ok()).map(|cluster| cluster.name.clone());
+        let place = last.and_then(|host| self.hosts.get(&host));
         if vm.flow.is_some() {
             commands.extend(refuse("it is being brought back already".to_owned()));
         } else if self.drains.moves.get(&id).is_some_and(|of| of.holds(vm.belief.state, now)) {
             commands.extend(refuse("its host is being drained, and it is being stopped there".to_owned()));
-        } else if let Some(name) = place.filter(|place| place.is_away() && !place.confirmed).and(braked) {
-            commands.extend(refuse(format!(
-                "the storm brake of {name} is engaged, and where it ran last does not answer: `ringfence host confirm-fenced` \
-                 says that a host is off"
-            )));
+        } else if let Some(brake) = brake {
+            commands.extend(refuse(format!("where it ran last does not answer, and {brake}")));
         } else if place.is_some_and(|place| place.cleaning) {
             commands.extend(refuse("its host is back and being reconciled: try again in a moment".to_owned()));
         } else {
@@ -235,7 +235,7 @@ impl Core {
     }
 }
 
-/// How long after so many failures in a row the next try comes.
-fn backoff(failures: u32) -> Duration {
+/// How long after so many failures, or looks in vain, the next try comes.
+pub(super) fn backoff(failures: u32) -> Duration {
     RETRY_CEILING.min(Duration::from_millis(500) * (1 << failures.min(10)))
 }

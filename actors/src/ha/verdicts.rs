@@ -9,13 +9,17 @@ use ringfence_messages::{
 };
 
 use super::core::{Command, Core, Fact, Host, SCAN_FRESH, STORM_WINDOW};
-use crate::sabotage::{self, Sabotage};
+use crate::{
+    inventory::Cluster,
+    sabotage::{self, Sabotage},
+};
 
 impl Core {
     /// Whether a fence on this host may begin; `true` if it is in quarantine already.
     ///
     /// # Errors
-    /// It answers, or is being reconciled: nothing may be fenced there.
+    /// It answers, is being reconciled, or the storm brake of its cluster is engaged and nobody attested that it is off:
+    /// nothing may be fenced there. A start that began before the brake asks here too (K10).
     pub fn may_quarantine(&self, host: HostId) -> Result<bool> {
         let name = self.directory.host_name(host);
         let refuse = |why: &str| Err(ErrorCode::new(Code::CHANGE_STATE, format!("{name} {why}: it is not fenced")));
@@ -23,8 +27,18 @@ impl Core {
             None => refuse("is not in the inventory"),
             Some(of) if of.cleaning => refuse("is back and being reconciled"),
             Some(of) if of.status != Some(HostStatus::Disconnected) => refuse("is not Disconnected"),
-            Some(of) => Ok(of.quarantined),
+            Some(of) => match self.brake_holds(host) {
+                Some(cluster) => refuse(&format!("does not answer, and {}", braked(cluster))),
+                None => Ok(of.quarantined),
+            },
         }
+    }
+
+    /// The cluster whose storm brake forbids a fence on this host.
+    pub(super) fn brake_holds(&self, host: HostId) -> Option<&Cluster> {
+        let of = self.hosts.get(&host).filter(|of| of.is_away() && !of.confirmed && !sabotage::on(Sabotage::BrakeBypassed));
+        let cluster = self.directory.host(host).ok().filter(|of| self.braked.contains(&of.cluster))?.cluster;
+        of.and(self.directory.cluster(cluster).ok())
     }
 
     /// Whether a human may attest that this host is off.
@@ -67,6 +81,8 @@ impl Core {
         match status {
             HostStatus::Connected => {
                 (of.suspect, of.failed, of.scan, of.told) = (false, None, None, false);
+                let looked_for = self.vms.values_mut().filter(|vm| vm.belief.host == Some(host));
+                looked_for.for_each(|vm| vm.looks = (0, Duration::ZERO));
                 if !of.heard && !std::mem::replace(&mut of.listing, true) {
                     commands.push(Command::List(host));
                 }
@@ -193,4 +209,9 @@ impl Host {
         let fresh = self.scan.as_ref().filter(|(at, _)| now.saturating_sub(*at) < SCAN_FRESH);
         self.status == Some(HostStatus::Disconnected) && fresh.is_some_and(|(_, scan)| !scan.seen_by.is_empty())
     }
+}
+
+/// What is refused while the storm brake of a cluster is engaged, and the way out.
+pub(super) fn braked(cluster: &Cluster) -> String {
+    format!("the storm brake of {} is engaged: `ringfence host confirm-fenced` says that a host is off", cluster.name)
 }

@@ -197,7 +197,7 @@ where
         let mut state = at.state();
         let now = state.now;
         let machine = &mut state.machines[at.host];
-        if machine.done.len() > 64 {
+        if machine.done.len() == machine.done.capacity() {
             machine.done.retain(|_, at| now.saturating_sub(*at) < Duration::from_secs(600));
         }
         if machine.done.insert(task, now).is_some() {

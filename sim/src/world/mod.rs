@@ -260,3 +260,12 @@ impl World {
         });
     }
 }
+
+impl State {
+    /// How many controllers are to be started now. A service manager runs one; a rival comes from somewhere else.
+    pub(crate) fn take_controllers_wanted(&mut self) -> u32 {
+        let wanted = std::mem::take(&mut self.controllers_wanted);
+        let one_runs = self.controllers.iter().any(|controller| controller.alive);
+        if self.rivals > 0 { wanted } else { wanted.min(u32::from(!one_runs)) }
+    }
+}
