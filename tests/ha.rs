@@ -25,7 +25,10 @@ use ringfence_messages::{
     ClusterId, Code, ErrorCode, Event, HostId, StorageId, VmId,
     ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, StorageFenceChanged, StorageFencePhase},
     fence::{FenceOutcome, SiblingFenceAudited},
-    ha::{ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, QuarantineHostMsg, VmHaBlocked, VmHaStarted},
+    ha::{
+        ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, HostQuarantineChanged, QuarantineHostMsg,
+        VmHaBlocked, VmHaStarted,
+    },
     vhost::DeployVhostCmd,
     vm::{QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState},
 };
@@ -244,9 +247,30 @@ fn a_storage_fence_is_put_back_and_renewed_until_it_is_lifted() {
         use StorageFencePhase::{Fenced, Intended, LiftIntended, Lifted, Renewed};
         assert_eq!(scene.phases(), [Intended, Fenced, Intended, Renewed, Intended, Renewed]);
         scene.world.bus().ask(to, LiftStorageFenceMsg { host_uuid: host("a") }).await.unwrap();
-        scene.pass(LASTING).await;
-        assert_eq!(scene.phases()[6..], [LiftIntended, Lifted]);
+        scene.pass(2 * CHECK_EVERY).await;
+        assert_eq!(scene.phases()[6..], [LiftIntended, Lifted], "not put back any more");
         assert!(scene.fake.ceph.lock().map.blocked.is_empty());
+    });
+}
+
+/// K13: an entry on the blocklist that no record explains. Its host serves nobody, is cleaned and let in again.
+#[test]
+fn what_is_found_on_the_blocklist_is_kept_until_its_host_is_clean() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &["vm1"]).await;
+        scene.run("vm1", "a").await;
+        scene.fake.ceph.lock().map.blocked.insert("10.0.0.1".parse().unwrap());
+        scene.pass(CHECK_EVERY).await;
+        assert_eq!(scene.phases(), [], "one look may be older than a fence that was lifted");
+        scene.pass(2 * CHECK_EVERY).await;
+        use StorageFencePhase::{Found, LiftIntended, Lifted};
+        assert_eq!(scene.phases(), [Found, LiftIntended, Lifted]);
+        let told: Vec<bool> = scene.events::<HostQuarantineChanged>().iter().map(|event| event.quarantined).collect();
+        assert_eq!(told, [true, false]);
+        assert!(scene.fake.ceph.lock().map.blocked.is_empty());
+        scene.pass(10 * S).await;
+        assert_eq!(scene.shown("vm1").await.state, VmState::Running);
+        assert!(scene.shown("vm1").await.incarnation > 1, "its client was refused: it was ended, and started again");
     });
 }
 

@@ -24,6 +24,7 @@ pub mod spans;
 pub mod storage;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
+pub mod texts;
 pub mod vm;
 
 pub use host::AGENT_VERSION;

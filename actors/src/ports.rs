@@ -122,6 +122,8 @@ pub struct CephMap {
     pub epoch: u64,
     /// Addresses of which every client is refused.
     pub blocked: BTreeSet<IpAddr>,
+    /// Addresses that it refuses by an entry of another form than a fence's, which ends by a time of its own.
+    pub blocked_otherwise: BTreeSet<IpAddr>,
     /// The addresses of its daemons, such as `("osd.0", 10.77.0.2)`.
     pub daemons: Vec<(String, IpAddr)>,
 }

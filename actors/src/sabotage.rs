@@ -100,6 +100,8 @@ pub enum Sabotage {
     BehindActs,
     /// What a journal says of hosts from before it was restored counts.
     BackupBelieved,
+    /// What the blocklist has and no record explains is left there.
+    EntriesIgnored,
 }
 
 /// Whether this one was chosen.

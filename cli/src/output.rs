@@ -6,6 +6,7 @@
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use ringfence_actors::texts;
 use ringfence_messages::{ErrorCode, words};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -53,12 +54,7 @@ pub(crate) fn harmless<T: Serialize + DeserializeOwned>(value: &T) -> Option<T> 
 
 /// As [`harmless`].
 pub(crate) fn cleaned(value: Value) -> Value {
-    match value {
-        Value::String(said) => words::clean(&said).into(),
-        Value::Array(all) => all.into_iter().map(cleaned).collect(),
-        Value::Object(all) => all.into_iter().map(|(key, of)| (words::clean(&key), cleaned(of))).collect(),
-        other => other,
-    }
+    texts::each(value, &words::clean)
 }
 
 /// Colours as we make them: `ESC [`, digits and semicolons, `m`. How many bytes of a text such a one has at its beginning.

@@ -119,13 +119,8 @@ fn with_a_full_disk_nothing_is_fenced_and_when_there_is_room_it_goes_on() {
             assert_eq!(lab.qemu(host, "vm2"), 0, "started on {host} without a journal");
         }
     }
-    let blocked = std::process::Command::new("ip")
-        .args(["netns", "exec", &format!("{}-net", lab.id), "ceph", "--conf"])
-        .arg(lab.dir.join("ceph/ceph.conf"))
-        .args(["osd", "blocklist", "ls"])
-        .output()
-        .unwrap();
-    assert!(!String::from_utf8_lossy(&blocked.stdout).contains("10.77.0.12"), "fenced without a journal: {blocked:?}");
+    let blocked = lab.blocklist(&["ls"]);
+    assert!(!blocked.contains("10.77.0.12"), "fenced without a journal: {blocked}");
     drop(full);
     std::fs::remove_file(&filler).unwrap();
     lab.moved_from("host-b", "vm2");

@@ -194,6 +194,32 @@ fn a_host_that_hangs_and_goes_on_finds_its_storage_closed() {
     lab.no_split_brain();
 }
 
+/// Row 53 (K13): somebody else's entries on the blocklist, in both of their forms.
+#[test]
+fn a_host_that_somebody_else_blocked_is_cleaned_and_let_in() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::with("hb", &[]);
+    lab.writes("host-b", "vm2");
+    let mark = lab.mark();
+    lab.blocklist(&["add", "10.77.0.12:0/0", "3600"]);
+    lab.blocklist(&["range", "add", "10.77.0.12/32", "3600"]);
+    let phases = |lab: &Lab| -> Vec<String> {
+        let facts = lab.facts(mark, "ceph.storage-fence");
+        facts.iter().map(|fact| fact["phase"].as_str().unwrap().to_owned()).collect()
+    };
+    lab.until("its entries are lifted", |lab| phases(lab).last().is_some_and(|phase| phase == "lifted"));
+    assert_eq!(phases(&lab)[0], "found");
+    let left = lab.blocklist(&["ls"]);
+    assert!(!left.contains("10.77.0.12"), "{left}");
+    lab.until("its VM runs again", |lab| lab.runs_on("vm2").is_some());
+    let at = lab.runs_on("vm2").unwrap();
+    lab.writes(&at, "vm2");
+    lab.until_status("host-b", "Connected");
+    lab.no_split_brain();
+}
+
 /// Row 20: everything looks dead from here.
 #[test]
 fn when_everything_looks_dead_it_is_us_and_nothing_is_fenced() {

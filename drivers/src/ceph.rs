@@ -164,8 +164,13 @@ impl Ceph {
     /// Why it is not known to be let in. The key `profile rbd` may block but not let in again.
     pub async fn unblock(&self, ip: IpAddr) -> Result<u64> {
         self.ceph(&["osd", "blocklist", "range", "rm", &range(ip)]).await?;
-        let map = self.refused().await?;
-        if map.blocked.contains(&ip) {
+        let mut map = self.refused().await?;
+        // An operator adds such a one; a host that is let in again is not kept out by it.
+        if map.blocked_otherwise.contains(&ip) {
+            self.ceph(&["osd", "blocklist", "rm", &all_clients(ip)]).await?;
+            map = self.refused().await?;
+        }
+        if map.blocked.contains(&ip) || map.blocked_otherwise.contains(&ip) {
             let details = format!("{ip} was taken off the blocklist, but epoch {} still has it", map.epoch);
             return Err(ErrorCode::new(Code::OPERATION, details));
         }
@@ -260,7 +265,11 @@ pub fn osd_map(answer: &[u8]) -> Result<CephMap> {
         }
     }
     let entries = map.blocklist.keys().chain(map.range_blocklist.keys());
-    Ok(CephMap { epoch: map.epoch, blocked: entries.filter_map(|entry| whole_address(entry)).collect(), daemons })
+    let blocked = entries.filter_map(|entry| whole_address(entry)).collect();
+    // Without port and nonce a client's entry is of all clients there.
+    let all_clients = |entry: &String| entry.ends_with(":0/0").then(|| ip_of(entry)).flatten();
+    let blocked_otherwise = map.blocklist.keys().filter_map(all_clients).collect();
+    Ok(CephMap { epoch: map.epoch, blocked, blocked_otherwise, daemons })
 }
 
 /// Reads what `ceph mon dump --format json` says: where the monitors are.
@@ -333,6 +342,10 @@ impl CephPort for Clusters {
 
 fn range(ip: IpAddr) -> String {
     format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+}
+
+fn all_clients(ip: IpAddr) -> String {
+    if ip.is_ipv4() { format!("{ip}:0/0") } else { format!("[{ip}]:0/0") }
 }
 
 fn understood<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {

@@ -6,6 +6,7 @@
 //! words are cut, for what is cut in the middle is not found any more.
 //! Rejected: hiding parts in replies as well. They hold words of the protocol, and those of a password may be among them.
 
+use ringfence_actors::texts;
 use ringfence_messages::words;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -81,21 +82,11 @@ impl Secrets {
     /// An answer without them: its words bounded too, and its error without parts of them.
     pub(crate) fn hide_in(&self, mut answer: Value) -> Value {
         let error = answer.get_mut("error").map(Value::take);
-        let mut answer = walked(answer, &|said| words::bounded(&self.hide(said)));
+        let mut answer = texts::each(answer, &|said| words::bounded(&self.hide(said)));
         if let (Some(error), Some(of)) = (error, answer.as_object_mut()) {
-            of.insert("error".to_owned(), walked(error, &|said| words::bounded(&self.hide_parts(said))));
+            of.insert("error".to_owned(), texts::each(error, &|said| words::bounded(&self.hide_parts(said))));
         }
         answer
-    }
-}
-
-/// The same JSON, each text in it another; keys of extras of an error are texts too.
-fn walked(value: Value, change: &dyn Fn(&str) -> String) -> Value {
-    match value {
-        Value::String(said) => change(&said).into(),
-        Value::Array(all) => all.into_iter().map(|of| walked(of, change)).collect(),
-        Value::Object(all) => all.into_iter().map(|(key, of)| (change(&key), walked(of, change))).collect(),
-        other => other,
     }
 }
 

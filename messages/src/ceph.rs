@@ -100,6 +100,7 @@ pub struct StorageFencesReply {
 /// Intended --read back--> Fenced --half its time is over, or the entry was gone--> Renewed ...
 ///     |                     +-- host clean --> LiftIntended --read back--> Lifted
 ///     +-- refused, not read back --> Failed (it may hold all the same: kept and lifted like one that does)
+/// Found: on the blocklist, and not in the journal; kept and lifted like one that was ordered
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -118,6 +119,8 @@ pub enum StorageFencePhase {
     Lifted,
     /// Not renewed any more: the host left for good, and its entry expires.
     Forgotten,
+    /// The cluster refuses the host, and no record says why: somebody else, or a controller whose journal was lost.
+    Found,
 }
 
 impl StorageFencePhase {

@@ -203,6 +203,11 @@ pub enum Fault {
         /// The host.
         host: String,
     },
+    /// Somebody has Ceph refuse a host for a day.
+    BlocklistAdded {
+        /// The host.
+        host: String,
+    },
     /// The controller's process dies; it is started again when the fault is over.
     ControllerCrash,
     /// The controller's process dies at the next call that it makes, after that took effect.

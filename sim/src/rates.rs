@@ -14,24 +14,24 @@ use crate::{
     plan::{Step, What},
 };
 
-/// For a hundred other faults so many of these. Each but two passed four days alone, at 5; all of them together do not pass yet.
-/// The two are a restored journal, and long words, which the simulated agents hand on as they are, other than the real ones.
-const RATES: [(u32, Trouble); 15] = [
-    (0, Trouble::AddressTaken),    // K1
-    (0, Trouble::BlindAgent),      // K2
-    (0, Trouble::BlindSsh),        // K2
-    (0, Trouble::HeldWrites),      // K4
-    (0, Trouble::TargetHangs),     // K4
-    (0, Trouble::LibvirtLate),     // K6
-    (0, Trouble::JournalRestored), // K7
-    (0, Trouble::SlowRespawn),     // K8
-    (0, Trouble::SecondQemu),      // K8, K19
-    (0, Trouble::Attested),        // K9
-    (0, Trouble::Migrated),        // K12
-    (0, Trouble::Lookalike),       // K19
-    (0, Trouble::LocalUser),       // K20
-    (0, Trouble::LongWords),       // K22
-    (0, Trouble::EndsAtOnce),      // K23
+/// For a hundred other faults so many of these.
+const RATES: [(u32, Trouble); 16] = [
+    (1, Trouble::AddressTaken),    // K1
+    (1, Trouble::BlindAgent),      // K2
+    (1, Trouble::BlindSsh),        // K2
+    (1, Trouble::HeldWrites),      // K4
+    (1, Trouble::TargetHangs),     // K4
+    (1, Trouble::LibvirtLate),     // K6
+    (1, Trouble::JournalRestored), // K7
+    (1, Trouble::SlowRespawn),     // K8
+    (1, Trouble::SecondQemu),      // K8, K19
+    (1, Trouble::Attested),        // K9
+    (1, Trouble::Migrated),        // K12
+    (1, Trouble::BlocklistAdded),  // K13
+    (1, Trouble::Lookalike),       // K19
+    (1, Trouble::LocalUser),       // K20
+    (1, Trouble::LongWords),       // K22
+    (1, Trouble::EndsAtOnce),      // K23
 ];
 
 /// What [`RATES`] are of.
@@ -48,6 +48,7 @@ enum Trouble {
     SecondQemu,
     Attested,
     Migrated,
+    BlocklistAdded,
     Lookalike,
     LocalUser,
     LongWords,
@@ -118,6 +119,8 @@ fn trouble(rng: &mut ChaCha8Rng, what: Trouble, inventory: &Inventory, at: Durat
             let millis = rng.random_range(1_000..60_000);
             vec![step(now, Fault::LibvirtLate { host, millis }, Duration::from_secs(300))]
         }
+        // Without time for its operator it stays behind.
+        Trouble::JournalRestored if at_most < Duration::from_secs(900) => Vec::new(),
         Trouble::JournalRestored => {
             let lasting = seconds(2.0, 300.0);
             let restored = step(now, Fault::JournalRestored { records: rng.random_range(1..200) }, lasting);
@@ -151,6 +154,7 @@ fn trouble(rng: &mut ChaCha8Rng, what: Trouble, inventory: &Inventory, at: Durat
             let to = near.clone().find(|to| **to == host).or(near.next()).cloned().unwrap_or(other);
             vec![step(now, Fault::Migration { vm, to, succeeds: true }, seconds(2.0, 120.0))]
         }
+        Trouble::BlocklistAdded => vec![step(now, Fault::BlocklistAdded { host }, now)],
         Trouble::Lookalike => vec![step(now, claim(Claimant::Lookalike), seconds(2.0, 60.0))],
         Trouble::LocalUser => vec![step(now, claim(Claimant::LocalUser), seconds(2.0, 1200.0))],
         Trouble::LongWords => vec![step(now, Fault::LongWords { host }, seconds(60.0, 1200.0))],

@@ -52,6 +52,8 @@ pub struct CephActor {
     journal: Arc<dyn JournalPort>,
     /// None until the journal said what was fenced before.
     fences: Option<BTreeMap<HostId, Fence>>,
+    /// What the last look found on the blocklist and in no record.
+    unknown: Unknown,
 }
 
 /// A host that is refused, or may be.
@@ -66,6 +68,9 @@ struct Fence {
     busy: bool,
     waiting: Vec<Promise<StorageFenceReply>>,
 }
+
+/// Hosts that the cluster refuses though nobody here wants it, with their addresses.
+type Unknown = BTreeMap<HostId, Vec<IpAddr>>;
 
 /// What an order works with to its end.
 #[derive(Clone)]
@@ -85,7 +90,7 @@ impl CephActor {
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
     ) -> CephActor {
-        CephActor { flow: Flow { storage, catalog, ceph, recorder }, journal, fences: None }
+        CephActor { flow: Flow { storage, catalog, ceph, recorder }, journal, fences: None, unknown: Unknown::new() }
     }
 
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -155,9 +160,9 @@ impl CephActor {
         });
     }
 
-    /// Looks whether the cluster still refuses whom it should.
+    /// Looks whether the cluster still refuses whom it should, and nobody else.
     fn check(&mut self, ctx: &mut Ctx<'_, Self>) {
-        if self.fences.as_ref().is_none_or(BTreeMap::is_empty) {
+        if self.fences.is_none() {
             return;
         }
         let flow = self.flow.clone();
@@ -175,9 +180,39 @@ impl CephActor {
                     metrics::counter!("ringfence_storage_fence_renewals_total", "why" => why).increment(1);
                     this.order(host, why, ctx);
                 }
+                this.adopt(&map);
             }
         });
     }
+
+    /// Keeps what is on the blocklist and in no record, so that it is not chosen as a target, is cleaned, and let in again (K13).
+    fn adopt(&mut self, map: &CephMap) {
+        let Some(fences) = &mut self.fences else { return };
+        let unknown = unknown(&self.flow, fences, map);
+        // Twice in a row: this map may be older than a fence that was lifted meanwhile.
+        for (host, addresses) in unknown.iter().filter(|(host, _)| self.unknown.contains_key(host)) {
+            let reason = "it is on the blocklist, and no record says why".to_owned();
+            drop(self.flow.recorder.fact(self.flow.event(*host, StorageFencePhase::Found, addresses, reason)));
+            let addresses = addresses.iter().copied().collect();
+            fences.insert(*host, Fence { told: true, addresses, ..Fence::default() });
+        }
+        self.unknown = unknown;
+    }
+}
+
+/// The hosts of this storage that the map refuses without a fence of ours.
+fn unknown(flow: &Flow, fences: &BTreeMap<HostId, Fence>, map: &CephMap) -> Unknown {
+    let directory = flow.catalog.now();
+    let Ok(storage) = directory.storage(flow.storage) else { return Unknown::new() };
+    let of_it = directory.hosts.iter().filter(|of| storage.clusters.contains(&of.cluster));
+    let refused =
+        of_it.filter(|of| !fences.contains_key(&of.id) && !sabotage::on(Sabotage::EntriesIgnored)).map(|of| {
+            let is_refused = |ip: &&IpAddr| map.blocked.contains(*ip) || map.blocked_otherwise.contains(*ip);
+            let blocked: Vec<IpAddr> = of.storage_ips.iter().filter(is_refused).copied().collect();
+            (of.id, blocked)
+        });
+    // Whose address is not one host's alone is the doctor's to tell of.
+    refused.filter(|(host, blocked)| may_block(&directory, *host, blocked, map).is_ok()).collect()
 }
 
 impl Fence {

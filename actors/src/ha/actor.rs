@@ -11,7 +11,7 @@ use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, 
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, VmId,
     agent::Done,
-    ceph::QueryWatchersMsg,
+    ceph::{QueryWatchersMsg, StorageFenceChanged, StorageFencePhase},
     ha::{
         ConfirmHostFencedMsg, FindTargetMsg, HaReply, HaStartVmInstanceMsg, HaStartVmInstanceReply,
         HostConfirmedFenced, HostQuarantineChanged, HostSuspected, PlanDrainMsg, QuarantineHostMsg, QueryHaMsg,
@@ -423,7 +423,8 @@ impl Actor for HaActor {
             .event::<HostSuspected>()
             .event::<HostStatusChanged>()
             .event::<HostStateChanged>()
-            .event::<VmStateChanged>();
+            .event::<VmStateChanged>()
+            .event::<StorageFenceChanged>();
     }
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -431,6 +432,7 @@ impl Actor for HaActor {
         ctx.subscribe::<HostStatusChanged>();
         ctx.subscribe::<HostStateChanged>();
         ctx.subscribe::<VmStateChanged>();
+        ctx.subscribe::<StorageFenceChanged>();
         self.remember(ctx);
     }
 }
@@ -438,6 +440,14 @@ impl Actor for HaActor {
 impl EventHandler<HostSuspected> for HaActor {
     fn on_event(&mut self, event: &HostSuspected, ctx: &mut Ctx<'_, Self>) {
         self.on(Event::Suspected(event.host_uuid), ctx);
+    }
+}
+
+impl EventHandler<StorageFenceChanged> for HaActor {
+    fn on_event(&mut self, event: &StorageFenceChanged, ctx: &mut Ctx<'_, Self>) {
+        if event.phase == StorageFencePhase::Found {
+            self.on(Event::Refused(event.host_uuid), ctx);
+        }
     }
 }
 

@@ -23,10 +23,7 @@ use ringfence_messages::{
     vm::{ListVmsReply, VmIntruder, VmInventory, VmState, VmStateChanged},
 };
 
-use super::{
-    drain::{Drains, Move},
-    flows::backoff,
-};
+use super::drain::{Drains, Move};
 use crate::inventory::{Directory, HaSettings};
 
 /// Between [`Event::Tick`]s.
@@ -82,6 +79,8 @@ pub enum Event {
     Scanned(HostId, Result<ScanHostReply>),
     /// These hosts of a cluster answer pings, asked for by [`Command::AskStanding`].
     Standing(ClusterId, Vec<HostId>),
+    /// A storage refuses a host, and no record says why.
+    Refused(HostId),
     /// The quarantine of a host is durable and in force, or not.
     Quarantined(HostId, Result<()>),
     /// A host in quarantine is clean and was let out, or not.
@@ -212,6 +211,8 @@ pub(super) struct Host {
     /// That it is in quarantine or maintenance says nothing of what runs there: it is from before the journal was restored, or
     /// nobody had heard the host by then.
     pub(super) unproven: bool,
+    /// A storage refuses it, and it is not in quarantine yet: it serves nobody, and is cleaned before it is let in.
+    pub(super) refused: bool,
     pub(super) cleaning: bool,
     pub(super) answers: bool,
     /// Its processes were listed, with full sight, since this controller took office.
@@ -279,6 +280,8 @@ pub struct Memory {
     pub quarantined: BTreeSet<HostId>,
     /// Hosts that a human attested to be off.
     pub confirmed: BTreeSet<HostId>,
+    /// Hosts that a storage refuses, as far as is known.
+    pub refused: BTreeSet<HostId>,
     /// Hosts whose quarantine or maintenance is from before the journal was restored.
     pub unproven: BTreeSet<HostId>,
     /// Hosts that failed and have not answered since.
@@ -294,8 +297,9 @@ pub struct Memory {
 impl Core {
     /// Looks after everything in the directory. Every host is asked for its processes once in `census_every`.
     pub fn new(settings: HaSettings, census_every: Duration, directory: Arc<Directory>, memory: Memory) -> Core {
-        let Memory { vms, quarantined, confirmed, unproven, failed, maintenance, draining, moves } = memory;
+        let Memory { vms, quarantined, refused, confirmed, unproven, failed, maintenance, draining, moves } = memory;
         let mut gone = BTreeMap::<HostId, Host>::new();
+        refused.into_iter().for_each(|id| gone.entry(id).or_default().refused = true);
         quarantined.into_iter().for_each(|id| gone.entry(id).or_default().quarantined = true);
         // It failed before: that it is still away is no storm.
         failed.iter().filter(|id| gone.contains_key(id)).copied().collect::<Vec<_>>().into_iter().for_each(|id| {
@@ -394,13 +398,18 @@ impl Core {
                     }
                 }
             }
+            Event::Refused(host) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    of.refused = !of.quarantined;
+                }
+            }
             Event::Quarantined(host, result) => {
                 if let Some(of) = self.hosts.get_mut(&host) {
                     of.quarantining = false;
                     match result {
                         Ok(()) => (of.quarantined, of.unproven) = (true, of.unproven || !of.heard),
                         // Not durable: it is judged again.
-                        Err(_) => of.failed = None,
+                        Err(_) => (of.failed, of.next_clean) = (None, now + SCAN_EVERY),
                     }
                 }
             }
@@ -410,6 +419,7 @@ impl Core {
                     of.clean_error = result.err().map(|error| error.to_string());
                     if of.clean_error.is_none() {
                         (of.quarantined, of.confirmed, of.failed, of.scan, of.told) = (false, false, None, None, false);
+                        of.refused = false;
                     }
                     of.next_clean = now + SCAN_EVERY;
                 }
@@ -544,60 +554,6 @@ impl Core {
         if belief.state == VmState::Running {
             (vm.failures, vm.next) = (0, Duration::ZERO);
             vm.why.clear();
-        }
-    }
-
-    fn tick(&mut self, now: Duration, commands: &mut Vec<Command>) {
-        // A failed one as long as VMs wait for it: what siblings see of it now is what a fence starts from.
-        let waited_for: BTreeSet<HostId> =
-            self.lost.iter().filter_map(|id| self.vms.get(id).and_then(|vm| vm.belief.host)).collect();
-        let away: Vec<HostId> = self
-            .hosts
-            .iter()
-            .filter(|(id, host)| !host.maintenance && (host.failed.is_none() || waited_for.contains(id)))
-            .filter(|(_, host)| host.suspect || host.status == Some(HostStatus::Disconnected))
-            .map(|(id, _)| *id)
-            .collect();
-        for host in away {
-            let due = self.hosts[&host].scan.as_ref().is_none_or(|(at, _)| now.saturating_sub(*at) >= SCAN_EVERY);
-            if due {
-                self.scan(host, commands);
-            }
-        }
-        let quarantined = self.directory.hosts.iter().filter(|of| self.hosts[&of.id].quarantined);
-        let clusters: BTreeSet<ClusterId> = quarantined.map(|of| of.cluster).collect();
-        commands.extend(clusters.into_iter().map(Command::AskStanding));
-        for _ in 0..self.census.0 {
-            let of = &self.directory.hosts[self.census.1 % self.directory.hosts.len()];
-            self.census.1 = self.census.1.wrapping_add(1);
-            let host = &self.hosts[&of.id];
-            if host.status == Some(HostStatus::Connected) && !host.suspect && !host.maintenance {
-                commands.push(Command::List(of.id));
-            }
-        }
-        self.ask_unheard(now, commands);
-        self.look_at_drained(commands);
-        for id in &self.lost {
-            let Some(vm) = self.vms.get_mut(id) else { continue };
-            let Some(host) = vm.belief.host.and_then(|host| self.hosts.get(&host)) else { continue };
-            let waits = match vm.belief.state {
-                VmState::Unknown => true,
-                // Where it stopped cannot be asked any more.
-                VmState::Stopped => host.is_away(),
-                _ => false,
-            };
-            if !waits || vm.flow.is_some() {
-                continue;
-            }
-            if host.status == Some(HostStatus::Connected) && !host.suspect {
-                // A host that answers and cannot say is asked more and more rarely.
-                if now >= vm.looks.1 {
-                    vm.looks = (vm.looks.0.saturating_add(1), now + backoff(vm.looks.0));
-                    commands.push(Command::LookFor(*id, None));
-                }
-            } else if host.seen_by_siblings(now) && !std::mem::replace(&mut vm.watching, true) {
-                commands.push(Command::Watch(*id));
-            }
         }
     }
 }

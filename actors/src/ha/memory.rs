@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::try_join;
 use ringfence_messages::{
     Event as _, HostId, Result,
+    ceph::StorageFenceChanged,
     ha::{HostConfirmedFenced, HostDrained, HostFailed, VmMoveChanged},
     host::{HostState, HostStateChanged, HostStatusChanged},
     vm::VmStateChanged,
@@ -31,6 +32,10 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
     for (host, (since, _)) in quarantined(&*journal).await? {
         memory.quarantined.insert(host);
         memory.unproven.extend((since < whole_since).then_some(host));
+    }
+    for record in journal.latest(StorageFenceChanged::TOPIC).await? {
+        let event: StorageFenceChanged = record.event()?;
+        memory.refused.extend(event.phase.is_kept().then_some(event.host_uuid));
     }
     let statuses = journal.latest(HostStatusChanged::TOPIC).await?;
     let status = |of: &Record| statuses.iter().find(|status| status.subject == of.subject);

@@ -7,7 +7,7 @@
 //! VM:    wanted and not running --> judged --> fenced and started by its actor --> running
 //!        running on a host that is drained --> room elsewhere --> stopped, verified --> started by its actor --> running
 //! ```
-//! [`core`] decides (with `verdicts` on hosts, `flows` of VMs, and [`drain`]), level-triggered: what it does follows from what it knows now, so that a controller that was killed
+//! [`core`] decides (with `verdicts` on hosts, `flows` of VMs, [`drain`], and what each `tick` asks again), level-triggered: what it does follows from what it knows now, so that a controller that was killed
 //! goes on where it was. [`placement`] ranks hosts. [`HaActor`] carries out.
 
 mod actor;
@@ -23,6 +23,7 @@ mod flows;
 mod memory;
 mod moves;
 pub mod placement;
+mod tick;
 mod verdicts;
 
 pub use actor::{FLOW_TIMEOUT, HaActor};

@@ -91,7 +91,7 @@ fn leaked<'a>(
         let of = |fence: &&StorageFenceChanged| fence.primary_storage_uuid == id && fence.addresses.contains(ip);
         fences.iter().filter(of).any(|fence| fence.phase.is_kept())
     };
-    let refused = map.blocked.iter().filter(|ip| !stands(ip));
+    let refused = map.blocked.union(&map.blocked_otherwise).filter(|ip| !stands(ip));
     refused.flat_map(|ip| hosts.iter().filter(|host| host.storage_ips.contains(ip)).map(|host| (host, *ip))).collect()
 }
 
@@ -248,6 +248,7 @@ mod tests {
             leaked(&hosts, id, &map, fences).iter().map(|(host, ip)| format!("{} {ip}", host.name)).collect::<Vec<_>>()
         };
         assert_eq!(hit(&[]), ["host-b 10.9.0.22"]);
+        assert_eq!(map.blocked, map.blocked_otherwise, "it stands there in both forms");
         for over in [StorageFencePhase::Lifted, StorageFencePhase::Forgotten] {
             assert_eq!(hit(&[fence(id, over)]), ["host-b 10.9.0.22"]);
         }

@@ -235,6 +235,16 @@ impl Lab {
         });
     }
 
+    /// `ceph osd blocklist ...` as Ceph's administrator; what it prints.
+    pub fn blocklist(&self, arguments: &[&str]) -> String {
+        let net = format!("{}-net", self.id);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &net, "ceph", "--conf"]).arg(self.dir.join("ceph/ceph.conf"));
+        let output = command.args(["osd", "blocklist"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     fn controller_pid(&self) -> String {
         std::fs::read_to_string(self.dir.join("controller/pid")).unwrap_or_default().trim().to_owned()
     }

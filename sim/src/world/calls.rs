@@ -5,8 +5,9 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use ringfence_actors::ports::Call;
-use ringfence_messages::{Code, ErrorCode, HostId, Result, VmId};
+use ringfence_actors::{ports::Call, texts};
+use ringfence_messages::{Code, ErrorCode, HostId, Result, VmId, words};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
@@ -83,7 +84,7 @@ impl End {
     /// One exchange with an agent, which refuses what is meant for another host.
     pub(super) async fn call<T, F, S>(&self, host: HostId, call: Call, serve: F) -> Result<T>
     where
-        T: Send + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
         S: Future<Output = Result<T>> + Send + 'static,
         F: Fn(At) -> S + Clone + Send + Sync + 'static,
     {
@@ -105,7 +106,7 @@ impl End {
     /// One exchange with whatever agent answers at a host's address.
     pub(super) async fn call_whoever<T, F, S>(&self, host: HostId, call: Call, serve: F) -> Result<T>
     where
-        T: Send + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
         S: Future<Output = Result<T>> + Send + 'static,
         F: Fn(At) -> S + Clone + Send + Sync + 'static,
     {
@@ -140,11 +141,27 @@ impl End {
         if let Some(answer) = answer
             && let Ok(Ok(Some(answer))) = tokio::time::timeout_at(until, answer).await
         {
-            return answer;
+            return self.heard(answer);
         }
         tokio::time::sleep_until(until).await;
         Err(no_answer(call.timeout))
     }
+
+    /// An answer as the client of real agents hears it: with bounded words.
+    fn heard<T: Serialize + DeserializeOwned>(&self, answer: Result<T>) -> Result<T> {
+        if self.world.state().machines.iter().all(|machine| machine.wordy == 0) {
+            return answer;
+        }
+        match answer {
+            Ok(answer) => bounded(&answer),
+            Err(error) => Err(bounded(&error)?),
+        }
+    }
+}
+
+fn bounded<T: Serialize + DeserializeOwned>(answer: &T) -> Result<T> {
+    let said = serde_json::to_value(answer).map(|said| texts::each(said, &words::bounded));
+    said.and_then(serde_json::from_value).map_err(|e| ErrorCode::new(Code::HTTP, e.to_string()))
 }
 
 async fn exchange_again<T, F, S>(world: Arc<World>, to: (usize, u32), after: Duration, call: Call, serve: F)

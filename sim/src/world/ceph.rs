@@ -157,7 +157,8 @@ impl CephPort for End {
         self.ask(|state| {
             odd(state)?;
             let daemons = vec![("mon.a".to_owned(), crate::plan::MONITOR.parse().expect("an address"))];
-            Ok(CephMap { epoch: state.ceph.epoch, blocked: state.ceph.blocked(state.now), daemons })
+            let (epoch, blocked) = (state.ceph.epoch, state.ceph.blocked(state.now));
+            Ok(CephMap { epoch, blocked, daemons, ..CephMap::default() })
         })
         .await
     }
@@ -171,9 +172,7 @@ impl CephPort for End {
             state.blocks(ip);
             let in_force = state.ceph.entries.get(&ip).filter(|entry| now < entry.until);
             let in_force = in_force.map_or(now + lag, |entry| entry.in_force);
-            state.ceph.entries.insert(ip, Entry { until, in_force });
-            state.ceph.epoch += 1;
-            let epoch = state.ceph.epoch;
+            let epoch = state.refuse(ip, until, in_force);
             state.log(format_args!("ceph: refuses {ip} in epoch {epoch}"));
             world.settle_at(in_force);
             world.settle_at(until);
@@ -193,6 +192,13 @@ impl CephPort for End {
 }
 
 impl State {
+    /// The map's epoch from which on it refuses an address.
+    pub(crate) fn refuse(&mut self, ip: IpAddr, until: Duration, in_force: Duration) -> u64 {
+        self.ceph.entries.insert(ip, Entry { until, in_force });
+        self.ceph.epoch += 1;
+        self.ceph.epoch
+    }
+
     pub(crate) fn unblock(&mut self, ip: IpAddr, why: &str) {
         if self.ceph.entries.remove(&ip).is_some() {
             self.ceph.epoch += 1;

@@ -179,6 +179,14 @@ impl World {
                     }
                 }
             }
+            Fault::BlocklistAdded { host: name } if begins => {
+                let (Some(at), now) = (host(name), state.now) else { return };
+                for ip in state.machines[at].storage_ips.clone() {
+                    let epoch = state.refuse(ip, now + Duration::from_secs(86_400), now);
+                    state.log(format_args!("ceph: refuses {ip} in epoch {epoch}: somebody wants it"));
+                }
+                state.settle_all();
+            }
             Fault::ControllerCrash => {
                 if begins {
                     self.controller_dies(state, "it is killed");
@@ -255,7 +263,8 @@ impl World {
             | Fault::QemuCrash { .. }
             | Fault::QemuRestart { .. }
             | Fault::TargetCrash { .. }
-            | Fault::BlocklistRemoved { .. } => {}
+            | Fault::BlocklistRemoved { .. }
+            | Fault::BlocklistAdded { .. } => {}
         }
     }
 
