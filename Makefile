@@ -7,7 +7,7 @@ CAMPAIGN ?= --minutes 10
 MUTANTS ?=
 DEB_PROFILE ?= campaign
 
-.PHONY: help demo lab lab-down screenshots lab-times chaos slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove mutants deny linux-guest fuzz fuzz-keep bench units deb deb-test deb-boot-test clean
+.PHONY: help demo lab lab-down screenshots lab-times chaos slow-clients test test-all check-format lint docs book unit doctest examples api-fuzz alerts campaign scale sabotage prove mutants deny linux-guest many-vms fuzz fuzz-keep bench units deb deb-test deb-boot-test clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -45,7 +45,7 @@ test:            ## everything that CI runs
 	# Labs mostly wait: simulated days take what they leave of the processors.
 	$(MAKE) --no-print-directory -j 2 campaign unit
 
-test-all: test deb-boot-test fuzz linux-guest chaos mutants ## and systemd, a fuzzer, thirty minutes of random faults on a lab, and what takes hours
+test-all: test deb-boot-test fuzz linux-guest many-vms chaos mutants ## and systemd, a fuzzer, thirty minutes of random faults on a lab, and what takes hours
 
 check-format:    ## rustfmt
 	cargo fmt --all --check
@@ -120,6 +120,10 @@ prove:           ## I1 proven for any number of controllers, hosts and VMs, and 
 mutants:         ## the decisions broken one expression at a time: which no test notices; takes hours. MUTANTS="--file actors/src/fence/orders.rs" for one file
 	scripts/setup.sh mutants
 	cargo mutants $(MUTANTS)
+
+many-vms:        ## 20 VMs of one host come back elsewhere; needs root, and both cores for themselves
+	scripts/setup.sh test
+	VMS=20 cargo nextest run --locked --workspace --test campaigns all_vms_of_one_host
 
 linux-guest:     ## a Linux guest with 24 requests in flight loses its vhost target 20 times
 	scripts/setup.sh test

@@ -1,4 +1,4 @@
-//! Campaigns on the lab: a controller killed at every step of its journal, a full disk, twenty VMs of one host.
+//! Campaigns on the lab: a controller killed at every step of its journal, a full disk, all VMs of one host.
 #![allow(missing_docs)]
 
 mod common;
@@ -133,19 +133,20 @@ fn with_a_full_disk_nothing_is_fenced_and_when_there_is_room_it_goes_on() {
     assert!(lab.order(&["events", "--verify"]).unwrap().contains("the chain is whole"));
 }
 
-/// Row 38, with 20: all of them up elsewhere, spread out, none twice.
+/// Row 38, with few, or with the 20 of `make many-vms`: all of them up elsewhere, spread out, none twice.
 #[test]
-fn twenty_vms_of_one_host_come_back_spread_out_and_none_twice() {
-    const VMS: usize = 20;
+fn all_vms_of_one_host_come_back_spread_out_and_none_twice() {
     if !may_run() {
         return;
     }
-    let lab = Lab::with("cv", &[("TB_VMS", "20"), ("TB_ON", "host-a"), ("TB_ACCEL", "auto")]);
+    let vms = std::env::var("VMS").unwrap_or("8".to_owned());
+    let count: usize = vms.parse().expect("VMS is a number");
+    let lab = Lab::with("cv", &[("TB_VMS", &vms), ("TB_ON", "host-a"), ("TB_ACCEL", "auto")]);
     let mark = lab.mark();
     lab.ok("host-down.sh", &["host-a"]);
     let running =
         |lab: &Lab| lab.list("vms").iter().filter(|vm| vm["state"] == "Running" && vm["host"] != "host-a").count();
-    lab.until("all of them run elsewhere", |lab| running(lab) == VMS);
+    lab.until("all of them run elsewhere", |lab| running(lab) == count);
     let on = |host: &str| -> Vec<String> {
         lab.list("vms")
             .iter()
@@ -154,7 +155,12 @@ fn twenty_vms_of_one_host_come_back_spread_out_and_none_twice() {
             .collect()
     };
     let (b, c) = (on("host-b"), on("host-c"));
-    assert!(b.len() + c.len() == VMS && b.len().abs_diff(c.len()) <= 6, "spread out: {} and {}", b.len(), c.len());
+    assert!(
+        b.len() + c.len() == count && b.len().abs_diff(c.len()) <= (count * 3 / 10).max(4),
+        "spread out: {} and {}",
+        b.len(),
+        c.len()
+    );
     for (host, other, vms) in [("host-b", "host-c", &b), ("host-c", "host-b", &c)] {
         for vm in vms {
             assert_ne!(lab.qemu(host, vm), 0, "{vm} on {host}");
@@ -163,9 +169,9 @@ fn twenty_vms_of_one_host_come_back_spread_out_and_none_twice() {
         lab.writes(host, &vms[0]);
         lab.writes(host, vms.last().unwrap());
     }
-    assert_eq!(lab.facts(mark, "ceph.ha.sibling-fence").len(), VMS, "one fence each");
-    assert_eq!(lab.facts(mark, "ha.vm-started").len(), VMS, "one start each");
-    // The storage was told once, not twenty times.
+    assert_eq!(lab.facts(mark, "ceph.ha.sibling-fence").len(), count, "one fence each");
+    assert_eq!(lab.facts(mark, "ha.vm-started").len(), count, "one start each");
+    // The storage was told once, not once for each.
     let fenced: Vec<_> =
         lab.facts(mark, "ceph.storage-fence").into_iter().filter(|f| f["phase"] == "intended").collect();
     assert!(fenced.len() <= 5, "{} orders to the storage", fenced.len());

@@ -141,14 +141,7 @@ fn a_qemu_that_cannot_be_killed_is_alive_and_refused_by_the_storage() {
     lab.no_split_brain();
 }
 
-/// Row 7, and VMs that something else started: the VM is a libvirt domain, and libvirtd hangs. Nothing asks it: killed through /proc, started elsewhere through
-/// the libvirt there.
-#[test]
-fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
-    if !may_run() {
-        return;
-    }
-    const DOMAIN: &str = r#"<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+const DOMAIN: &str = r#"<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>vm3</name><uuid>{uuid}</uuid><memory unit='MiB'>16</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
   <devices>
@@ -164,34 +157,53 @@ fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
   <qemu:commandline><qemu:arg value='-fw_cfg'/><qemu:arg value='name=opt/tb,string={host}'/></qemu:commandline>
 </domain>
 "#;
-    let lab = Lab::with("fl", &[]);
+
+/// A lab with a libvirt on each host; vm3 is stopped, and is started as a domain from now on. `before` happens in between.
+fn with_libvirt(id: &'static str, before: impl FnOnce(&Lab)) -> Lab {
+    let lab = Lab::with(id, &[]);
     for host in ["host-a", "host-b", "host-c"] {
         lab.ok("libvirt-up.sh", &[host]);
     }
     lab.order(&["vm", "stop", "vm3"]).unwrap();
     std::fs::write(lab.dir.join("controller/vm3.xml"), DOMAIN).unwrap();
-    // Started by hand, it is found by its uuid, believed to run there, and not started twice.
-    let by_hand = DOMAIN.replace("{uuid}", &VmId::from_name("vm3").to_string()).replace("{host}", "host-b");
-    std::fs::write(lab.dir.join("share/vm3.xml"), by_hand).unwrap();
-    lab.console("host-b", &format!("virsh create {}", lab.dir.join("share/vm3.xml").display()));
-    lab.until("the domain is found", |lab| lab.runs_on("vm3").as_deref() == Some("host-b"));
-    let refused = lab.order(&["vm", "start", "vm3", "--host", "host-a"]).unwrap_err();
-    assert!(refused.contains("already runs on host-b"), "{refused}");
-    lab.order(&["vm", "stop", "vm3"]).unwrap();
-    assert_eq!(lab.qemu("host-b", "vm3"), 0);
+    before(&lab);
     edit_config(
         &lab,
         "install_path = \"ceph://rbd/vm3\"\nroot = true\n",
         "install_path = \"ceph://rbd/vm3\"\nroot = true\n[vm.libvirt]\nxml = \"vm3.xml\"\n",
     );
     lab.until_status("host-c", "Connected");
+    lab
+}
+
+fn domains(lab: &Lab, host: &str) -> String {
+    lab.console(host, "timeout 5 virsh list --name || echo hangs")
+}
+
+/// Row 7, and VMs that something else started: the VM is a libvirt domain, and libvirtd hangs. Nothing asks it: killed through /proc, started elsewhere through
+/// the libvirt there.
+#[test]
+fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
+    if !may_run() {
+        return;
+    }
+    let lab = with_libvirt("fl", |lab| {
+        // Started by hand, it is found by its uuid, believed to run there, and not started twice.
+        let by_hand = DOMAIN.replace("{uuid}", &VmId::from_name("vm3").to_string()).replace("{host}", "host-b");
+        std::fs::write(lab.dir.join("share/vm3.xml"), by_hand).unwrap();
+        lab.console("host-b", &format!("virsh create {}", lab.dir.join("share/vm3.xml").display()));
+        lab.until("the domain is found", |lab| lab.runs_on("vm3").as_deref() == Some("host-b"));
+        let refused = lab.order(&["vm", "start", "vm3", "--host", "host-a"]).unwrap_err();
+        assert!(refused.contains("already runs on host-b"), "{refused}");
+        lab.order(&["vm", "stop", "vm3"]).unwrap();
+        assert_eq!(lab.qemu("host-b", "vm3"), 0);
+    });
     lab.until("vm3 starts as a domain", |lab| lab.order(&["vm", "start", "vm3", "--host", "host-c"]).is_ok());
-    let domains = |host: &str| lab.console(host, "timeout 5 virsh list --name || echo hangs");
-    assert_eq!(domains("host-c"), "vm3");
+    assert_eq!(domains(&lab, "host-c"), "vm3");
     lab.writes("host-c", "vm3");
 
     lab.console("host-c", "kill -STOP $(cat /run/libvirtd.pid)");
-    assert_eq!(domains("host-c"), "hangs");
+    assert_eq!(domains(&lab, "host-c"), "hangs");
     lab.writes("host-c", "vm3");
     lab.kill_agent("host-c");
     let mark = lab.mark();
@@ -201,7 +213,39 @@ fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
     assert_eq!(outcome, "success-killed", "{reason}");
     assert_eq!(lab.qemu("host-c", "vm3"), 0);
     let at = lab.moved_from("host-c", "vm3");
-    assert_eq!(domains(&at), "vm3");
+    assert_eq!(domains(&lab, &at), "vm3");
+    lab.no_split_brain();
+}
+
+/// Row 46 (K6): libvirt carries an order out after the agent gave it up.
+#[test]
+fn a_domain_that_libvirt_creates_too_late_never_runs() {
+    if !may_run() {
+        return;
+    }
+    let lab = with_libvirt("fk", |_| {});
+    let watch = "setsid virsh -k 0 event --all --loop </dev/null >/run/events 2>&1 &";
+    lab.ok("host-exec.sh", &["host-a", "sh", "-c", watch]);
+    lab.console("host-a", "kill -STOP $(cat /run/libvirtd.pid)");
+    let refused = lab.order(&["vm", "start", "vm3", "--host", "host-a"]).unwrap_err();
+    assert!(refused.contains("did not answer"), "{refused}");
+    let refused = lab.order(&["vm", "start", "vm3", "--host", "host-b"]).unwrap_err();
+    assert!(!refused.is_empty() && lab.qemu("host-b", "vm3") == 0, "host-a may start it yet: {refused}");
+
+    lab.console("host-a", "kill -CONT $(cat /run/libvirtd.pid)");
+    // What libvirt tells of the domain that was given up.
+    let events = |lab: &Lab| -> Vec<String> {
+        let said = lab.console("host-a", "cat /run/events");
+        said.lines().filter(|line| line.contains("lifecycle") && line.contains("vm3")).map(str::to_owned).collect()
+    };
+    let ended = |line: &String| line.contains("Stopped");
+    lab.until("it is created, and ended", |lab| events(lab).iter().any(ended));
+    let of_it: Vec<String> = events(&lab).into_iter().take_while(|line| !ended(line)).collect();
+    let says = |word: &str| of_it.iter().any(|line| line.contains(word));
+    assert!(says("Started") && says("Suspended") && !says("Resumed"), "what was given up ran: {of_it:?}");
+    lab.until("vm3 runs and writes", |lab| {
+        lab.runs_on("vm3").is_some_and(|at| lab.serial(&at, "vm3").matches('.').count() > 20)
+    });
     lab.no_split_brain();
 }
 

@@ -211,7 +211,7 @@ pub(super) struct Host {
     /// That it is in quarantine or maintenance says nothing of what runs there: it is from before the journal was restored, or
     /// nobody had heard the host by then.
     pub(super) unproven: bool,
-    /// A storage refuses it, and it is not in quarantine yet: it serves nobody, and is cleaned before it is let in.
+    /// A storage refuses it, and no cleaning that began since has seen to that.
     pub(super) refused: bool,
     pub(super) cleaning: bool,
     pub(super) answers: bool,
@@ -400,7 +400,7 @@ impl Core {
             }
             Event::Refused(host) => {
                 if let Some(of) = self.hosts.get_mut(&host) {
-                    of.refused = !of.quarantined;
+                    of.refused = true;
                 }
             }
             Event::Quarantined(host, result) => {
@@ -419,7 +419,6 @@ impl Core {
                     of.clean_error = result.err().map(|error| error.to_string());
                     if of.clean_error.is_none() {
                         (of.quarantined, of.confirmed, of.failed, of.scan, of.told) = (false, false, None, None, false);
-                        of.refused = false;
                     }
                     of.next_clean = now + SCAN_EVERY;
                 }

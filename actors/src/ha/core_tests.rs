@@ -353,6 +353,27 @@ fn a_stopped_vm_does_not_pass_the_storm_brake() {
     assert_eq!(core.thoughts().braked.len(), 0);
 }
 
+/// K13: one that a storage refuses is taken out of service, also when that is found while it is cleaned for something else.
+#[test]
+fn a_refused_host_is_quarantined_and_cleaned_after_it_was_found() {
+    let mut core = core_of(&["v1"], 10);
+    let (a, clean) = (host("a"), Command::Clean(host("a")));
+    core.on(Event::HostChanged(a, HostStatus::Connected), S);
+    core.on(Event::Refused(a), S);
+    assert_eq!(quarantines(&core.on(Event::Tick, 2 * S)), [a]);
+    assert_eq!(quarantines(&core.on(Event::Tick, 3 * S)), [], "once");
+    core.on(Event::Quarantined(a, Err(ErrorCode::new(Code::IO, "disk full"))), 3 * S);
+    assert_eq!(quarantines(&core.on(Event::Tick, 3 * S + SCAN_EVERY)), [a], "again");
+    core.on(Event::Quarantined(a, Ok(())), 6 * S);
+    assert!(core.on(Event::Standing(ClusterId::from_name("c1"), vec![a]), 10 * S).contains(&clean));
+    core.on(Event::Refused(a), 11 * S);
+    core.on(Event::Cleaned(a, Ok(())), 12 * S);
+    assert_eq!(quarantines(&core.on(Event::Tick, 20 * S)), [a], "that cleaning may not have seen it");
+    assert!(core.on(Event::Quarantined(a, Ok(())), 21 * S).contains(&clean), "it answers still");
+    core.on(Event::Cleaned(a, Ok(())), 31 * S);
+    assert_eq!(quarantines(&core.on(Event::Tick, 40 * S)), []);
+}
+
 /// K23: a start worked if the VM ran for a while. One that ends at once is tried later and later, then a human is asked for.
 #[test]
 fn a_vm_that_ends_at_once_is_not_started_for_ever() {

@@ -192,7 +192,7 @@ impl Core {
         for (id, host) in self.hosts.iter_mut().filter(|(_, host)| host.quarantined && host.answers) {
             let held = || self.vms.values().any(|vm| vm.flow.as_ref().is_some_and(|(_, from, _)| *from == Some(*id)));
             if !host.cleaning && !host.maintenance && now >= host.next_clean && !held() {
-                host.cleaning = true;
+                (host.cleaning, host.refused) = (true, false);
                 commands.push(Command::Clean(*id));
             }
         }

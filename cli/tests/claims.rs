@@ -1,0 +1,103 @@
+//! What claims to be a VM, and what contradicts that it is dead, on real hosts: rows of the fault matrix about evidence.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Lab, may_run};
+use ringfence_messages::VmId;
+
+/// Starts a program on a host that lives on when its console is gone.
+fn leave(lab: &Lab, host: &str, program: &str) {
+    lab.ok("host-exec.sh", &[host, "sh", "-c", &format!("setsid {program} </dev/null >/dev/null 2>&1 &")]);
+}
+
+fn phases(lab: &Lab, mark: u64) -> Vec<(String, String)> {
+    let text = |fact: &serde_json::Value, key: &str| fact[key].as_str().unwrap().to_owned();
+    lab.facts(mark, "vm.intruder").iter().map(|fact| (text(fact, "host"), text(fact, "phase"))).collect()
+}
+
+/// Rows 48 and 54 (K8, K20): a second QEMU of a VM that runs is ended; what a local user calls by its uuid is reported, and
+/// keeps nobody from bringing the VM back.
+#[test]
+fn a_second_qemu_is_ended_and_a_local_users_claim_is_not_believed() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::with("ci", &[]);
+    lab.writes("host-b", "vm2");
+    let mark = lab.mark();
+    let uuid = VmId::from_name("vm2");
+    leave(&lab, "host-c", &format!("qemu-system-x86_64 -machine none -display none -S -uuid {uuid}"));
+    lab.until("the second one is seen", |lab| !phases(lab, mark).is_empty());
+    let ended = ("host-c".to_owned(), "ended".to_owned());
+    lab.until("the second one is ended", |lab| phases(lab, mark).contains(&ended));
+    assert_eq!((lab.qemu("host-c", "vm2"), lab.runs_on("vm2").as_deref()), (0, Some("host-b")));
+    lab.writes("host-b", "vm2");
+
+    let (mark, uuid) = (lab.mark(), VmId::from_name("vm1"));
+    lab.writes("host-a", "vm1");
+    lab.console("host-c", "install -m 755 $(readlink -f $(which perl)) /usr/local/bin/qemu-system-x");
+    let claim =
+        format!("setpriv --reuid 65534 --regid 65534 --clear-groups qemu-system-x -e 'sleep 600' -- -uuid {uuid}");
+    leave(&lab, "host-c", &claim);
+    let told = ("host-c".to_owned(), "told".to_owned());
+    lab.until("the claim is reported", |lab| phases(lab, mark).contains(&told));
+    lab.ok("host-down.sh", &["host-a"]);
+    lab.moved_from("host-a", "vm1");
+    assert_eq!(phases(&lab, mark), [told], "once, and it was left alone");
+    assert_ne!(lab.qemu("host-c", "vm1"), 0, "it still runs");
+    lab.no_split_brain();
+}
+
+/// Row 43 (K3): no QEMU of the VM is left on a host whose agent is gone, and a client there has its volume open.
+#[test]
+fn a_vm_that_is_called_dead_and_watched_from_there_is_refused_by_the_storage_first() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::with("cw", &[]);
+    lab.writes("host-c", "vm3");
+    // It watches until its input ends.
+    leave(&lab, "host-c", "sh -c 'sleep 600 | rbd --id compute watch rbd/vm3'");
+    let watchers = |lab: &Lab| {
+        let said = lab.console("host-c", "timeout 20 rbd --id compute status rbd/vm3");
+        said.matches("watcher=10.77.0.13").count()
+    };
+    lab.until("a second client watches", |lab| watchers(lab) == 2);
+    let pid = lab.qemu("host-c", "vm3");
+    lab.kill_agent("host-c");
+    lab.console("host-c", &format!("kill -9 {pid}"));
+    let mark = lab.mark();
+    lab.order(&["vm", "ha-start", "vm3"]).unwrap();
+    let (outcome, reason) = lab.fence_of(mark, "vm3");
+    assert!(outcome == "success-storage-fenced" && reason.contains("called dead there"), "{outcome}: {reason}");
+    lab.moved_from("host-c", "vm3");
+    lab.no_split_brain();
+}
+
+/// Row 41 (K1): the inventory has two hosts' addresses exchanged. Whoever answers is not the machine that is meant.
+#[test]
+fn a_host_at_whose_address_another_one_answers_is_not_connected_and_nothing_is_fenced() {
+    if !may_run() {
+        return;
+    }
+    let lab = Lab::with("cx", &[]);
+    lab.writes("host-a", "vm1");
+    let mark = lab.mark();
+    lab.kill_controller();
+    let path = lab.dir.join("controller/controller.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (a, b) = ("agent = \"http://10.77.0.11:7070\"", "agent = \"http://10.77.0.12:7070\"");
+    assert!(text.contains(a) && text.contains(b), "{text}");
+    let text = text.replace(a, "agent = \"-\"").replace(b, a).replace("agent = \"-\"", b);
+    std::fs::write(&path, text).unwrap();
+    lab.controller(&[]);
+    for host in ["host-a", "host-b"] {
+        lab.until(&format!("{host} is not taken for the other one"), |lab| {
+            lab.status(host) == "Disconnected" && lab.order(&["explain", host]).unwrap().contains("is answered by host")
+        });
+    }
+    assert_eq!(lab.facts(mark, "fence.intent").len(), 0, "what another machine says proves nothing");
+    assert_eq!(lab.status("host-c"), "Connected");
+    lab.no_split_brain();
+}
