@@ -26,8 +26,8 @@ use ringfence_messages::{
     ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, StorageFenceChanged, StorageFencePhase},
     fence::{FenceOutcome, SiblingFenceAudited},
     ha::{
-        ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, HostQuarantineChanged, QuarantineHostMsg,
-        VmHaBlocked, VmHaStarted,
+        ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, HostQuarantineChanged, PlanHaStartMsg,
+        QuarantineHostMsg, VmHaBlocked, VmHaStarted,
     },
     vhost::DeployVhostCmd,
     vm::{QueryVmMsg, StartVmCmd, StartVmMsg, StopVmCmd, StopVmMsg, VmInventory, VmState},
@@ -271,6 +271,43 @@ fn what_is_found_on_the_blocklist_is_kept_until_its_host_is_clean() {
         scene.pass(10 * S).await;
         assert_eq!(scene.shown("vm1").await.state, VmState::Running);
         assert!(scene.shown("vm1").await.incarnation > 1, "its client was refused: it was ended, and started again");
+    });
+}
+
+/// K15: a dry run decides as the order does, and in its words.
+#[test]
+fn a_dry_run_refuses_what_the_order_refuses() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world, &["vm1"]).await;
+        scene.run("vm1", "a").await;
+        let dry_run =
+            async || scene.world.bus().ask(Scene::vm("vm1"), PlanHaStartMsg { host_uuid: None }).await.unwrap();
+        let plan = dry_run().await;
+        assert_eq!((plan.feasible, plan.steps), (false, vec!["nothing: it runs".to_owned()]));
+
+        let stranger = "10.9.9.9".parse().unwrap();
+        scene.fake.ceph.lock().watchers.insert("vm1".to_owned(), vec![stranger]);
+        scene.power("a", false);
+        scene.pass(20 * S).await;
+        let refused = scene.ha_start("vm1").await.unwrap_err().to_string();
+        let plan = dry_run().await;
+        assert!(refused.contains("volume is in use") && plan.evidence.iter().any(|said| said.contains("10.9.9.9:0/1")));
+        assert_eq!((plan.feasible, plan.steps), (false, vec![refused]));
+
+        scene.power("b", false);
+        scene.pass(20 * S).await;
+        scene.fake.ceph.lock().watchers.clear();
+        let plan = dry_run().await;
+        let refused = scene.ha_start("vm1").await.unwrap_err().to_string();
+        let braked = "the storm brake of c1 is engaged";
+        assert!(!plan.feasible && plan.steps[0].contains(braked) && refused.contains(braked), "{plan:?}: {refused}");
+        assert_eq!(scene.outcomes(), [], "nothing was fenced for it");
+
+        scene.power("b", true);
+        scene.fake.ceph.lock().error = Some(ErrorCode::new(Code::TIMEOUT, "no monitor answered"));
+        scene.pass(20 * S).await;
+        let plan = dry_run().await;
+        assert!(!plan.feasible && plan.steps[0].contains("no monitor answered"), "{plan:?}");
     });
 }
 

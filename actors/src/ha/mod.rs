@@ -27,3 +27,4 @@ mod tick;
 mod verdicts;
 
 pub use actor::{FLOW_TIMEOUT, HaActor};
+pub(crate) use verdicts::braked;

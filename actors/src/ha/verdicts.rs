@@ -213,6 +213,6 @@ impl Host {
 }
 
 /// What is refused while the storm brake of a cluster is engaged, and the way out.
-pub(super) fn braked(cluster: &Cluster) -> String {
+pub(crate) fn braked(cluster: &Cluster) -> String {
     format!("the storm brake of {} is engaged: `ringfence host confirm-fenced` says that a host is off", cluster.name)
 }

@@ -136,7 +136,7 @@ impl Handler<PlanHaStartMsg> for VmActor {
     type Answer = Later<HaStartPlan>;
 
     fn handle(&mut self, message: PlanHaStartMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        Later::new(self.plan(message.host_uuid))
+        Later::new(self.rehearse(message.host_uuid))
     }
 }
 

@@ -308,6 +308,17 @@ impl Core {
         self.wanted
     }
 
+    /// For a rehearsal: what is under way is left out. Whether there was something.
+    pub(super) fn sets_aside(&mut self) -> bool {
+        match self.busy {
+            Busy::No | Busy::Remembering => false,
+            _ => {
+                self.busy = Busy::No;
+                true
+            }
+        }
+    }
+
     /// What is believed of it.
     pub fn state(&self) -> VmState {
         self.state

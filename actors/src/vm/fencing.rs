@@ -8,8 +8,7 @@ use ringfence_messages::{
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
     evidence::{Evidence, Source},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
-    ha::{FindTargetMsg, HaStartPlan, QuarantineHostMsg},
-    vm::{InstallPath, ListVmsCmd, VmState},
+    ha::{FindTargetMsg, QuarantineHostMsg},
 };
 
 use tracing::Span;
@@ -17,7 +16,6 @@ use uuid::Uuid;
 
 use super::{
     VmActor,
-    actor::{SEARCH_TIMEOUT, to},
     core::{Event, Found, SilentPlace},
 };
 use crate::{
@@ -209,84 +207,6 @@ impl VmActor {
             executor_host_uuid: executor,
             reason,
             evidence,
-        }
-    }
-
-    /// What an HA start would do now: everything is asked, nothing is changed.
-    pub(super) fn plan(&self, host_uuid: Option<HostId>) -> impl Future<Output = Result<HaStartPlan>> + use<> {
-        let (state, place) = (self.core.state(), self.core.place());
-        let (bus, directory, vm) = (self.bus.clone(), self.core.directory.clone(), self.core.vm.clone());
-        let found = self.target(FindTargetMsg { host_uuid, dry_run: true, ..self.find_target() });
-        async move {
-            let name = |host: HostId| directory.host_name(host);
-            let mut plan = HaStartPlan { vm: vm.name.clone(), feasible: true, ..HaStartPlan::default() };
-            let believed = place.map_or("nowhere".to_owned(), name);
-            plan.evidence.push(format!("the journal: {state:?}, last on {believed}"));
-            let Found { target: found, places } = found.await?;
-            let silent = place.filter(|place| found.silent_host_uuids.contains(place));
-            let human = places.into_iter().find(|of| Some(of.host) == place).and_then(|of| of.human);
-            match place.filter(|_| silent.is_none()) {
-                Some(place) => {
-                    let listed = bus.ask_within(to(place), ListVmsCmd::default(), SEARCH_TIMEOUT).await;
-                    let runs = listed.map(|reply| reply.vms.iter().any(|running| running.vm_uuid == vm.id));
-                    plan.evidence.push(match runs {
-                        Ok(true) => format!("agent of {}: it runs there", name(place)),
-                        Ok(false) => format!("agent of {}: it does not run there", name(place)),
-                        Err(error) => format!("agent of {}: {error}", name(place)),
-                    });
-                    if state == VmState::Running {
-                        plan.feasible = false;
-                        plan.steps.push(format!("nothing: it runs on {}", name(place)));
-                        return Ok(plan);
-                    }
-                }
-                None => {
-                    plan.evidence.extend(silent.map(|host| format!("agent of {}: does not answer pings", name(host))))
-                }
-            }
-            let mut storages = Vec::new();
-            for volume in &vm.volumes {
-                if !matches!(volume.install_path, InstallPath::Ceph { .. }) {
-                    plan.evidence.push(format!("{}: not on Ceph, no watchers, no storage fence", volume.install_path));
-                    continue;
-                }
-                storages.push(volume.storage);
-                let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
-                let watchers = bus.ask(Address::new(CephActor::KIND, volume.storage), ask).await;
-                plan.evidence.push(match watchers {
-                    Ok(reply) if reply.watchers.is_empty() => format!("{}: nobody watches it", volume.install_path),
-                    Ok(reply) => {
-                        let all: Vec<_> = reply.watchers.iter().map(|watcher| watcher.address.as_str()).collect();
-                        format!("{}: watched by {}", volume.install_path, all.join(", "))
-                    }
-                    Err(error) => {
-                        plan.feasible = false;
-                        format!("{}: watchers not known: {error}", volume.install_path)
-                    }
-                });
-            }
-            plan.evidence.extend(human.map(|by| format!("{by} attested that {believed} is off")));
-            if let Some(failed) = silent {
-                plan.steps.push(format!("quarantine {}", name(failed)));
-                plan.steps.push(format!(
-                    "a sibling kills {} on {} over SSH, by exact uuid, verified",
-                    vm.name,
-                    name(failed)
-                ));
-                if storages.len() == vm.volumes.len() {
-                    let ips: Vec<_> = directory.host(failed)?.storage_ips.iter().map(ToString::to_string).collect();
-                    plan.steps.push(format!("where it cannot: Ceph refuses {}, read back", ips.join(", ")));
-                }
-                plan.steps.push("watchers are read again".to_owned());
-            }
-            match found.host_uuid {
-                Some(target) => plan.steps.push(format!("start it on {}", name(target))),
-                None => {
-                    plan.feasible = false;
-                    plan.steps.push("no host is in service and has room for it".to_owned());
-                }
-            }
-            Ok(plan)
         }
     }
 }

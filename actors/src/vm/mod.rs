@@ -8,6 +8,7 @@ pub mod core;
 #[cfg(test)]
 mod core_tests;
 mod fencing;
+mod rehearsal;
 mod start;
 
 pub use actor::{SEARCH_TIMEOUT, VM_TIMEOUT, VmActor};
