@@ -267,8 +267,8 @@ pub fn osd_map(answer: &[u8]) -> Result<CephMap> {
     let entries = map.blocklist.keys().chain(map.range_blocklist.keys());
     let blocked = entries.filter_map(|entry| whole_address(entry)).collect();
     // Without port and nonce a client's entry is of all clients there.
-    let all_clients = |entry: &String| entry.ends_with(":0/0").then(|| ip_of(entry)).flatten();
-    let blocked_otherwise = map.blocklist.keys().filter_map(all_clients).collect();
+    let of_all = |entry: &String| ip_of(entry).filter(|ip| *entry == all_clients(*ip));
+    let blocked_otherwise = map.blocklist.keys().filter_map(of_all).collect();
     Ok(CephMap { epoch: map.epoch, blocked, blocked_otherwise, daemons })
 }
 
@@ -345,7 +345,7 @@ fn range(ip: IpAddr) -> String {
 }
 
 fn all_clients(ip: IpAddr) -> String {
-    if ip.is_ipv4() { format!("{ip}:0/0") } else { format!("[{ip}]:0/0") }
+    format!("{}/0", SocketAddr::new(ip, 0))
 }
 
 fn understood<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {

@@ -52,8 +52,8 @@ pub struct CephActor {
     journal: Arc<dyn JournalPort>,
     /// None until the journal said what was fenced before.
     fences: Option<BTreeMap<HostId, Fence>>,
-    /// What the last look found on the blocklist and in no record.
-    unknown: Unknown,
+    /// Hosts that the last look found on the blocklist and in no record.
+    unknown: BTreeSet<HostId>,
 }
 
 /// A host that is refused, or may be.
@@ -68,9 +68,6 @@ struct Fence {
     busy: bool,
     waiting: Vec<Promise<StorageFenceReply>>,
 }
-
-/// Hosts that the cluster refuses though nobody here wants it, with their addresses.
-type Unknown = BTreeMap<HostId, Vec<IpAddr>>;
 
 /// What an order works with to its end.
 #[derive(Clone)]
@@ -90,7 +87,7 @@ impl CephActor {
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
     ) -> CephActor {
-        CephActor { flow: Flow { storage, catalog, ceph, recorder }, journal, fences: None, unknown: Unknown::new() }
+        CephActor { flow: Flow { storage, catalog, ceph, recorder }, journal, fences: None, unknown: BTreeSet::new() }
     }
 
     fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -190,20 +187,20 @@ impl CephActor {
         let Some(fences) = &mut self.fences else { return };
         let unknown = unknown(&self.flow, fences, map);
         // Twice in a row: this map may be older than a fence that was lifted meanwhile.
-        for (host, addresses) in unknown.iter().filter(|(host, _)| self.unknown.contains_key(host)) {
+        for (host, addresses) in unknown.iter().filter(|(host, _)| self.unknown.contains(host)) {
             let reason = "it is on the blocklist, and no record says why".to_owned();
             drop(self.flow.recorder.fact(self.flow.event(*host, StorageFencePhase::Found, addresses, reason)));
             let addresses = addresses.iter().copied().collect();
             fences.insert(*host, Fence { told: true, addresses, ..Fence::default() });
         }
-        self.unknown = unknown;
+        self.unknown = unknown.into_keys().collect();
     }
 }
 
 /// The hosts of this storage that the map refuses without a fence of ours.
-fn unknown(flow: &Flow, fences: &BTreeMap<HostId, Fence>, map: &CephMap) -> Unknown {
+fn unknown(flow: &Flow, fences: &BTreeMap<HostId, Fence>, map: &CephMap) -> BTreeMap<HostId, Vec<IpAddr>> {
     let directory = flow.catalog.now();
-    let Ok(storage) = directory.storage(flow.storage) else { return Unknown::new() };
+    let Ok(storage) = directory.storage(flow.storage) else { return BTreeMap::new() };
     let of_it = directory.hosts.iter().filter(|of| storage.clusters.contains(&of.cluster));
     let refused =
         of_it.filter(|of| !fences.contains_key(&of.id) && !sabotage::on(Sabotage::EntriesIgnored)).map(|of| {
@@ -424,7 +421,7 @@ impl Handler<ForgetStorageFenceMsg> for CephActor {
         let (promise, answer) = ctx.promise::<ForgetStorageFenceMsg>();
         let ForgetStorageFenceMsg { host_uuid: host, reason } = message;
         self.end(host, promise, ctx, async move |flow, blocked| {
-            let forgotten = flow.event(host, StorageFencePhase::Forgotten, &blocked, reason.clone());
+            let forgotten = flow.event(host, StorageFencePhase::Forgotten, &blocked, reason);
             flow.recorder.intent(&forgotten).await.map(|_| Done {})
         });
         answer

@@ -36,10 +36,12 @@ impl Core {
 
     /// The cluster whose storm brake forbids a fence on this host.
     pub(super) fn brake_holds(&self, host: HostId) -> Option<&Cluster> {
-        let of =
-            self.hosts.get(&host).filter(|of| of.is_away() && !of.confirmed && !sabotage::on(Sabotage::BrakeBypassed));
-        let cluster = self.directory.host(host).ok().filter(|of| self.braked.contains(&of.cluster))?.cluster;
-        of.and(self.directory.cluster(cluster).ok())
+        let of = self.hosts.get(&host)?;
+        if !of.is_away() || of.confirmed || sabotage::on(Sabotage::BrakeBypassed) {
+            return None;
+        }
+        let cluster = self.directory.host(host).ok()?.cluster;
+        self.directory.cluster(cluster).ok().filter(|_| self.braked.contains(&cluster))
     }
 
     /// Whether a human may attest that this host is off.

@@ -4,7 +4,7 @@
 //! rehearsal. What the order refuses the rehearsal refuses, in the same words: it is the same code (K15).
 //! Rejected: a description of the ladder beside the ladder. It planned starts that were refused.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{collections::VecDeque, time::Instant};
 
 use ringfence::{Actor, Address, Bus};
 use ringfence_messages::{
@@ -25,7 +25,6 @@ use crate::{
         ceph::CephActor,
     },
     ha::{HaActor, braked},
-    inventory::Directory,
 };
 
 impl VmActor {
@@ -33,9 +32,8 @@ impl VmActor {
     pub(super) fn rehearse(&self, host_uuid: Option<HostId>) -> impl Future<Output = Result<HaStartPlan>> + use<> {
         let order = Order { host: host_uuid, ha: true, ..Order::default() };
         let found = self.target(FindTargetMsg { host_uuid, dry_run: true, ..self.find_target() });
-        let directory = self.core.directory.clone();
         let plan = HaStartPlan { vm: self.core.vm.name.clone(), ..HaStartPlan::default() };
-        let mut rehearsal = Rehearsal { core: self.core.clone(), directory, bus: self.bus.clone(), plan };
+        let mut rehearsal = Rehearsal { core: self.core.clone(), bus: self.bus.clone(), plan };
         if rehearsal.core.sets_aside() {
             rehearsal
                 .found("it is being started, stopped or looked for right now: this is what comes after".to_owned());
@@ -46,14 +44,13 @@ impl VmActor {
 
 struct Rehearsal {
     core: Core,
-    directory: Arc<Directory>,
     bus: Bus,
     plan: HaStartPlan,
 }
 
 impl Rehearsal {
     async fn of(mut self, order: Order, found: impl Future<Output = Result<Found>>) -> Result<HaStartPlan> {
-        let believed = self.core.place().map_or("nowhere".to_owned(), |host| self.directory.host_name(host));
+        let believed = self.core.place().map_or("nowhere".to_owned(), |host| self.core.directory.host_name(host));
         self.found(format!("the journal: {:?}, last on {believed}", self.core.state()));
         let mut found = std::pin::pin!(found);
         let mut next: VecDeque<Command> = self.core.on(Event::Start(order), Instant::now()).into();
@@ -86,7 +83,7 @@ impl Rehearsal {
 
     fn targets(&mut self, found: Result<Found>) -> Event {
         for place in found.iter().flat_map(|found| found.places.clone()) {
-            let name = self.directory.host_name(place.host);
+            let name = self.core.directory.host_name(place.host);
             self.found(format!("agent of {name}: does not answer pings"));
             if let Some(by) = place.human {
                 self.found(format!("{by} attested that {name} is off"));
@@ -97,7 +94,7 @@ impl Rehearsal {
 
     async fn search(&mut self, host: HostId) -> Event {
         let listed = self.bus.ask_within(to(host), ListVmsCmd::default(), SEARCH_TIMEOUT).await;
-        let name = self.directory.host_name(host);
+        let name = self.core.directory.host_name(host);
         let is_it = |reply: &ringfence_messages::vm::ListVmsReply| {
             reply.vms.iter().any(|running| running.vm_uuid == self.core.vm.id && running.stranger.is_none())
         };
@@ -130,10 +127,10 @@ impl Rehearsal {
         let Place::Silent(failed) = case.place else { return Ok(self.starts(case.target)) };
         let brakes = self.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await?.braked;
         if brakes.contains(&case.cluster) && case.human.is_none() {
-            let why = braked(self.directory.cluster(case.cluster)?);
+            let why = braked(self.core.directory.cluster(case.cluster)?);
             return Ok(self.ends(false, why));
         }
-        let (name, vm) = (self.directory.host_name(failed), self.core.vm.name.clone());
+        let (name, vm) = (self.core.directory.host_name(failed), self.core.vm.name.clone());
         self.does(format!("quarantine {name}"));
         self.does(format!("a sibling kills {vm} on {name} over SSH, by exact uuid, verified"));
         match case.volumes.iter().find(|(_, path)| !matches!(path, InstallPath::Ceph { .. })) {
@@ -158,7 +155,7 @@ impl Rehearsal {
     }
 
     fn starts(self, host: HostId) -> HaStartPlan {
-        let step = format!("start it on {}", self.directory.host_name(host));
+        let step = format!("start it on {}", self.core.directory.host_name(host));
         self.ends(true, step)
     }
 
