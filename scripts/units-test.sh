@@ -27,12 +27,16 @@ exposure() {
 }
 exposure ringfence.service 15
 exposure ringfence-agent.service 65
+exposure ringfence-autostart.service 25
 
 # VMs outlive the agent, its stop, its upgrade and a want of memory.
 AGENT=deploy/systemd/ringfence-agent.service
 for line in KillMode=process OOMPolicy=continue ManagedOOMPreference=omit TasksMax=infinity; do
   grep -qx "$line" $AGENT || die "$AGENT lacks $line: a restart of the agent, or a full machine, would end VMs"
 done
+grep -q '^Before=.*libvirtd.service.*libvirt-guests.service' deploy/systemd/ringfence-autostart.service ||
+  die "ringfence-autostart.service does not come before libvirt: a VM that runs elsewhere would start with the host"
+grep -qx 'Also=ringfence-autostart.service' $AGENT || die "$AGENT does not enable ringfence-autostart.service"
 grep -q '^After=.*libvirt-guests.service' $AGENT || die "$AGENT does not wait for libvirt-guests.service"
 # Each of these is a namespace, a device list, a limit or a filter that QEMU would inherit and break on.
 FATAL='ProtectSystem|ProtectHome|ProtectProc|ProcSubset|ProtectKernelTunables|ProtectKernelModules|ProtectKernelLogs'

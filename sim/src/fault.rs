@@ -362,7 +362,7 @@ pub enum Act {
     ConfirmFenced {
         /// The host.
         host: String,
-        /// Only if that is true
+        /// Only if that is true; and nothing starts with the host when its power returns
         #[serde(default)]
         if_off: bool,
     },

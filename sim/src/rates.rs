@@ -14,25 +14,24 @@ use crate::{
     plan::{Step, What},
 };
 
-/// For a hundred other faults so many of these. With each at 1, 65 of 66 random days passed; seed 1795652144003 did not: until
-/// that is mended, they come in stories alone.
+/// For a hundred other faults so many of these.
 const RATES: [(u32, Trouble); 16] = [
-    (0, Trouble::AddressTaken),    // K1
-    (0, Trouble::BlindAgent),      // K2
-    (0, Trouble::BlindSsh),        // K2
-    (0, Trouble::HeldWrites),      // K4
-    (0, Trouble::TargetHangs),     // K4
-    (0, Trouble::LibvirtLate),     // K6
-    (0, Trouble::JournalRestored), // K7
-    (0, Trouble::SlowRespawn),     // K8
-    (0, Trouble::SecondQemu),      // K8, K19
-    (0, Trouble::Attested),        // K9
-    (0, Trouble::Migrated),        // K12
-    (0, Trouble::BlocklistAdded),  // K13
-    (0, Trouble::Lookalike),       // K19
-    (0, Trouble::LocalUser),       // K20
-    (0, Trouble::LongWords),       // K22
-    (0, Trouble::EndsAtOnce),      // K23
+    (1, Trouble::AddressTaken),    // K1
+    (1, Trouble::BlindAgent),      // K2
+    (1, Trouble::BlindSsh),        // K2
+    (1, Trouble::HeldWrites),      // K4
+    (1, Trouble::TargetHangs),     // K4
+    (1, Trouble::LibvirtLate),     // K6
+    (1, Trouble::JournalRestored), // K7
+    (1, Trouble::SlowRespawn),     // K8
+    (1, Trouble::SecondQemu),      // K8, K19
+    (1, Trouble::Attested),        // K9
+    (1, Trouble::Migrated),        // K12
+    (1, Trouble::BlocklistAdded),  // K13
+    (1, Trouble::Lookalike),       // K19
+    (1, Trouble::LocalUser),       // K20
+    (1, Trouble::LongWords),       // K22
+    (1, Trouble::EndsAtOnce),      // K23
 ];
 
 /// What [`RATES`] are of.

@@ -216,10 +216,16 @@ impl Stage {
             // Whoever looks first says nothing of a host that is on.
             Act::ConfirmFenced { host, if_off: true } if world.is_on(host) => {}
             Act::DeclareRestored => {}
-            Act::ConfirmFenced { host, .. } => ask!(
-                one("ha"),
-                ConfirmHostFencedMsg { host_uuid: HostId::from_name(host), by: "the operator".to_owned() }
-            ),
+            Act::ConfirmFenced { host, if_off } => {
+                // As the answer says: nothing else keeps a VM down that starts with the host.
+                if *if_off {
+                    world.hold_autostart(host);
+                }
+                ask!(
+                    one("ha"),
+                    ConfirmHostFencedMsg { host_uuid: HostId::from_name(host), by: "the operator".to_owned() }
+                )
+            }
         }
     }
 }

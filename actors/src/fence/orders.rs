@@ -5,7 +5,7 @@
 //! ("nothing up to this incarnation may run here") stays so until a newer order is admitted, and whatever of it appears
 //! meanwhile is to be ended. Pure: the agent, the simulator's hosts and the model checker run this very code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sabotage::{self, Sabotage};
 use ringfence_messages::{
@@ -113,6 +113,11 @@ impl Orders {
     /// declared it void, stopped the VM, or gave a newer one.
     pub fn is_current(&self, cmd: &StartVmCmd) -> bool {
         self.epoch == cmd.epoch && self.admitted.get(&cmd.vm_uuid) == Some(&cmd.incarnation)
+    }
+
+    /// Every VM that orders were heard of.
+    pub fn vms(&self) -> BTreeSet<VmId> {
+        self.incarnations.keys().chain(self.held.keys()).copied().collect()
     }
 
     /// The VMs of which nothing may run here, with the incarnation up to which that was said.

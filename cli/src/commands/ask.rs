@@ -331,7 +331,13 @@ pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
     let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "an operator".to_owned());
     let done: HostInventory = client(&host.ask)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
-    show(&host.ask, &done, |host| format!("{} is taken for off because {by} says so", host.name));
+    show(&host.ask, &done, |host| {
+        format!(
+            "{} marked as off, attested by {by}. Keep it off until its VMs run elsewhere; where no storage fence stands \
+             (`ringfence explain {}`), make sure that no VM starts with it: it would write beside the new one",
+            host.name, host.name
+        )
+    });
     Ok(())
 }
 

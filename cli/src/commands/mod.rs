@@ -17,9 +17,9 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use ask::{event_says, path_part};
 pub use client::{Client, Files};
-use ringfence_drivers::node::{lookout::Lookout, sibling};
+use ringfence_drivers::node::{autostart::Libvirt, lookout::Lookout, sibling, vms::ordered};
 
-use ringfence_messages::Result;
+use ringfence_messages::{Code, ErrorCode, Result};
 
 use crate::{
     http::access::Role,
@@ -174,6 +174,13 @@ pub enum Command {
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
+    /// Keep libvirt from starting at boot any VM that this host's agent was ever ordered to run. A unit runs it before libvirt
+    #[command(hide = true)]
+    HoldAutostart {
+        /// The agent's file of this host
+        #[arg(long, default_value = AGENT_FILE)]
+        config: PathBuf,
+    },
     /// Kill every QEMU of a VM on this host; says in one line of JSON what was found. A sibling runs it over SSH
     #[command(hide = true)]
     KillVm {
@@ -200,6 +207,17 @@ async fn kill_vm(victim: &sibling::Victim, config: &Path) -> Result<()> {
     let killed = sibling::kill(victim, &std::sync::Arc::new(lookout)).await?;
     crate::output::print(serde_json::to_string(&killed).unwrap_or_default());
     Ok(())
+}
+
+/// An agent's file with mistakes, or damaged orders, are errors: the unit fails, and is seen to.
+fn hold_autostart(config: &Path) -> Result<()> {
+    let vms = ordered(&crate::config::load_agent(config)?.settings.state_dir)?;
+    let done = Libvirt::default().hold(&vms);
+    done.held.iter().for_each(|held| crate::output::print(format!("libvirt does not start {held}: Ringfence does")));
+    match done.errors.is_empty() {
+        true => Ok(()),
+        false => Err(ErrorCode::new(Code::IO, done.errors.join("; "))),
+    }
 }
 
 /// Whom to ask, and how to show the answer.
@@ -370,6 +388,7 @@ pub async fn run(command: Command) -> u8 {
             Ok(())
         }
         Command::Man { dir } => manual::pages(&dir),
+        Command::HoldAutostart { config } => hold_autostart(&config),
         Command::KillVm { victim, config } => kill_vm(&victim, &config).await,
         Command::Demo { .. }
         | Command::Serve { .. }

@@ -4,6 +4,7 @@
 //! and start time were read again; what the agent starts outlives the agent.
 
 pub mod addresses;
+pub mod autostart;
 pub mod cmdline;
 pub mod docker;
 pub mod exports;

@@ -7,7 +7,7 @@
 //! exports are ended too.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -105,19 +105,7 @@ impl Vms {
         let version = version(&qemu.binary).await?;
         let dir = state_dir.join("vm");
         fs::create_dir_all(&dir).map_err(|e| io_error("make", &dir, &e))?;
-        let path = dir.join("orders.json");
-        let orders: Orders = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Orders::default(),
-            Err(error) => return Err(io_error("read", &path, &error)),
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                let details = format!(
-                    "{} is damaged: {e}. It guards against starting a VM twice: restore it from a backup, or make sure \
-                     that no VM of this host runs anywhere and delete it",
-                    path.display()
-                );
-                ErrorCode::new(Code::IO, details)
-            })?,
-        };
+        let orders = read_orders(&dir)?;
         let lookout = Arc::new(Lookout::new(Some(&qemu.binary), &qemu.users, qemu.own)?);
         let sees_its_own = sees_what_it_starts(&qemu.binary, &lookout).await;
         if !sees_its_own {
@@ -407,6 +395,30 @@ impl Vms {
         let path = self.folders.dir().join("orders.json");
         let bytes = serde_json::to_vec_pretty(orders).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
         replace_file(&path, &bytes).map_err(|e| io_error("write", &path, &e))
+    }
+}
+
+/// Every VM that this agent was ever ordered to run, stop or hold.
+///
+/// # Errors
+/// `SYS.1016` if the orders cannot be read, with the fix.
+pub fn ordered(state_dir: &Path) -> Result<BTreeSet<VmId>> {
+    Ok(read_orders(&state_dir.join("vm"))?.vms())
+}
+
+fn read_orders(dir: &Path) -> Result<Orders> {
+    let path = dir.join("orders.json");
+    match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Orders::default()),
+        Err(error) => Err(io_error("read", &path, &error)),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+            let details = format!(
+                "{} is damaged: {e}. It guards against starting a VM twice: restore it from a backup, or make sure \
+                 that no VM of this host runs anywhere and delete it",
+                path.display()
+            );
+            ErrorCode::new(Code::IO, details)
+        }),
     }
 }
 

@@ -26,6 +26,13 @@ impl World {
         self.host_named(host).is_some_and(|at| self.state().machines[at].on)
     }
 
+    /// Nothing starts with this host when its power returns: its agent's unit, or its operator, has seen to it.
+    pub(crate) fn hold_autostart(&self, host: &str) {
+        if let Some(at) = self.host_named(host) {
+            self.state().machines[at].autostart.clear();
+        }
+    }
+
     pub(super) fn claim(&self, state: &mut State, vm: &str, host: Option<usize>, how: Claimant, fault: u64) {
         let (Some(host), Some(vm)) = (host, self.vm_named(vm)) else { return };
         if !state.machines[host].on {
