@@ -125,6 +125,9 @@ in_root sed -i 's/^# host = .*/host = "host-a"/' /etc/ringfence/agent.toml
 in_root install -m 600 -o ringfence /etc/ringfence/agent.token /etc/ringfence/controller.token
 in_root sed -i 's/^# agent_token_file = /agent_token_file = /' /etc/ringfence/controller.toml
 in_root sh -c 'printf "[qemu]\naccel = \"tcg\"\n" >>/etc/ringfence/agent.toml; mkdir -p /srv/volumes; truncate -s 1M /srv/volumes/vm1.raw'
+in_root systemctl enable --quiet ringfence-agent && in_root systemctl is-enabled --quiet ringfence-autostart ||
+  die "enabling the agent does not enable the unit that holds autostart"
+in_root systemctl start ringfence-autostart || die "ringfence-autostart fails under its unit"
 in_root systemctl enable --now --quiet ringfence-agent ringfence || { in_root journalctl --no-pager -n 20 -u ringfence -u ringfence-agent; die "the units do not start"; }
 until_true in_root sh -c 'ringfence hosts --json | grep -q "\"status\": *\"Connected\""'
 in_root ringfence vm start vm1 --host host-a >/dev/null

@@ -120,6 +120,23 @@ TOML
   ringfence check --config /etc/ringfence/agent.toml >/dev/null || die "the configured agent's file"
   say "check: says what the files as installed lack, is content with the admin's"
 
+  # A VM that the agent was ordered to run, and one of libvirt alone; both have autostart, both ran at the last shutdown.
+  local ours=11111111-1111-4111-8111-111111111111 other=22222222-2222-4222-8222-222222222222 vm
+  mkdir -p "$ROOT/etc/libvirt/qemu/autostart" "$ROOT/var/lib/libvirt" "$ROOT/var/lib/ringfence-agent/vm"
+  for vm in $ours $other; do
+    echo "<domain type='kvm'><name>vm-$vm</name><uuid>$vm</uuid></domain>" >"$ROOT/etc/libvirt/qemu/$vm.xml"
+    ln -s "../$vm.xml" "$ROOT/etc/libvirt/qemu/autostart/$vm.xml"
+  done
+  echo "qemu:///system $ours $other" >"$ROOT/var/lib/libvirt/libvirt-guests"
+  echo "{\"epoch\": 1, \"incarnations\": {\"$ours\": 1}}" >"$ROOT/var/lib/ringfence-agent/vm/orders.json"
+  # shellcheck disable=SC2046 # the words of ExecStart
+  in_root $(unit ringfence-autostart ExecStart) >"$ROOT/tmp/said" 2>&1 || { cat "$ROOT/tmp/said"; die "hold-autostart"; }
+  [[ $(ls "$ROOT/etc/libvirt/qemu/autostart") == "$other.xml" ]] || die "libvirt would start the wrong VMs: $(cat "$ROOT/tmp/said")"
+  [[ -s $ROOT/etc/libvirt/qemu/$ours.xml ]] || die "the domain's own file was removed"
+  [[ $(cat "$ROOT/var/lib/libvirt/libvirt-guests") == "qemu:///system $other" ]] || die "libvirt-guests would start the wrong VMs"
+  rm -r "$ROOT/var/lib/ringfence-agent/vm"
+  say "the unit that runs before libvirt removes the autostart of a VM that the agent ran, and no other"
+
   start_controller
   ringfence host maintain host-a >/dev/null
   ringfence host activate host-a >/dev/null

@@ -8,13 +8,13 @@ HOURS=${HOURS:-12}
 OUT=$(mktemp -d)
 trap 'rm -rf "$OUT"' EXIT
 
-cargo build --quiet --release --locked --bin ringfence --features ringfence-cli/sabotage --target-dir target/sabotage
+cargo build --quiet --profile campaign --locked --bin ringfence --features ringfence-cli/sabotage --target-dir target/sabotage
 nextest() {
   cargo nextest run --locked --target-dir target/sabotage --package ringfence-actors --package ringfence --features ringfence-actors/sabotage \
     -E 'package(ringfence-actors) or binary(ha) or binary(drain) or binary(recovery) or binary(witness)' "$@"
 }
 nextest --no-run 2>"$OUT/build" || { cat "$OUT/build"; exit 1; }
-RINGFENCE=target/sabotage/release/ringfence
+RINGFENCE=target/sabotage/campaign/ringfence
 
 tests() {
   nextest --no-fail-fast >"$OUT/tests" 2>&1 && return 1

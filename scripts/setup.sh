@@ -57,7 +57,7 @@ if [[ $WHAT == prove ]]; then
 fi
 if [[ $WHAT == mutants ]]; then
   export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-  cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest; }
+  cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest@0.9.114; }
   cargo mutants --version >/dev/null 2>&1 || { say "building cargo-mutants (some minutes, once)"; cargo install --debug --locked cargo-mutants@27.1.0; }
   exit 0
 fi
@@ -74,7 +74,7 @@ if [[ $WHAT == deb ]]; then
   need pgrep procps
   need systemd-analyze systemd
   export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-  cargo deb --version >/dev/null 2>&1 || { say "building cargo-deb (some minutes, once)"; cargo install --debug --locked cargo-deb; }
+  cargo deb --version >/dev/null 2>&1 || { say "building cargo-deb (some minutes, once)"; cargo install --debug --locked cargo-deb@3.8.0; }
   exit 0
 fi
 if ! command -v qemu-system-x86_64 >/dev/null || ! command -v qemu-storage-daemon >/dev/null; then
@@ -104,8 +104,8 @@ need systemd-analyze systemd
 need dockerd docker.io
 need chromedriver chromium chromium-driver fonts-dejavu-core
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest; }
-cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --debug --locked cargo-deny; }
+cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some minutes, once)"; cargo install --debug --locked cargo-nextest@0.9.114; }
+cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --debug --locked cargo-deny@0.20.2; }
 
 if [[ ! -f $TOOLS/guest/vmlinuz ]]; then
   say "a kernel for the tests' guest into $TOOLS"
