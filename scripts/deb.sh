@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deb.sh: the Debian packages ringfence and ringfence-agent, into target/debian. PROFILE=campaign is quicker to build than
-# release; VERSION=0.1.0-2 names another version than Cargo.toml's with revision 1; OUT=DIR another folder.
+# deb.sh: the Debian packages ringfence and ringfence-agent, into target/debian. PROFILE=campaign or dev is quicker to build
+# than release; VERSION=0.1.0-2 names another version than Cargo.toml's with revision 1; OUT=DIR another folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PROFILE=${PROFILE:-release}
@@ -10,7 +10,7 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || 
 export SOURCE_DATE_EPOCH
 
 cargo build --locked --profile "$PROFILE" --bin ringfence
-RINGFENCE=target/$PROFILE/ringfence
+RINGFENCE=target/$([[ $PROFILE == dev ]] && echo debug || echo "$PROFILE")/ringfence
 
 # What the program says of itself.
 MADE=target/deb

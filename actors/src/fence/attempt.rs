@@ -117,6 +117,8 @@ pub enum Command {
     Block(StorageId),
     /// Say [`Event::Waited`] after this time.
     Wait(Duration),
+    /// Record that the attestation of this host no longer counts.
+    EndAttestation(HostId),
     /// Record how it ended.
     Audit {
         /// How.
@@ -168,6 +170,8 @@ pub struct Attempt {
     began: Instant,
     /// Since when an own watch has contradicted "dead".
     contradicted: Option<Instant>,
+    /// A sibling reached the machine that is meant, or a QEMU of the VM: neither is off (K9).
+    reached: bool,
     /// What was found, look by look.
     evidence: Vec<Evidence>,
 }
@@ -184,6 +188,7 @@ impl Attempt {
             refused: Vec::new(),
             began: now,
             contradicted: None,
+            reached: false,
             evidence: Vec::new(),
         };
         let commands = attempt.watch(None, now);
@@ -363,6 +368,7 @@ impl Attempt {
 
     fn reported(&mut self, report: Result<SiblingFenceVmOnHostReply>, now: Instant) -> Vec<Command> {
         let next = tables::reported(&report, &self.case.machine, &self.case.policy);
+        self.reached = report.as_ref().is_ok_and(|reply| tables::is_on(reply, &self.case.machine));
         self.told(&report, next, now);
         let next = match next {
             Next::Start(_) if self.case.ordered && !sabotage::on(Sabotage::OrderedIsForgotten) => {
@@ -391,9 +397,20 @@ impl Attempt {
         }
     }
 
-    /// The last level. Whatever failed below, a human who stands before the host knows better.
+    /// The last level. An operator who stands before the host knows better than a level that could not reach it; one that did
+    /// reach it contradicts the attestation.
     fn ask_human(&mut self, outcome: FenceOutcome, now: Instant) -> Vec<Command> {
         match self.case.human.clone() {
+            Some(by) if self.reached && !sabotage::on(Sabotage::AttestationStays) => {
+                let said = format!("{by} attested that the host is off, and a sibling host reached it");
+                self.found_unknown(Source::Human, UnknownReason::Contradicted, said, now);
+                let why = format!("it may still write where it ran last: {outcome}: {}", story(&self.evidence));
+                let mut commands = self.refuse(outcome, ErrorCode::new(Code::HOST_START_VM, why));
+                if let Place::Silent(host) = self.case.place {
+                    commands.insert(0, Command::EndAttestation(host));
+                }
+                commands
+            }
             Some(by) => {
                 let said = format!("{by} attested that the host is off");
                 self.push(Evidence { by: Some(by), ..self.of(Source::Human, Verdict::Dead, said, now) });

@@ -83,6 +83,15 @@ pub fn doubted(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> Option<U
     (!seen && !reply.alive && !sabotage::on(Sabotage::BlindIsFull)).then_some(UnknownReason::Blind)
 }
 
+/// Whether a report contradicts "the host is off": a sibling reached `machine`, or it is not known which, or a QEMU of the VM.
+/// Another machine at the host's address says nothing of the host.
+pub fn is_on(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> bool {
+    let is_known = |of: &Machine| !of.machine_id.is_empty();
+    let other =
+        is_known(machine) && reply.machine.as_ref().is_some_and(|reached| is_known(reached) && !reached.is(machine));
+    reply.ssh_reachable && (!other || reply.qemu_found)
+}
+
 /// Judges a sibling's report; `machine` is the one that the failed host is.
 pub fn reported(report: &Result<SiblingFenceVmOnHostReply>, machine: &Machine, policy: &Policy) -> Next {
     use FenceOutcome::*;

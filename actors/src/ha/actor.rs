@@ -422,6 +422,7 @@ impl Actor for HaActor {
             .message::<PlanDrainMsg>()
             .event::<HostSuspected>()
             .event::<HostStatusChanged>()
+            .event::<HostConfirmedFenced>()
             .event::<HostStateChanged>()
             .event::<VmStateChanged>()
             .event::<StorageFenceChanged>();
@@ -430,10 +431,20 @@ impl Actor for HaActor {
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
         ctx.subscribe::<HostSuspected>();
         ctx.subscribe::<HostStatusChanged>();
+        ctx.subscribe::<HostConfirmedFenced>();
         ctx.subscribe::<HostStateChanged>();
         ctx.subscribe::<VmStateChanged>();
         ctx.subscribe::<StorageFenceChanged>();
         self.remember(ctx);
+    }
+}
+
+/// An attempt found that an attestation is wrong.
+impl EventHandler<HostConfirmedFenced> for HaActor {
+    fn on_event(&mut self, event: &HostConfirmedFenced, ctx: &mut Ctx<'_, Self>) {
+        if !event.confirmed {
+            self.on(Event::AttestationEnded(event.host_uuid), ctx);
+        }
     }
 }
 

@@ -87,6 +87,8 @@ pub enum Event {
     Cleaned(HostId, Result<()>),
     /// A human attested that a host is off.
     Confirmed(HostId),
+    /// The attestation of a host no longer counts: the host answered.
+    AttestationEnded(HostId),
     /// What is believed of a VM.
     Vm(VmId, Belief),
     /// Nobody watches any volume of a VM; or somebody does, or it is not known.
@@ -431,6 +433,11 @@ impl Core {
                         vm.next = now;
                     }
                     self.judge_host(host, now, &mut commands);
+                }
+            }
+            Event::AttestationEnded(host) => {
+                if let Some(of) = self.hosts.get_mut(&host) {
+                    of.confirmed = false;
                 }
             }
             Event::Vm(id, belief) => self.believe(id, belief, now),

@@ -8,7 +8,7 @@ use ringfence_messages::{
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
     evidence::{Evidence, Source},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
-    ha::{FindTargetMsg, QuarantineHostMsg},
+    ha::{FindTargetMsg, HostConfirmedFenced, QuarantineHostMsg},
 };
 
 use tracing::Span;
@@ -166,6 +166,12 @@ impl VmActor {
             watch @ attempt::Command::Watch(_) => {
                 let span = self.level(case, failed, "fence.watchers");
                 self.watch(watch, span, ctx);
+            }
+            attempt::Command::EndAttestation(host) => {
+                let name = self.core.directory.host_name(host);
+                let by = "a sibling host reached it".to_owned();
+                let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };
+                ctx.spawn_detached(recorder.fact(over), |_, _, _| {});
             }
             attempt::Command::Wait(_) | attempt::Command::Done(_) => {}
         }

@@ -250,7 +250,9 @@ impl Protocol {
                         Event::Fence(attempt::Event::Blocked(storage, if well { Ok(reply) } else { Err(failed()) }))
                     }
                     attempt::Command::Wait(_) => Event::Fence(attempt::Event::Waited),
-                    attempt::Command::Audit { .. } | attempt::Command::Done(_) => return Some(()),
+                    attempt::Command::EndAttestation(_)
+                    | attempt::Command::Audit { .. }
+                    | attempt::Command::Done(_) => return Some(()),
                 }
             }
         };
