@@ -358,7 +358,9 @@ impl Attempt {
         if self.case.place != Place::Clear && !asked && self.case.policy.profile == Profile::Safe {
             return self.ask_storage(FenceOutcome::SuccessStorageFenced, FenceOutcome::Failed, now);
         }
-        self.refuse(FenceOutcome::Failed, ErrorCode::new(Code::HOST_START_VM, why))
+        let mut commands = self.refuse(FenceOutcome::Failed, ErrorCode::new(Code::HOST_START_VM, why));
+        self.end_attestation(&mut commands);
+        commands
     }
 
     fn intend(&mut self, level: FenceLevel) -> Vec<Command> {
@@ -406,9 +408,7 @@ impl Attempt {
                 self.found_unknown(Source::Human, UnknownReason::Contradicted, said, now);
                 let why = format!("it may still write where it ran last: {outcome}: {}", story(&self.evidence));
                 let mut commands = self.refuse(outcome, ErrorCode::new(Code::HOST_START_VM, why));
-                if let Place::Silent(host) = self.case.place {
-                    commands.insert(0, Command::EndAttestation(host));
-                }
+                self.end_attestation(&mut commands);
                 commands
             }
             Some(by) => {
@@ -420,6 +420,13 @@ impl Attempt {
                 let why = format!("it may still write where it ran last: {outcome}: {}", story(&self.evidence));
                 self.refuse(outcome, ErrorCode::new(Code::HOST_START_VM, why))
             }
+        }
+    }
+
+    /// What was found is younger than the attestation and contradicts it: it does not count for the next attempt either.
+    fn end_attestation(&self, commands: &mut Vec<Command>) {
+        if let (Place::Silent(host), Some(_)) = (self.case.place, &self.case.human) {
+            commands.insert(0, Command::EndAttestation(host));
         }
     }
 

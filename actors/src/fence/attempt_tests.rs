@@ -235,7 +235,8 @@ fn a_watch_from_where_it_is_called_dead_is_waited_out_and_stays_a_sign_of_life()
     confirmed.human = Some("root".to_owned());
     let lost =
         World { storages: [Err(error("denied")), Ok(())], report: reply(false, true, false, false), ..stays(1000) };
-    assert_eq!(lost.ends(confirmed), (Some(FenceOutcome::Failed), false));
+    assert_eq!(lost.ends(confirmed.clone()), (Some(FenceOutcome::Failed), false));
+    assert!(lost.run(confirmed).contains(&Command::EndAttestation(host("a"))), "the watch is younger");
 }
 
 /// K1: a storage fence whose addresses are not those from which the host is seen writing proves nothing.
