@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ringfence::{Accepts, Actor, Bus, Code, Ctx, ErrorCode, Handler, Kind, Later, Result, message};
+use ringfence::{Accepts, Actor, AsyncReply, Bus, Code, Ctx, ErrorCode, Handler, Kind, Result, message};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -54,10 +54,10 @@ impl Handler<Buy> for Till {
 }
 
 impl Handler<CallManager> for Till {
-    type Answer = Later<()>;
+    type Answer = AsyncReply<()>;
 
     fn handle(&mut self, _: CallManager, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        Later::new(async {
+        AsyncReply::new(async {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             Ok(())
         })
