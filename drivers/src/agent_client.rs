@@ -36,8 +36,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
 use crate::{
-    exact,
     secrets::Secrets,
+    strict_json,
     tls::{self, TlsFiles, Watched},
     trace_context::{self, TRACEPARENT},
 };
@@ -57,15 +57,15 @@ const SECURE: &str = "https://";
 const SAMPLE_CHARS: usize = 200;
 
 /// Posts commands to one kind of peer and reads its answers. Used for host agents and MDS agents alike.
-pub(crate) struct Poster {
+pub(crate) struct AgentRpc {
     client: Watched<Client>,
     tls: Option<TlsFiles>,
 }
 
 /// A peer: where requests go, and what errors call it.
 pub(crate) struct Peer {
-    sent: String,
-    shown: String,
+    request_url: String,
+    display_url: String,
     /// What the commands to it tell it that nobody else is to know.
     secret: Option<SecretString>,
     /// The host that is to answer; `None` for what is no host's agent.
@@ -75,7 +75,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// One that is called by its URL.
     pub(crate) fn at(url: &str) -> Peer {
-        Peer { sent: url.to_owned(), shown: url.to_owned(), secret: None, host: None }
+        Peer { request_url: url.to_owned(), display_url: url.to_owned(), secret: None, host: None }
     }
 
     /// The same one, whose commands have this secret in them.
@@ -83,21 +83,21 @@ impl Peer {
         Peer { secret: secret.cloned(), ..self }
     }
 
-    fn of(host: HostId, sent: String, shown: &str) -> Peer {
-        Peer { sent, shown: shown.to_owned(), secret: None, host: Some(host) }
+    fn of(host: HostId, request_url: String, display_url: &str) -> Peer {
+        Peer { request_url, display_url: display_url.to_owned(), secret: None, host: Some(host) }
     }
 }
 
-impl Poster {
-    pub(crate) fn new() -> Result<Poster> {
-        Ok(Poster { client: Watched::new(Vec::new(), || built(tls::plain_client()?))?, tls: None })
+impl AgentRpc {
+    pub(crate) fn new() -> Result<AgentRpc> {
+        Ok(AgentRpc { client: Watched::new(Vec::new(), || built(tls::plain_client()?))?, tls: None })
     }
 
     /// One that shows and asks for certificates. `addresses` are those of the hosts' aliases.
-    fn secure(files: TlsFiles, addresses: HashMap<String, String>, ends: tls::Ends) -> Result<Poster> {
+    fn secure(files: TlsFiles, addresses: HashMap<String, String>, ends: tls::Ends) -> Result<AgentRpc> {
         let of = files.clone();
         let make = move || built(tls::agents_client(&of, addresses.clone(), ends.clone())?);
-        Ok(Poster { client: Watched::new(files.paths(), make)?, tls: Some(files) })
+        Ok(AgentRpc { client: Watched::new(files.paths(), make)?, tls: Some(files) })
     }
 
     pub(crate) async fn post<C: AgentCommand>(
@@ -108,11 +108,11 @@ impl Poster {
         call: Call,
     ) -> Result<C::Reply> {
         let at = |base: &str| format!("{}{}", base.trim_end_matches('/'), C::PATH);
-        let url = at(&peer.shown);
+        let url = at(&peer.display_url);
         // A new client when files changed: connections under the old certificates end with the old one.
         let client: Arc<Client> = self.client.current();
         let mut request = client
-            .post(at(&peer.sent))
+            .post(at(&peer.request_url))
             .header(TASK_HEADER, call.task.simple().to_string())
             .header(DEADLINE_HEADER, call.timeout.as_millis().to_string())
             .json(body);
@@ -137,7 +137,7 @@ impl Poster {
         };
         let (status, body) = answer?;
         let given = token.into_iter().chain(&peer.secret);
-        understand_hiding::<C::Reply>(&Secrets::of(given), &url, status, &body)
+        parse_reply_redacted::<C::Reply>(&Secrets::of(given), &url, status, &body)
     }
 
     async fn read_bounded(&self, url: &str, mut response: reqwest::Response) -> Result<Vec<u8>> {
@@ -194,12 +194,12 @@ fn built(client: ClientBuilder) -> Result<Client> {
 ///
 /// # Errors
 /// What the peer says went wrong; `SYS.1015` with the beginning of the answer if it is none.
-pub fn understand<R: DeserializeOwned + Serialize>(url: &str, status: StatusCode, body: &[u8]) -> Result<R> {
-    understand_hiding(&Secrets::default(), url, status, body)
+pub fn parse_reply<R: DeserializeOwned + Serialize>(url: &str, status: StatusCode, body: &[u8]) -> Result<R> {
+    parse_reply_redacted(&Secrets::default(), url, status, body)
 }
 
 /// As [`understand`], without the secrets that the peer was given.
-fn understand_hiding<R: DeserializeOwned + Serialize>(
+fn parse_reply_redacted<R: DeserializeOwned + Serialize>(
     secrets: &Secrets,
     url: &str,
     status: StatusCode,
@@ -212,13 +212,13 @@ fn understand_hiding<R: DeserializeOwned + Serialize>(
         ErrorCode::new(Code::HTTP, words::bounded(&details))
     };
     // From here on nothing that it says is secret or long, or does anything to a terminal.
-    let said = exact::value(body).map(|said| secrets.hide_in(said));
-    let answer: serde_json::Result<AgentAnswer<serde_json::Value>> = said.and_then(exact::read);
+    let said = strict_json::value(body).map(|said| secrets.hide_in(said));
+    let answer: serde_json::Result<AgentAnswer<serde_json::Value>> = said.and_then(strict_json::read);
     let answer = answer.map_err(|e| odd(format!("what is no answer of an agent ({e})")))?;
     match (answer.success, answer.error) {
         (true, None) if status.is_success() => {
             let reply = answer.reply.unwrap_or_default();
-            exact::read(reply).map_err(|e| odd(format!("a reply of another shape ({e})")))
+            strict_json::read(reply).map_err(|e| odd(format!("a reply of another shape ({e})")))
         }
         (false, Some(error)) => Err(error.bounded()),
         (false, None) => Err(odd("a failure without an error".to_owned())),
@@ -237,7 +237,7 @@ pub struct AgentClient {
 struct Known {
     urls: HashMap<HostId, String>,
     peers: HashMap<HostId, Peer>,
-    poster: Poster,
+    rpc: AgentRpc,
     ends: tls::Ends,
 }
 
@@ -250,19 +250,19 @@ impl Known {
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             }
             let peers = urls.iter().map(|(id, url)| (*id, Peer::of(*id, url.clone(), url))).collect();
-            return Ok(Known { urls, peers, poster: Poster::new()?, ends: tls::Ends::default() });
+            return Ok(Known { urls, peers, rpc: AgentRpc::new()?, ends: tls::Ends::default() });
         };
         let mut addresses = HashMap::new();
         let mut peer = |(id, url): (&HostId, &String)| {
             let place = url.strip_prefix(SECURE).and_then(|authority| authority.rsplit_once(':'));
             let Some((address, port)) = place else { return (*id, Peer::of(*id, url.clone(), url)) };
             addresses.insert(tls::alias(*id), address.to_owned());
-            let sent = format!("{SECURE}{}:{}", tls::alias(*id), port.trim_end_matches('/'));
-            (*id, Peer::of(*id, sent, url))
+            let request_url = format!("{SECURE}{}:{}", tls::alias(*id), port.trim_end_matches('/'));
+            (*id, Peer::of(*id, request_url, url))
         };
         let peers = urls.iter().map(&mut peer).collect();
         let ends = tls::Ends::default();
-        Ok(Known { urls, peers, poster: Poster::secure(files.clone(), addresses, ends.clone())?, ends })
+        Ok(Known { urls, peers, rpc: AgentRpc::secure(files.clone(), addresses, ends.clone())?, ends })
     }
 }
 
@@ -292,7 +292,7 @@ impl AgentClient {
     ///
     /// # Errors
     /// As [`with_tls`](AgentClient::with_tls)'s; then nothing is another.
-    pub fn reach(&self, hosts: impl IntoIterator<Item = (HostId, String)>) -> Result<()> {
+    pub fn update(&self, hosts: impl IntoIterator<Item = (HostId, String)>) -> Result<()> {
         let before = self.known.read().clone();
         let mut urls = before.urls.clone();
         urls.extend(hosts);
@@ -329,10 +329,10 @@ impl AgentClient {
             otel.kind = "client",
             host.id = %host,
             http.request.method = "POST",
-            url.full = format!("{}{}", peer.shown, C::PATH),
+            url.full = format!("{}{}", peer.display_url, C::PATH),
             ringfence.task = %call.task.simple(),
         );
-        spans::within(span, known.poster.post::<C>(peer, self.token.as_ref(), &command, call)).await
+        spans::within(span, known.rpc.post::<C>(peer, self.token.as_ref(), &command, call)).await
     }
 }
 

@@ -21,7 +21,7 @@ use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fenc
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::process::Command;
 
-use crate::exact::Object;
+use crate::strict_json::Object;
 
 /// How long one call may take (domain: `timeout 10 rbd status`). Too low: a busy monitor looks gone. Too high: a
 /// fence waits for a cluster that does not answer.
@@ -243,7 +243,7 @@ pub fn unknown(error: &ErrorCode) -> UnknownReason {
 /// # Errors
 /// `SYS.1015` for anything but the very shape: what is not understood is not an empty list.
 pub fn watchers_of(answer: &[u8]) -> Result<Vec<Watcher>> {
-    let status: Status = understood("rbd status", answer)?;
+    let status: Status = parse_reply("rbd status", answer)?;
     let watcher = |Object(RawWatcher { address, .. })| match ip_of(&address) {
         Some(ip) => Ok(Watcher { address, ip }),
         None => Err(odd_answer("rbd status", &format!("{address:?} is not the address of a watcher"))),
@@ -256,7 +256,7 @@ pub fn watchers_of(answer: &[u8]) -> Result<Vec<Watcher>> {
 /// # Errors
 /// `SYS.1015` for anything but the very shape.
 pub fn osd_map(answer: &[u8]) -> Result<CephMap> {
-    let map: OsdMap = understood("ceph osd dump", answer)?;
+    let map: OsdMap = parse_reply("ceph osd dump", answer)?;
     let mut daemons = Vec::new();
     for Object(osd) in map.osds {
         let name = format!("osd.{}", osd.osd);
@@ -277,7 +277,7 @@ pub fn osd_map(answer: &[u8]) -> Result<CephMap> {
 /// # Errors
 /// `SYS.1015` for anything but the very shape.
 pub fn mon_map(answer: &[u8]) -> Result<Vec<(String, IpAddr)>> {
-    let map: MonMap = understood("ceph mon dump", answer)?;
+    let map: MonMap = parse_reply("ceph mon dump", answer)?;
     let mut daemons = Vec::new();
     for Object(mon) in map.mons {
         for Object(RawAddress { addr }) in mon.public_addrs.0.addrvec {
@@ -310,7 +310,7 @@ impl Clusters {
     }
 
     /// Reaches these too, or by another configuration than before.
-    pub fn reach(&self, clusters: impl IntoIterator<Item = (StorageId, Ceph)>) {
+    pub fn update(&self, clusters: impl IntoIterator<Item = (StorageId, Ceph)>) {
         self.0.write().extend(clusters);
     }
 
@@ -348,10 +348,10 @@ fn all_clients(ip: IpAddr) -> String {
     format!("{}/0", SocketAddr::new(ip, 0))
 }
 
-fn understood<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {
+fn parse_reply<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {
     // Also where nothing is taken from: what is not text there is no answer of Ceph's.
     let answer = std::str::from_utf8(answer).map_err(|e| odd_answer(what, &e.to_string()))?;
-    serde_json::from_str(answer).map(|Object(understood)| understood).map_err(|e| {
+    serde_json::from_str(answer).map(|Object(reply)| reply).map_err(|e| {
         let sample: String = answer.chars().take(200).collect();
         odd_answer(what, &format!("{e}: {sample:?}"))
     })
@@ -460,7 +460,7 @@ mod tests {
         fn any_text_is_an_answer_or_an_error(text in ".{0,200}") {
             let _ = status(&text);
             let _ = ip_of(&text);
-            let _ = understood::<OsdMap>("x", text.as_bytes());
+            let _ = parse_reply::<OsdMap>("x", text.as_bytes());
         }
     }
 }

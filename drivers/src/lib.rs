@@ -9,7 +9,6 @@
 pub mod agent_client;
 pub mod ceph;
 pub mod domain_xml;
-mod exact;
 pub mod files;
 pub mod journal;
 pub mod leadership;
@@ -17,6 +16,7 @@ pub mod node;
 pub mod qemu_disks;
 mod secrets;
 pub mod state_dir;
+mod strict_json;
 pub mod tls;
 pub mod trace_context;
 pub mod zbs;

@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::agent_client::{Peer, Poster};
+use crate::agent_client::{AgentRpc, Peer};
 
 /// Calls in a row that an MDS may fail before it must prove itself (domain: 3 bad cycles before a reconnect).
 pub const MAX_BAD_CYCLES: u32 = 3;
@@ -49,7 +49,7 @@ struct Mds {
 
 /// The MDS agents of all ZBS storages.
 pub struct ZbsClient {
-    poster: Poster,
+    rpc: AgentRpc,
     storages: RwLock<HashMap<StorageId, Arc<Mutex<Vec<Mds>>>>>,
     hosts: RwLock<HashMap<HostId, Arc<HostAccess>>>,
 }
@@ -70,13 +70,13 @@ impl ZbsClient {
     /// # Errors
     /// `SYS.1000` if the HTTP client cannot be made.
     pub fn new(storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) -> Result<ZbsClient> {
-        let client = ZbsClient { poster: Poster::new()?, storages: RwLock::default(), hosts: RwLock::default() };
-        client.reach(storages, hosts);
+        let client = ZbsClient { rpc: AgentRpc::new()?, storages: RwLock::default(), hosts: RwLock::default() };
+        client.update(storages, hosts);
         Ok(client)
     }
 
     /// Reaches these too, or elsewhere than before.
-    pub fn reach(&self, storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) {
+    pub fn update(&self, storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) {
         let mds = |urls: Vec<String>| urls.into_iter().map(|url| Mds { url, bad_cycles: 0 }).collect();
         let storages = storages.into_iter().map(|(id, urls)| (id, Arc::new(Mutex::new(mds(urls)))));
         self.storages.write().extend(storages);
@@ -115,14 +115,13 @@ impl ZbsClient {
             }
             if !trusted {
                 let probe = Call::within(left.min(PROBE_TIMEOUT));
-                if let Err(error) = self.poster.post::<MdsFactsCmd>(&Peer::at(&url), None, &MdsFactsCmd {}, probe).await
-                {
+                if let Err(error) = self.rpc.post::<MdsFactsCmd>(&Peer::at(&url), None, &MdsFactsCmd {}, probe).await {
                     last = error;
                     continue;
                 }
             }
             let mds = Peer::at(&url).given(password);
-            let result = self.poster.post::<C>(&mds, None, &body, Call { timeout: left, ..call }).await;
+            let result = self.rpc.post::<C>(&mds, None, &body, Call { timeout: left, ..call }).await;
             let good = match &result {
                 Ok(_) => true,
                 // It answered, if only "no": that is the storage's word, not the MDS's weakness.

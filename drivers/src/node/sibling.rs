@@ -22,7 +22,7 @@ use super::{
     migration, script,
     ssh::{self, SshSettings},
 };
-use crate::exact::Object;
+use crate::strict_json::Object;
 
 /// How long the program on the failed host may take: listing, killing, listing again (domain: 10 + 10 s).
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -194,9 +194,9 @@ pub struct Rehearsal {
 ///
 /// # Errors
 /// Why a fence could not be carried out there now.
-pub async fn rehearse(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Rehearsal, ssh::Trouble> {
+pub async fn rehearse(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Rehearsal, ssh::SshError> {
     let said = ssh::run(settings, ip, port, "sh -s", REHEARSAL.as_bytes(), REHEARSAL_TIMEOUT).await?;
-    serde_json::from_str(&said).map_err(|e| ssh::Trouble {
+    serde_json::from_str(&said).map_err(|e| ssh::SshError {
         reason: UnknownReason::Unparsable,
         details: format!("it answers {said:.100?}, not what it was asked ({e}): does its key force a command?"),
         unreachable: false,
@@ -232,7 +232,7 @@ pub async fn fence(settings: &SshSettings, cmd: &SiblingFenceVmCmd) -> Result<Si
         SiblingFenceVmOnHostReply { executor_role: Some(ROLE.to_owned()), ..SiblingFenceVmOnHostReply::default() };
     match said {
         Ok(said) => {
-            let killed = of_whom(understood(&said)?, cmd, ip)?;
+            let killed = of_whom(parse_reply(&said)?, cmd, ip)?;
             reply.ssh_reachable = true;
             (reply.qemu_found, reply.killed, reply.alive) = (killed.found, killed.killed, killed.alive);
             (reply.reason, reply.sight, reply.machine) = (killed.reason, Some(killed.sight), Some(killed.machine));
@@ -279,7 +279,7 @@ fn unknown(reason: UnknownReason, details: String) -> ErrorCode {
 ///
 /// # Errors
 /// `SYS.1006` with reason `unparsable` for anything else: it is not an answer.
-pub fn understood(said: &str) -> Result<Killed> {
+pub fn parse_reply(said: &str) -> Result<Killed> {
     let odd = |why: String| {
         let details = format!("the failed host answered in a way that is not known here: {why}: {said:.200?}");
         ErrorCode::new(Code::OPERATION, details).with("reason", "unparsable")
@@ -288,7 +288,7 @@ pub fn understood(said: &str) -> Result<Killed> {
     let Object(killed) = serde_json::from_str::<Object<Killed>>(line).map_err(|e| odd(e.to_string()))?;
     // What it says of its sight it says in full: what is left out is nobody's to fill in.
     let whole = serde_json::to_value(&killed).ok();
-    if crate::exact::value(line.as_bytes()).ok() != whole {
+    if crate::strict_json::value(line.as_bytes()).ok() != whole {
         return Err(odd("it says more, less or twice".to_owned()));
     }
     if killed.killed && !killed.found {
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn only_the_exact_line_is_an_answer() {
         let good = line();
-        assert!(understood(&good).unwrap().killed);
+        assert!(parse_reply(&good).unwrap().killed);
         for odd in [
             "",
             "\n",
@@ -343,7 +343,7 @@ mod tests {
             &good.replacen("{", "{\"more\":1,", 1),
             "{\"found\":true,\"killed\":true,\"alive\":false,\"reason\":\"\"}\n",
         ] {
-            let error = understood(odd).unwrap_err();
+            let error = parse_reply(odd).unwrap_err();
             assert_eq!(error.opaque["reason"], "unparsable", "{odd:?}: {error}");
         }
     }
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn not_there_counts_of_the_machine_that_is_meant_and_from_who_saw_everything() {
         let ip = "127.0.0.1".parse().unwrap();
-        let killed = understood(&line()).unwrap();
+        let killed = parse_reply(&line()).unwrap();
         assert!(!of_whom(killed.clone(), &cmd(MACHINE), ip).unwrap().alive);
         let reason =
             |killed: Killed, cmd: &SiblingFenceVmCmd| of_whom(killed, cmd, ip).unwrap_err().opaque["reason"].clone();

@@ -47,7 +47,7 @@ pub struct SshSettings {
 
 /// Why it is not known what a program on another host did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct SshError {
     /// For the tables of decisions.
     pub reason: UnknownReason,
     /// For people.
@@ -56,13 +56,13 @@ pub struct Trouble {
     pub unreachable: bool,
 }
 
-impl Trouble {
-    fn new(reason: UnknownReason, details: impl Into<String>) -> Trouble {
-        Trouble { reason, details: details.into(), unreachable: false }
+impl SshError {
+    fn new(reason: UnknownReason, details: impl Into<String>) -> SshError {
+        SshError { reason, details: details.into(), unreachable: false }
     }
 
-    fn nobody(reason: UnknownReason, details: String) -> Trouble {
-        Trouble { reason, details, unreachable: true }
+    fn unreachable(reason: UnknownReason, details: String) -> SshError {
+        SshError { reason, details, unreachable: true }
     }
 }
 
@@ -103,17 +103,17 @@ pub async fn run(
     command: &str,
     input: &[u8],
     within: Duration,
-) -> Result<String, Trouble> {
+) -> Result<String, SshError> {
     let session = match tokio::time::timeout(CONNECT_TIMEOUT, connect(settings, ip, port)).await {
         Ok(connected) => connected?,
         Err(_) => {
             let details = format!("{ip} port {port} did not speak SSH within {CONNECT_TIMEOUT:?}");
-            return Err(Trouble::nobody(UnknownReason::Timeout, details));
+            return Err(SshError::unreachable(UnknownReason::Timeout, details));
         }
     };
     let exchange = execute(&session, command, input);
     let done = tokio::time::timeout(within, exchange).await.unwrap_or_else(|_| {
-        Err(Trouble::new(UnknownReason::Timeout, format!("the program on {ip} did not end within {within:?}")))
+        Err(SshError::new(UnknownReason::Timeout, format!("the program on {ip} did not end within {within:?}")))
     });
     // Politely, but nothing depends on it.
     let bye = session.disconnect(Disconnect::ByApplication, "", "");
@@ -158,8 +158,8 @@ pub fn known_keys(file: &Path, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, 
 ///
 /// # Errors
 /// The file cannot be read, or has none of it.
-pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, Trouble> {
-    let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
+pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, SshError> {
+    let host_key = |why: String| SshError::new(UnknownReason::HostKeyMismatch, why);
     let file = &settings.known_hosts_file;
     trusted(file).map_err(|why| host_key(format!("known hosts {}: {why}", file.display())))?;
     let mut known = known_keys(file, ip, port).map_err(host_key)?;
@@ -182,9 +182,9 @@ pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Ve
 ///
 /// # Errors
 /// The file cannot be read, or is no private key without a passphrase.
-pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, Trouble> {
+pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, SshError> {
     let file = &settings.key_file;
-    let odd = |why: String| Trouble::new(UnknownReason::AuthFailed, format!("key {}: {why}", file.display()));
+    let odd = |why: String| SshError::new(UnknownReason::AuthFailed, format!("key {}: {why}", file.display()));
     // As OpenSSH does: a key that others can read opens every sibling to them.
     if let Some(mode) = open_to_others(&trusted(file).map_err(odd)?) {
         return Err(odd(format!("others may use it too (mode {mode}): chmod 600 it")));
@@ -198,9 +198,9 @@ pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, Trouble> {
     }
 }
 
-async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, Trouble> {
-    let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
-    let auth = |why: String| Trouble::new(UnknownReason::AuthFailed, why);
+async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, SshError> {
+    let host_key = |why: String| SshError::new(UnknownReason::HostKeyMismatch, why);
+    let auth = |why: String| SshError::new(UnknownReason::AuthFailed, why);
     let (known, key) = (believed_keys(settings, ip, port)?, own_key(settings)?);
     let mismatch = Arc::default();
     // Only the kinds of keys that are known: a host that has several offers one of these.
@@ -223,15 +223,15 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
             use std::io::ErrorKind;
             let details = format!("{ip} port {port}: {io}");
             match io.kind() {
-                ErrorKind::TimedOut => Trouble::nobody(UnknownReason::Timeout, details),
+                ErrorKind::TimedOut => SshError::unreachable(UnknownReason::Timeout, details),
                 ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                    Trouble::nobody(UnknownReason::Refused, details)
+                    SshError::unreachable(UnknownReason::Refused, details)
                 }
                 // Somebody took the connection and broke it: not the same as nobody being there.
-                _ => Trouble::new(UnknownReason::Truncated, details),
+                _ => SshError::new(UnknownReason::Truncated, details),
             }
         }
-        _ => Trouble::new(UnknownReason::BadExit, format!("{ip} port {port}: {error}")),
+        _ => SshError::new(UnknownReason::BadExit, format!("{ip} port {port}: {error}")),
     })?;
     let hash = session.best_supported_rsa_hash().await.ok().flatten().flatten();
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
@@ -242,8 +242,8 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
     }
 }
 
-async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Result<String, Trouble> {
-    let broken = |error: russh::Error| Trouble::new(UnknownReason::Truncated, error.to_string());
+async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Result<String, SshError> {
+    let broken = |error: russh::Error| SshError::new(UnknownReason::Truncated, error.to_string());
     let mut channel = session.channel_open_session().await.map_err(broken)?;
     channel.exec(true, command).await.map_err(broken)?;
     channel.data(input).await.map_err(broken)?;
@@ -257,22 +257,22 @@ async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Resul
             _ => {}
         }
         if output.len() + errors.len() > MAX_OUTPUT_BYTES {
-            return Err(Trouble::new(
+            return Err(SshError::new(
                 UnknownReason::Unparsable,
                 format!("more than {MAX_OUTPUT_BYTES} bytes came back"),
             ));
         }
     }
     let text =
-        |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|e| Trouble::new(UnknownReason::Unparsable, e.to_string()));
+        |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|e| SshError::new(UnknownReason::Unparsable, e.to_string()));
     match exit {
         Some(0) => text(output),
         Some(code) => {
             let said = String::from_utf8_lossy(&errors);
             let details = format!("the program exited with {code}: {:.300}", said.trim());
-            Err(Trouble::new(UnknownReason::BadExit, details))
+            Err(SshError::new(UnknownReason::BadExit, details))
         }
-        None => Err(Trouble::new(UnknownReason::Truncated, "the connection ended before the program did")),
+        None => Err(SshError::new(UnknownReason::Truncated, "the connection ended before the program did")),
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     /// Against something that listens on a port of this machine and is no SSH server; `say` is what it says.
-    async fn against(say: Option<&'static [u8]>) -> Trouble {
+    async fn against(say: Option<&'static [u8]>) -> SshError {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();

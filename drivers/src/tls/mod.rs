@@ -8,11 +8,11 @@
 //! lives and a new CA do it without a server that must be up).
 
 mod client;
+mod errors;
 mod files;
 mod identity;
+mod reload;
 mod server;
-mod watched;
-mod words;
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ use rustls::crypto::CryptoProvider;
 
 pub(crate) use client::{Ends, agents_client, alias};
 pub use client::{api_client, plain_client};
+pub use errors::{refused_client, refused_server};
 pub use files::{MAX_PEM_BYTES, TlsFiles, certificates};
 pub use identity::{Identity, Role, day};
+pub use reload::Watched;
 pub use server::{ServerFiles, ServerTls, agent_server, api_server};
-pub use watched::Watched;
-pub use words::{refused_client, refused_server};
 
 /// The cryptography that everything uses.
 fn provider() -> Arc<CryptoProvider> {

@@ -19,7 +19,7 @@ use super::{
     files::TlsFiles,
     identity::{Identity, Role},
     provider,
-    watched::Watched,
+    reload::Watched,
 };
 
 /// A listener's TLS, made anew when its files change.
