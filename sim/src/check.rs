@@ -30,7 +30,7 @@ use ringfence_messages::{
 use uuid::Uuid;
 
 use crate::{
-    plan::{Probe, Whereabouts},
+    plan::{Location, Probe},
     world::{Export, Machine, Process, State, World, vhost_of},
 };
 
@@ -184,7 +184,7 @@ impl State {
     /// Attempts are those of the journal from now on, which lost some.
     pub(crate) fn recount_attempts(&mut self) {
         let mut attempts = BTreeMap::new();
-        for record in &self.office.records {
+        for record in &self.leadership.records {
             if let Ok(intent) = record.event::<FenceIntended>() {
                 attempts.entry(intent.attempt).or_insert((intent.vm, 0, 0)).1 += 1;
             } else if let Ok(audit) = record.event::<SiblingFenceAudited>() {
@@ -364,10 +364,10 @@ impl World {
         let writes = |machine: &Machine| machine.processes.iter().any(|p| Some(p.vm) == vm && p.writes);
         let there: Vec<&str> = state.machines.iter().filter(|m| writes(m)).map(|m| m.name.as_str()).collect();
         let right = match &probe.on {
-            Whereabouts::On(host) => there == [host.as_str()],
-            Whereabouts::NotOn(host) => there.len() == 1 && there != [host.as_str()],
-            Whereabouts::Somewhere => there.len() == 1,
-            Whereabouts::Nowhere => there.is_empty(),
+            Location::On(host) => there == [host.as_str()],
+            Location::NotOn(host) => there.len() == 1 && there != [host.as_str()],
+            Location::Somewhere => there.len() == 1,
+            Location::Nowhere => there.is_empty(),
         };
         if !right {
             let what = format!("{} is to be {:?}, and writes on {there:?}", probe.vm, probe.on);

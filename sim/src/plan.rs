@@ -17,7 +17,7 @@ use ringfence_messages::{
 };
 
 use crate::{
-    fault::{Act, CephTrouble, Fault, Lie, SshTrouble},
+    fault::{Act, BogusReply, CephFault, Fault, SshFault},
     rates,
 };
 
@@ -27,12 +27,12 @@ pub struct Step {
     /// Since the run began.
     pub at: Duration,
     /// What.
-    pub what: What,
+    pub kind: StepKind,
 }
 
 /// A fault for so long, or an act.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum StepKind {
     /// It begins, and is over after this time.
     Fault(Fault, Duration),
     /// An operator does this.
@@ -76,12 +76,12 @@ pub struct Probe {
     /// The VM.
     pub vm: String,
     /// The hosts on which a QEMU of it that writes is to be.
-    pub on: Whereabouts,
+    pub on: Location,
 }
 
 /// Where a VM may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum Location {
     /// There.
     On(String),
     /// On one host, not there.
@@ -133,10 +133,10 @@ impl Plan {
             let together = if rng.random_bool(0.33) { rng.random_range(2..4) } else { 1 };
             for _ in 0..together {
                 let at = at + Duration::from_millis(rng.random_range(0..40_000));
-                steps.push(Step { at, what: something(&mut rng, &inventory, last.saturating_sub(at)) });
+                steps.push(Step { at, kind: random_step(&mut rng, &inventory, last.saturating_sub(at)) });
             }
         }
-        steps.extend(rates::troubles(seed, rate, &inventory, last));
+        steps.extend(rates::extra_faults(seed, rate, &inventory, last));
         steps.sort_by_key(|step| step.at);
         let all = steps.clone();
         steps.retain(|step| !is_removal(step) || is_calm(&all, step.at));
@@ -161,20 +161,20 @@ impl Plan {
 const CALM: Duration = Duration::from_secs(60);
 
 fn is_removal(step: &Step) -> bool {
-    matches!(step.what, What::Fault(Fault::BlocklistRemoved { .. }, _))
+    matches!(step.kind, StepKind::Fault(Fault::BlocklistRemoved { .. }, _))
 }
 
 /// Whether the controller and Ceph are well from then on for [`CALM`], and nothing begins or ends.
 fn is_calm(steps: &[Step], at: Duration) -> bool {
     let within = |time: Duration| (at..=at + CALM).contains(&time);
-    steps.iter().filter(|step| !is_removal(step)).all(|step| match &step.what {
-        What::Fault(fault, lasting) => {
+    steps.iter().filter(|step| !is_removal(step)).all(|step| match &step.kind {
+        StepKind::Fault(fault, lasting) => {
             let end = step.at + *lasting;
             let lasts = step.at <= at && end >= at;
             let disturbs = within(step.at) || within(end) || (lasts && fault.is_everywhere());
             !disturbs
         }
-        What::Act(_) => true,
+        StepKind::Act(_) => true,
     })
 }
 
@@ -255,7 +255,7 @@ pub fn storages(clusters: &[ClusterId]) -> Vec<Storage> {
     ]
 }
 
-fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> What {
+fn random_step(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> StepKind {
     let host = |rng: &mut ChaCha8Rng| inventory.hosts[rng.random_range(0..inventory.hosts.len())].name.clone();
     let vm = |rng: &mut ChaCha8Rng| inventory.vms[rng.random_range(0..inventory.vms.len())].name.clone();
     // Most are short, some last: logarithmically even between 2 s and 20 min.
@@ -268,14 +268,15 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         18..=22 => Fault::AgentCrash { host: h },
         23..=26 => Fault::FreezeAgent { host: h },
         27..=31 => {
-            use SshTrouble::{Auth, Exit255, Hangs, HostKey, Refused, Truncated};
+            use SshFault::{Auth, Exit255, Hangs, HostKey, Refused, Truncated};
             let how = [Refused, Hangs, Auth, HostKey, Exit255, Truncated][rng.random_range(0..6)];
             Fault::Ssh { host: h, how }
         }
         32 => Fault::LibvirtHangs { host: h },
-        33..=34 => {
-            Fault::AgentLies { host: h, how: [Lie::OtherUuid, Lie::OtherVersion, Lie::Junk][rng.random_range(0..3)] }
-        }
+        33..=34 => Fault::BogusReplies {
+            host: h,
+            how: [BogusReply::OtherUuid, BogusReply::OtherVersion, BogusReply::Junk][rng.random_range(0..3)],
+        },
         35..=36 => Fault::SlowAgent { host: h, millis: rng.random_range(100..20_000) },
         37 => Fault::HostDiskFull { host: h },
         38..=40 => Fault::QemuCrash { vm: v },
@@ -299,7 +300,7 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         77 => Fault::Delay { millis: *[50, 1_000, 8_000, 45_000].choose(rng).unwrap_or(&50) },
         78 => Fault::Duplication { percent: rng.random_range(1..60) },
         79..=80 => {
-            use CephTrouble::{Denied, NoQuorum, OddJson};
+            use CephFault::{Denied, NoQuorum, OddJson};
             Fault::Ceph { how: [NoQuorum, OddJson, Denied][rng.random_range(0..3)] }
         }
         81 => Fault::BlocklistRemoved { host: h },
@@ -309,11 +310,11 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         90 => Fault::SecondController,
         91 => Fault::JournalBroken,
         92 => Fault::ClockJump { seconds: rng.random_range(-86_400..86_400) },
-        93..=94 => return What::Act(Act::Stop { vm: v }),
-        95..=97 => return What::Act(Act::Start { vm: v, host: rng.random_bool(0.3).then_some(h) }),
-        98 if rng.random_bool(0.5) => return What::Act(Act::Maintain { host: h }),
-        98 => return What::Act(Act::Drain { host: h }),
-        _ => return What::Act(Act::Activate { host: h }),
+        93..=94 => return StepKind::Act(Act::Stop { vm: v }),
+        95..=97 => return StepKind::Act(Act::Start { vm: v, host: rng.random_bool(0.3).then_some(h) }),
+        98 if rng.random_bool(0.5) => return StepKind::Act(Act::Maintain { host: h }),
+        98 => return StepKind::Act(Act::Drain { host: h }),
+        _ => return StepKind::Act(Act::Activate { host: h }),
     };
-    What::Fault(fault, lasting)
+    StepKind::Fault(fault, lasting)
 }

@@ -26,7 +26,7 @@ use tokio::task::LocalSet;
 use crate::{
     check::Violation,
     fault::Act,
-    plan::{Plan, What},
+    plan::{Plan, StepKind},
     world::World,
 };
 
@@ -148,7 +148,7 @@ impl Stage {
             let started = async {
                 if declared {
                     // Nobody else runs: the operator saw to that.
-                    world.state().office.leader = Some(n);
+                    world.state().leadership.leader = Some(n);
                     let hosts = inventory.hosts.iter().map(|host| (host.id, host.name.clone())).collect();
                     restore::restore(&ports, hosts).await?;
                 }
@@ -257,14 +257,14 @@ async fn direct(stage: &Stage, plan: &Plan) {
         if !world.state().checks.violations.is_empty() {
             return;
         }
-        match &step.what {
-            What::Fault(fault, lasting) => world.begin(fault.clone(), *lasting),
-            What::Act(act) => stage.act(act),
+        match &step.kind {
+            StepKind::Fault(fault, lasting) => world.begin(fault.clone(), *lasting),
+            StepKind::Act(act) => stage.act(act),
         }
     }
-    let over = plan.steps.iter().map(|step| match &step.what {
-        What::Fault(_, lasting) => step.at + *lasting,
-        What::Act(_) => step.at,
+    let over = plan.steps.iter().map(|step| match &step.kind {
+        StepKind::Fault(_, lasting) => step.at + *lasting,
+        StepKind::Act(_) => step.at,
     });
     let over = over.max().unwrap_or_default();
     let rest: Vec<_> = probes.collect();

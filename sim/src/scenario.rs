@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use crate::{
     fault::{Act, Fault},
-    plan::{self, Plan, Probe, Step, What, Whereabouts},
+    plan::{self, Location, Plan, Probe, Step, StepKind},
     run::{Outcome, run},
 };
 
@@ -63,10 +63,10 @@ pub struct Scenario {
     pub settings: Setup,
     /// VMs: `vm-0` and so on, in this order.
     #[serde(default, rename = "vm")]
-    pub vms: Vec<Guest>,
+    pub vms: Vec<VmSpec>,
     /// What happens, in any order.
     #[serde(default, rename = "step")]
-    pub steps: Vec<Happening>,
+    pub steps: Vec<StepSpec>,
     /// What is expected.
     #[serde(default, rename = "expect")]
     pub expected: Vec<Expected>,
@@ -96,7 +96,7 @@ pub struct Setup {
 /// A VM.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Guest {
+pub struct VmSpec {
     /// Where it is started first; `every` for one on each host.
     pub host: String,
     /// So many like it.
@@ -113,7 +113,7 @@ pub struct Guest {
 /// Something that happens.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Happening {
+pub struct StepSpec {
     /// When.
     pub at: f64,
     /// How long the fault lasts.
@@ -185,7 +185,7 @@ impl Scenario {
         if scenario.hosts < 2 || scenario.hosts > 1000 || !(1.0..=MAX_LASTING).contains(&scenario.lasting) {
             return wrong("2 to 1000 hosts, and 1 to 10000000 seconds".to_owned());
         }
-        let vms = |guest: &Guest| guest.count.saturating_mul(if guest.host == "every" { scenario.hosts } else { 1 });
+        let vms = |guest: &VmSpec| guest.count.saturating_mul(if guest.host == "every" { scenario.hosts } else { 1 });
         if scenario.vms.iter().fold(0, |sum: usize, guest| sum.saturating_add(vms(guest))) > MAX_VMS {
             return wrong(format!("more than {MAX_VMS} VMs"));
         }
@@ -213,11 +213,11 @@ impl Scenario {
             }
         }
         for expected in &scenario.expected {
-            let whereabouts = expected.vm.is_some() && expected.on.is_some() && expected.at.is_some();
+            let has_location = expected.vm.is_some() && expected.on.is_some() && expected.at.is_some();
             if !expected.at.is_none_or(|at| (0.0..=scenario.lasting).contains(&at)) {
                 return wrong(format!("an expectation is within the story's time: {expected:?}"));
             }
-            if whereabouts == expected.log.is_empty() {
+            if has_location == expected.log.is_empty() {
                 continue;
             }
             return wrong(format!("an expectation needs either vm, on and at, or log: {expected:?}"));
@@ -235,14 +235,14 @@ impl Scenario {
             hosts[0].storage_ips = vec![plan::MONITOR.parse().expect("an address")];
         }
         let storages = plan::storages(&clusters.iter().map(|cluster| cluster.id).collect::<Vec<_>>());
-        let on = |guest: &Guest| -> Vec<String> {
+        let on = |guest: &VmSpec| -> Vec<String> {
             match guest.host.as_str() {
                 "every" => hosts.iter().map(|host| host.name.clone()).collect(),
                 host => vec![host.to_owned()],
             }
         };
         let each = self.vms.iter().flat_map(|guest| std::iter::repeat_n(guest, guest.count));
-        let guests: Vec<(&Guest, String)> = each.flat_map(|of| on(of).into_iter().map(move |at| (of, at))).collect();
+        let guests: Vec<(&VmSpec, String)> = each.flat_map(|of| on(of).into_iter().map(move |at| (of, at))).collect();
         let places = guests.iter().map(|(_, host)| host.clone()).collect();
         let vms = guests.iter().enumerate().map(|(n, (guest, at))| {
             let name = format!("vm-{n}");
@@ -273,7 +273,7 @@ impl Scenario {
         let fence: Policy = if setup.zstack { Profile::Zstack } else { Profile::Safe }.policy();
         let mut settings = Settings { ping, fence, sibling_fencer: !setup.no_fencer, ..Settings::default() };
         settings.ha.parallelism = setup.parallel_starts.unwrap_or(settings.ha.parallelism);
-        let mut steps: Vec<Step> = self.steps.iter().filter_map(Happening::step).collect();
+        let mut steps: Vec<Step> = self.steps.iter().filter_map(StepSpec::step).collect();
         steps.sort_by_key(|step| step.at);
         let mut probes: Vec<Probe> = self.expected.iter().filter_map(Expected::probe).collect();
         probes.sort_by_key(|probe| probe.at);
@@ -299,31 +299,31 @@ impl Scenario {
     }
 }
 
-impl Happening {
+impl StepSpec {
     fn step(&self) -> Option<Step> {
-        let what = match (&self.fault, &self.act) {
-            (Some(fault), _) => What::Fault(fault.clone(), Duration::from_secs_f64(self.lasting.max(0.0))),
-            (None, Some(act)) => What::Act(act.clone()),
+        let kind = match (&self.fault, &self.act) {
+            (Some(fault), _) => StepKind::Fault(fault.clone(), Duration::from_secs_f64(self.lasting.max(0.0))),
+            (None, Some(act)) => StepKind::Act(act.clone()),
             (None, None) => return None,
         };
-        Some(Step { at: Duration::from_secs_f64(self.at), what })
+        Some(Step { at: Duration::from_secs_f64(self.at), kind })
     }
 }
 
 impl Expected {
     fn probe(&self) -> Option<Probe> {
-        let (at, vm, on) = (self.at?, self.vm.clone()?, self.whereabouts()?);
+        let (at, vm, on) = (self.at?, self.vm.clone()?, self.location()?);
         Some(Probe { at: Duration::from_secs_f64(at), vm, on })
     }
 
     /// Where the VM is to be, if that is what is expected.
-    pub fn whereabouts(&self) -> Option<Whereabouts> {
+    pub fn location(&self) -> Option<Location> {
         let on = self.on.as_deref()?;
         Some(match (on, on.strip_prefix("not ")) {
-            ("nowhere", _) => Whereabouts::Nowhere,
-            ("somewhere", _) => Whereabouts::Somewhere,
-            (_, Some(host)) => Whereabouts::NotOn(host.to_owned()),
-            (host, None) => Whereabouts::On(host.to_owned()),
+            ("nowhere", _) => Location::Nowhere,
+            ("somewhere", _) => Location::Somewhere,
+            (_, Some(host)) => Location::NotOn(host.to_owned()),
+            (host, None) => Location::On(host.to_owned()),
         })
     }
 

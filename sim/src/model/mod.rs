@@ -425,7 +425,7 @@ impl Model for Protocol {
         if self.claims {
             self.troubles(state, actions);
         } else if state.changes < MAX_CHANGES {
-            actions.push(Action::Office(1 - state.leader));
+            actions.push(Action::TakeOver(1 - state.leader));
         }
         for index in 0..state.orders.len() {
             actions.extend([Action::Arrive(index, false), Action::Arrive(index, true)]);
@@ -465,7 +465,7 @@ impl Model for Protocol {
                 state.controllers[c] = None;
                 state.changes += 1;
             }
-            Action::Office(c) => {
+            Action::TakeOver(c) => {
                 state.epoch += 1;
                 state.changes += 1;
                 state.leader = c;

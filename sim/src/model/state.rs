@@ -73,7 +73,7 @@ pub enum Action {
     /// A controller dies.
     Die(usize),
     /// A controller takes office; the other one, if it lives, does not know.
-    Office(usize),
+    TakeOver(usize),
     /// Time goes by until every permit has expired.
     Later,
     /// A controller looks at a host, because something was seen there or nothing.

@@ -32,7 +32,7 @@ use super::{
     links::Node,
     ssh::over_ssh,
 };
-use crate::fault::{Lie, SshTrouble};
+use crate::fault::{BogusReply, SshFault};
 
 /// How long a sibling probes another host.
 const PROBE: Duration = Duration::from_millis(1500);
@@ -56,10 +56,10 @@ impl HostAgentPort for End {
                 let boot_id = format!("{}-{}", machine.name, machine.boot);
                 let (version, identity) = (AGENT_VERSION.to_owned(), machine.identity());
                 let mut reply = HostPingReply { host_uuid: machine.id, version, boot_id, machine: identity, witness };
-                match machine.lies.first() {
-                    Some((_, Lie::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
-                    Some((_, Lie::OtherVersion)) => reply.version = "9.9.9".to_owned(),
-                    Some((_, Lie::Junk)) => {
+                match machine.bogus_replies.first() {
+                    Some((_, BogusReply::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
+                    Some((_, BogusReply::OtherVersion)) => reply.version = "9.9.9".to_owned(),
+                    Some((_, BogusReply::Junk)) => {
                         return Err(ErrorCode::new(Code::HTTP, "the agent's answer is longer than 1 MiB"));
                     }
                     None => {}
@@ -266,7 +266,7 @@ impl HostAgentPort for End {
                 let there = state.answers_at(other);
                 let open = state.links.both_ways(Node::Host(at.host), Node::Host(there));
                 let machine = &state.machines[there];
-                let mute = machine.ssh.iter().any(|(_, how)| matches!(how, SshTrouble::Refused | SshTrouble::Hangs));
+                let mute = machine.ssh.iter().any(|(_, how)| matches!(how, SshFault::Refused | SshFault::Hangs));
                 let reach = open && machine.answers();
                 (reach && !mute, reach && machine.agent_up && machine.agent_freezes == 0)
             };

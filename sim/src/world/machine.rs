@@ -22,7 +22,7 @@ use ringfence_messages::{
 use uuid::Uuid;
 
 use super::{State, exports::Export};
-use crate::fault::{Claimant, Lie, SshTrouble};
+use crate::fault::{BogusReply, Claimant, SshFault};
 
 /// The pid of every host's target.
 const TARGET_PID: u32 = 7;
@@ -56,7 +56,7 @@ pub(crate) struct Machine {
     pub(crate) agent_life: u32,
     pub(crate) agent_freezes: u32,
     pub(crate) slow: Vec<(u64, u64)>,
-    pub(crate) lies: Vec<(u64, Lie)>,
+    pub(crate) bogus_replies: Vec<(u64, BogusReply)>,
     pub(crate) disk_full: u32,
     pub(crate) orders: Orders,
     /// The furthest that it has heard of the journal; durable.
@@ -65,7 +65,7 @@ pub(crate) struct Machine {
     pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     /// Tasks that were done, so that a repeat does nothing.
     pub(crate) done: HashMap<Uuid, Duration>,
-    pub(crate) ssh: Vec<(u64, SshTrouble)>,
+    pub(crate) ssh: Vec<(u64, SshFault)>,
     pub(crate) processes: Vec<Process>,
     /// VMs, by number, that something starts again when they are killed: by so many faults, so many ms later.
     pub(crate) respawns: BTreeMap<usize, (u32, u64)>,
@@ -153,7 +153,7 @@ impl Machine {
             agent_life: 0,
             agent_freezes: 0,
             slow: Vec::new(),
-            lies: Vec::new(),
+            bogus_replies: Vec::new(),
             disk_full: 0,
             orders: Orders::default(),
             witness: None,

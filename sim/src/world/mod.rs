@@ -15,14 +15,14 @@ mod calls;
 mod ceph;
 mod disks;
 mod exports;
+mod faults;
 mod hands;
 mod impostors;
+mod leadership;
 mod links;
 mod machine;
-mod office;
 mod ssh;
 mod storages;
-mod trouble;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,9 +42,9 @@ pub(crate) use self::{
     ceph::Ceph,
     disks::{Disks, vhost_of},
     exports::Export,
+    leadership::Leadership,
     links::Links,
     machine::{Machine, Process},
-    office::Office,
 };
 use crate::check::Checks;
 
@@ -68,7 +68,7 @@ pub(crate) struct State {
     pub(crate) links: Links,
     pub(crate) ceph: Ceph,
     pub(crate) disks: Disks,
-    pub(crate) office: Office,
+    pub(crate) leadership: Leadership,
     pub(crate) checks: Checks,
     pub(crate) controllers: Vec<Controller>,
     /// So many more are to be started.
@@ -129,7 +129,7 @@ impl World {
             links: Links::default(),
             ceph: Ceph::default(),
             disks: Disks::default(),
-            office: Office::default(),
+            leadership: Leadership::default(),
             checks: Checks::new(&inventory),
             controllers: Vec::new(),
             controllers_wanted: 1,

@@ -18,7 +18,7 @@ use super::{
     hands::kill,
     links::Node,
 };
-use crate::fault::SshTrouble;
+use crate::fault::SshFault;
 
 /// How long SSH may take to connect, and its command to end (domain).
 const SSH_CONNECT: Duration = Duration::from_secs(8);
@@ -46,7 +46,7 @@ pub(super) async fn over_ssh(
         let state = at.state();
         let open = state.links.both_ways(here, there);
         let machine = &state.machines[failed];
-        let closed = machine.ssh.iter().any(|(_, how)| *how == SshTrouble::Refused);
+        let closed = machine.ssh.iter().any(|(_, how)| *how == SshFault::Refused);
         (open && machine.on, closed, machine.freezes > 0, machine.boot)
     };
     let nobody = |reason: &str| {
@@ -66,13 +66,13 @@ pub(super) async fn over_ssh(
     }
     let trouble = at.state().machines[failed].ssh.first().map(|(_, how)| *how);
     match trouble {
-        Some(SshTrouble::Hangs) => {
+        Some(SshFault::Hangs) => {
             at.work(SSH_CONNECT).await?;
             return unknown("timeout");
         }
-        Some(SshTrouble::Auth) => return unknown("auth-failed"),
-        Some(SshTrouble::HostKey) => return unknown("host-key-mismatch"),
-        Some(SshTrouble::Exit255) => return unknown("bad-exit"),
+        Some(SshFault::Auth) => return unknown("auth-failed"),
+        Some(SshFault::HostKey) => return unknown("host-key-mismatch"),
+        Some(SshFault::Exit255) => return unknown("bad-exit"),
         _ => {}
     }
     let (reached, sight, wordy) = {
@@ -108,7 +108,7 @@ pub(super) async fn over_ssh(
     };
     match said {
         Ok(Ok(Ok((found, killed, alive, reason)))) if open => {
-            if trouble == Some(SshTrouble::Truncated) {
+            if trouble == Some(SshFault::Truncated) {
                 return unknown("truncated");
             }
             Ok(SiblingFenceVmOnHostReply {

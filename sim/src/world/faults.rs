@@ -57,7 +57,7 @@ impl World {
     }
 
     /// Where a VM's QEMU is; the one that does not wait for a migration.
-    pub(super) fn whereabouts(&self, state: &State, vm: &str) -> Option<(usize, usize)> {
+    pub(super) fn location(&self, state: &State, vm: &str) -> Option<(usize, usize)> {
         let vm = self.vm_named(vm)?;
         let is = |p: &super::machine::Process| p.vm == vm && !p.incoming && p.claim.is_none();
         let on = |machine: &super::Machine| machine.processes.iter().any(is);
@@ -92,8 +92,8 @@ impl World {
             Fault::Ssh { host: name, how } => {
                 host(name).into_iter().for_each(|at| listed!(state.machines[at].ssh, *how));
             }
-            Fault::AgentLies { host: name, how } => {
-                host(name).into_iter().for_each(|at| listed!(state.machines[at].lies, *how));
+            Fault::BogusReplies { host: name, how } => {
+                host(name).into_iter().for_each(|at| listed!(state.machines[at].bogus_replies, *how));
             }
             Fault::SlowAgent { host: name, millis } => {
                 host(name).into_iter().for_each(|at| listed!(state.machines[at].slow, *millis));
@@ -102,7 +102,7 @@ impl World {
                 host(name).into_iter().for_each(|at| count(&mut state.machines[at].disk_full));
             }
             Fault::QemuCrash { vm } if begins => {
-                if let Some((at, vm)) = self.whereabouts(state, vm) {
+                if let Some((at, vm)) = self.location(state, vm) {
                     state.end(at, "it crashed", |p| p.vm == vm && !p.incoming && p.claim.is_none());
                 }
             }
@@ -118,9 +118,9 @@ impl World {
                     None => {}
                 }
             }
-            Fault::Stranger { vm, host: name } => {
+            Fault::ForeignWatcher { vm, host: name } => {
                 let (Some(at), Some(number)) = (host(name), self.vm_named(vm)) else { return };
-                listed!(state.ceph.strangers, (number, at));
+                listed!(state.ceph.foreign_watchers, (number, at));
             }
             Fault::QemuUnkillable { vm } => {
                 let Some(vm) = self.vm_named(vm) else { return };
@@ -131,7 +131,7 @@ impl World {
             Fault::Respawn { vm, after_millis } => {
                 let Some(number) = self.vm_named(vm) else { return };
                 if begins {
-                    if let Some((at, _)) = self.whereabouts(state, vm) {
+                    if let Some((at, _)) = self.location(state, vm) {
                         let of = state.machines[at].respawns.entry(number).or_default();
                         *of = (of.0 + 1, *after_millis);
                     }
@@ -210,8 +210,8 @@ impl World {
                 count(&mut state.rivals);
                 if begins { state.controllers_wanted += 1 } else { self.service_manager(state) }
             }
-            Fault::JournalBroken => count(&mut state.office.broken),
-            Fault::ClockJump { seconds } => state.office.clock += if begins { *seconds } else { -*seconds },
+            Fault::JournalBroken => count(&mut state.leadership.broken),
+            Fault::ClockJump { seconds } => state.leadership.clock += if begins { *seconds } else { -*seconds },
             Fault::TargetHangs { host: name } => {
                 host(name).into_iter().for_each(|at| count(&mut state.machines[at].targets_hang));
             }
@@ -237,7 +237,7 @@ impl World {
                 let Some(number) = self.vm_named(vm) else { return };
                 count(state.short_lived.entry(number).or_default());
                 state.short_lived.retain(|_, faults| *faults > 0);
-                if let Some((at, _)) = self.whereabouts(state, vm).filter(|_| begins) {
+                if let Some((at, _)) = self.location(state, vm).filter(|_| begins) {
                     state.end(at, "it ends by itself", |p| p.vm == number && !p.incoming && p.claim.is_none());
                 }
             }
@@ -274,7 +274,7 @@ impl World {
 
     /// One controller is to run: the one in office. Whoever was deposed ends, unless rivals are what is being looked at.
     fn service_manager(&self, state: &mut State) {
-        let leader = state.office.leader;
+        let leader = state.leadership.leader;
         if state.rivals == 0 {
             for (n, controller) in state.controllers.iter_mut().enumerate() {
                 controller.alive &= Some(n) == leader;
