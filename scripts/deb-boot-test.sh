@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # deb-boot-test.sh: both packages where systemd runs, with a VM: the units as they are let controller and agent do their
-# work, and upgrade, stop and removal of the agent end no VM. deb-test.sh makes the clean Debian and the packages before.
-# systemd is process 1 of namespaces of its own, with a control group of its own; all of it ends with this script.
+# work, and upgrade, stop and removal of the agent end no VM. deb-test.sh makes the clean Debian and the packages
+# before. systemd is process 1 of namespaces of its own, with a control group of its own; all of it ends with this
+# script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 WORK=$PWD/target/deb-test
