@@ -1,8 +1,8 @@
 //! The faults of the simulated world, and the acts of its operators.
 //!
 //! Invariant: every fault ends. [`World`](crate::World) undoes a fault when its duration is over.
-//! A name is a name of the inventory, or one of `controller`, `ceph`, `mds`, `management` (the controller and every host)
-//! and `everything`.
+//! A name is a name of the inventory, or one of `controller`, `ceph`, `mds`, `management` (the controller and every
+//! host) and `everything`.
 
 use serde::{Deserialize, Serialize};
 
@@ -100,8 +100,8 @@ pub enum Fault {
         #[serde(default)]
         after_millis: u64,
     },
-    /// A migration is in progress: a QEMU waits on another host. When the fault is over, the migration has failed and the
-    /// waiting QEMU stops, or the migration has succeeded and the QEMU on the source host stops.
+    /// A migration is in progress: a QEMU waits on another host. When the fault is over, the migration has failed and
+    /// the waiting QEMU stops, or the migration has succeeded and the QEMU on the source host stops.
     Migration {
         /// The VM.
         vm: String,
@@ -224,8 +224,8 @@ pub enum Fault {
     SecondController,
     /// The journal cannot be written.
     JournalBroken,
-    /// The controller's process dies. When the fault is over, it starts on a backup of its journal that lacks the newest
-    /// records.
+    /// The controller's process dies. When the fault is over, it starts on a backup of its journal that lacks the
+    /// newest records.
     JournalRestored {
         /// Number of missing records.
         records: u64,

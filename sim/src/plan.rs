@@ -1,7 +1,7 @@
-//! What is to happen in one run: the inventory, the settings, the faults and when. A seed makes one; so does a scenario.
+//! The plan of one run: inventory, settings, faults and their times. A seed or a story makes a plan.
 //!
-//! Invariant: a plan says everything that is not chance, and the seed everything that is: the same plan gives the same
-//! run to the byte. Plans are values, so that a failing one can be cut down to what matters.
+//! Invariant: a plan and its seed determine the run: the same plan gives the same log, byte for byte. Plans are values,
+//! so that a failing plan can be shrunk.
 
 use std::time::Duration;
 
@@ -24,90 +24,91 @@ use crate::{
 /// Something that happens at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Since the run began.
+    /// Time since the beginning of the run.
     pub at: Duration,
-    /// What.
+    /// A fault or an act.
     pub kind: StepKind,
 }
 
-/// A fault for so long, or an act.
+/// The kind of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepKind {
-    /// It begins, and is over after this time.
+    /// A fault with its duration.
     Fault(Fault, Duration),
-    /// An operator does this.
+    /// An act of an operator.
     Act(Act),
 }
 
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where all chance in the run comes from.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// What there is.
+    /// The inventory.
     pub inventory: Inventory,
-    /// How the controller is set up.
+    /// Settings of the controller.
     pub settings: Settings,
-    /// How long it lasts; faults are over before.
+    /// Duration of the run; all faults end before.
     pub lasting: Duration,
-    /// What happens, in order of time.
+    /// The steps, sorted by time.
     pub steps: Vec<Step>,
     /// The first host of each VM.
     pub places: Vec<String>,
-    /// What is to be true at some times.
+    /// Expected hosts of VMs at some times.
     pub probes: Vec<Probe>,
-    /// At the end everything is to be well.
+    /// At the end all is well: the rule `live` is checked.
     pub ends_well: bool,
-    /// Memory of every host, in MiB.
+    /// Memory of each host in MiB.
     pub host_memory_mib: u64,
 }
 
-/// Memory of every host unless said, in MiB.
+/// Default memory of a host in MiB. Too low: VMs do not fit. Too high: placement never fails.
 pub const HOST_MEMORY_MIB: u64 = 64 << 10;
 
-/// Where Ceph's monitor is.
+/// Address of Ceph's monitor.
 pub const MONITOR: &str = "10.2.255.1";
 
-/// Where a VM is to be at a time.
+/// The expected host of a VM at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
-    /// Since the run began.
+    /// Time since the beginning of the run.
     pub at: Duration,
-    /// The VM.
+    /// Name of the VM.
     pub vm: String,
-    /// The hosts on which a QEMU of it that writes is to be.
+    /// The hosts where a QEMU of the VM writes.
     pub on: Location,
 }
 
-/// Where a VM may be.
+/// An expected location of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// There.
+    /// On this host only.
     On(String),
-    /// On one host, not there.
+    /// On one host, not this one.
     NotOn(String),
-    /// On one host, whichever.
+    /// On any one host.
     Somewhere,
-    /// Nowhere.
+    /// On no host.
     Nowhere,
 }
 
-/// What a campaign wants of its plans.
+/// The size of a campaign's plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
-    /// Hosts; at least 3.
+    /// Number of hosts; at least 3.
     pub hosts: usize,
-    /// VMs.
+    /// Number of VMs.
     pub vms: usize,
-    /// How long a run lasts.
+    /// Duration of a run.
     pub lasting: Duration,
 }
 
-/// After the last fault of a campaign's run so much is left for everything to be well again: a host that failed is found
-/// by 3 pings, cleaned, and its targets are redeployed after 64 skipped pings at the latest, 64 minutes at the slowest.
+/// Time after the last fault of a campaign's run until all must be well: a failed host is detected by 3 pings and
+/// reconciled, and its targets are redeployed after at most 64 skipped pings, 64 minutes at the slowest. Too low: correct
+/// runs fail. Too high: fewer faults per run.
 pub const QUIET: Duration = Duration::from_secs(75 * 60);
 
-/// Faults per hour of a campaign's runs, on average: some are calm, some are not.
+/// Faults per hour of a campaign's runs, on average. Too low: runs without faults. Too high: all faults overlap.
 const FAULTS_PER_HOUR: [f64; 4] = [4.0, 8.0, 16.0, 30.0];
 
 impl Plan {
@@ -155,9 +156,9 @@ impl Plan {
     }
 }
 
-/// For so long nothing else may happen when somebody removes an entry of the blocklist: the controller looks every 20 s, and
-/// puts it back. Nothing that Ringfence does helps against a removal that nobody is there to notice (seeds 156 and 364: the
-/// controller stood still or was away, and the host came back with autostart).
+/// For so long nothing else may happen when somebody removes an entry of the blocklist: the controller looks every 20
+/// s, and puts it back. Nothing that Ringfence does helps against a removal that nobody is there to notice (seeds 156
+/// and 364: the controller stood still or was away, and the host came back with autostart).
 const CALM: Duration = Duration::from_secs(60);
 
 fn is_removal(step: &Step) -> bool {

@@ -1,6 +1,6 @@
-//! How often the faults of the second part of the fault matrix come in a campaign's runs.
+//! The rates of the faults of the second part of the fault matrix in a campaign's runs.
 //!
-//! Invariant: each kind has a chance of its own: a rate that changes leaves all other faults of a seed as they are.
+//! Invariant: each kind has its own random numbers, so that a changed rate changes no other fault of a seed.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     plan::{Step, StepKind},
 };
 
-/// For a hundred other faults so many of these.
+/// Number of these faults per 100 other faults.
 const RATES: [(u32, ExtraFault); 16] = [
     (1, ExtraFault::AddressTaken),    // K1
     (1, ExtraFault::BlindAgent),      // K2
@@ -99,7 +99,7 @@ fn extra_fault_steps(
             vec![step(now, Fault::AddressTaken { host, by: other }, seconds(2.0, 1200.0))]
         }
         ExtraFault::BlindAgent => vec![step(now, Fault::Blind { host, how: Looker::Agent }, seconds(2.0, 1200.0))],
-        // Nobody looks by SSH unless something else is wrong.
+        // A search over SSH happens only after another fault.
         ExtraFault::BlindSsh => {
             let lasting = seconds(30.0, 1200.0);
             let frozen = Fault::FreezeAgent { host: host.clone() };
@@ -107,10 +107,11 @@ fn extra_fault_steps(
         }
         ExtraFault::HeldWrites => {
             let lasting = seconds(20.0, 600.0);
-            let vm = inventory.vms.iter().position(|of| of.name == vm).unwrap_or(0);
-            let of = |n: usize| !matches!(inventory.vms[n].volumes[0].install_path, InstallPath::Ceph { .. });
-            let near = (0..inventory.vms.len()).map(|n| (vm + n) % inventory.vms.len()).find(|n| of(*n)).unwrap_or(vm);
-            // Where it was started first it is often still.
+            let vm = inventory.vms.iter().position(|candidate| candidate.name == vm).unwrap_or(0);
+            let exported = |n: usize| !matches!(inventory.vms[n].volumes[0].install_path, InstallPath::Ceph { .. });
+            let near =
+                (0..inventory.vms.len()).map(|n| (vm + n) % inventory.vms.len()).find(|n| exported(*n)).unwrap_or(vm);
+            // The VM is often still on its first host.
             let host = inventory.hosts[near % inventory.hosts.len()].name.clone();
             let cut = Fault::Cut { from: host.clone(), to: "ceph".to_owned(), one_way: false };
             let act = match rng.random_range(0..3) {
@@ -125,12 +126,12 @@ fn extra_fault_steps(
             let millis = rng.random_range(1_000..60_000);
             vec![step(now, Fault::LibvirtLate { host, millis }, Duration::from_secs(300))]
         }
-        // Without time for its operator it stays behind.
+        // Without time for an operator's act the controller would stay behind.
         ExtraFault::JournalRestored if at_most < Duration::from_secs(900) => Vec::new(),
         ExtraFault::JournalRestored => {
             let lasting = seconds(2.0, 300.0);
             let restored = step(now, Fault::JournalRestored { records: rng.random_range(1..200) }, lasting);
-            // As the runbook says; sometimes only once the controller says that it is behind.
+            // As in the runbook; sometimes only after the controller reports that it is behind.
             let after = lasting + Duration::from_secs(rng.random_range(1..300));
             vec![restored, Step { at: at + after.min(at_most), kind: StepKind::Act(Act::DeclareRestored) }]
         }
@@ -154,9 +155,9 @@ fn extra_fault_steps(
             ]
         }
         ExtraFault::Migrated => {
-            // Where its own cluster ends so does what libvirt moves. Beyond it a move is noticed with the next listing.
-            let of = inventory.vms.iter().find(|of| of.name == vm).map(|of| of.cluster);
-            let mut near = inventory.hosts.iter().filter(|to| Some(to.cluster) == of).map(|to| &to.name);
+            // libvirt moves VMs only within their cluster; a move beyond is detected with the next list of VMs.
+            let cluster = inventory.vms.iter().find(|candidate| candidate.name == vm).map(|found| found.cluster);
+            let mut near = inventory.hosts.iter().filter(|to| Some(to.cluster) == cluster).map(|to| &to.name);
             let to = near.clone().find(|to| **to == host).or(near.next()).cloned().unwrap_or(other);
             vec![step(now, Fault::Migration { vm, to, succeeds: true }, seconds(2.0, 120.0))]
         }

@@ -1,4 +1,4 @@
-//! Looking, killing and the script agree about real processes, in every spelling that QEMU takes.
+//! Listing, killing and the script agree about real processes, in every spelling that QEMU accepts.
 
 use std::{
     fs,

@@ -1,11 +1,11 @@
-//! Who is at the other end: TLS between controller and agents, and in front of the API.
+//! TLS between controller and agents, and for the API.
 //!
-//! Invariants: TLS 1.3 alone, by ring, which the SSH client brings already; no session is resumed, so that every connection
-//! looks at both certificates; whose a certificate is stands in it as one URI ([`Role`]): a host's cannot order another
-//! host about, and the controller takes only the certificate of the very host that it asks, wherever that host listens;
-//! a file that changed is read at the next connection, and one that cannot be used leaves what is in use ([`Watched`]).
-//! Rejected: the operating system's roots for agents (they would make every public CA a judge); revocation lists (short
-//! lives and a new CA do it without a server that must be up).
+//! Invariants: only TLS 1.3, by ring, which the SSH client uses too; no session is resumed, so that every connection
+//! verifies both certificates; the role of a certificate is one URI in it ([`Role`]): a host's certificate permits no
+//! commands, and the controller accepts only the certificate of the addressed host, at any address; a changed file is
+//! read at the next connection, and an unusable file leaves the values in use ([`Watched`]).
+//! Alternatives considered: the operating system's roots for agents (every public CA would be trusted); revocation
+//! lists (short lifetimes and a new CA work without a server that must be up).
 
 mod client;
 mod errors;

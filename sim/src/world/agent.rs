@@ -45,7 +45,7 @@ pub(super) fn half_blind() -> Sight {
 #[async_trait]
 impl HostAgentPort for End {
     async fn ping(&self, host: HostId, head: Option<JournalHead>, call: Call) -> Result<HostPingReply> {
-        self.call_whoever(host, call, move |at| {
+        self.call_at_address(host, call, move |at| {
             let head = head.clone();
             async move {
                 let mut state = at.state();
@@ -261,7 +261,7 @@ impl HostAgentPort for End {
         let other = self.world.host(cmd.host_uuid)?;
         self.call(host, call, move |at| async move {
             let (ssh, agent) = {
-                // It takes whoever speaks at that address for the host.
+                // A probe counts any machine that answers at that address as the host.
                 let state = at.state();
                 let there = state.answers_at(other);
                 let open = state.links.both_ways(Node::Host(at.host), Node::Host(there));

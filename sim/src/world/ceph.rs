@@ -1,8 +1,8 @@
-//! The Ceph cluster: watches, blocklist, OSD map epochs.
+//! The Ceph cluster: watchers, blocklist, epochs of the OSD map.
 //!
-//! Seen on real Ceph (domain): an entry refuses every client of the address, also one that comes anew; OSDs learn of it
-//! a moment after the monitors, but before they serve a client that has seen the newer map; a survivor writes again the
-//! moment an entry ends, and never watches again.
+//! Seen on real Ceph (lab/README.md): an entry rejects every client of the address, also a new one; OSDs get it a
+//! moment after the monitors, but before they serve a client that has the newer map; a survivor writes again as soon as
+//! an entry ends, and is never listed as a watcher again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -173,7 +173,7 @@ impl CephPort for End {
             let in_force = state.ceph.entries.get(&ip).filter(|entry| now < entry.until);
             let in_force = in_force.map_or(now + lag, |entry| entry.in_force);
             let epoch = state.refuse(ip, until, in_force);
-            state.log(format_args!("ceph: refuses {ip} in epoch {epoch}"));
+            state.log(format_args!("ceph: rejects {ip} in epoch {epoch}"));
             world.settle_at(in_force);
             world.settle_at(until);
             Ok(epoch)
@@ -184,7 +184,7 @@ impl CephPort for End {
     async fn unblock(&self, _: StorageId, ip: IpAddr) -> Result<u64> {
         self.ask(|state| {
             may_change(state)?;
-            state.unblock(ip, "the controller lifts it");
+            state.unblock(ip, "the controller removes the fence");
             Ok(state.ceph.epoch)
         })
         .await
@@ -203,7 +203,7 @@ impl State {
         if self.ceph.entries.remove(&ip).is_some() {
             self.ceph.epoch += 1;
             let epoch = self.ceph.epoch;
-            self.log(format_args!("ceph: lets {ip} in again in epoch {epoch}: {why}"));
+            self.log(format_args!("ceph: accepts {ip} again in epoch {epoch}: {why}"));
             self.settle_all();
         }
     }

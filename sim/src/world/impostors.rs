@@ -1,4 +1,4 @@
-//! Who looks like a VM, or answers for another: claims, migrations, addresses that were given twice.
+//! Processes that look like a VM, and hosts that answer for another: claims, migrations, duplicate addresses.
 
 use super::{State, World, machine::Process};
 use crate::fault::Claimant;
@@ -15,7 +15,7 @@ impl State {
         self.claims = left;
         let over: Vec<(u64, usize, u64)> = over;
         for (_, host, uid) in over {
-            self.end(host, "whoever started it ends it", |process| process.uid == uid);
+            self.end(host, "stopped by its owner", |process| process.uid == uid);
         }
     }
 }

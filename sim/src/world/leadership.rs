@@ -1,7 +1,7 @@
-//! Who is in office, and the journal.
+//! Leadership, and the journal.
 //!
-//! The journal takes records only from who is in office: a clustered journal rejects a deposed writer, and an embedded
-//! one has a single process.
+//! The journal accepts records only from the leader: a clustered journal rejects a stale leader, and an embedded one
+//! has a single process.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use ringfence_messages::{Code, ErrorCode, Result};
 
 use super::{End, State};
 
-/// Epochs, the lock, the journal.
+/// Epoch, lock and journal.
 #[derive(Debug, Default)]
 pub(crate) struct Leadership {
     pub(crate) leader: Option<usize>,
@@ -19,19 +19,19 @@ pub(crate) struct Leadership {
     pub(crate) records: Vec<Record>,
     /// The newest record of each subject of a topic.
     latest: BTreeMap<(String, String), usize>,
-    /// Faults that keep it from being written.
+    /// Number of active faults that prevent writes.
     pub(crate) broken: u32,
-    /// The wall clock is wrong by so many seconds.
+    /// Error of the wall clock in seconds.
     pub(crate) clock: i64,
 }
 
 impl State {
     fn append(&mut self, controller: usize, new: Vec<NewRecord>) -> Result<Vec<Record>> {
         if self.leadership.leader != Some(controller) {
-            return Err(ErrorCode::new(Code::IO, "the journal is another controller's now"));
+            return Err(ErrorCode::new(Code::IO, "journal belongs to another controller"));
         }
         if self.leadership.broken > 0 {
-            return Err(ErrorCode::new(Code::IO, "the journal cannot be written: disk full"));
+            return Err(ErrorCode::new(Code::IO, "journal cannot be written: disk full"));
         }
         for record in &new {
             fits(record)?;
@@ -59,7 +59,7 @@ impl State {
         self.leadership.records.get(*newest)
     }
 
-    /// The newest record of each subject of a topic, in order.
+    /// The newest record of each subject of a topic, oldest first.
     pub(crate) fn latest(&self, topic: &str) -> Vec<Record> {
         let of = self.leadership.latest.range((topic.to_owned(), String::new())..);
         let mut newest: Vec<usize> = of.take_while(|((of, _), _)| of == topic).map(|(_, newest)| *newest).collect();
@@ -68,7 +68,7 @@ impl State {
     }
 }
 
-/// As the journal of `drivers` judges it.
+/// The same limits as the journal of `drivers`.
 fn fits(record: &NewRecord) -> Result<()> {
     let payload = record.payload.to_string().len();
     match payload > MAX_PAYLOAD_BYTES {
@@ -81,7 +81,7 @@ fn fits(record: &NewRecord) -> Result<()> {
 }
 
 impl State {
-    /// The journal is a backup from now on, which lacks these many records.
+    /// Replaces the journal by a backup without the newest `lacks` records.
     pub(crate) fn restore(&mut self, lacks: u64) {
         let kept = self.leadership.records.len().saturating_sub(lacks as usize);
         let lacks = self.leadership.records.len() - kept;
@@ -90,7 +90,7 @@ impl State {
         for (n, record) in self.leadership.records.iter().enumerate() {
             self.leadership.latest.insert((record.topic.clone(), record.subject.clone()), n);
         }
-        self.log(format_args!("the journal is a backup of which {lacks} records are missing"));
+        self.log(format_args!("the journal is a backup that lacks {lacks} records"));
         self.recount_attempts();
     }
 }
@@ -110,7 +110,7 @@ impl LeadershipPort for End {
         let epoch = state.leadership.epoch.max(above) + 1;
         (state.leadership.epoch, state.leadership.leader) = (epoch, Some(self.controller));
         let controller = self.controller;
-        state.log(format_args!("controller {controller} takes office in epoch {epoch}"));
+        state.log(format_args!("controller {controller} becomes the leader in epoch {epoch}"));
         Ok(epoch)
     }
 

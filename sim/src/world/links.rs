@@ -1,6 +1,6 @@
-//! Who reaches whom, and how well.
+//! The networks: which node reaches which, with loss and delay.
 //!
-//! Invariant: a message is looked at twice, when it is sent and when it arrives: a cut in between loses it.
+//! Invariant: a message is checked twice, when it is sent and when it arrives: a cut in between loses it.
 
 use std::time::Duration;
 

@@ -125,12 +125,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Whether it waits for a migration, as far as an agent or a sibling can tell: they ask QEMU, whose command line stays.
+    /// Whether it waits for a migration, as far as an agent or a sibling can tell: they ask QEMU, whose command line
+    /// stays.
     pub(crate) fn seems_incoming(&self) -> bool {
         self.incoming || (self.came && sabotage::on(Sabotage::IncomingForever))
     }
 
-    /// Whether whoever kills this VM's QEMUs takes it for one.
+    /// Whether a kill of this VM's QEMUs includes the process.
     pub(crate) fn is_killed_for(&self, vm: usize) -> bool {
         self.vm == vm && self.claim != Some(Claimant::LocalUser)
     }

@@ -1,6 +1,7 @@
-//! What a sibling does on a failed host by SSH.
+//! The work of a sibling host on a failed host over SSH.
 //!
-//! It reaches whoever answers at the host's address. What runs there goes on though the connection breaks.
+//! It reaches the host that answers at the failed host's address. A program that was started there continues after the
+//! connection broke.
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub(super) async fn over_ssh(
     expected: &Machine,
 ) -> Result<SiblingFenceVmOnHostReply> {
     let unknown = |reason: &str| {
-        let details = format!("whether vm-{vm} runs there is not known: {reason}");
+        let details = format!("whether vm-{vm} runs there is unknown: {reason}");
         Err(ErrorCode::new(Code::OPERATION, details).with("reason", reason))
     };
     let failed = at.state().answers_at(failed);
