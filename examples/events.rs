@@ -1,4 +1,4 @@
-//! Events: a thermometer publishes, a heater listens, and a stream logs whatever matches a glob.
+//! Events: a thermometer publishes, a heater subscribes, and a stream logs all events that match a glob.
 //!
 //! `cargo run --example events`
 #![allow(clippy::print_stdout)]
@@ -9,7 +9,7 @@ use ringfence::{Accepts, Actor, Bus, Ctx, EventHandler, Kind, Result, event};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// It was measured.
+/// A temperature was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Measured {
     room: String,
@@ -17,7 +17,7 @@ struct Measured {
 }
 event!(Measured, "room.measured", 1, |e| e.room.clone());
 
-/// The heater changed its mind.
+/// The heater was switched.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct HeatingSwitched {
     on: bool,

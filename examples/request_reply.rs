@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ringfence::{Accepts, Actor, Bus, Code, Ctx, ErrorCode, Handler, Kind, Later, Result, message};
+use ringfence::{Accepts, Actor, AsyncReply, Bus, Code, Ctx, ErrorCode, Handler, Kind, Result, message};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -16,13 +16,13 @@ struct Buy {
 }
 message!(Buy, 1 => Receipt);
 
-/// What was bought.
+/// The reply to [`Buy`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Receipt {
     left: u32,
 }
 
-/// Asks for the manager, who takes his time.
+/// Calls the manager, who comes after the deadline.
 #[derive(Debug, Serialize, Deserialize)]
 struct CallManager;
 message!(CallManager, 1 => ());
@@ -54,10 +54,10 @@ impl Handler<Buy> for Till {
 }
 
 impl Handler<CallManager> for Till {
-    type Answer = Later<()>;
+    type Answer = AsyncReply<()>;
 
     fn handle(&mut self, _: CallManager, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        Later::new(async {
+        AsyncReply::new(async {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             Ok(())
         })
@@ -70,7 +70,7 @@ fn main() -> Result<()> {
         println!("bought 7: {:?}", till.ask(Buy { tickets: 7 }).await?);
         println!("bought 7 more: {}", till.ask(Buy { tickets: 7 }).await.unwrap_err());
         let manager = till.ask_within(CallManager, Duration::from_millis(50));
-        // The till sells on while the manager is being fetched.
+        // The till continues to sell while the call waits.
         println!("bought 1: {:?}", till.ask(Buy { tickets: 1 }).await?);
         println!("the manager: {}", manager.await.unwrap_err());
         Ok(())

@@ -1,4 +1,4 @@
-//! A vhost target dies and cannot be brought back for a while: redeploys back off, and begin anew after a recovery.
+//! A vhost target dies and cannot be redeployed for a while: the backoff grows, and is reset by the recovery.
 //!
 //! `cargo run --example self_heal`
 
@@ -30,18 +30,18 @@ fn main() -> Result<(), String> {
     tell(
         STORY,
         &[
-            Moment(&["vhost-1@host-0/Vhost Disconnected"], "the host answers pings, its target does not run"),
-            Moment(INTENT, "the first redeploy, at once; the host is prepared before"),
-            Moment(&["vhost-1@host-0/Vhost failed"], "it failed: two pings are skipped"),
-            Moment(INTENT, "the second, and then four are skipped"),
-            Moment(INTENT, "the third, and then eight; 64 at most, for as long as it takes"),
-            Moment(&["over: TargetBroken"], "it could be deployed from now on"),
-            Moment(INTENT, "the next try comes when its turn has come"),
-            Moment(&["vhost-1@host-0/Vhost Connected"], "healed: the count of failures is zero again"),
-            Moment(&["fault: TargetCrash"], "it dies once more"),
-            Moment(&["vhost-1@host-0/Vhost Disconnected"], "the next ping sees it"),
-            Moment(INTENT, "at once: what was is forgotten"),
-            Moment(&["vhost-1@host-0/Vhost Connected"], "healed"),
+            Moment(&["vhost-1@host-0/Vhost Disconnected"], "the host answers pings, but its target does not run"),
+            Moment(INTENT, "the first redeploy, at once, after the host is prepared"),
+            Moment(&["vhost-1@host-0/Vhost failed"], "failed: the backoff skips two pings"),
+            Moment(INTENT, "the second redeploy; then four pings are skipped"),
+            Moment(INTENT, "the third redeploy; then eight pings are skipped, later at most 64"),
+            Moment(&["over: TargetBroken"], "from now on a redeploy would succeed"),
+            Moment(INTENT, "the next redeploy waits for its turn"),
+            Moment(&["vhost-1@host-0/Vhost Connected"], "healthy: the backoff is reset"),
+            Moment(&["fault: TargetCrash"], "the target dies again"),
+            Moment(&["vhost-1@host-0/Vhost Disconnected"], "the next ping detects it"),
+            Moment(INTENT, "redeployed at once: the backoff was reset"),
+            Moment(&["vhost-1@host-0/Vhost Connected"], "healthy"),
         ],
     )
 }

@@ -1,5 +1,5 @@
 //! Supervision: a handler that panics fails one message; the actor is rebuilt and the messages behind it are handled.
-//! One that panics too often is given up, and who watches it is told.
+//! An actor that panics too often is stopped, and its watcher is notified.
 //!
 //! `cargo run --example supervised_panic 2>/dev/null`
 #![allow(clippy::print_stdout)]
@@ -34,10 +34,10 @@ impl Handler<Divide> for Calculator {
     }
 }
 
-/// Tells when the calculator has ended.
+/// Reports the end of the calculator.
 struct Warden {
-    of: Address,
-    tell: Option<oneshot::Sender<Exit>>,
+    watched: Address,
+    exit: Option<oneshot::Sender<Exit>>,
 }
 
 impl Actor for Warden {
@@ -46,12 +46,12 @@ impl Actor for Warden {
     fn accepts(_: &mut Accepts<Self>) {}
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
-        ctx.watch(self.of);
+        ctx.watch(self.watched);
     }
 
     fn terminated(&mut self, _: Address, why: &Exit, _: &mut Ctx<'_, Self>) {
-        if let Some(tell) = self.tell.take() {
-            let _ = tell.send(why.clone());
+        if let Some(exit) = self.exit.take() {
+            let _ = exit.send(why.clone());
         }
     }
 }
@@ -61,11 +61,11 @@ fn main() -> Result<()> {
         let bus = Bus::new();
         let policy = RestartPolicy { max: 2, window: Duration::from_secs(60), ..RestartPolicy::default() };
         let calculator = bus.actor(Uuid::new_v4(), || Calculator).restarts(policy).spawn()?;
-        let (tell, told) = oneshot::channel();
-        let (of, mut tell) = (calculator.address(), Some(tell));
-        bus.spawn(Uuid::new_v4(), move || Warden { of, tell: tell.take() })?;
+        let (sender, exit) = oneshot::channel();
+        let (watched, mut sender) = (calculator.address(), Some(sender));
+        bus.spawn(Uuid::new_v4(), move || Warden { watched, exit: sender.take() })?;
 
-        // All three are in the mailbox before the first is handled.
+        // All three are in the mailbox before the first one is handled.
         let answers = [4, 0, 5].map(|n| (n, calculator.ask(Divide(n))));
         for (n, answer) in answers {
             match answer.await {
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
         }
         let _ = calculator.ask(Divide(0)).await;
         let _ = calculator.ask(Divide(0)).await;
-        println!("the warden hears: {}", told.await.expect("the warden lives"));
+        println!("the warden reports: {}", exit.await.expect("the warden runs"));
         println!("afterwards: {}", calculator.ask(Divide(1)).await.unwrap_err());
         Ok(())
     })

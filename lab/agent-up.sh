@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# agent-up.sh NAME: (re)start the host agent of a host that is up. RINGFENCE=PATH is copied to its disk first.
-#   TB_ACCEL=auto|kvm|tcg   what QEMU runs with (default: tcg)
+# agent-up.sh NAME: (re)start the agent of a running host. RINGFENCE=PATH is copied to the host's disk first.
+#   TB_ACCEL=auto|kvm|tcg   accelerator of QEMU (default: tcg)
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 NAME=${1:?usage: agent-up.sh NAME} U=$TB/hosts/$1/upper
 RINGFENCE=${RINGFENCE:-$SCRIPTS/../target/release/ringfence}
 mkdir -p "$U/etc/ringfence" "$U/srv/volumes"
-# Written through the host, so that its file system sees what its disk gets.
+# Written inside the host, so that its file system sees the change of its disk.
 "$SCRIPTS/host-exec.sh" "$NAME" sh -c 'cat > /usr/local/bin/ringfence.new && chmod 755 /usr/local/bin/ringfence.new &&
   mv /usr/local/bin/ringfence.new /usr/local/bin/ringfence' < "$RINGFENCE"
 "$SCRIPTS/host-exec.sh" "$NAME" sh -c 'mkdir -p /etc/ringfence /srv/volumes && umask 077 && cat > /etc/ringfence/token' < "$TB/controller/token"
@@ -16,7 +16,7 @@ listen = "$(host_ip "$NAME"):7070"
 state_dir = "/var/lib/ringfence-agent"
 insecure = true                 # no route leads out of the lab
 [qemu]
-accel = "${TB_ACCEL:-tcg}"       # kvm that is itself emulated takes 2.7 s for the firmware, tcg 0.1 s; but 20% of a core per guest
+accel = "${TB_ACCEL:-tcg}"       # nested kvm takes 2.7 s for the firmware, tcg 0.1 s and 20% of a core per guest
 [auth]
 token_file = "token"
 [ssh]

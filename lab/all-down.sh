@@ -9,7 +9,7 @@ for d in "$TB"/hosts/*/; do
 done
 "$SCRIPTS/ceph-down.sh"
 if [[ -e /run/netns/$TB_NET ]]; then
-  for p in $(ip netns pids "$TB_NET"); do kill -KILL "$p" 2>/dev/null || true; done   # whoever a pid file forgot
+  for p in $(ip netns pids "$TB_NET"); do kill -KILL "$p" 2>/dev/null || true; done   # processes without a pid file
   ip netns del "$TB_NET"
 fi
 umount -l "$TB/controller/state" 2>/dev/null || true

@@ -12,10 +12,10 @@ export CEPH_CONF=$TB/ceph/ceph.conf
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 die() { echo "${0##*/}: $*" >&2; exit 1; }
-# Root runs programs that lie in there: a folder that somebody else made under this name in /tmp is not taken.
+# Root runs programs from this folder: a folder of another user under this name in /tmp is rejected.
 mkdir -p -- "$(dirname -- "$TB")"
 mkdir -m 0755 -- "$TB" 2>/dev/null || [[ -d $TB && ! -L $TB && -O $TB ]] ||
-  die "$TB is not a folder of yours: remove it, or set TB to another one"
+  die "$TB is not a folder of this user: remove it, or set TB to another folder"
 in_net() { ip netns exec "$TB_NET" "$@"; }          # run in the switch namespace
 host_ip() { echo "$NET.$((11 + $(host_index "$1")))"; }
 host_index() {                                       # host-a -> 0, host-b -> 1, ...

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# image-make.sh IMAGE [lock|nolock]: make rbd/IMAGE holding the guest, if it is not there.
-# nolock (default) makes it with 'layering' only; lock adds exclusive-lock.
+# image-make.sh IMAGE [lock|nolock]: create rbd/IMAGE with the guest, if it does not exist.
+# nolock (default): feature layering only; lock: also exclusive-lock.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 IMG=${1:?usage: image-make.sh IMAGE [lock|nolock]} F=layering

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # libvirt-up.sh HOST: start libvirtd on a host (no systemd, no cgroups), with the Ceph key as a libvirt secret.
-# SIGSTOP of the pid in the host's /run/libvirtd.pid is a hung libvirtd: virsh then never answers, domains run on.
+# SIGSTOP to the pid in the host's /run/libvirtd.pid hangs libvirtd: virsh never returns, domains continue to run.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 "$SCRIPTS/host-exec.sh" "${1:?usage: libvirt-up.sh HOST}" bash -euo pipefail -c '
   [ -s /run/libvirtd.pid ] && kill -0 "$(cat /run/libvirtd.pid)" 2>/dev/null && exit 0
   mkdir -p /run/libvirt /var/log/libvirt/qemu /etc/libvirt
-  # The driver looks its default user up though another one is set; the package that makes it is not installed here.
+  # The driver requires its default user even if another is configured; the package that creates it is not installed.
   getent passwd libvirt-qemu >/dev/null || useradd --system --no-create-home --shell /usr/sbin/nologin libvirt-qemu
   cat > /etc/libvirt/qemu.conf <<CONF
 stdio_handler = "file"
@@ -25,4 +25,4 @@ CONF
   virsh secret-define $F >/dev/null
   sed -n "s/.*key = //p" /etc/ceph/ceph.client.compute.keyring | tr -d "\n" > $F
   virsh secret-set-value $S --file $F >/dev/null; rm -f $F'
-echo "libvirtd up on $1"
+echo "libvirtd is up on $1"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# up.sh: the whole lab: Ceph, three hosts with agents, a controller, three VMs (one on each host).
+# up.sh: start the lab: Ceph, three hosts with agents, a controller, three VMs (one on each host).
 #   RINGFENCE=PATH   the program (default: target/release/ringfence of this checkout)
-#   TB_HA=None       VMs that are not brought back (default: NeverStop)
-#   TB_VMS=N         so many VMs, dealt out to the hosts; TB_ON=host-a: all on that one
-#   TB_STATE_MB=N    the controller's state on a disk of so many MiB
-#   TB_CONFIG=TEXT   more lines for the controller's file, before its tables of hosts
+#   TB_HA=None       HA mode of the VMs (default: NeverStop)
+#   TB_VMS=N         number of VMs, distributed over the hosts; TB_ON=host-a: all on that host
+#   TB_STATE_MB=N    size of the controller's state disk in MiB
+#   TB_CONFIG=TEXT   more lines for the controller's config, before its tables of hosts
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 RINGFENCE=${RINGFENCE:-$SCRIPTS/../target/release/ringfence}
-[[ -x $RINGFENCE ]] || die "no program at $RINGFENCE: cargo build --release"
-((EUID == 0)) || die "namespaces, bridges and mounts need root"
+[[ -x $RINGFENCE ]] || die "program $RINGFENCE is missing: build it with cargo build --release"
+((EUID == 0)) || die "root is required for namespaces, bridges and mounts"
 C=$TB/controller VMS=${TB_VMS:-3}
-alive "$C/pid" && die "the lab in $TB is up already: make lab-down"
+alive "$C/pid" && die "lab in $TB is up already: stop it with make lab-down"
 "$SCRIPTS/ceph-up.sh"
 mkdir -p "$C/state"
 [[ -z ${TB_STATE_MB:-} ]] || mount -t tmpfs -o "size=${TB_STATE_MB}m,mode=700" "$TB_ID-state" "$C/state"
@@ -79,18 +79,18 @@ install -m 755 "$RINGFENCE" "$C/ringfence"
 "$SCRIPTS/controller-up.sh"
 ask() { in_net "$C/ringfence" "$@"; }
 connected() { (( $(ask hosts | grep -c ' Connected ') == ${#HOSTS[@]} )); }
-wait_for 30 connected || die "the hosts do not connect: $(ask hosts 2>&1; tail -3 "$C/log")"
+wait_for 30 connected || die "hosts do not connect: $(ask hosts 2>&1; tail -3 "$C/log")"
 for ((n = 1; n <= VMS; n++)); do ask vm start "vm$n" --host "${TB_ON:-${HOSTS[(n - 1) % ${#HOSTS[@]}]}}" >/dev/null; done
 cat <<PLAY
 
-The lab is up. Play with it:
+The lab is up. Commands:
   rf() { ip netns exec $TB_NET $C/ringfence "\$@"; }
   rf status;  rf events --follow
-  lab/page.sh                              the page at http://127.0.0.1:7080/
-  lab/vm-journal.sh vm1 5                  who wrote last on vm1's disk
-  lab/host-exec.sh host-a bash             a console on a host
-  lab/host-cut.sh host-a ceph|mgmt|all     cut it off;  lab/host-heal.sh host-a
-  lab/host-freeze.sh host-a [thaw]         hang it;     lab/host-down.sh host-a: pull the plug
-  lab/host-up.sh host-a && lab/agent-up.sh host-a       power it on again
-Take it down: make lab-down
+  lab/page.sh                              web page at http://127.0.0.1:7080/
+  lab/vm-journal.sh vm1 5                  last writers of vm1's disk
+  lab/host-exec.sh host-a bash             console of a host
+  lab/host-cut.sh host-a ceph|mgmt|all     cut a host off; reconnect: lab/host-heal.sh host-a
+  lab/host-freeze.sh host-a [thaw]         freeze a host;  power it off: lab/host-down.sh host-a
+  lab/host-up.sh host-a && lab/agent-up.sh host-a       power a host on
+Stop the lab: make lab-down
 PLAY

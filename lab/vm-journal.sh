@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# vm-journal.sh IMAGE [N]: who wrote the last N records (default 20) of the guest's ring,
-# and the record on LBA 1: "counter label" per line, in ring order.
+# vm-journal.sh IMAGE [N]: writers of the last N records (default: 20) in the guest's ring, and of the record on
+# LBA 1: "counter label" per line, in the sequence of the ring.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 IMG=${1:?usage: vm-journal.sh IMAGE [N]} N=${2:-20}

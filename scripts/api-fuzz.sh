@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# api-fuzz.sh: schemathesis against a controller of its own, by the API's own description: every operation, odd and
-# hostile input, answers against their schemas. Exit 1 on any finding. EXAMPLES=N inputs for each operation.
+# api-fuzz.sh: run schemathesis against a fresh controller: every operation of the OpenAPI description with malformed
+# and hostile input, and responses against their schemas. Exit 1 on a finding. EXAMPLES=N: inputs for each operation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RINGFENCE=${RINGFENCE:-target/debug/ringfence}
@@ -10,7 +10,7 @@ cat >"$DIR/controller.toml" <<'TOML'
 [controller]
 listen = "127.0.0.1:0"
 state_dir = "state"
-requests_per_second = 1000000   # what is asked too often has a test of its own
+requests_per_second = 1000000   # the rate limit has its own test
 [[cluster]]
 name = "c1"
 [[host]]
@@ -37,11 +37,11 @@ name = "pager"
 argv = ["/bin/true"]
 topics = ["ha.*"]
 TOML
-# With a token: what is described as guarded has to refuse who has none.
+# With a token: guarded operations must reject requests without one.
 TOKEN=$("$RINGFENCE" token fuzz --role admin 2>>"$DIR/controller.toml")
 "$RINGFENCE" serve --config "$DIR/controller.toml" >"$DIR/log" 2>&1 &
 PID=$!
-# Bounded: a controller that does not come up is shown, not waited for.
+# Time limit: the log of a controller that does not start is printed.
 for _ in $(seq 150); do
   ADDRESS=$(sed -nE 's/^controller listens on (.*)/\1/p' "$DIR/log")
   [[ $ADDRESS ]] && break
@@ -49,7 +49,7 @@ for _ in $(seq 150); do
   sleep 0.1
 done
 [[ $ADDRESS ]] || { cat "$DIR/log"; exit 1; }
-# With names that exist too, or every order ends at "there is no such VM".
+# Also with existing names: otherwise every action fails with "not found".
 cat >"$DIR/schemathesis.toml" <<'TOML'
 [[operations]]
 include-path-regex = "^/v1/(vms|explain)/"
@@ -62,8 +62,8 @@ include-path-regex = "^/v1/hooks/"
 parameters = { id = "pager" }
 TOML
 : >"$DIR/nothing.toml"
-# The stream has no end: cli/tests/api.rs reads it. What is refused beyond what a schema can say is the tests' too.
-cd "$DIR"                     # it keeps a cache where it runs
+# The stream does not end: cli/tests/api.rs covers it, and rejections that a schema cannot express.
+cd "$DIR"                     # schemathesis writes a cache into the current folder
 for names in nothing schemathesis; do
   st --config-file "$DIR/$names.toml" run "http://$ADDRESS/openapi.json" --exclude-path /v1/events/stream \
     --header "Authorization: Bearer $TOKEN" --max-examples "${EXAMPLES:-50}" --seed 1 --exclude-checks positive_data_acceptance --warnings off --no-color

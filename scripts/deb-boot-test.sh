@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # deb-boot-test.sh: both packages where systemd runs, with a VM: the units as they are let controller and agent do their
-# work, and upgrade, stop and removal of the agent end no VM. deb-test.sh makes the clean Debian and the packages before.
-# systemd is process 1 of namespaces of its own, with a control group of its own; all of it ends with this script.
+# work, and upgrade, stop and removal of the agent end no VM. deb-test.sh makes the clean Debian and the packages
+# before. systemd is process 1 of namespaces of its own, with a control group of its own; all of it ends with this
+# script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 WORK=$PWD/target/deb-test
@@ -32,7 +33,7 @@ boot() {
   # To the agent this PID namespace is a whole host.
   mkdir -p "$ROOT/etc/ringfence"
   (umask 022; readlink "$ROOT/proc/self/ns/pid" >"$ROOT/etc/ringfence/pid-namespace")
-  # No chroot: whoever lives in one may make no user namespace (PrivateUsers=).
+  # No chroot: a process in one cannot create a user namespace (PrivateUsers=).
   mkdir -p "$ROOT/old"
   cd "$ROOT"
   pivot_root . old
@@ -150,7 +151,7 @@ in_root sh -c "kill -9 $(main_pid ringfence-agent)"
 until_true active ringfence-agent
 until_true vm_runs
 [[ $(qemu) == "$vm" ]] || die "the agent's end ended the VM"
-say "restarted by the trigger of a new program, killed and started anew: vm1 runs on"
+say "restarted by the trigger of a new program, killed and started again: vm1 runs on"
 
 in_root dpkg -r ringfence-agent >"$WORK/said" 2>&1 || { cat "$WORK/said"; die "remove"; }
 ! active ringfence-agent >/dev/null || die "a removed agent runs"

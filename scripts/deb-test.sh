@@ -161,7 +161,7 @@ TOML
   ringfence events --verify | grep -q whole || die "the chain after the upgrade"
   # A new program restarts the agent too, which has no package of its own to say so.
   in_root dpkg -i "/tmp/ringfence_${second}_amd64.deb" >"$ROOT/tmp/said" 2>&1 || { cat "$ROOT/tmp/said"; die "the program alone"; }
-  grep -q 'Processing triggers for ringfence-agent' "$ROOT/tmp/said" || die "the agent is not told of a new program"
+  grep -q 'Processing triggers for ringfence-agent' "$ROOT/tmp/said" || die "the agent gets no trigger for a new program"
   say "upgraded while it ran: the admin's files and the state as they were; $(ringfence events --verify)"
   stop_controller
 

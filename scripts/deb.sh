@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deb.sh: the Debian packages ringfence and ringfence-agent, into target/debian. PROFILE=campaign or dev is quicker to build
-# than release; VERSION=0.1.0-2 names another version than Cargo.toml's with revision 1; OUT=DIR another folder.
+# deb.sh: build the Debian packages ringfence and ringfence-agent in target/debian. PROFILE=campaign or dev builds
+# faster than release; VERSION=0.1.0-2 replaces Cargo.toml's version with revision 1; OUT=DIR replaces the folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PROFILE=${PROFILE:-release}
@@ -12,7 +12,7 @@ export SOURCE_DATE_EPOCH
 cargo build --locked --profile "$PROFILE" --bin ringfence
 RINGFENCE=target/$([[ $PROFILE == dev ]] && echo debug || echo "$PROFILE")/ringfence
 
-# What the program says of itself.
+# Files that the program generates.
 MADE=target/deb
 rm -rf $MADE
 mkdir -p $MADE/man "$OUT"
@@ -21,12 +21,12 @@ for shell in bash zsh fish; do "$RINGFENCE" completions $shell >$MADE/ringfence.
 cat >$MADE/changelog <<END
 ringfence ($VERSION) unstable; urgency=medium
 
-  * Changes are told in CHANGELOG.md of the source.
+  * CHANGELOG.md of the source lists the changes.
 
  -- Ringfence maintainers <maintainers@ringfence.example>  $(LC_ALL=C date -R -u -d "@$SOURCE_DATE_EPOCH")
 END
 
-# What nobody ships need not be small.
+# Packages for tests need not be small.
 FAST=(--fast)
 [[ $PROFILE != release ]] || FAST=()
 deb() {

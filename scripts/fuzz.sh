@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# fuzz.sh [keep]: each target of fuzz/ for FUZZ_SECONDS, as many at once as there are cores, from the kept corpus; ends with
-# counts. `FUZZ_TARGETS` names some of them. A finding fails it, is kept in target/fuzz/findings, and is told with the command that replays it.
-# `keep` instead: what was found before adds to the kept corpus what it covers anew, each as small as it gets.
+# fuzz.sh [keep]: run each target of fuzz/ for FUZZ_SECONDS, one per core at the same time, from the kept corpus, and
+# print counts. FUZZ_TARGETS selects targets. A finding is an error: it is kept in target/fuzz/findings and printed with
+# the command that replays it. `keep` adds inputs of earlier runs with new coverage to the corpus, minimized.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SECONDS_EACH=${FUZZ_SECONDS:-60}
 OUT=$PWD/target/fuzz
-# Bytes of an input at most: the longest seed, and some. Longer ones are slower and find the same.
+# Bytes of an input at most: more than the longest seed. Longer inputs are slower and find the same.
 MAX_LEN=8192
-# Seconds for one input, and memory of one process: whoever needs more would be a way to stop a node.
+# Seconds for one input, and memory of one process: an input that needs more could stop a node.
 SLOW=10 MEMORY_MIB=1024
 
 FUZZER=$OUT/fuzzer
 RUSTC_WORKSPACE_WRAPPER=$PWD/scripts/rustc-fuzz.sh cargo build --locked --package ringfence-fuzz
 mkdir -p "$OUT/findings" "$OUT/logs"
-cp target/debug/ringfence-fuzz "$FUZZER"      # the next ordinary build takes that name
+cp target/debug/ringfence-fuzz "$FUZZER"      # the next ordinary build replaces that file
 # shellcheck disable=SC2206
 TARGETS=(${FUZZ_TARGETS:-$(cd fuzz/corpus && echo *)})
 
@@ -56,7 +56,7 @@ for target in "${TARGETS[@]}"; do
   done
   if [[ -z $(stat number_of_executed_units) && ! -e $(echo "$OUT/findings/$target"/* | cut -d' ' -f1) ]]; then
     failed=1
-    echo "  it did not run to its end: $log"
+    echo "  target aborted: $log"
   fi
 done
 exit $failed

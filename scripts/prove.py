@@ -50,7 +50,7 @@ def exists(sorts, body):
 
 # name: what it is a function of, what it says
 STATE = {
-    # Controllers. A term of office is its epoch, and after a restored journal the new journal's epoch; 0: not yet in office.
+    # Controllers. A term has an epoch, and after a restored journal the new journal's epoch; 0: not yet the leader.
     "term": ("Ctl", "Int"),
     "newest": ("", "Int"),
     # The journal: where a VM may run, which incarnation was ordered last and where, which storage fences are kept, and
@@ -69,7 +69,7 @@ STATE = {
     # What an agent remembers durably: the highest term heard, and the highest incarnation ordered or declared void.
     "agent_term": ("Host", "Int"),
     "agent_seen": ("Host Vm", "Int"),
-    # What is true, whoever knows it: a QEMU of the VM lives there, a target exports its volume there, the host has
+    # Facts, independent of any observer: a QEMU of the VM lives there, a target exports its volume there, the host has
     # power, the storage refuses the host.
     "qemu": ("Vm Host", "Bool"),
     "export": ("Vm Host", "Bool"),
@@ -132,7 +132,7 @@ SABOTAGES = {
     "unknown-is-not-dead": "a look that found out nothing counts as dead",
     "full-sight": "'not there' counts from who could not have seen it",
     "same-machine": "another machine's 'not there' counts for the host that was meant",
-    "agent-keeps-epoch": "an agent obeys whoever asks, however old the term of office",
+    "agent-keeps-epoch": "an agent obeys every controller, however old its epoch",
     "agent-keeps-incarnation": "an agent obeys an order for an incarnation that it has seen",
     "agent-remembers": "an agent forgets over a restart what it has seen",
     "orders-become-void": "an agent that says 'not there' does not declare the orders on their way void",
@@ -142,12 +142,12 @@ SABOTAGES = {
     "exports-write": "a VM counts as gone with its QEMU, whatever its target still writes",
     "lift-when-clean": "a storage fence is lifted before what it holds back is gone",
     "fence-read-back": "a storage fence counts before the storage refuses the host",
-    "word-for-one-outage": "a human's word survives the return of the host",
+    "word-for-one-outage": "an attestation survives the return of the host",
     "census-first": "on a restored journal the places in the backup are believed to be all",
     "restored-fences-unproven": "on a restored journal the storage fences in the backup are believed",
     "restored-takes-new-term": "a restored journal goes on with terms that were used before",
     "evidence-has-incarnation": "evidence for one incarnation is taken for a later one",
-    "one-in-office": "the journal takes the intent of a controller that was deposed",
+    "one-in-office": "the journal accepts the intent of a stale leader",
     "intent-first": "the place is not recorded before the order is sent",
 }
 
@@ -206,7 +206,7 @@ def invariant(s):
         "an order's host is a place": every(
             "Ctl Vm Host Int", lambda c, v, h, n: z3.Implies(s.may_be_obeyed(c, v, h, n), s.place(v, h))
         ),
-        # Evidence is true while the incarnation is the newest and its holder is in office.
+        # Evidence is true while the incarnation is the newest and its holder is the leader.
         "what is clear writes nothing": every(
             "Ctl Vm Host Int",
             lambda c, v, h, n: z3.Implies(
@@ -220,7 +220,7 @@ def invariant(s):
                 z3.Not(s.may_be_obeyed(d, v, h, m)),
             ),
         ),
-        "evidence is of who was in office": every(
+        "evidence is from a leader": every(
             "Ctl Vm Host Int", lambda c, v, h, n: z3.Implies(s.clear(c, v, h, n), s.term(c) > 0)
         ),
         "evidence is of no later incarnation": every(
@@ -246,10 +246,10 @@ def invariant(s):
         "a term is of one controller": every(
             "Ctl Ctl", lambda c, d: z3.Implies(z3.And(s.term(c) == s.term(d), s.term(c) > 0), c == d)
         ),
-        "orders are of who was in office": every(
+        "commands are from a leader": every(
             "Ctl Vm Host Int", lambda c, v, h, n: z3.Implies(s.order(c, v, h, n), s.term(c) > 0)
         ),
-        # A restored journal may be behind what the former one ordered; who is in office now is never behind itself.
+        # A restored journal may be behind the former one's commands; the present leader is never behind itself.
         "orders of now are of no later incarnation": every(
             "Ctl Vm Host Int",
             lambda c, v, h, n: z3.Implies(
@@ -265,12 +265,12 @@ def invariant(s):
 
 
 def in_office(rules, s, c):
-    """The journal takes a record only of who is in office: an append is compared with the newest term."""
+    """The journal accepts a record only from the leader: an append is compared with the newest epoch."""
     return z3.And(s.term(c) > 0, rules.keeps("one-in-office", s.term(c) == s.newest()))
 
 
 def nothing_on_its_way(rules, s, v, h):
-    """No order for the VM can still be obeyed there: each is past its time, whoever gave it."""
+    """No order for the VM can still be obeyed there: each has expired, regardless of its sender."""
     return rules.keeps(
         "wait-for-orders",
         every("Ctl Int", lambda d, m: z3.Implies(s.order(d, v, h, m), s.late(d, v, h, m))),
@@ -289,7 +289,7 @@ def take_office(rules, s, c):
 
 def take_office_on_a_backup(rules, s, c, old, any_newest):
     """`serve --restored`: the journal is a backup and says whatever it says (`old`). Its places are not all, its fences and
-    a human's words may have ended. So every host is a place of every VM until it was heard, no fence and no word counts,
+    attestations may have ended. So every host is a place of every VM until it was heard, no fence and no attestation counts,
     and the new journal's terms are above all former ones."""
     term = s.newest() + 1 if rules.keeps("restored-takes-new-term") else any_newest
     no = lambda *_: z3.BoolVal(False)
@@ -452,7 +452,7 @@ def storage_is_fenced(rules, s, c, h):
 
 
 def stranger_fences(rules, s, h):
-    """Somebody else's entry, or that of a controller that was deposed: it is not relied on."""
+    """An entry of another program or of a stale leader: the proof does not rely on it."""
     return z3.BoolVal(True), s.but(refused=at(s.refused, h, to=z3.BoolVal(True)))
 
 
@@ -618,7 +618,7 @@ def stories():
         (agent_starts, c, vm, b, z3.IntVal(n), b, no),
     ]
     return {
-        "a host that nobody reaches is fenced by its storage, its VM starts elsewhere, it comes back and is let in again": runs_on_a
+        "an unreachable host is fenced by its storage, its VM starts elsewhere, it returns to service": runs_on_a
         + [(storage_is_fenced, one, a)]
         + starts_on_b(one, 2)
         + [(order_gets_late, one, vm, a, z3.IntVal(1)), (sibling_kills, one, vm, a), (fence_is_lifted, one, a)],

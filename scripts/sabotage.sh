@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# sabotage.sh: breaks the rules on purpose, one at a time, and says what notices: tests, a story, the model or a seed.
-# Exit 1 if nothing does.
+# sabotage.sh: break the rules on purpose, one at a time, and report which test, story, model run or seed notices.
+# Exit 1 if a sabotage goes unnoticed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SEEDS=${SEEDS:-1..60}
@@ -21,7 +21,7 @@ tests() {
   grep -qE '^ +FAIL' "$OUT/tests" || { cat "$OUT/tests"; exit 1; }
   echo "$(grep -E '^ +FAIL' "$OUT/tests" | sort -u | wc -l) tests"
 }
-# A story of a rule that is not kept yet (sim/tests/scenarios.rs) fails without sabotage too: it notices nothing.
+# A story that fails without sabotage (a rule that is not kept yet, see sim/tests/scenarios.rs) is left out.
 kept=()
 for story in examples/scenarios/*.toml; do
   RINGFENCE_SABOTAGE='' "$RINGFENCE" scenario run "$story" >/dev/null 2>&1 && kept+=("$story")
@@ -41,7 +41,7 @@ seeds() {
 
 missed=0 all=0
 printf '%-26s %-18s %-58s %-30s %s\n' sabotage tests stories model seeds
-# Some of them by name, or all.
+# ONLY selects sabotages by name.
 for sabotage in ${ONLY:-$(sed -nE 's/^    ([A-Z][A-Za-z]+),$/\1/p' actors/src/sabotage.rs)}; do
   export RINGFENCE_SABOTAGE=$sabotage
   all=$((all + 1))
@@ -49,7 +49,7 @@ for sabotage in ${ONLY:-$(sed -nE 's/^    ([A-Z][A-Za-z]+),$/\1/p' actors/src/sa
   by_stories=$(stories) || by_stories=-
   by_model=$(model) || by_model=-
   by_seeds=-
-  # Seeds take long: only where nothing cheaper noticed.
+  # Seeds are slow: only if nothing else noticed.
   [[ $by_tests$by_stories$by_model != --- ]] || by_seeds=$(seeds) || by_seeds=-
   printf '%-26s %-18s %-58s %-30s %s\n' "$sabotage" "$by_tests" "$by_stories" "$by_model" "$by_seeds"
   [[ $by_tests$by_stories$by_model$by_seeds != ---- ]] || missed=$((missed + 1))

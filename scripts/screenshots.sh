@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# screenshots.sh: a host of a real lab loses its power; what the page says of it, into docs/images. Needs root, Chromium.
+# screenshots.sh: power off a host of a lab and take screenshots of the web page in docs/images. Needs root and
+# Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export TB_ID=shot TB=${TMPDIR:-/tmp}/ringfence-lab-shot RINGFENCE=${RINGFENCE:-$PWD/target/debug/ringfence}
@@ -13,12 +14,12 @@ down() {
 trap down EXIT
 lab/up.sh >/dev/null
 lab/page.sh $PORT >/dev/null & PAGE=$!
-until_says() {                # until_says PATH WORDS: bounded
+until_shows() {                # until_shows PATH TEXT: with a time limit
   for _ in $(seq 300); do
     curl -s -H 'Accept: text/html' "http://127.0.0.1:$PORT$1" | grep -q "$2" && return
     sleep 0.2
   done
-  echo "$1 never said $2"; exit 1
+  echo "$1 did not show $2"; exit 1
 }
 picture() {                   # picture NAME PATH
   timeout 60 chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
@@ -26,10 +27,10 @@ picture() {                   # picture NAME PATH
     --window-size=1200,"${3:-760}" --screenshot="$PWD/docs/images/$1.png" "http://127.0.0.1:$PORT$2" 2>/dev/null
 }
 mkdir -p docs/images
-until_says / "3 of 3 wanted"
+until_shows / "3 of 3 wanted"
 lab/host-down.sh host-a
-until_says /ui/vms/vm1 "success-"
-until_says / "3 of 3 wanted"
+until_shows /ui/vms/vm1 "success-"
+until_shows / "3 of 3 wanted"
 picture overview / 900
 picture fence /ui/vms/vm1 900
 picture storages /ui/storages 500

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# setup.sh demo|lab|test|book|fuzz|deb|prove|mutants: install what is missing on Debian 12, and nothing else. Needs root or sudo only if
-# something is missing. `demo` is what running needs; `lab` adds Ceph and hosts; `test` adds what checking needs. By themselves:
-# `book` is what the book needs, `fuzz` a C++ compiler, for libFuzzer itself, `deb` what making and trying the packages needs,
-# `prove` an SMT solver, `mutants` what breaks the code.
+# setup.sh demo|lab|test|book|fuzz|deb|prove|mutants: install missing packages and tools on Debian 12. Needs root or
+# sudo only if something is missing. demo: packages to run VMs; lab: also Ceph and hosts; test: also the test tools.
+# Independent of these: book (mdbook), fuzz (a C++ compiler for libFuzzer), deb (packaging), prove (an SMT solver),
+# mutants (cargo-mutants).
 set -euo pipefail
 WHAT=${1:?usage: setup.sh demo|lab|test|book|fuzz|deb|prove|mutants}
 say() { echo "setup: $*" >&2; }
@@ -11,14 +11,14 @@ die() { say "$*"; exit 1; }
 SUDO=()
 ((EUID == 0)) || SUDO=(sudo)
 apt_get() {
-  command -v apt-get >/dev/null || die "apt-get not found: install these by hand and try again: $*"
-  ((EUID == 0)) || command -v sudo >/dev/null || die "missing: $*. Install them as root, or install sudo"
+  command -v apt-get >/dev/null || die "apt-get is missing: install these packages and retry: $*"
+  ((EUID == 0)) || command -v sudo >/dev/null || die "packages are missing: $*; run as root or install sudo"
   say "installing: $*"
   "${SUDO[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends --allow-downgrades "$@" >&2
 }
 updated=
 refresh() { [[ $updated ]] || { "${SUDO[@]}" apt-get update -qq >&2 || true; updated=1; }; }
-unpacked() {                  # unpacked PACKAGE: its files, not installed, in a folder that is printed
+unpacked() {                  # unpacked PACKAGE: unpack its files into a new folder and print the folder
   local folder
   folder=$(mktemp -d)
   (cd "$folder" && apt-get download -qq "$1" 2>/dev/null && dpkg -x ./*.deb .)
@@ -30,9 +30,9 @@ need() {                      # need COMMAND PACKAGE...: install the packages if
   apt_get "${@:2}"
 }
 
-# Tools are built without optimization: it takes half as long, and what they work on is small.
+# Tools are built without optimization: that halves the time, and their input is small.
 need cc gcc libc6-dev
-need cargo cargo-web rustc-web      # Debian 12's own rustc is too old; this one follows the browsers' needs
+need cargo cargo-web rustc-web      # Debian 12's rustc is too old; rustc-web is newer
 if [[ $WHAT == book ]]; then
   export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
   command -v mdbook >/dev/null || { say "building mdbook (about two minutes, once)"; cargo install --debug --locked --no-default-features --features search mdbook@0.5.4; }
@@ -40,7 +40,7 @@ if [[ $WHAT == book ]]; then
   exit 0
 fi
 TOOLS=target/tools
-tools_venv() {                # Python's tools are of one environment under target/tools
+tools_venv() {                # one Python environment under target/tools
   python3 -c 'import ensurepip' 2>/dev/null || need python3-venv-is-no-command python3 python3-venv
   mkdir -p $TOOLS
   [[ -x $TOOLS/bin/pip ]] || python3 -m venv $TOOLS
@@ -48,7 +48,7 @@ tools_venv() {                # Python's tools are of one environment under targ
 z3() {
   tools_venv
   $TOOLS/bin/python -c 'import sys, z3; sys.exit(z3.get_version_string() != "4.13.4")' 2>/dev/null && return
-  say "z3 into $TOOLS"
+  say "installing z3 into $TOOLS"
   $TOOLS/bin/pip install --quiet --disable-pip-version-check z3-solver==4.13.4.0
 }
 if [[ $WHAT == prove ]]; then
@@ -94,7 +94,7 @@ need unshare util-linux
 need ip iproute2
 need socat socat
 need pgrep procps
-need libvirtd libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # no libvirt-daemon-system: nothing is to run here by itself
+need libvirtd libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients      # without libvirt-daemon-system, which starts services
 [[ $WHAT == lab ]] && exit 0
 
 need rustfmt rustfmt-web
@@ -108,28 +108,28 @@ cargo nextest --version >/dev/null 2>&1 || { say "building cargo-nextest (some m
 cargo deny --version >/dev/null 2>&1 || { say "building cargo-deny (some minutes, once)"; cargo install --debug --locked cargo-deny@0.20.2; }
 
 if [[ ! -f $TOOLS/guest/vmlinuz ]]; then
-  say "a kernel for the tests' guest into $TOOLS"
+  say "downloading a kernel for the test guest into $TOOLS"
   refresh
-  # Debian's own, but not for this machine.
+  # Debian's kernel, unpacked but not installed.
   PACKAGE=$(unpacked "$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')")
   mkdir -p $TOOLS/guest
   find "$PACKAGE/lib/modules" -name 'virtio*.ko' -exec cp {} $TOOLS/guest/ \;
   cp "$PACKAGE"/boot/vmlinuz-* $TOOLS/guest/vmlinuz
   rm -rf "$PACKAGE"
 fi
-# Checkers that are no packages of Debian, or that come with a daemon nobody asked for: under target/tools.
+# Checkers that Debian lacks, or whose package starts a daemon: under target/tools.
 tools_venv
 z3
 if [[ ! -x $TOOLS/bin/st || ! -f $TOOLS/axe.min.js ]]; then
-  say "schemathesis and axe into $TOOLS"
+  say "installing schemathesis and axe into $TOOLS"
   $TOOLS/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
   $TOOLS/bin/pip install --quiet --disable-pip-version-check --no-deps axe-core-python==0.1.0
   cp $TOOLS/lib/python3*/site-packages/axe_core_python/axe.min.js $TOOLS/axe.min.js
 fi
 if [[ ! -x $TOOLS/promtool ]]; then
-  say "promtool into $TOOLS"
+  say "installing promtool into $TOOLS"
   refresh
-  # The package would start a Prometheus here: only its promtool is taken.
+  # The package would start Prometheus: only promtool is used.
   PACKAGE=$(unpacked prometheus)
   cp "$PACKAGE/usr/bin/promtool" $TOOLS/promtool
   rm -rf "$PACKAGE"

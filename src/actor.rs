@@ -1,4 +1,4 @@
-//! What an actor is: a struct on one thread, and one handler per message that it accepts.
+//! The traits of actors: a struct on one thread, with one handler per accepted message.
 
 use std::{any::TypeId, fmt, marker::PhantomData};
 
@@ -9,19 +9,19 @@ use serde::Serialize;
 use crate::{
     answer::IntoAnswer,
     context::Ctx,
-    envelope::{EventEnvelope, Parcel},
+    envelope::{EventEnvelope, Request},
     mailbox::Mailbox,
 };
 
-/// An actor: state that one thread alone touches, one message at a time.
+/// An actor: state that only one thread accesses, one message at a time.
 ///
-/// It need not be `Send`: it is made by its factory on the thread it lives on, and made anew there after a panic.
+/// An actor need not be `Send`: its factory creates it on its thread, and rebuilds it there after a panic.
 pub trait Actor: Sized + 'static {
-    /// The first half of its address; the other is the uuid it is spawned with.
+    /// The kind in the actor's address. The uuid is given when the actor is spawned.
     const KIND: Kind;
 
-    /// Lists the messages and events it has handlers for; asked once per spawn. A message that is not listed
-    /// is answered with `SYS.1008` when it comes by address.
+    /// Lists the messages and events with a handler. Called once per actor type. An unlisted message to the actor's
+    /// address gets `SYS.1008`.
     fn accepts(accepts: &mut Accepts<Self>);
 
     /// Called before the first message, and again on the new value after each rebuild.
@@ -32,40 +32,41 @@ pub trait Actor: Sized + 'static {
     /// Called after the last message. Not called on a value whose handler panicked.
     fn stopped(&mut self) {}
 
-    /// An actor that this one [watches](Ctx::watch) ended.
+    /// Called when an actor that this one [watches](Ctx::watch) ended.
     fn terminated(&mut self, who: Address, why: &Exit, ctx: &mut Ctx<'_, Self>) {
         let _ = (who, why, ctx);
     }
 
-    /// What of its state belongs into the [snapshot](crate::Bus::inspect). Never a secret.
+    /// The state for [`Bus::inspect`](crate::Bus::inspect). Must not have a secret in it.
     fn observe(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
 }
 
-/// Answers one type of message.
+/// The handler of one message type.
 pub trait Handler<M: Message>: Actor {
-    /// `Result<M::Reply>`, [`Later`](crate::Later) or [`Promised`](crate::Promised).
+    /// `Result<M::Reply>`, [`AsyncReply`](crate::AsyncReply) or [`Promised`](crate::Promised).
     type Answer: IntoAnswer<M>;
 
-    /// Handles the message. A panic fails this one message with `SYS.1000` and has the actor rebuilt.
+    /// Handles the message. A panic fails this one message with `SYS.1000`; the actor is rebuilt.
     fn handle(&mut self, message: M, ctx: &mut Ctx<'_, Self>) -> Self::Answer;
 }
 
-/// Hears one type of event, after [`Ctx::subscribe`].
+/// The handler of one event type, after [`Ctx::subscribe`].
 pub trait EventHandler<E: Event>: Actor {
-    /// Takes note of the event. A panic has the actor rebuilt.
+    /// Handles the event. After a panic the actor is rebuilt.
     fn on_event(&mut self, event: &E, ctx: &mut Ctx<'_, Self>);
 }
 
-/// Why an actor is no more.
+/// Why an actor ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Exit {
-    /// It stopped itself or was stopped.
+    /// The actor stopped itself or was stopped.
     Stopped,
-    /// It panicked more often than its [`RestartPolicy`](crate::RestartPolicy) allows; this is the last panic.
+    /// The actor panicked more often than its [`RestartPolicy`](crate::RestartPolicy) allows. The text of the last
+    /// panic.
     Escalated(String),
-    /// There never was one, or it was gone before it could be watched.
+    /// No actor had the address when the watch began.
     Missing,
 }
 
@@ -73,13 +74,13 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Stopped => f.write_str("stopped"),
-            Exit::Escalated(panic) => write!(f, "panicked too often, last: {panic}"),
-            Exit::Missing => f.write_str("not there"),
+            Exit::Escalated(panic) => write!(f, "panicked too often, last panic: {panic}"),
+            Exit::Missing => f.write_str("does not exist"),
         }
     }
 }
 
-/// How a message or event that is known only by its type at run time gets into a mailbox of `A`.
+/// Puts a message or event whose type is known only at run time into a mailbox of `A`.
 pub(crate) type Intake<A> = fn(&Mailbox<A>, &mut dyn std::any::Any) -> Result<(), ErrorCode>;
 
 /// The messages and events that an actor accepts.
@@ -95,20 +96,20 @@ impl<A: Actor> Accepts<A> {
         accepts
     }
 
-    /// It has a handler for `M`.
+    /// Adds the message `M`.
     pub fn message<M: Message>(&mut self) -> &mut Self
     where
         A: Handler<M>,
     {
-        self.intakes.insert(TypeId::of::<M>(), |mailbox, parcel| {
-            let parcel: &mut Option<Parcel<M>> = parcel.downcast_mut().expect("keyed by the message's type");
-            let parcel = parcel.take().expect("a parcel is delivered once");
-            mailbox.push(parcel.lane, Box::new(parcel))
+        self.intakes.insert(TypeId::of::<M>(), |mailbox, request| {
+            let request: &mut Option<Request<M>> = request.downcast_mut().expect("keyed by the message's type");
+            let request = request.take().expect("a request is delivered once");
+            mailbox.push(request.lane, Box::new(request))
         });
         self
     }
 
-    /// It has a handler for `E`. It still must [subscribe](Ctx::subscribe).
+    /// Adds the event `E`. To receive it, the actor must also [subscribe](Ctx::subscribe).
     pub fn event<E: Event>(&mut self) -> &mut Self
     where
         A: EventHandler<E>,

@@ -1,6 +1,6 @@
-//! The three ways to answer a message: now, later, or when somebody keeps a promise.
+//! The three kinds of answers to a message: at once, by a future, or through a promise.
 //!
-//! Invariant (I6): every request gets exactly one reply. A [`Promise`] that is dropped answers an error.
+//! Invariant (I6): every request gets exactly one reply. A dropped [`Promise`] sends an error.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use ringfence_messages::{Code, ErrorCode, Message, Result};
 use tokio::sync::oneshot;
 
-/// What a handler may return for a message `M`.
+/// The types that a handler may return for a message `M`: `Result`, [`AsyncReply`], [`Promised`].
 pub trait IntoAnswer<M: Message> {
     #[doc(hidden)]
     fn into_answer(self) -> Answer<M::Reply>;
@@ -17,7 +17,7 @@ pub trait IntoAnswer<M: Message> {
 #[doc(hidden)]
 pub enum Answer<R> {
     Now(Result<R>),
-    Later(Later<R>),
+    AsyncReply(AsyncReply<R>),
     Promised(Arc<Mutex<Pending<R>>>),
 }
 
@@ -27,35 +27,35 @@ impl<M: Message> IntoAnswer<M> for Result<M::Reply> {
     }
 }
 
-/// An answer that takes time: a future that runs beside the mailbox, without the actor.
+/// An answer by a future, which runs without access to the actor.
 ///
-/// It inherits the deadline of the message for the asks it makes. A panic in it fails only this message. It
-/// ends with the actor: a stop or rebuild answers `SYS.1017`.
-pub struct Later<R> {
+/// Requests of the future inherit the message's deadline. A panic in the future fails only this message. The future is
+/// cancelled when the actor stops or is rebuilt: the sender then gets `SYS.1017`.
+pub struct AsyncReply<R> {
     pub(crate) future: Pin<Box<dyn Future<Output = Result<R>>>>,
     pub(crate) exclusive: bool,
 }
 
-impl<R> Later<R> {
-    /// Further messages are handled while the future runs.
-    pub fn new(future: impl Future<Output = Result<R>> + 'static) -> Later<R> {
-        Later { future: Box::pin(future), exclusive: false }
+impl<R> AsyncReply<R> {
+    /// A future beside the mailbox: the actor handles further messages while it runs.
+    pub fn new(future: impl Future<Output = Result<R>> + 'static) -> AsyncReply<R> {
+        AsyncReply { future: Box::pin(future), exclusive: false }
     }
 
-    /// No further message is handled before the future ends.
-    pub fn exclusive(future: impl Future<Output = Result<R>> + 'static) -> Later<R> {
-        Later { future: Box::pin(future), exclusive: true }
+    /// A future that holds the mailbox: the actor handles no further message before it ends.
+    pub fn exclusive(future: impl Future<Output = Result<R>> + 'static) -> AsyncReply<R> {
+        AsyncReply { future: Box::pin(future), exclusive: true }
     }
 }
 
-impl<M: Message> IntoAnswer<M> for Later<M::Reply> {
+impl<M: Message> IntoAnswer<M> for AsyncReply<M::Reply> {
     fn into_answer(self) -> Answer<M::Reply> {
-        Answer::Later(self)
+        Answer::AsyncReply(self)
     }
 }
 
-/// Says that the answer will come through the [`Promise`] that was made with it by
-/// [`Ctx::promise`](crate::Ctx::promise).
+/// The return value of a handler that answers through the [`Promise`] of the same
+/// [`Ctx::promise`](crate::Ctx::promise) call.
 pub struct Promised<M: Message>(Arc<Mutex<Pending<M::Reply>>>);
 
 impl<M: Message> IntoAnswer<M> for Promised<M> {
@@ -64,16 +64,16 @@ impl<M: Message> IntoAnswer<M> for Promised<M> {
     }
 }
 
-/// Where the promise and the way back of a request meet, whichever comes first.
+/// The rendezvous of a promise and its request's reply channel. Either may come first.
 #[doc(hidden)]
 pub enum Pending<R> {
-    /// Neither is known.
+    /// Neither has come.
     Open,
-    /// The way back waits for an answer.
+    /// The reply channel waits for the answer.
     Asked(Reply<R>),
-    /// The answer waits for the way back.
+    /// The answer waits for the reply channel.
     Answered(Result<R>),
-    /// They met.
+    /// The answer was sent.
     Met,
 }
 
@@ -95,24 +95,24 @@ impl<R> Pending<R> {
     }
 }
 
-/// Ties an answer that was promised to the request's way back.
+/// Connects a promised answer with the request's reply channel.
 pub(crate) fn bind<R>(cell: &Mutex<Pending<R>>, reply: Reply<R>) {
     Pending::meet(cell, Pending::Asked(reply));
 }
 
-/// The right and duty to answer one request.
+/// The obligation to answer one request. A dropped promise sends `SYS.1017`.
 pub struct Promise<R> {
     cell: Option<Arc<Mutex<Pending<R>>>>,
 }
 
-/// A promise, and what the handler returns to say that it was made.
+/// A promise, and the return value of the handler.
 pub(crate) fn promise<M: Message>() -> (Promise<M::Reply>, Promised<M>) {
     let cell = Arc::new(Mutex::new(Pending::Open));
     (Promise { cell: Some(cell.clone()) }, Promised(cell))
 }
 
 impl<R> Promise<R> {
-    /// Answers. Nobody may be waiting any more; the answer is then dropped and counted.
+    /// Sends the answer. If the sender no longer waits, the answer is dropped and counted.
     pub fn complete(mut self, result: Result<R>) {
         if let Some(cell) = self.cell.take() {
             Pending::meet(&cell, Pending::Answered(result));
@@ -123,7 +123,7 @@ impl<R> Promise<R> {
 impl<R> Drop for Promise<R> {
     fn drop(&mut self) {
         if let Some(cell) = self.cell.take() {
-            let details = "the receiver dropped the request before it was answered";
+            let details = "the receiver dropped the request without an answer";
             Pending::meet(&cell, Pending::Answered(Err(ErrorCode::new(Code::CANCELLED, details))));
         }
     }
@@ -135,12 +135,12 @@ impl<R> fmt::Debug for Promise<R> {
     }
 }
 
-/// The way back of one request; `None` for a `tell`, whose reply nobody wants.
+/// The reply channel of one request; `None` for a `tell`, which has no reply.
 #[doc(hidden)]
 pub struct Reply<R>(pub(crate) Option<oneshot::Sender<Result<R>>>);
 
 impl<R> Reply<R> {
-    /// The asker waits no more: the deadline is over, or the ask was dropped.
+    /// Whether the sender no longer waits: the deadline passed, or the [`Ask`](crate::Ask) was dropped.
     #[inline]
     pub(crate) fn is_abandoned(&self) -> bool {
         self.0.as_ref().is_some_and(oneshot::Sender::is_closed)
@@ -155,7 +155,7 @@ impl<R> Reply<R> {
             }
             None => {
                 if let Err(error) = result {
-                    tracing::debug!(%error, "a message that was told, not asked, failed");
+                    tracing::debug!(%error, "message without reply failed");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The waiting side of an ask.
+//! The sender's side of a request.
 
 use std::{
     future::Future,
@@ -14,10 +14,11 @@ use tokio::{
 
 use crate::stats;
 
-/// The reply to a message that was sent already; resolves to it, to an error, or to `SYS.1001` at the deadline.
+/// A future for the reply to a message that has been sent. It resolves to the reply, to an error, or to `SYS.1001` at
+/// the deadline.
 ///
-/// Dropping it does not take the message back: what was asked for happens, and its reply is dropped.
-#[must_use = "the message is sent either way, but only awaiting tells what came of it"]
+/// Dropping it does not cancel the message: the receiver handles it, and the reply is dropped.
+#[must_use = "the message is sent either way, but its result is known only after `.await`"]
 pub struct Ask<R>(State<R>);
 
 enum State<R> {
@@ -25,11 +26,11 @@ enum State<R> {
     Waiting { reply: oneshot::Receiver<Result<R>>, deadline: Instant, timer: Timer, to: Address, name: &'static str },
 }
 
-/// The alarm at the deadline. Most replies come before the runtime would next look at its timers, so the alarm is
-/// set only when this one did not: setting and clearing it costs as much as the whole ask.
+/// The timer of the deadline. Most replies come before the runtime's next turn, so the timer is set only after that
+/// turn: setting and clearing it costs as much as the rest of the request.
 enum Timer {
     New,
-    /// Polled once, and to be polled again by the runtime's next turn whether or not the reply comes.
+    /// Polled once. The runtime polls again in its next turn, with or without a reply.
     Seen,
     Set(Pin<Box<Sleep>>),
 }
@@ -54,12 +55,12 @@ impl<R> Future for Ask<R> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<R>> {
         let (reply, deadline, timer, to, name) = match &mut self.get_mut().0 {
-            State::Refused(error) => return Poll::Ready(Err(error.take().expect("polled after it was ready"))),
+            State::Refused(error) => return Poll::Ready(Err(error.take().expect("polled after completion"))),
             State::Waiting { reply, deadline, timer, to, name } => (reply, deadline, timer, to, name),
         };
         if let Poll::Ready(answer) = Pin::new(reply).poll(cx) {
             return Poll::Ready(answer.unwrap_or_else(|_| {
-                let details = format!("{to} is gone and never answered {name}");
+                let details = format!("{to} stopped without an answer to {name}");
                 Err(ErrorCode::new(Code::NODE_UNAVAILABLE, details))
             }));
         }
@@ -78,6 +79,6 @@ impl<R> Future for Ask<R> {
             return Poll::Pending;
         }
         stats::TIMEOUTS.add();
-        Poll::Ready(Err(ErrorCode::new(Code::TIMEOUT, format!("{to} did not answer {name} by its deadline"))))
+        Poll::Ready(Err(ErrorCode::new(Code::TIMEOUT, format!("{to} did not answer {name} before the deadline"))))
     }
 }

@@ -14,28 +14,30 @@ use crate::{
     ask::Ask,
     current,
     dead_letter::{DeadLetter, DeadLetters},
-    envelope::{Parcel, current_span},
+    envelope::{Request, current_span},
     event::{Subscription, Topics},
     inspect::Snapshot,
-    interceptor::{Interceptor, Interceptors, Letter, Verdict},
+    interceptor::{InterceptedMessage, Interceptor, Interceptors, Verdict},
     mailbox::{AnyMailbox, LaneLimits, Mailbox},
-    pump::Pump,
+    mailbox_loop::MailboxLoop,
     registry::Registry,
     stats,
     supervise::RestartPolicy,
 };
 
-/// How long an ask waits unless told otherwise. Too low: slow work is given up while it goes on. Too high: a
-/// caller hangs on a peer that will not answer.
+/// Default deadline of a request: 30 s. Too low: slow work times out while it continues. Too high: a sender waits long
+/// for a receiver that does not answer.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// With this much or less left, an ask is over before it begins.
+/// Least remaining time to send a request: 1 ms. Too low: requests are sent that must time out. Too high: short
+/// deadlines fail without an attempt.
 pub const MIN_DEADLINE: Duration = Duration::from_millis(1);
 
-/// How long [`Bus::inspect`] waits for actors to tell of themselves.
+/// Time limit of [`Bus::inspect`] for all [`Actor::observe`] calls: 1 s. Too low: busy actors show no state. Too high:
+/// one blocked actor delays every snapshot.
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The bus. Cheap to clone; all clones are the same bus.
+/// The bus: a registry of actors, topics and interceptors. Cheap to clone; all clones are the same bus.
 #[derive(Clone)]
 pub struct Bus(Arc<Inner>);
 
@@ -44,16 +46,16 @@ struct Inner {
     registry: Registry,
     topics: Topics,
     watches: Mutex<FxHashMap<Address, Vec<Arc<dyn AnyMailbox>>>>,
-    /// What each type of actor accepts: one table per type, however many actors.
+    /// The accepted messages of each actor type: one table per type.
     tables: Mutex<FxHashMap<TypeId, Arc<dyn std::any::Any + Send + Sync>>>,
 }
 
-/// What every mailbox needs of the bus, without the registry that holds the mailboxes.
+/// The part of the bus that mailboxes use, without the registry, which holds the mailboxes.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) interceptors: Interceptors,
     pub(crate) dead_letters: DeadLetters,
-    /// Measure how long handlers take.
+    /// Whether handlers are timed.
     pub(crate) timing: bool,
 }
 
@@ -64,12 +66,13 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// A bus of its own.
+    /// A new bus, independent of every other one.
     pub fn new() -> Bus {
         Bus::with(false)
     }
 
-    /// A bus that measures how long handlers take; two clock reads per message.
+    /// A new bus that measures the time of handlers ([`MessageStats::nanos`](crate::MessageStats::nanos)). Costs two
+    /// clock reads per message.
     pub fn with_timing() -> Bus {
         Bus::with(true)
     }
@@ -84,10 +87,10 @@ impl Bus {
         }))
     }
 
-    /// Spawns an actor on this thread with the default limits.
+    /// Spawns an actor on this thread with the default limits and restart policy.
     ///
     /// # Errors
-    /// `SYS.1005` if one lives under its address already.
+    /// `SYS.1005` if an actor has the address already.
     ///
     /// # Panics
     /// Outside an actix system.
@@ -95,7 +98,8 @@ impl Bus {
         self.actor(id, factory).spawn()
     }
 
-    /// Prepares an actor. `factory` makes it, and makes it anew after a panic.
+    /// Begins to spawn an actor of kind [`Actor::KIND`] with this id. `factory` creates it, and rebuilds it after a
+    /// panic.
     pub fn actor<A: Actor, F: FnMut() -> A + 'static>(&self, id: impl Into<Uuid>, factory: F) -> Spawn<'_, A, F> {
         Spawn {
             bus: self,
@@ -107,52 +111,55 @@ impl Bus {
         }
     }
 
-    /// Sends a message and returns its reply to be awaited. The message is on its way before this returns.
-    /// The deadline is [`DEFAULT_DEADLINE`] from now, or the one of the message that is being handled.
+    /// Sends a message and returns a future for its reply. The message is in the mailbox before this returns.
+    /// The deadline is [`DEFAULT_DEADLINE`] from now, or that of the message in progress if that is earlier.
     ///
-    /// The reply is an error `SYS.1009` if nobody lives there, `SYS.1008` if he does not know the message,
-    /// `SYS.1010` if his lane is full, `SYS.1001` at the deadline, or what the handler says.
+    /// # Errors
+    /// The future resolves to `SYS.1009` if no actor has the address, `SYS.1008` if the actor has no handler,
+    /// `SYS.1010` if the lane is full, `SYS.1012` if the actor stops first, `SYS.1001` at the deadline, `SYS.1000` if
+    /// the handler panics, or the handler's error.
     pub fn ask<M: Message>(&self, to: Address, message: M) -> Ask<M::Reply> {
         self.ask_within(to, message, DEFAULT_DEADLINE)
     }
 
-    /// As [`ask`](Bus::ask) with a deadline of its own, which an inherited earlier one cuts short.
+    /// [`ask`](Bus::ask) with this time limit. An earlier inherited deadline applies instead.
     pub fn ask_within<M: Message>(&self, to: Address, message: M, within: Duration) -> Ask<M::Reply> {
-        ask(to, within, |reply, deadline| self.send(to, parcel(message, Some(reply), Some(deadline))), M::NAME)
+        ask(to, within, |reply, deadline| self.send(to, request(message, Some(reply), Some(deadline))), M::NAME)
     }
 
-    /// Sends a message whose reply nobody wants.
+    /// Sends a message without waiting for its reply.
     ///
     /// # Errors
-    /// `SYS.1009`, `SYS.1008` or `SYS.1010` if it could not be put into a mailbox. It is then among the dead letters.
+    /// `SYS.1009`, `SYS.1008`, `SYS.1010` or `SYS.1012` if the message is not in a mailbox. It is then a dead letter.
     pub fn tell<M: Message>(&self, to: Address, message: M) -> Result<()> {
-        self.send(to, parcel(message, None, None))
+        self.send(to, request(message, None, None))
     }
 
-    fn send<M: Message>(&self, to: Address, mut parcel: Parcel<M>) -> Result<()> {
-        if !passes(&self.0.shared, to, &mut parcel)? {
+    fn send<M: Message>(&self, to: Address, mut request: Request<M>) -> Result<()> {
+        if !passes(&self.0.shared, to, &mut request)? {
             return Ok(());
         }
         let refusal = match self.0.registry.get(&to) {
-            None => ErrorCode::new(Code::NO_ROUTE, format!("no actor lives at {to}")),
+            None => ErrorCode::new(Code::NO_ROUTE, format!("no actor has the address {to}")),
             Some(mailbox) => {
-                let mut slot = Some(parcel);
+                let mut slot = Some(request);
                 match mailbox.take_in(TypeId::of::<M>(), &mut slot) {
                     Some(result) => return result,
-                    None => parcel = slot.expect("not taken in"),
+                    None => request = slot.expect("not accepted"),
                 }
                 ErrorCode::new(Code::UNKNOWN_MESSAGE, format!("{to} has no handler for {}", M::NAME))
             }
         };
         self.0.shared.dead_letters.push(to, M::NAME, &refusal);
-        drop(parcel);
+        drop(request);
         Err(refusal)
     }
 
-    /// Publishes an event to all actors and streams that subscribed, and returns how many got it.
+    /// Publishes an event to all subscribed actors and streams, and returns the number of receivers. Never waits: a
+    /// subscriber with a full queue misses the event, which is counted.
     ///
     /// # Errors
-    /// What an interceptor vetoed it with.
+    /// The error of an interceptor that rejects the event.
     pub fn publish<E: Event>(&self, mut event: E) -> Result<usize> {
         if self.0.shared.interceptors.any() {
             self.0.shared.interceptors.before_publish(&mut event)?;
@@ -160,7 +167,7 @@ impl Bus {
         Ok(self.0.topics.publish(event))
     }
 
-    /// A stream of the events whose topic matches a glob: `*` any text, `?` one character, `{name}` one segment.
+    /// A stream of the events whose topic matches a glob: `*` is any text, `?` one character, `{name}` one segment.
     ///
     /// # Errors
     /// `SYS.1007` if the glob is malformed.
@@ -168,38 +175,38 @@ impl Bus {
         self.0.topics.subscribe_stream(glob)
     }
 
-    /// Adds an interceptor behind those that are there.
+    /// Adds an interceptor. Interceptors run in the sequence in which they were added.
     pub fn intercept(&self, interceptor: impl Interceptor + 'static) {
         self.0.shared.interceptors.add(Arc::new(interceptor));
     }
 
-    /// The messages that no actor handled, oldest first.
+    /// The newest [`MAX_DEAD_LETTERS`](crate::MAX_DEAD_LETTERS) messages that no actor handled, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         self.0.shared.dead_letters.list()
     }
 
-    /// Whether an actor lives there.
+    /// Whether an actor has this address.
     pub fn is_alive(&self, address: Address) -> bool {
         self.0.registry.get(&address).is_some()
     }
 
-    /// How many actors live on this bus.
+    /// The number of actors on this bus.
     pub fn len(&self) -> usize {
         self.0.registry.len()
     }
 
-    /// Whether none does.
+    /// Whether the bus has no actor.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Asks all actors to stop. What lies in their mailboxes is answered with `SYS.1012`.
+    /// Requests all actors to stop. Their queued messages get `SYS.1012`.
     pub fn stop_all(&self) {
         self.0.registry.all().iter().for_each(|(_, mailbox)| mailbox.stop());
     }
 
-    /// A picture of all actors, their lanes and counts. An actor that does not answer within
-    /// [`OBSERVE_TIMEOUT`] shows no state.
+    /// A snapshot of all actors, their lanes and counts. The state of an actor that does not answer within
+    /// [`OBSERVE_TIMEOUT`] is null.
     pub async fn inspect(&self) -> Snapshot {
         let mailboxes = self.0.registry.all();
         let mut asked = Vec::with_capacity(mailboxes.len());
@@ -225,7 +232,7 @@ impl Bus {
     }
 
     pub(crate) fn watch(&self, address: Address, watcher: Arc<dyn AnyMailbox>) {
-        // Under the lock, so that an actor that ends meanwhile is either seen here or tells.
+        // Under the lock: an actor that stops at the same time is either missing here or notifies the watcher.
         let mut watches = self.0.watches.lock();
         if self.0.registry.get(&address).is_some() {
             watches.entry(address).or_default().push(watcher);
@@ -254,13 +261,13 @@ impl Bus {
 }
 
 #[inline]
-fn parcel<M: Message>(
+fn request<M: Message>(
     message: M,
     reply: Option<oneshot::Sender<Result<M::Reply>>>,
     deadline: Option<Instant>,
-) -> Parcel<M> {
+) -> Request<M> {
     let span = current_span().map(Box::new);
-    Parcel { message, lane: M::LANE, reply, deadline, span }
+    Request { message, lane: M::LANE, reply, deadline, span }
 }
 
 fn ask<R>(
@@ -274,7 +281,7 @@ fn ask<R>(
     let deadline = current::deadline().map_or(own, |inherited| inherited.min(own));
     if deadline <= now + MIN_DEADLINE {
         stats::TIMEOUTS.add();
-        return Ask::refused(ErrorCode::new(Code::TIMEOUT, format!("no time is left to ask {to} for {name}")));
+        return Ask::refused(ErrorCode::new(Code::TIMEOUT, format!("no time is left to send {name} to {to}")));
     }
     let (sender, receiver) = oneshot::channel();
     match send(sender, deadline) {
@@ -283,24 +290,26 @@ fn ask<R>(
     }
 }
 
-/// Shows a message to the interceptors. False if one of them answered it.
+/// Runs the interceptors on a message. False if one of them answered it.
 #[inline]
-fn passes<M: Message>(shared: &Shared, to: Address, parcel: &mut Parcel<M>) -> Result<bool> {
-    if shared.interceptors.any() { shown(shared, to, parcel) } else { Ok(true) }
+fn passes<M: Message>(shared: &Shared, to: Address, request: &mut Request<M>) -> Result<bool> {
+    if shared.interceptors.any() { shown(shared, to, request) } else { Ok(true) }
 }
 
 #[cold]
-fn shown<M: Message>(shared: &Shared, to: Address, parcel: &mut Parcel<M>) -> Result<bool> {
-    let Some(answer) = shared.interceptors.before_send(Letter::new(to, &mut parcel.message)) else { return Ok(true) };
+fn shown<M: Message>(shared: &Shared, to: Address, request: &mut Request<M>) -> Result<bool> {
+    let Some(answer) = shared.interceptors.before_send(InterceptedMessage::new(to, &mut request.message)) else {
+        return Ok(true);
+    };
     let reply = Verdict::downcast::<M>(answer?);
-    if let Some(sender) = parcel.reply.take() {
+    if let Some(sender) = request.reply.take() {
         let _ = sender.send(reply);
     }
     Ok(false)
 }
 
-/// An actor that is about to be spawned.
-#[must_use = "it is spawned by `spawn` or `spawn_on`"]
+/// The settings of an actor before it is spawned.
+#[must_use = "`spawn` or `spawn_on` starts the actor"]
 pub struct Spawn<'a, A: Actor, F> {
     bus: &'a Bus,
     address: Address,
@@ -311,19 +320,19 @@ pub struct Spawn<'a, A: Actor, F> {
 }
 
 impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
-    /// Under another address than its kind's: how a test stands in for somebody.
+    /// Sets another address than that of kind and id, so that a test can replace an actor.
     pub fn at(mut self, address: Address) -> Self {
         self.address = address;
         self
     }
 
-    /// With these limits of its lanes.
+    /// Sets the lengths of the lanes.
     pub fn lanes(mut self, lanes: LaneLimits) -> Self {
         self.lanes = lanes;
         self
     }
 
-    /// With this policy for panics.
+    /// Sets the restart policy after panics.
     pub fn restarts(mut self, restarts: RestartPolicy) -> Self {
         self.restarts = restarts;
         self
@@ -336,44 +345,44 @@ impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
         Ok(mailbox)
     }
 
-    /// Spawns it on this thread.
+    /// Spawns the actor on this thread.
     ///
     /// # Errors
-    /// `SYS.1005` if one lives under its address already.
+    /// `SYS.1005` if an actor has the address already.
     ///
     /// # Panics
     /// Outside an actix system.
     pub fn spawn(self) -> Result<ActorRef<A>> {
         let mailbox = self.mailbox()?;
-        Pump::new(Box::new(self.factory), mailbox.clone(), self.bus.clone(), self.restarts).start();
+        MailboxLoop::new(Box::new(self.factory), mailbox.clone(), self.bus.clone(), self.restarts).start();
         Ok(ActorRef { mailbox })
     }
 
-    /// Spawns it on another thread, where the factory is called too.
+    /// Spawns the actor on another thread, where the factory runs too.
     ///
     /// # Errors
-    /// `SYS.1005` if one lives under its address already, `SYS.1012` if that thread has ended.
+    /// `SYS.1005` if an actor has the address already, `SYS.1012` if that thread has ended.
     pub fn spawn_on(self, arbiter: &ArbiterHandle) -> Result<ActorRef<A>>
     where
         F: Send,
     {
         let (mailbox, bus) = (self.mailbox()?, self.bus.clone());
-        let (there, factory, restarts, address) = (mailbox.clone(), self.factory, self.restarts, self.address);
+        let (spawned, factory, restarts, address) = (mailbox.clone(), self.factory, self.restarts, self.address);
         let accepted = arbiter.spawn_fn(move || {
-            Pump::new(Box::new(factory), there, bus, restarts).start();
+            MailboxLoop::new(Box::new(factory), spawned, bus, restarts).start();
         });
         if !accepted {
             self.bus.ended(address, &Exit::Missing);
             return Err(ErrorCode::new(
                 Code::NODE_UNAVAILABLE,
-                format!("the thread that {address} was to live on has ended"),
+                format!("cannot spawn {address}: its thread has ended"),
             ));
         }
         Ok(ActorRef { mailbox })
     }
 }
 
-/// The typed reference to one actor: the shortest way to it.
+/// A typed reference to one actor. Sends without the lookup of the address; the compiler checks the handler.
 pub struct ActorRef<A: Actor> {
     mailbox: Arc<Mailbox<A>>,
 }
@@ -385,12 +394,12 @@ impl<A: Actor> Clone for ActorRef<A> {
 }
 
 impl<A: Actor> ActorRef<A> {
-    /// Its address.
+    /// The actor's address.
     pub fn address(&self) -> Address {
         self.mailbox.address
     }
 
-    /// As [`Bus::ask`].
+    /// Sends a message and returns a future for its reply, as [`Bus::ask`].
     pub fn ask<M: Message>(&self, message: M) -> Ask<M::Reply>
     where
         A: Handler<M>,
@@ -398,48 +407,48 @@ impl<A: Actor> ActorRef<A> {
         self.ask_within(message, DEFAULT_DEADLINE)
     }
 
-    /// As [`Bus::ask_within`].
+    /// Sends a message with this time limit, as [`Bus::ask_within`].
     pub fn ask_within<M: Message>(&self, message: M, within: Duration) -> Ask<M::Reply>
     where
         A: Handler<M>,
     {
-        ask(self.address(), within, |reply, deadline| self.send(parcel(message, Some(reply), Some(deadline))), M::NAME)
+        ask(self.address(), within, |reply, deadline| self.send(request(message, Some(reply), Some(deadline))), M::NAME)
     }
 
-    /// As [`Bus::tell`].
+    /// Sends a message without waiting for its reply.
     ///
     /// # Errors
-    /// As [`Bus::tell`]'s; `SYS.1012` if the actor ended.
+    /// `SYS.1010` if the lane is full, `SYS.1012` if the actor stopped.
     pub fn tell<M: Message>(&self, message: M) -> Result<()>
     where
         A: Handler<M>,
     {
-        self.send(parcel(message, None, None))
+        self.send(request(message, None, None))
     }
 
-    /// As [`tell`](ActorRef::tell), in another lane than the message's own.
+    /// [`tell`](ActorRef::tell) in another lane than [`Message::LANE`].
     ///
     /// # Errors
-    /// As [`tell`](ActorRef::tell)'s.
+    /// `SYS.1010` if the lane is full, `SYS.1012` if the actor stopped.
     pub fn tell_in<M: Message>(&self, lane: Lane, message: M) -> Result<()>
     where
         A: Handler<M>,
     {
-        self.send(Parcel { lane, ..parcel(message, None, None) })
+        self.send(Request { lane, ..request(message, None, None) })
     }
 
-    /// Asks it to stop after what it is handling now. What lies in its mailbox is answered with `SYS.1012`.
+    /// Requests the actor to stop after the message in progress. Its queued messages get `SYS.1012`.
     pub fn stop(&self) {
         self.mailbox.stop();
     }
 
     #[inline]
-    fn send<M: Message>(&self, mut parcel: Parcel<M>) -> Result<()>
+    fn send<M: Message>(&self, mut request: Request<M>) -> Result<()>
     where
         A: Handler<M>,
     {
-        match passes(&self.mailbox.shared, self.address(), &mut parcel)? {
-            true => self.mailbox.push(parcel.lane, Box::new(parcel)),
+        match passes(&self.mailbox.shared, self.address(), &mut request)? {
+            true => self.mailbox.push(request.lane, Box::new(request)),
             false => Ok(()),
         }
     }

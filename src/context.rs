@@ -1,8 +1,8 @@
-//! What a handler may do beside returning an answer: promise, wait, work in the background, watch, stop.
+//! The context of a handler: promises, timers, background tasks, watches, stop.
 //!
-//! Invariants: a task or timer belongs to one incarnation of its actor and ends with it; what it brings back is
-//! handled by the actor itself, before further messages; an interval that was missed is skipped, never caught up.
-//! Rejected: running tasks as futures inside actix's context. It polls all of them whenever one is woken.
+//! Invariants: a task or timer belongs to one incarnation of its actor and ends with it; the actor handles its result
+//! before further messages; a missed tick of an interval is skipped.
+//! Alternatives considered: tasks as futures inside actix's context. It polls all of them whenever one is woken.
 
 use std::{
     future::Future,
@@ -25,26 +25,26 @@ use tracing::Instrument;
 
 use crate::{
     actor::{Actor, EventHandler},
-    answer::{Later, Promise, Promised, Reply},
+    answer::{AsyncReply, Promise, Promised, Reply},
     bus::Bus,
     current::{Scope, Scoped},
-    envelope::{Panicked, Return, current_span},
+    envelope::{Panicked, TaskResult, current_span},
     mailbox::Mailbox,
 };
 
-/// The actor's side of the bus while it handles something.
+/// The bus as an actor sees it while it handles a message, an event or a task result.
 pub struct Ctx<'a, A: Actor> {
     pub(crate) mailbox: &'a Arc<Mailbox<A>>,
     pub(crate) deadline: Option<Instant>,
     bus: &'a Bus,
     tasks: &'a mut Tasks,
-    /// The actor waited for what it is handling now, not the other way round.
+    /// The actor was idle when the message arrived, so the message did not wait.
     pub(crate) fresh: bool,
     pub(crate) stop: bool,
     pub(crate) exclusive: bool,
 }
 
-/// The tasks of one incarnation of an actor, so that they can be ended with it.
+/// The tasks of one incarnation of an actor, which are aborted at its end.
 #[derive(Default)]
 pub(crate) struct Tasks {
     running: Vec<AbortHandle>,
@@ -65,7 +65,7 @@ impl Tasks {
     }
 }
 
-/// A task or timer of an actor. Dropping the handle lets it run on.
+/// A task or timer of an actor. Dropping the handle does not cancel it.
 #[derive(Debug)]
 pub struct TaskHandle {
     abort: AbortHandle,
@@ -73,7 +73,7 @@ pub struct TaskHandle {
 }
 
 impl TaskHandle {
-    /// Ends the task or timer. What it would have done with the actor is not done any more, even if it is due.
+    /// Cancels the task or timer. Its callback does not run any more, even if it is due.
     pub fn cancel(&self) {
         self.cancelled.store(true, Relaxed);
         self.abort.abort();
@@ -85,28 +85,28 @@ impl<'a, A: Actor> Ctx<'a, A> {
         Ctx { mailbox, deadline: None, bus, tasks, fresh: false, stop: false, exclusive: false }
     }
 
-    /// The bus.
+    /// The bus of this actor.
     pub fn bus(&self) -> &Bus {
         self.bus
     }
 
-    /// This actor's address.
+    /// The address of this actor.
     pub fn address(&self) -> Address {
         self.mailbox.address
     }
 
-    /// By when the message that is being handled must be answered; asks made meanwhile inherit it by
-    /// themselves. `None` for a message that was told, an event or a timer.
+    /// Deadline of the message in progress; requests of its handler inherit it. `None` for a message without reply, an
+    /// event or a timer.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Answers the message that is being handled at another time: keep the promise and return the other half.
+    /// Defers the answer to the message in progress: keep the [`Promise`] and return the [`Promised`].
     pub fn promise<M: Message>(&self) -> (Promise<M::Reply>, Promised<M>) {
         crate::answer::promise()
     }
 
-    /// Hears all events `E` that are published from now on, until the actor ends.
+    /// Subscribes to the events `E` from now on, until the actor ends.
     pub fn subscribe<E: Event>(&mut self)
     where
         A: EventHandler<E>,
@@ -114,18 +114,18 @@ impl<'a, A: Actor> Ctx<'a, A> {
         self.bus.subscribe_actor::<E, A>(self.mailbox);
     }
 
-    /// Has [`Actor::terminated`] called when the actor of this address ends; at once if there is none.
+    /// Requests a call of [`Actor::terminated`] when the actor of this address ends; at once if there is none.
     pub fn watch(&mut self, address: Address) {
         self.bus.watch(address, self.mailbox.clone());
     }
 
-    /// Handles no further message and ends.
+    /// Stops this actor after the message in progress.
     pub fn stop(&mut self) {
         self.stop = true;
     }
 
-    /// Runs a future beside the mailbox, under the deadline of what is being handled, then calls back with its
-    /// output, still under it and in the span of what is being handled. A panic in it counts as a panic of the actor.
+    /// Runs a future beside the mailbox and calls `then` with its output. Both inherit deadline and span of the message
+    /// in progress. A panic in the future counts as a panic of the actor.
     pub fn spawn<T: Send + 'static>(
         &mut self,
         future: impl Future<Output = T> + 'static,
@@ -134,8 +134,8 @@ impl<'a, A: Actor> Ctx<'a, A> {
         self.run(self.deadline, current_span(), future.in_current_span(), then)
     }
 
-    /// The same without a deadline: for work that goes on after what is being handled was answered. What is called back
-    /// is in no span either: an actor that goes on from there all its life would never leave it.
+    /// [`spawn`](Ctx::spawn) without a deadline, for work that continues after the answer. `then` runs in no span: a
+    /// chain of callbacks would otherwise stay in the first span for ever.
     pub fn spawn_detached<T: Send + 'static>(
         &mut self,
         future: impl Future<Output = T> + 'static,
@@ -144,7 +144,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
         self.run(None, None, future.in_current_span(), then)
     }
 
-    /// Calls back once, after this long.
+    /// Calls `then` once, after `delay`.
     pub fn after(
         &mut self,
         delay: Duration,
@@ -153,8 +153,8 @@ impl<'a, A: Actor> Ctx<'a, A> {
         self.run(None, None, tokio::time::sleep(delay), |actor, (), ctx| then(actor, ctx))
     }
 
-    /// Calls back again and again, first after one period. A tick that finds the one before it still waiting
-    /// in the mailbox, or comes late, is skipped.
+    /// Calls `tick` periodically, first after one period. A tick is skipped if it is late, or if the previous one still
+    /// waits in the mailbox.
     ///
     /// # Panics
     /// If the period is zero.
@@ -174,7 +174,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
                     continue;
                 }
                 let (tick, waiting, ended) = (tick.clone(), waiting.clone(), ended.clone());
-                mailbox.bring_back(Return::Then(Box::new(move |actor, ctx| {
+                mailbox.push_result(TaskResult::Then(Box::new(move |actor, ctx| {
                     waiting.store(false, Relaxed);
                     if !ended.load(Relaxed) {
                         (tick.lock())(actor, ctx);
@@ -197,8 +197,8 @@ impl<'a, A: Actor> Ctx<'a, A> {
         let ended = cancelled.clone();
         let future = AssertUnwindSafe(Scoped::new(deadline, future)).catch_unwind();
         let work = async move {
-            mailbox.bring_back(match future.await {
-                Ok(output) => Return::Then(Box::new(move |actor, ctx| {
+            mailbox.push_result(match future.await {
+                Ok(output) => TaskResult::Then(Box::new(move |actor, ctx| {
                     if !ended.load(Relaxed) {
                         ctx.deadline = deadline;
                         let _scope = Scope::enter(deadline);
@@ -206,7 +206,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
                         then(actor, output, ctx);
                     }
                 })),
-                Err(panic) => Return::Panicked(Panicked::of(panic)),
+                Err(panic) => TaskResult::Panicked(Panicked::of(panic)),
             });
         };
         let task = tokio::task::spawn_local(work);
@@ -214,9 +214,9 @@ impl<'a, A: Actor> Ctx<'a, A> {
         TaskHandle { abort: task.abort_handle(), cancelled }
     }
 
-    pub(crate) fn run_later<R: 'static>(
+    pub(crate) fn run_async<R: 'static>(
         &mut self,
-        later: Later<R>,
+        later: AsyncReply<R>,
         reply: Reply<R>,
         name: &'static str,
         span: tracing::Span,
@@ -224,31 +224,31 @@ impl<'a, A: Actor> Ctx<'a, A> {
         let mailbox = later.exclusive.then(|| self.mailbox.clone());
         self.exclusive |= later.exclusive;
         let future = AssertUnwindSafe(Scoped::new(self.deadline, later.future)).catch_unwind();
-        // Answers when the task is aborted: the guard is dropped with it.
-        let mut owed = Owed(Some(reply));
+        // Sends an error when the task is aborted: the guard is dropped with the task.
+        let mut pending = PendingReply(Some(reply));
         let work = async move {
             let result = match future.await {
                 Ok(result) => result,
                 Err(panic) => Err(Panicked::of(panic).error(name)),
             };
-            if let Some(reply) = owed.0.take() {
+            if let Some(reply) = pending.0.take() {
                 reply.send(result);
             }
             if let Some(mailbox) = mailbox {
-                mailbox.bring_back(Return::Resume);
+                mailbox.push_result(TaskResult::Resume);
             }
         };
         self.tasks.add(tokio::task::spawn_local(work.instrument(span)).abort_handle());
     }
 }
 
-/// A reply that is owed by a task which may be aborted.
-struct Owed<R>(Option<Reply<R>>);
+/// A reply of a task that may be aborted.
+struct PendingReply<R>(Option<Reply<R>>);
 
-impl<R> Drop for Owed<R> {
+impl<R> Drop for PendingReply<R> {
     fn drop(&mut self) {
         if let Some(reply) = self.0.take() {
-            let details = "the receiver ended or was rebuilt before it answered";
+            let details = "the receiver stopped or was rebuilt before it answered";
             reply.send(Err(ringfence_messages::ErrorCode::new(ringfence_messages::Code::CANCELLED, details)));
         }
     }

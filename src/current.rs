@@ -1,7 +1,7 @@
-//! What is being handled on this thread right now, so that asks made meanwhile inherit its deadline.
+//! The deadline of the message in progress on this thread, which requests of its handler inherit.
 //!
-//! Set while a handler runs and while a future that a handler started is polled. Rejected: passing a context
-//! argument through every function; it is forgotten exactly once, and that child outlives its parent.
+//! Set while a handler runs, and while a future of a handler is polled.
+//! Alternatives considered: a context argument in every function. One omission, and a request outlives its parent.
 
 use std::{
     cell::Cell,
@@ -16,20 +16,20 @@ thread_local! {
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The deadline of what is being handled on this thread, if it has one.
+/// The deadline of the message in progress on this thread, if it has one.
 #[inline]
 pub(crate) fn deadline() -> Option<Instant> {
     DEADLINE.get()
 }
 
-/// Runs code as if nothing were being handled: asks made in it inherit no deadline. For work that must go on
-/// when the request that led to it is given up.
+/// Runs code outside the message in progress: its requests inherit no deadline. For work that must continue after the
+/// request that caused it has timed out.
 pub fn detached<T>(code: impl FnOnce() -> T) -> T {
     let _scope = Scope::enter(None);
     code()
 }
 
-/// Sets the deadline until dropped, then puts back the one before.
+/// Sets the deadline until dropped, then restores the previous one.
 pub(crate) struct Scope(Option<Instant>);
 
 impl Scope {

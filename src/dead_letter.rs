@@ -1,4 +1,4 @@
-//! Messages that no actor handled, kept for whoever asks why.
+//! Dead letters: messages that no actor handled, with the reason.
 
 use std::{collections::VecDeque, time::SystemTime};
 
@@ -6,21 +6,22 @@ use parking_lot::Mutex;
 use ringfence_messages::{Address, ErrorCode};
 use serde::Serialize;
 
-/// Dead letters that are kept; the oldest goes first. Too low: the interesting one is gone. Too high: memory.
+/// Number of kept dead letters; the oldest is dropped first. Too low: the relevant one is lost. Too high: memory.
 pub const MAX_DEAD_LETTERS: usize = 256;
 
 /// A message that no actor handled.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
-    /// When it was refused.
+    /// Time of the rejection.
     pub at: SystemTime,
-    /// Where it was to go.
+    /// Address of the receiver.
     #[serde(serialize_with = "as_text")]
     pub to: Address,
-    /// [`Message::NAME`](crate::Message::NAME) or [`Event::TOPIC`](crate::Event::TOPIC). Not its contents: they may be secret.
+    /// [`Message::NAME`](crate::Message::NAME) or [`Event::TOPIC`](crate::Event::TOPIC). Never the content, which may
+    /// be secret.
     pub name: &'static str,
-    /// Why it was not handled.
+    /// Reason of the rejection.
     pub why: ErrorCode,
 }
 

@@ -1,4 +1,4 @@
-//! What lies in a mailbox: messages with their way back, events, and what the actor's own tasks bring back.
+//! The items of a mailbox: requests with their reply channel, events, and results of the actor's tasks.
 
 use std::{
     any::Any,
@@ -14,22 +14,22 @@ use crate::{
     answer::{Answer, IntoAnswer, Reply, bind},
     context::Ctx,
     current::Scope,
-    interceptor::{Letter, Verdict},
+    interceptor::{InterceptedMessage, Verdict},
     stats,
 };
 
-/// A handler panicked; this is what it said.
+/// The text of a panic in a handler.
 pub(crate) struct Panicked(pub(crate) String);
 
 impl Panicked {
     pub(crate) fn of(payload: Box<dyn Any + Send>) -> Panicked {
         let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
         Panicked(
-            text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without text".into()),
+            text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic without text".into()),
         )
     }
 
-    /// Runs foreign code; a panic in it becomes an error.
+    /// Runs an actor's code and converts a panic into an error.
     pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
         catch_unwind(AssertUnwindSafe(code)).map_err(Panicked::of)
     }
@@ -42,14 +42,14 @@ impl Panicked {
 /// A message or event for an actor of type `A`.
 pub(crate) trait Envelope<A: Actor>: Send {
     fn name(&self) -> &'static str;
-    /// Handles it; an error means that the actor's state is not to be trusted any more.
+    /// Calls the handler. After an error the actor's state is unusable.
     fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked>;
-    /// It will not be handled.
+    /// Rejects the item: no handler will be called.
     fn fail(self: Box<Self>, error: ErrorCode);
 }
 
-/// A message under way.
-pub(crate) struct Parcel<M: Message> {
+/// A message with its reply channel, deadline and span.
+pub(crate) struct Request<M: Message> {
     pub(crate) message: M,
     pub(crate) lane: Lane,
     pub(crate) reply: Option<oneshot::Sender<Result<M::Reply>>>,
@@ -57,15 +57,15 @@ pub(crate) struct Parcel<M: Message> {
     pub(crate) span: Option<Box<tracing::Span>>,
 }
 
-impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
+impl<A: Handler<M>, M: Message> Envelope<A> for Request<M> {
     fn name(&self) -> &'static str {
         M::NAME
     }
 
     fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked> {
-        let Parcel { mut message, reply, deadline, span, .. } = *self;
+        let Request { mut message, reply, deadline, span, .. } = *self;
         let (reply, mailbox) = (Reply(reply), ctx.mailbox);
-        // One that did not wait in line, and whose asker waits on, needs no look at the clock.
+        // A message that did not wait, and whose sender still waits, is in time: no clock read.
         let in_time = ctx.fresh && !reply.is_abandoned();
         if deadline.is_some_and(|deadline| !in_time && deadline <= Instant::now()) {
             stats::EXPIRED.add();
@@ -74,8 +74,8 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
             return Ok(());
         }
         if mailbox.shared.interceptors.any() {
-            let letter = Letter::new(mailbox.address, &mut message);
-            if let Some(answer) = mailbox.shared.interceptors.before_delivery(letter) {
+            let intercepted = InterceptedMessage::new(mailbox.address, &mut message);
+            if let Some(answer) = mailbox.shared.interceptors.before_delivery(intercepted) {
                 reply.send(answer.and_then(Verdict::downcast::<M>));
                 return Ok(());
             }
@@ -92,7 +92,7 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
         stats::add_alone(&mailbox.handled, 1);
         match outcome.map(IntoAnswer::into_answer) {
             Ok(Answer::Now(result)) => reply.send(result),
-            Ok(Answer::Later(later)) => ctx.run_later(later, reply, M::NAME, span),
+            Ok(Answer::AsyncReply(later)) => ctx.run_async(later, reply, M::NAME, span),
             Ok(Answer::Promised(cell)) => bind(&cell, reply),
             Err(panicked) => {
                 stats::add_alone(&mailbox.failed, 1);
@@ -108,20 +108,20 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Parcel<M> {
     }
 }
 
-/// Whether somebody may want the spans that messages are sent in: one load where nobody does.
+/// Whether a subscriber may record the spans of messages: one load if none does.
 #[inline]
 pub(crate) fn traced() -> bool {
     tracing::Level::INFO <= tracing::level_filters::STATIC_MAX_LEVEL
         && tracing::Level::INFO <= tracing::level_filters::LevelFilter::current()
 }
 
-/// The span of what runs here, if anybody wants it.
+/// The current span, if a subscriber records it.
 #[inline]
 pub(crate) fn current_span() -> Option<tracing::Span> {
     if traced() { Some(tracing::Span::current()).filter(|span| !span.is_disabled()) } else { None }
 }
 
-/// What a message is handled in: a span of its own where somebody wants to see every message, else its sender's.
+/// The span of a handler: a new one if every message is recorded, else the sender's.
 fn handling(sender: Option<tracing::Span>, actor: Address, message: &'static str) -> tracing::Span {
     let own = match &sender {
         Some(sender) => tracing::debug_span!(parent: sender, "handle", %actor, message),
@@ -156,19 +156,19 @@ impl<A: EventHandler<E>, E: Event> Envelope<A> for EventEnvelope<E> {
     fn fail(self: Box<Self>, _: ErrorCode) {}
 }
 
-/// A task's closing call on its actor.
+/// The callback of a task.
 pub(crate) type Then<A> = Box<dyn FnOnce(&mut A, &mut Ctx<'_, A>) + Send>;
 
-/// What an actor's own tasks, watches and stoppers bring to it.
-pub(crate) enum Return<A: Actor> {
-    /// A task ended or a timer fired, with what is to be done.
+/// Results of an actor's tasks, watches and stop requests.
+pub(crate) enum TaskResult<A: Actor> {
+    /// A task ended or a timer fired: the callback.
     Then(Then<A>),
-    /// The exclusive answer is given: messages are handled again.
+    /// An exclusive answer was sent: the actor handles messages again.
     Resume,
-    /// A task panicked, so what the actor waits for will never come.
+    /// A task panicked, so that its callback will never run.
     Panicked(Panicked),
     /// A watched actor ended.
     Terminated(Address, Exit),
-    /// Stop.
+    /// A request to stop.
     Stop,
 }

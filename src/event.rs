@@ -1,7 +1,7 @@
-//! Publishing: typed to actors, and as a stream of whatever matches a glob.
+//! Publishing: typed events to actors, and streams of events by topic.
 //!
-//! Invariant: a publisher never waits. A subscriber that cannot take an event misses it, and that is counted and
-//! shown: as a dead letter for an actor, by [`Subscription::missed`] for a stream.
+//! Invariant: a publisher never waits. A subscriber with a full queue misses the event. A missed event is counted, and
+//! is a dead letter for an actor or in [`Subscription::missed`] for a stream.
 
 use std::{
     any::{Any, TypeId},
@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 
 use crate::{envelope::EventEnvelope, mailbox::AnyMailbox, stats, topic::Glob};
 
-/// Events that a [`Subscription`] holds for a reader that is slow. Too low: a burst is missed. Too high: memory.
+/// Events that wait in a [`Subscription`], at most. Too low: a burst is missed. Too high: a slow reader costs memory.
 pub const MAX_STREAM_BACKLOG: usize = 4096;
 
-/// An event whose type is not known to who reads it.
+/// An event of any type.
 #[derive(Clone)]
 pub struct AnyEvent {
     /// [`Event::TOPIC`].
@@ -50,7 +50,7 @@ impl AnyEvent {
         }
     }
 
-    /// What the event is about.
+    /// [`Event::subject`]: the object of the event.
     pub fn subject(&self) -> String {
         (self.view)(self.event.as_ref()).0
     }
@@ -72,19 +72,19 @@ impl fmt::Debug for AnyEvent {
     }
 }
 
-/// A stream of the events whose topic matches a glob, from the moment it was made.
+/// A stream of the events whose topic matches a glob, from its creation on.
 pub struct Subscription {
     events: mpsc::Receiver<AnyEvent>,
     missed: Arc<AtomicU64>,
 }
 
 impl Subscription {
-    /// The next event; `None` once the bus is gone.
+    /// The next event; `None` after the bus is dropped.
     pub async fn recv(&mut self) -> Option<AnyEvent> {
         self.events.recv().await
     }
 
-    /// Events that came while [`MAX_STREAM_BACKLOG`] were waiting, and are lost to this stream.
+    /// Number of events that this stream lost because [`MAX_STREAM_BACKLOG`] events were waiting.
     pub fn missed(&self) -> u64 {
         self.missed.load(Relaxed)
     }
@@ -104,10 +104,10 @@ struct Streaming {
     missed: Arc<AtomicU64>,
 }
 
-/// The actors that hear one type of event, in the order in which they do.
+/// The subscribers of one event type, in the sequence of delivery.
 type Subscribers = BTreeMap<Address, Arc<dyn AnyMailbox>>;
 
-/// Who hears what. Ordered, so that the same program delivers in the same order on every run.
+/// All subscribers. Sorted, so that every run delivers in the same sequence.
 #[derive(Default)]
 pub(crate) struct Topics {
     actors: RwLock<FxHashMap<TypeId, Subscribers>>,
@@ -129,14 +129,14 @@ impl Topics {
         Ok(Subscription { events, missed })
     }
 
-    /// The actor ended.
+    /// Removes an actor that ended.
     pub(crate) fn forget(&self, address: &Address) {
         self.actors.write().values_mut().for_each(|subscribers| {
             subscribers.remove(address);
         });
     }
 
-    /// Gives the event to all who subscribed; returns how many got it.
+    /// Delivers the event to all subscribers; returns the number of receivers.
     pub(crate) fn publish<E: Event>(&self, event: E) -> usize {
         let event = Arc::new(event);
         let mut received = 0;

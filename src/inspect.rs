@@ -1,4 +1,4 @@
-//! One serializable picture of a bus: tests, command line and web page read the same.
+//! A serializable snapshot of a bus, for tests, command line and web page.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -6,43 +6,43 @@ use uuid::Uuid;
 
 use crate::stats::BusStats;
 
-/// Everything there is to see of a bus at one moment.
+/// The state of a bus at one moment.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// The actors, by kind and id.
+    /// All actors, sorted by kind and id.
     pub actors: Vec<ActorSnapshot>,
-    /// What the process counted.
+    /// Counts of the process, for all buses in it.
     pub stats: BusStats,
     /// Messages that no actor handled, oldest first.
     pub dead_letters: Vec<crate::DeadLetter>,
 }
 
-/// One actor.
+/// The state of one actor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActorSnapshot {
-    /// Its kind.
+    /// Kind in the address.
     pub kind: String,
-    /// Its id.
+    /// Uuid in the address.
     pub id: Uuid,
-    /// Its control, normal and bulk lane.
+    /// The control, normal and bulk lane.
     pub lanes: [LaneSnapshot; 3],
-    /// Messages and events that it handled.
+    /// Number of handled messages and events.
     pub handled: u64,
-    /// How many of them panicked.
+    /// Number of panics in handlers.
     pub failed: u64,
-    /// How often it was rebuilt.
+    /// Number of rebuilds.
     pub restarts: u32,
-    /// [`Actor::observe`](crate::Actor::observe); null if it did not answer in time.
+    /// [`Actor::observe`](crate::Actor::observe); null if the actor did not answer in time.
     pub state: Value,
 }
 
 /// One lane of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LaneSnapshot {
-    /// Messages in it.
+    /// Number of queued messages.
     pub depth: u32,
-    /// Messages that it may hold.
+    /// Greatest number of queued messages.
     pub limit: u32,
 }

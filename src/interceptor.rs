@@ -1,4 +1,4 @@
-//! Interceptors see every message and event at its three gates and may change, refuse or answer it.
+//! Interceptors: hooks that see every message and event at three gates and may change, reject or answer it.
 
 use std::{
     any::Any,
@@ -12,17 +12,17 @@ use parking_lot::RwLock;
 use ringfence_messages::{Address, Code, ErrorCode, Event, Message, Result};
 
 /// A message at a gate.
-pub struct Letter<'a> {
-    /// Where it goes.
+pub struct InterceptedMessage<'a> {
+    /// Address of the receiver.
     pub to: Address,
     /// [`Message::NAME`] or [`Event::TOPIC`].
     pub name: &'static str,
     message: &'a mut dyn Any,
 }
 
-impl<'a> Letter<'a> {
-    pub(crate) fn new<M: Message>(to: Address, message: &'a mut M) -> Letter<'a> {
-        Letter { to, name: M::NAME, message }
+impl<'a> InterceptedMessage<'a> {
+    pub(crate) fn new<M: Message>(to: Address, message: &'a mut M) -> InterceptedMessage<'a> {
+        InterceptedMessage { to, name: M::NAME, message }
     }
 
     /// The message, if it is an `M`.
@@ -30,24 +30,24 @@ impl<'a> Letter<'a> {
         self.message.downcast_ref()
     }
 
-    /// The message to be changed, if it is an `M`.
+    /// Mutable access to the message, if it is an `M`.
     pub fn get_mut<M: Message>(&mut self) -> Option<&mut M> {
         self.message.downcast_mut()
     }
 }
 
-/// What becomes of a message at a gate.
+/// An interceptor's decision about a message.
 pub enum Verdict {
-    /// It goes on, changed or not.
+    /// Deliver the message, changed or not.
     Pass,
-    /// The sender gets this error.
+    /// Reject the message: the sender gets this error.
     Veto(ErrorCode),
-    /// The sender gets this answer; the receiver sees nothing. See [`Verdict::answer`].
+    /// Answer the message: the sender gets this reply, the receiver gets nothing. See [`Verdict::answer`].
     Answer(Box<dyn Any + Send>),
 }
 
 impl Verdict {
-    /// Answers in the receiver's place.
+    /// A reply in place of the receiver's.
     pub fn answer<M: Message>(reply: M::Reply) -> Verdict {
         Verdict::Answer(Box::new(reply))
     }
@@ -55,45 +55,44 @@ impl Verdict {
     pub(crate) fn downcast<M: Message>(answer: Box<dyn Any + Send>) -> Result<M::Reply> {
         let reply = answer.downcast::<M::Reply>().map(|reply| *reply);
         reply.map_err(|_| {
-            ErrorCode::new(Code::INTERNAL, format!("an interceptor answered {} with a reply of another type", M::NAME))
+            ErrorCode::new(Code::INTERNAL, format!("interceptor answered {} with a reply of another type", M::NAME))
         })
     }
 }
 
-/// Sees messages and events on their way. Every method passes them on unless it is overridden. It runs on the
-/// sender's or the receiver's thread and must not block.
+/// A hook for messages and events. The default methods let everything pass. A method runs on the thread of the sender
+/// or of the receiver, and must not block.
 pub trait Interceptor: Send + Sync {
-    /// A message is about to be put into a mailbox.
-    fn before_send(&self, letter: &mut Letter<'_>) -> Verdict {
-        let _ = letter;
+    /// Called before a message is put into a mailbox.
+    fn before_send(&self, message: &mut InterceptedMessage<'_>) -> Verdict {
+        let _ = message;
         Verdict::Pass
     }
 
-    /// A message is about to be handled.
-    fn before_delivery(&self, letter: &mut Letter<'_>) -> Verdict {
-        let _ = letter;
+    /// Called before a message is handled.
+    fn before_delivery(&self, message: &mut InterceptedMessage<'_>) -> Verdict {
+        let _ = message;
         Verdict::Pass
     }
 
-    /// An event is about to be published; an error stops it, and the publisher gets the error. `event` can be
-    /// downcast to the type of the event.
+    /// Called before an event is published. `event` can be downcast to the type of the event.
     ///
     /// # Errors
-    /// Whatever it vetoes with.
+    /// Rejects the event; the publisher gets the error.
     fn before_publish(&self, topic: &'static str, event: &mut dyn Any) -> Result<()> {
         let _ = (topic, event);
         Ok(())
     }
 }
 
-/// All interceptors of a bus, asked in the order in which they were added.
+/// All interceptors of a bus, in the sequence in which they were added.
 #[derive(Default)]
 pub(crate) struct Interceptors {
     any: AtomicBool,
     list: RwLock<Vec<Arc<dyn Interceptor>>>,
 }
 
-/// An answer or refusal that keeps a message from going on.
+/// The answer or error of an interceptor that stopped a message.
 type Stopped = Option<Result<Box<dyn Any + Send>>>;
 
 impl Interceptors {
@@ -102,23 +101,27 @@ impl Interceptors {
         self.any.store(true, Relaxed);
     }
 
-    /// The one load that a message pays for when nobody intercepts.
+    /// Without interceptors a message costs only this load.
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.any.load(Relaxed)
     }
 
-    pub(crate) fn before_send(&self, letter: Letter<'_>) -> Stopped {
-        self.pass(letter, |interceptor, letter| interceptor.before_send(letter))
+    pub(crate) fn before_send(&self, message: InterceptedMessage<'_>) -> Stopped {
+        self.pass(message, |interceptor, message| interceptor.before_send(message))
     }
 
-    pub(crate) fn before_delivery(&self, letter: Letter<'_>) -> Stopped {
-        self.pass(letter, |interceptor, letter| interceptor.before_delivery(letter))
+    pub(crate) fn before_delivery(&self, message: InterceptedMessage<'_>) -> Stopped {
+        self.pass(message, |interceptor, message| interceptor.before_delivery(message))
     }
 
-    fn pass(&self, mut letter: Letter<'_>, gate: impl Fn(&dyn Interceptor, &mut Letter<'_>) -> Verdict) -> Stopped {
+    fn pass(
+        &self,
+        mut message: InterceptedMessage<'_>,
+        gate: impl Fn(&dyn Interceptor, &mut InterceptedMessage<'_>) -> Verdict,
+    ) -> Stopped {
         let list = self.list.read().clone();
-        list.iter().find_map(|interceptor| match gate(interceptor.as_ref(), &mut letter) {
+        list.iter().find_map(|interceptor| match gate(interceptor.as_ref(), &mut message) {
             Verdict::Pass => None,
             Verdict::Veto(error) => Some(Err(error)),
             Verdict::Answer(answer) => Some(Ok(answer)),

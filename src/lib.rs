@@ -1,28 +1,28 @@
-//! A message bus between actors, for programs that must not lose a message: embeddable, typed, on actix.
+//! A typed message bus between actors, on actix, for programs that must not lose a message.
 //!
-//! An **actor** is a struct that one thread alone touches. A **message** is a struct with a typed reply. The **bus**
-//! finds actors by address and carries messages to them. What you get over plain channels:
+//! An **actor** is a struct that only one thread accesses. A **message** is a struct with a typed reply. The **bus**
+//! finds actors by address and delivers messages to them. Compared with channels:
 //!
-//! * every request is answered exactly once: with its reply, an error that says why, or a timeout;
-//! * a deadline on every request, inherited by the requests that its handler makes;
-//! * bounded mailboxes with three lanes; a full lane refuses at once, nothing is dropped in silence;
-//! * a panic in a handler fails that one message; the actor is rebuilt and the messages behind it are handled;
-//! * a busy actor does not hold up the timers and neighbours on its thread;
-//! * tests in virtual time: a day of minute ticks takes milliseconds ([`testkit`]).
+//! * every request gets exactly one answer: its reply, an error with the reason, or a timeout;
+//! * every request has a deadline, which the requests of its handler inherit;
+//! * mailboxes are bounded and have three lanes; a full lane rejects at once, and nothing is dropped silently;
+//! * a panic in a handler fails one message; the actor is rebuilt, and the queued messages are handled;
+//! * a busy actor does not delay the timers and the other actors of its thread;
+//! * tests run in virtual time: a day of minute ticks takes milliseconds ([`testkit`]).
 //!
 //! # An actor in five minutes
 //!
-//! A message is plain data plus one line that names it, versions it and types its reply. An actor lists what it
-//! accepts and has one `impl Handler` per message:
+//! A message is plain data with one line that gives name, version and reply type. An actor lists the messages that it
+//! accepts, and has one `impl Handler` per message:
 //!
 //! ```
 //! use ringfence::{Accepts, Actor, Bus, Ctx, Handler, Kind, Result, message};
 //! use serde::{Deserialize, Serialize};
 //!
-//! /// Adds to the sum and answers it.
+//! /// Adds to the sum and returns the sum.
 //! #[derive(Debug, Serialize, Deserialize)]
 //! struct Add(u64);
-//! message!(Add, 1 => u64);            // version 1, answered by a u64
+//! message!(Add, 1 => u64);            // version 1, the reply is a u64
 //!
 //! #[derive(Default)]
 //! struct Counter {
@@ -50,12 +50,12 @@
 //! actix::System::new().block_on(async {
 //!     let bus = Bus::new();
 //!     let id = uuid::Uuid::new_v4();
-//!     let counter = bus.spawn(id, Counter::default)?;     // the factory makes it, and makes it anew after a panic
+//!     let counter = bus.spawn(id, Counter::default)?;     // the factory also rebuilds it after a panic
 //!
-//!     counter.tell(Add(1))?;                              // no answer wanted
-//!     assert_eq!(counter.ask(Add(2)).await?, 3);          // or wanted
+//!     counter.tell(Add(1))?;                              // without a reply
+//!     assert_eq!(counter.ask(Add(2)).await?, 3);          // with a reply
 //!
-//!     // Who holds no reference asks by address: a kind and a uuid.
+//!     // Without a reference, send to the address: kind and uuid.
 //!     let address = ringfence::Address::new(Counter::KIND, id);
 //!     assert_eq!(bus.ask(address, Add(4)).await?, 7);
 //!     Ok(())
@@ -65,15 +65,15 @@
 //!
 //! # An event
 //!
-//! A fact that whoever cares may hear. Its topic is for streams of everything that matches a glob (a log, a web
-//! page); actors subscribe to its type:
+//! An event is a fact for any number of subscribers. Actors subscribe to its type; streams, such as a log or a web
+//! page, match its topic with a glob:
 //!
 //! ```
 //! # use ringfence::{Accepts, Actor, Bus, Ctx, EventHandler, Kind, Result, event};
 //! # use serde::{Deserialize, Serialize};
 //! #[derive(Clone, Debug, Serialize, Deserialize)]
 //! struct DoorOpened { door: String }
-//! event!(DoorOpened, "door.opened", 1, |e| e.door.clone());      // the last part: what it is about
+//! event!(DoorOpened, "door.opened", 1, |e| e.door.clone());      // last: the subject
 //!
 //! #[derive(Default)]
 //! struct Porter { seen: Vec<String> }
@@ -111,12 +111,13 @@
 //!
 //! # A test
 //!
-//! [`testkit::run`] gives a test a bus of its own and virtual time: it moves only when everything waits, so that a
-//! year passes at once and every run is the same. A [`probe`](testkit::World::probe) stands in for another actor. The
-//! feature `testkit` belongs into your dev-dependencies.
+//! [`testkit::run`] gives a test its own bus and virtual time. Time advances only when every task waits, so that a year
+//! passes at once and every run is the same. A [`probe`](testkit::World::probe) replaces another actor. Enable the
+//! feature
+//! `testkit` in the dev-dependencies.
 //!
 //! ```
-//! # use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, Later, Result, message, testkit};
+//! # use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, AsyncReply, Result, message, testkit};
 //! # use serde::{Deserialize, Serialize};
 //! # use std::time::Duration;
 //! # #[derive(Debug, Serialize, Deserialize)] struct Ring;
@@ -152,16 +153,16 @@
 //! });
 //! ```
 //!
-//! # What a handler may answer
+//! # Answers of a handler
 //!
-//! | returns | when |
+//! | type | use |
 //! |---|---|
-//! | `Result<Reply>` | it knows now |
-//! | [`Later`] | a future answers, beside the mailbox ([`Later::new`]) or with the mailbox held ([`Later::exclusive`]) |
-//! | [`Promised`] | something else will: keep the [`Promise`] from [`Ctx::promise`] |
+//! | `Result<Reply>` | the reply is known at once |
+//! | [`AsyncReply`] | a future replies, beside the mailbox or alone ([`exclusive`](AsyncReply::exclusive)) |
+//! | [`Promised`] | other code replies later through the [`Promise`] from [`Ctx::promise`] |
 //!
 //! ```
-//! # use ringfence::{Accepts, Actor, Bus, Ctx, Handler, Kind, Later, Result, message};
+//! # use ringfence::{Accepts, Actor, Bus, Ctx, Handler, Kind, AsyncReply, Result, message};
 //! # use serde::{Deserialize, Serialize};
 //! # #[derive(Debug, Serialize, Deserialize)] struct Fetch(String);
 //! # message!(Fetch, 1 => usize);
@@ -172,10 +173,11 @@
 //! # }
 //! # async fn download(what: String) -> Result<usize> { Ok(what.len()) }
 //! impl Handler<Fetch> for Fetcher {
-//!     type Answer = Later<usize>;
+//!     type Answer = AsyncReply<usize>;
 //!
-//!     fn handle(&mut self, fetch: Fetch, _: &mut Ctx<'_, Self>) -> Later<usize> {
-//!         Later::new(async move { download(fetch.0).await })       // other messages are handled meanwhile
+//!     fn handle(&mut self, fetch: Fetch, _: &mut Ctx<'_, Self>) -> AsyncReply<usize> {
+//!         // The actor handles other messages while the future runs.
+//!         AsyncReply::new(async move { download(fetch.0).await })
 //!     }
 //! }
 //! # actix::System::new().block_on(async {
@@ -184,28 +186,32 @@
 //! # });
 //! ```
 //!
-//! # When things go wrong
+//! # Errors
 //!
-//! Errors are [`ErrorCode`]s with a stable [`Code`]. The bus's own:
+//! Errors are [`ErrorCode`]s with a stable [`Code`]. The bus itself returns:
 //!
-//! | code | means |
+//! | code | meaning |
 //! |---|---|
-//! | `SYS.1000` | the handler panicked; the actor is rebuilt under its [`RestartPolicy`] |
-//! | `SYS.1001` | the deadline passed. The work may still happen: ask, do not guess |
-//! | `SYS.1008`, `SYS.1009` | it has no handler for that; nobody lives there |
-//! | `SYS.1010` | its lane is full: try later |
-//! | `SYS.1012`, `SYS.1017` | it ended first; it gave the request up |
+//! | `SYS.1000` | the handler panicked; the actor is rebuilt by its [`RestartPolicy`] |
+//! | `SYS.1001` | the deadline passed; the work may still be done, so query the state |
+//! | `SYS.1008` | the actor has no handler for the message |
+//! | `SYS.1009` | no actor has the address |
+//! | `SYS.1010` | the lane is full; retry later |
+//! | `SYS.1012` | the actor stopped before it answered |
+//! | `SYS.1017` | the actor dropped the request |
 //!
-//! Messages that no actor handled are in [`Bus::dead_letters`]; [`Bus::inspect`] shows every actor, lane and count;
-//! [`Interceptor`]s see, change, refuse or answer whatever passes; [`Ctx::watch`] tells when another actor ends.
+//! [`Bus::dead_letters`] lists messages that no actor handled. [`Bus::inspect`] shows every actor with its lanes and
+//! counts. An [`Interceptor`] can read, change, reject or answer every message. [`Ctx::watch`] reports the end of
+//! another actor.
 //!
-//! # Which thread
+//! # Threads
 //!
-//! [`Bus::spawn`] keeps an actor on the current thread, [`Spawn::spawn_on`] puts it on an actix arbiter's. A message
-//! within a thread costs tens of nanoseconds, across threads a wake-up of the other: let actors that talk much share one.
-//! `make bench` sets the bus beside actix, kameo, ractor, xtra and tokio's channels.
+//! [`Bus::spawn`] runs an actor on the current thread, [`Spawn::spawn_on`] on the thread of an actix arbiter. A message
+//! within a thread costs tens of nanoseconds; a message to another thread also costs a wake-up of that thread. So
+//! actors with much traffic belong on one thread. `make bench` compares the bus with actix, kameo, ractor, xtra and
+//! tokio's channels.
 //!
-//! Invariants of the design and what was rejected stand at the top of each module, and in `docs/adr/`.
+//! Each module header states invariants and alternatives considered; longer arguments are in `docs/adr/`.
 
 mod actor;
 mod answer;
@@ -219,7 +225,7 @@ mod event;
 mod inspect;
 mod interceptor;
 mod mailbox;
-mod pump;
+mod mailbox_loop;
 mod registry;
 mod stats;
 mod supervise;
@@ -228,7 +234,7 @@ pub mod testkit;
 mod topic;
 
 pub use actor::{Accepts, Actor, EventHandler, Exit, Handler};
-pub use answer::{IntoAnswer, Later, Promise, Promised};
+pub use answer::{AsyncReply, IntoAnswer, Promise, Promised};
 pub use ask::Ask;
 pub use bus::{ActorRef, Bus, DEFAULT_DEADLINE, MIN_DEADLINE, OBSERVE_TIMEOUT, Spawn};
 pub use context::{Ctx, TaskHandle};
@@ -236,9 +242,9 @@ pub use current::detached;
 pub use dead_letter::{DeadLetter, MAX_DEAD_LETTERS};
 pub use event::{AnyEvent, MAX_STREAM_BACKLOG, Subscription};
 pub use inspect::{ActorSnapshot, LaneSnapshot, Snapshot};
-pub use interceptor::{Interceptor, Letter, Verdict};
+pub use interceptor::{InterceptedMessage, Interceptor, Verdict};
 pub use mailbox::LaneLimits;
-pub use pump::{MAX_TURN, SLICE, TURN, UNTIMED};
+pub use mailbox_loop::{MAX_TURN, SLICE, TURN, UNTIMED};
 pub use stats::{BusStats, MessageStats, export as export_metrics};
 pub use supervise::RestartPolicy;
 pub use topic::{Glob, MAX_GLOB_BYTES};

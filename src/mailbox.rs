@@ -1,9 +1,9 @@
-//! The mailbox: three bounded lanes, and beside them what the actor's own tasks bring back.
+//! The mailbox: three bounded lanes, and a queue of results of the actor's tasks.
 //!
-//! Invariants: a lane never holds more than its limit; a message that was taken in is either handled or failed
-//! with an error; the pump is woken exactly when it waits. Lanes allocate nothing until they are used.
-//! Rejected: actix's own mailbox (its `do_send` ignores the capacity and it has no lanes), and one channel per
-//! lane (three wakers, three allocations, no common order of service).
+//! Invariants: a lane never exceeds its limit; an accepted message is either handled or failed with an error; the
+//! mailbox loop is woken exactly if it waits; an unused lane allocates nothing.
+//! Alternatives considered: actix's mailbox (its `do_send` ignores the capacity, and it has no lanes); one channel per
+//! lane (three wakers, three allocations, no common sequence of service).
 
 use std::{
     any::{Any, TypeId},
@@ -21,18 +21,18 @@ use ringfence_messages::{Address, Code, ErrorCode, Lane, Result};
 use crate::{
     actor::{Accepts, Actor, Exit},
     bus::Shared,
-    envelope::{Envelope, Return},
+    envelope::{Envelope, TaskResult},
     inspect::ActorSnapshot,
 };
 
-/// How many messages each lane of a mailbox may hold.
+/// The greatest number of queued messages in each lane of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
-    /// Of the control lane. Too low: urgent messages are refused. Too high: they are not urgent.
+    /// Control lane. Too low: urgent messages are rejected. Too high: urgent messages wait behind others.
     pub control: u32,
-    /// Of the normal lane. Too low: bursts are refused. Too high: overload shows late, as latency.
+    /// Normal lane. Too low: bursts are rejected. Too high: overload shows late, as latency.
     pub normal: u32,
-    /// Of the bulk lane. As the normal lane's.
+    /// Bulk lane. Too low and too high: as for the normal lane.
     pub bulk: u32,
 }
 
@@ -64,20 +64,20 @@ pub(crate) struct Mailbox<A: Actor> {
 }
 
 struct Queues<A: Actor> {
-    returns: VecDeque<Return<A>>,
+    results: VecDeque<TaskResult<A>>,
     lanes: [VecDeque<Box<dyn Envelope<A>>>; 3],
-    /// The pump's, from its first poll on.
+    /// Waker of the mailbox loop, from its first poll on.
     waker: Option<Waker>,
-    /// The pump waits for a wake, or will when it is done with what it took out last.
+    /// The mailbox loop waits for a wake, or will wait after the item in progress.
     idle: bool,
     exit: Option<Exit>,
 }
 
-/// What the pump takes out next.
+/// The next item for the mailbox loop.
 pub(crate) enum Item<A: Actor> {
-    Return(Return<A>),
+    TaskResult(TaskResult<A>),
     Message(Box<dyn Envelope<A>>),
-    /// Nothing; the pump will be woken.
+    /// No item; the next one wakes the mailbox loop.
     Idle,
 }
 
@@ -94,7 +94,7 @@ impl<A: Actor> Mailbox<A> {
             accepts,
             limits,
             queues: Mutex::new(Queues {
-                returns: VecDeque::new(),
+                results: VecDeque::new(),
                 lanes: [const { VecDeque::new() }; 3],
                 waker: None,
                 idle: false,
@@ -106,14 +106,14 @@ impl<A: Actor> Mailbox<A> {
         }
     }
 
-    /// Takes a message in.
+    /// Puts a message into a lane.
     pub(crate) fn push(&self, lane: Lane, envelope: Box<dyn Envelope<A>>) -> Result<()> {
         let mut queues = self.queues.lock();
         let refusal = if let Some(exit) = &queues.exit {
-            ErrorCode::new(Code::NODE_UNAVAILABLE, format!("{} is no more: {exit}", self.address))
+            ErrorCode::new(Code::NODE_UNAVAILABLE, format!("{} has ended: {exit}", self.address))
         } else if queues.lanes[lane as usize].len() >= self.limits.of(lane) as usize {
             let limit = self.limits.of(lane);
-            let details = format!("the {lane:?} lane of {} holds {limit} messages already", self.address);
+            let details = format!("the {lane:?} lane of {} is full: limit {limit} messages", self.address);
             ErrorCode::new(Code::NOT_READY, details)
         } else {
             queues.lanes[lane as usize].push_back(envelope);
@@ -126,25 +126,25 @@ impl<A: Actor> Mailbox<A> {
         Err(refusal)
     }
 
-    /// Takes in what a task of the actor brings back. Not bounded here: there is one per task.
-    pub(crate) fn bring_back(&self, item: Return<A>) {
+    /// Queues the result of a task. Not bounded here: each task has at most one result.
+    pub(crate) fn push_result(&self, item: TaskResult<A>) {
         let mut queues = self.queues.lock();
         if queues.exit.is_none() {
-            queues.returns.push_back(item);
+            queues.results.push_back(item);
             queues.wake();
         }
     }
 
-    /// Takes the next thing out; with `only_returns` messages stay where they are. True if nothing at all is left:
-    /// the pump may go to sleep without another look, whatever comes from now on wakes it.
-    pub(crate) fn pop(&self, waker: &Waker, only_returns: bool) -> (Item<A>, bool) {
+    /// Takes the next item; with `only_results` no message. True if the mailbox is now empty: the mailbox loop may
+    /// sleep, and the next item wakes it.
+    pub(crate) fn pop(&self, waker: &Waker, only_results: bool) -> (Item<A>, bool) {
         let mut queues = self.queues.lock();
-        let item = match queues.returns.pop_front() {
-            Some(item) => Item::Return(item),
-            None if only_returns => Item::Idle,
+        let item = match queues.results.pop_front() {
+            Some(item) => Item::TaskResult(item),
+            None if only_results => Item::Idle,
             None => queues.lanes.iter_mut().find_map(VecDeque::pop_front).map_or(Item::Idle, Item::Message),
         };
-        let empty = queues.returns.is_empty() && queues.lanes.iter().all(VecDeque::is_empty);
+        let empty = queues.results.is_empty() && queues.lanes.iter().all(VecDeque::is_empty);
         if empty || matches!(item, Item::Idle) {
             if !queues.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
                 queues.waker = Some(waker.clone());
@@ -154,29 +154,29 @@ impl<A: Actor> Mailbox<A> {
         (item, empty)
     }
 
-    /// Forgets what the tasks of a dead incarnation brought back. Dropped outside the lock: it is foreign code.
-    pub(crate) fn clear_returns(&self) {
-        let returns = std::mem::take(&mut self.queues.lock().returns);
-        // A request to stop, or news of a watched actor, is for whoever comes next.
-        for item in returns {
-            if matches!(item, Return::Stop | Return::Terminated(..)) {
-                self.bring_back(item);
+    /// Drops the task results of a dead incarnation, outside the lock because their drop runs the actor's code.
+    pub(crate) fn clear_results(&self) {
+        let results = std::mem::take(&mut self.queues.lock().results);
+        // A stop request and the end of a watched actor are for the next incarnation.
+        for item in results {
+            if matches!(item, TaskResult::Stop | TaskResult::Terminated(..)) {
+                self.push_result(item);
             }
         }
     }
 
-    /// Takes nothing in from now on; gives out what was left. Returns false if it was closed before.
+    /// Closes the mailbox and fails its queued messages. Returns false if it was closed before.
     pub(crate) fn close(&self, exit: Exit) -> bool {
         let mut queues = self.queues.lock();
         if queues.exit.is_some() {
             return false;
         }
-        let why = ErrorCode::new(Code::NODE_UNAVAILABLE, format!("{} is no more: {exit}", self.address));
+        let why = ErrorCode::new(Code::NODE_UNAVAILABLE, format!("{} has ended: {exit}", self.address));
         queues.exit = Some(exit);
         let left = std::mem::take(&mut queues.lanes);
-        let returns = std::mem::take(&mut queues.returns);
+        let results = std::mem::take(&mut queues.results);
         drop(queues);
-        drop(returns);
+        drop(results);
         for envelope in left.into_iter().flatten() {
             self.shared.dead_letters.push(self.address, envelope.name(), &why);
             envelope.fail(why.clone());
@@ -196,16 +196,16 @@ impl<A: Actor> Queues<A> {
     }
 }
 
-/// A mailbox whose actor's type is not known: what the registry holds.
+/// A mailbox of any actor type, as in the registry.
 pub(crate) trait AnyMailbox: Send + Sync {
-    /// Takes in `Option<Parcel<M>>` (emptied on success) or `EventEnvelope<E>`, whose message or event type is
-    /// `of`. `None` if the actor has no handler for it.
+    /// Accepts `Option<Request<M>>` (emptied on success) or `EventEnvelope<E>` of the message or event type `of`.
+    /// `None` if the actor has no handler.
     fn take_in(&self, of: TypeId, item: &mut dyn Any) -> Option<Result<()>>;
     fn stop(&self);
     fn terminated(&self, who: Address, why: &Exit);
-    /// Everything but what only the actor itself can tell.
+    /// The snapshot without the actor's state.
     fn snapshot(&self) -> ActorSnapshot;
-    /// Asks the actor to tell the rest.
+    /// Requests [`Actor::observe`] from the actor.
     fn observe(&self, to: tokio::sync::oneshot::Sender<serde_json::Value>);
 }
 
@@ -215,11 +215,11 @@ impl<A: Actor> AnyMailbox for Mailbox<A> {
     }
 
     fn stop(&self) {
-        self.bring_back(Return::Stop);
+        self.push_result(TaskResult::Stop);
     }
 
     fn terminated(&self, who: Address, why: &Exit) {
-        self.bring_back(Return::Terminated(who, why.clone()));
+        self.push_result(TaskResult::Terminated(who, why.clone()));
     }
 
     fn snapshot(&self) -> ActorSnapshot {
@@ -238,7 +238,7 @@ impl<A: Actor> AnyMailbox for Mailbox<A> {
     }
 
     fn observe(&self, to: tokio::sync::oneshot::Sender<serde_json::Value>) {
-        self.bring_back(Return::Then(Box::new(move |actor, _| {
+        self.push_result(TaskResult::Then(Box::new(move |actor, _| {
             let _ = to.send(actor.observe());
         })));
     }

@@ -1,4 +1,4 @@
-//! Who lives under which address. Sharded, so that senders on many threads do not meet.
+//! The registry of actors by address. Sharded, so that senders on many threads do not contend.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use crate::mailbox::AnyMailbox;
 
+/// Too low: threads contend for the locks. Too high: memory, and a slow list of all actors.
 const SHARDS: usize = 64;
 
 type Shard = RwLock<FxHashMap<Address, Arc<dyn AnyMailbox>>>;
@@ -28,7 +29,7 @@ impl Registry {
     pub(crate) fn insert(&self, address: Address, mailbox: Arc<dyn AnyMailbox>) -> Result<()> {
         match self.shard(&address).write().entry(address) {
             std::collections::hash_map::Entry::Occupied(_) => {
-                Err(ErrorCode::new(Code::CHANGE_STATE, format!("an actor lives at {address} already")))
+                Err(ErrorCode::new(Code::CHANGE_STATE, format!("an actor has the address {address} already")))
             }
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(mailbox);
@@ -42,11 +43,12 @@ impl Registry {
     }
 
     pub(crate) fn remove(&self, address: &Address) {
-        let gone = self.shard(address).write().remove(address);
-        drop(gone);
+        // Dropped after the lock: the mailbox drops the actor's messages.
+        let removed = self.shard(address).write().remove(address);
+        drop(removed);
     }
 
-    /// All of them, by address.
+    /// All actors, sorted by address.
     pub(crate) fn all(&self) -> Vec<(Address, Arc<dyn AnyMailbox>)> {
         let shards = self.shards.iter();
         let mut all: Vec<_> =

@@ -1,7 +1,7 @@
-//! Counts of the whole process: per type of message, and of what went wrong between actors.
+//! Counts of the process: per message type, and failures between actors.
 //!
-//! The hot path cannot afford a metrics registry, nor two cores sharing a counter: each thread counts the messages
-//! that it handles in cells of its own, [`snapshot`] adds them up, [`export`] hands the sums to `metrics`.
+//! A metrics registry, or a counter that two cores share, is too slow for each message. So each thread counts in its
+//! own cells, [`snapshot`] adds them up, and [`export`] passes the sums to `metrics`.
 
 use std::{
     any::TypeId,
@@ -16,7 +16,7 @@ use ringfence_messages::Message;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-/// A count that only grows.
+/// A counter that only increases.
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
@@ -33,25 +33,25 @@ impl Counter {
     }
 }
 
-/// Replies that came after their asker had gone.
+/// Replies after their sender stopped waiting.
 pub(crate) static LATE_REPLIES: Counter = Counter::new();
-/// Requests whose deadline passed before they were handled.
+/// Requests whose deadline passed in the mailbox.
 pub(crate) static EXPIRED: Counter = Counter::new();
-/// Asks that ended with their deadline.
+/// Requests without an answer before their deadline.
 pub(crate) static TIMEOUTS: Counter = Counter::new();
-/// Events that a subscriber's full lane or stream refused.
+/// Events that a subscriber with a full queue missed.
 pub(crate) static MISSED_EVENTS: Counter = Counter::new();
-/// Actors that panicked too often.
+/// Actors that panicked too often and were stopped.
 pub(crate) static ESCALATIONS: Counter = Counter::new();
 
-/// Adds to a counter that one thread alone writes; others only read it. Without the locked instruction of
-/// `fetch_add`, which costs more than a handler that does little.
+/// Adds to a counter that only one thread writes. Avoids the locked instruction of `fetch_add`, which costs more than a
+/// small handler.
 #[inline]
 pub(crate) fn add_alone(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed) + n, Relaxed);
 }
 
-/// What one thread has handled of one type of message.
+/// The counts of one thread for one message type.
 struct PerMessage {
     name: &'static str,
     handled: AtomicU64,
@@ -59,7 +59,7 @@ struct PerMessage {
     nanos: AtomicU64,
 }
 
-/// Of every thread and type of message; kept when a thread ends, so that no sum ever shrinks.
+/// The counts of all threads and message types. Kept after the end of a thread, so that no sum decreases.
 static ALL: Mutex<Vec<&'static PerMessage>> = Mutex::new(Vec::new());
 
 thread_local! {
@@ -74,14 +74,14 @@ fn of<M: Message>() -> &'static PerMessage {
 #[cold]
 fn new(name: &'static str) -> &'static PerMessage {
     let zero = || AtomicU64::new(0);
-    // One per thread and type of message for the life of the process.
+    // One per thread and message type, for the life of the process.
     let new: &'static PerMessage =
         Box::leak(Box::new(PerMessage { name, handled: zero(), failed: zero(), nanos: zero() }));
     ALL.lock().push(new);
     new
 }
 
-/// Counts one message that this thread handled.
+/// Counts one handled message of this thread.
 #[inline]
 pub(crate) fn handled<M: Message>(took: Option<Duration>, failed: bool) {
     let per = of::<M>();
@@ -94,17 +94,17 @@ pub(crate) fn handled<M: Message>(took: Option<Duration>, failed: bool) {
     }
 }
 
-/// What is counted per type of message.
+/// The counts of one message type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageStats {
-    /// The message's name.
+    /// [`Message::NAME`].
     pub name: String,
-    /// How many were handled.
+    /// Number of handled messages.
     pub handled: u64,
-    /// How many of them panicked.
+    /// Number of panics in handlers.
     pub failed: u64,
-    /// Nanoseconds spent in handlers, where the bus was built with timing.
+    /// Nanoseconds in handlers; 0 without [`Bus::with_timing`](crate::Bus::with_timing).
     pub nanos: u64,
 }
 
@@ -112,21 +112,21 @@ pub struct MessageStats {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BusStats {
-    /// Replies that came after their asker had gone.
+    /// Replies after their sender stopped waiting.
     pub late_replies: u64,
-    /// Requests whose deadline passed before they were handled.
+    /// Requests whose deadline passed in the mailbox.
     pub expired: u64,
-    /// Asks that ended with their deadline.
+    /// Requests without an answer before their deadline.
     pub timeouts: u64,
-    /// Events that a subscriber's full lane or stream refused.
+    /// Events that a subscriber with a full queue missed.
     pub missed_events: u64,
-    /// Actors that panicked too often.
+    /// Actors that panicked too often and were stopped.
     pub escalations: u64,
-    /// Per type of message, by name.
+    /// Counts per message type, sorted by name.
     pub messages: Vec<MessageStats>,
 }
 
-/// The counts of this process.
+/// The sums over all threads.
 pub(crate) fn snapshot() -> BusStats {
     let mut messages = BTreeMap::<&str, MessageStats>::new();
     for per in ALL.lock().iter() {
@@ -150,7 +150,7 @@ pub(crate) fn snapshot() -> BusStats {
     }
 }
 
-/// Hands the counts to the `metrics` recorder, if one is installed. Call it before a scrape is rendered.
+/// Passes the counts to the `metrics` recorder, if one is installed. Call it before each scrape.
 pub fn export() {
     let stats = snapshot();
     metrics::counter!("ringfence_bus_late_replies_total").absolute(stats.late_replies);

@@ -1,20 +1,22 @@
-//! How often and how quickly an actor is rebuilt after its handlers panic.
+//! The restart policy: how often and how fast an actor is rebuilt after panics.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// Restarts that an actor is allowed before its supervisor gives it up.
+/// The restarts of an actor before its supervisor stops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// Restarts within `window`; one more panic escalates. Too low: a burst of odd input ends the actor. Too
-    /// high: a broken actor burns the processor.
+    /// Restarts within `window`; one more panic stops the actor. Too low: a burst of bad input stops the actor. Too
+    /// high: a broken actor wastes processor time.
     pub max: u32,
-    /// The window that restarts are counted in.
+    /// The time window in which restarts count. Too low: a broken actor restarts for ever. Too high: rare panics stop
+    /// an actor.
     pub window: Duration,
-    /// Wait before the second restart within the window; the first is at once. It doubles from then on.
+    /// Delay of the second restart within the window; the first restart is immediate. Doubles with each further
+    /// restart.
     pub backoff: Duration,
-    /// The longest wait.
+    /// The longest delay.
     pub backoff_ceiling: Duration,
 }
 
@@ -29,14 +31,14 @@ impl Default for RestartPolicy {
     }
 }
 
-/// The panics of one actor that still count.
+/// The times of an actor's restarts within the window.
 #[derive(Default)]
 pub(crate) struct Restarts {
     recent: VecDeque<Instant>,
 }
 
 impl Restarts {
-    /// Counts one more panic: how long to wait before the rebuild, or `None` to give up.
+    /// Counts one panic. Returns the delay of the restart, or `None` if no restart is left.
     pub(crate) fn after_panic(&mut self, policy: &RestartPolicy, now: Instant) -> Option<Duration> {
         while self.recent.front().is_some_and(|at| now.duration_since(*at) > policy.window) {
             self.recent.pop_front();
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_wait_doubles_to_its_ceiling_and_the_last_restart_escalates() {
+    async fn delay_doubles_up_to_its_ceiling_until_escalation() {
         let policy = RestartPolicy { max: 5, backoff_ceiling: Duration::from_millis(50), ..Default::default() };
         let mut restarts = Restarts::default();
         let waits: Vec<_> = (0..6).map(|_| restarts.after_panic(&policy, Instant::now())).collect();
@@ -65,7 +67,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn panics_outside_the_window_are_forgotten() {
+    async fn panics_outside_the_window_do_not_count() {
         let policy = RestartPolicy { max: 1, ..Default::default() };
         let mut restarts = Restarts::default();
         for _ in 0..3 {

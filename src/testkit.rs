@@ -1,7 +1,7 @@
-//! A world for tests: virtual time on one thread, probes that stand in for actors, taps on messages.
+//! Test kit: virtual time on one thread, probes that replace actors, taps that record messages.
 //!
-//! Invariants: time moves only when everything waits, so a day of minute ticks takes milliseconds and two runs
-//! are the same; a test that leaves an actor which does not stop fails.
+//! Invariants: time advances only when every task waits, so that a day of minute ticks takes milliseconds and two runs
+//! are the same; a test fails if an actor does not stop at its end.
 
 use std::{cell::Cell, future::Future, sync::Arc, time::Duration};
 
@@ -12,19 +12,19 @@ use uuid::Uuid;
 
 use crate::{
     Accepts, Actor, Bus, Ctx, Handler, Interceptor,
-    interceptor::{Letter, Verdict},
+    interceptor::{InterceptedMessage, Verdict},
 };
 
-/// Virtual time that actors have to stop in when the test ends.
+/// Virtual time for actors to stop at the end of a test.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Virtual time that [`World::until`] waits at most.
+/// Time limit of [`World::until`], in virtual time.
 pub const UNTIL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// Runs a test in a world of its own.
+/// Runs a test with its own bus in virtual time.
 ///
 /// # Panics
-/// If the test panics, or if an actor of the world's bus does not stop within [`STOP_TIMEOUT`] afterwards.
+/// If the test panics, or if an actor does not stop within [`STOP_TIMEOUT`] after it.
 pub fn run<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
     let system = actix::System::with_tokio_rt(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
@@ -38,7 +38,7 @@ pub fn run<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         while !bus.is_empty() {
             let left = bus.inspect().await.actors;
-            assert!(Instant::now() < deadline, "these actors outlive the test: {left:#?}");
+            assert!(Instant::now() < deadline, "actors did not stop after the test: {left:#?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
@@ -53,7 +53,7 @@ pub struct World {
 }
 
 impl World {
-    /// Its bus.
+    /// The bus of this test.
     pub fn bus(&self) -> &Bus {
         &self.bus
     }
@@ -70,23 +70,23 @@ impl World {
         Uuid::from_u128(ids.get())
     }
 
-    /// Waits, in virtual time, until something is true; it is looked at every millisecond.
+    /// Waits, in virtual time, until a condition is true. The condition is checked every millisecond.
     ///
     /// # Panics
     /// After [`UNTIL_TIMEOUT`], with `what`.
-    pub async fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+    pub async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let deadline = Instant::now() + UNTIL_TIMEOUT;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "waited {UNTIL_TIMEOUT:?} in vain until {what}");
+        while !condition() {
+            assert!(Instant::now() < deadline, "timed out after {UNTIL_TIMEOUT:?}: {what}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// An actor that records every `M` and answers what `answer` says, under an address of its own or, with
-    /// `at`, in the place of somebody.
+    /// An actor that records every `M` and replies with the result of `answer`. It has a new address, or `at` to
+    /// replace another actor.
     ///
     /// # Panics
-    /// If somebody lives there.
+    /// If an actor has the address already.
     pub fn probe<M: Message>(
         &self,
         at: Option<Address>,
@@ -96,11 +96,11 @@ impl World {
         let address = at.unwrap_or(Address::new(PROBE, self.id()));
         let record = seen.clone();
         let factory = move || ProbeActor::<M> { seen: record.clone(), answer: answer.clone() };
-        self.bus.actor(address.id, factory).at(address).spawn().expect("nobody lives there");
+        self.bus.actor(address.id, factory).at(address).spawn().expect("the address is free");
         Probe { address, seen }
     }
 
-    /// Records every `M` that is delivered to anybody from now on.
+    /// Records every `M` that any actor gets from now on.
     pub fn tap<M: Message>(&self) -> Tap<M> {
         let seen = Arc::new(Mutex::new(Vec::new()));
         self.bus.intercept(TapInterceptor { seen: seen.clone() });
@@ -110,24 +110,24 @@ impl World {
 
 const PROBE: Kind = Kind::new("probe");
 
-/// A stand-in for an actor.
+/// A replacement for an actor, which records its messages.
 pub struct Probe<M> {
     address: Address,
     seen: Arc<Mutex<Vec<M>>>,
 }
 
 impl<M> Probe<M> {
-    /// Where it lives.
+    /// The probe's address.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// How many messages came.
+    /// The number of recorded messages.
     pub fn count(&self) -> usize {
         self.seen.lock().len()
     }
 
-    /// Takes the messages that came, in order.
+    /// Takes the recorded messages, oldest first.
     pub fn take(&self) -> Vec<M> {
         std::mem::take(&mut self.seen.lock())
     }
@@ -158,18 +158,18 @@ impl<M: Message> Handler<M> for ProbeActor<M> {
     }
 }
 
-/// A record of what was delivered.
+/// A record of delivered messages.
 pub struct Tap<M> {
     seen: Arc<Mutex<Vec<(Address, M)>>>,
 }
 
 impl<M> Tap<M> {
-    /// How many messages were delivered.
+    /// The number of recorded messages.
     pub fn count(&self) -> usize {
         self.seen.lock().len()
     }
 
-    /// Takes the messages that were delivered, in order, with the address of who got them.
+    /// Takes the recorded messages with the address of their receiver, oldest first.
     pub fn take(&self) -> Vec<(Address, M)> {
         std::mem::take(&mut self.seen.lock())
     }
@@ -180,11 +180,11 @@ struct TapInterceptor<M> {
 }
 
 impl<M: Message> Interceptor for TapInterceptor<M> {
-    fn before_delivery(&self, letter: &mut Letter<'_>) -> Verdict {
-        if let Some(message) = letter.get::<M>() {
-            // A message need not be Clone; its wire form always is.
+    fn before_delivery(&self, intercepted: &mut InterceptedMessage<'_>) -> Verdict {
+        if let Some(message) = intercepted.get::<M>() {
+            // A message need not be Clone: copy it through its wire form.
             let copy = codec::to_bytes(message).and_then(|bytes| codec::from_bytes(&bytes));
-            self.seen.lock().push((letter.to, copy.expect("a message survives its own codec")));
+            self.seen.lock().push((intercepted.to, copy.expect("a message round-trips through the codec")));
         }
         Verdict::Pass
     }

@@ -1,11 +1,11 @@
-//! Globs over topics: `*` stands for any text, `?` for one character, `{name}` for one whole segment.
+//! Globs over topics: `*` is any text, `?` one character, `{name}` one segment.
 
 use ringfence_messages::{Code, ErrorCode, Result};
 
-/// The longest glob. Longer ones are a mistake.
+/// Bytes of a glob, at most. Too low: valid globs are rejected. Too high: a client can send slow globs.
 pub const MAX_GLOB_BYTES: usize = 256;
 
-/// A pattern over topics such as `door.*` or `{who}.status-changed`.
+/// A glob over topics, such as `door.*` or `{who}.status-changed`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob(Vec<Part>);
 
@@ -18,14 +18,14 @@ enum Part {
 }
 
 impl Glob {
-    /// Reads a glob.
+    /// Parses a glob.
     ///
     /// # Errors
-    /// `SYS.1007` if it is empty, too long or a brace is not closed.
+    /// `SYS.1007` if the glob is empty, too long or has an unmatched brace.
     pub fn new(text: &str) -> Result<Glob> {
-        let odd = |what: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("topic glob {text:?}: {what}"));
+        let malformed = |what: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("topic glob {text:?}: {what}"));
         if text.is_empty() || text.len() > MAX_GLOB_BYTES {
-            return Err(odd(format!("it must have 1 to {MAX_GLOB_BYTES} bytes")));
+            return Err(malformed(format!("expected 1 to {MAX_GLOB_BYTES} bytes")));
         }
         let mut parts = Vec::new();
         let mut chars = text.chars();
@@ -35,36 +35,36 @@ impl Glob {
                 '?' => Part::One,
                 '{' => {
                     if !chars.by_ref().any(|c| c == '}') {
-                        return Err(odd("a { is not closed by }".into()));
+                        return Err(malformed("`{` is not closed by `}`".into()));
                     }
                     Part::Segment
                 }
-                '}' => return Err(odd("a } closes nothing".into())),
+                '}' => return Err(malformed("`}` closes nothing".into())),
                 c => Part::Char(c),
             });
         }
         Ok(Glob(parts))
     }
 
-    /// Whether a topic is of this pattern.
+    /// Whether a topic matches. Linear in glob and topic.
     pub fn matches(&self, topic: &str) -> bool {
         let topic: Vec<char> = topic.chars().collect();
-        // reach[i]: the parts so far can match the first i characters. Linear in both, whatever the pattern.
-        let mut reach = vec![false; topic.len() + 1];
-        reach[0] = true;
+        // matched[i]: the parts so far match the first i characters.
+        let mut matched = vec![false; topic.len() + 1];
+        matched[0] = true;
         for part in &self.0 {
             let mut next = vec![false; topic.len() + 1];
             for i in 0..=topic.len() {
                 next[i] = match part {
-                    Part::Any => reach[i] || (i > 0 && next[i - 1]),
-                    Part::One => i > 0 && reach[i - 1],
-                    Part::Char(c) => i > 0 && reach[i - 1] && topic[i - 1] == *c,
-                    Part::Segment => i > 0 && topic[i - 1] != '.' && (reach[i - 1] || next[i - 1]),
+                    Part::Any => matched[i] || (i > 0 && next[i - 1]),
+                    Part::One => i > 0 && matched[i - 1],
+                    Part::Char(c) => i > 0 && matched[i - 1] && topic[i - 1] == *c,
+                    Part::Segment => i > 0 && topic[i - 1] != '.' && (matched[i - 1] || next[i - 1]),
                 };
             }
-            reach = next;
+            matched = next;
         }
-        reach[topic.len()]
+        matched[topic.len()]
     }
 }
 
@@ -94,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn odd_globs_are_refused_with_the_reason() {
-        for (glob, says) in [("", "1 to 256"), ("a{b", "not closed"), ("a}b", "closes nothing")] {
-            assert!(Glob::new(glob).unwrap_err().details.contains(says), "{glob}");
+    fn malformed_globs_are_rejected_with_the_reason() {
+        for (glob, reason) in [("", "1 to 256"), ("a{b", "not closed"), ("a}b", "closes nothing")] {
+            assert!(Glob::new(glob).unwrap_err().details.contains(reason), "{glob}");
         }
         assert!(Glob::new(&"*".repeat(MAX_GLOB_BYTES + 1)).is_err());
-        // A pattern that a backtracking matcher would need ages for.
+        // A glob that takes exponential time in a backtracking matcher.
         assert!(!Glob::new(&"*a".repeat(100)).unwrap().matches(&"b".repeat(2000)));
     }
 }

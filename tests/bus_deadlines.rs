@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::*;
 use proptest::prelude::*;
 use ringfence::{
-    Accepts, Actor, Address, Bus, Code, Ctx, DEFAULT_DEADLINE, Handler, Kind, Later, message,
+    Accepts, Actor, Address, AsyncReply, Bus, Code, Ctx, DEFAULT_DEADLINE, Handler, Kind, message,
     testkit::{self, World},
 };
 use serde::{Deserialize, Serialize};
@@ -27,10 +27,10 @@ impl Actor for Relayer {
 }
 
 impl Handler<Relay> for Relayer {
-    type Answer = Later<Option<u64>>;
+    type Answer = AsyncReply<Option<u64>>;
     fn handle(&mut self, Relay(hops): Relay, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (bus, me, deadline) = (self.0.clone(), ctx.address(), ctx.deadline());
-        Later::new(async move {
+        AsyncReply::new(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             match hops {
                 0 => Ok(deadline.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs())),

@@ -5,7 +5,9 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use ringfence::{Address, Code, ErrorCode, Interceptor, Kind, Lane, LaneLimits, Letter, Result, Verdict, testkit};
+use ringfence::{
+    Address, Code, ErrorCode, InterceptedMessage, Interceptor, Kind, Lane, LaneLimits, Result, Verdict, testkit,
+};
 use uuid::Uuid;
 
 #[test]
@@ -159,8 +161,8 @@ fn a_stream_that_nobody_reads_misses_events_and_says_how_many() {
 struct Meddler;
 
 impl Interceptor for Meddler {
-    fn before_send(&self, letter: &mut Letter<'_>) -> Verdict {
-        match letter.get_mut::<Add>() {
+    fn before_send(&self, message: &mut InterceptedMessage<'_>) -> Verdict {
+        match message.get_mut::<Add>() {
             Some(Add(13)) => Verdict::Veto(ErrorCode::new(Code::OPERATION, "unlucky")),
             Some(add) => {
                 add.0 += 100;
@@ -170,8 +172,8 @@ impl Interceptor for Meddler {
         }
     }
 
-    fn before_delivery(&self, letter: &mut Letter<'_>) -> Verdict {
-        match letter.get::<Add>() {
+    fn before_delivery(&self, message: &mut InterceptedMessage<'_>) -> Verdict {
+        match message.get::<Add>() {
             Some(Add(114)) => Verdict::answer::<Add>(7),
             Some(Add(115)) => Verdict::answer::<Slow>(()),
             _ => Verdict::Pass,

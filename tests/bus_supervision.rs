@@ -41,8 +41,8 @@ fn an_actor_that_keeps_panicking_is_given_up_and_its_watchers_are_told() {
         let (last, queued) = (broken.ask(Panic("last".into())), broken.ask(Add(1)));
         assert_eq!(last.await.unwrap_err().code, Code::INTERNAL);
         assert_eq!(queued.await.unwrap_err().code, Code::NODE_UNAVAILABLE);
-        world.until("the watcher is told", || log.lock().len() == 3).await;
-        assert_eq!(log.lock()[2], "counter ended: panicked too often, last: last");
+        world.until("the watcher is notified", || log.lock().len() == 3).await;
+        assert_eq!(log.lock()[2], "counter ended: panicked too often, last panic: last");
         assert_eq!(broken.ask(Add(1)).await.unwrap_err().code, Code::NODE_UNAVAILABLE);
         assert_eq!(world.bus().ask(broken.address(), Add(1)).await.unwrap_err().code, Code::NO_ROUTE);
         // 0, 10 and 20 ms between the rebuilds.
@@ -53,7 +53,7 @@ fn an_actor_that_keeps_panicking_is_given_up_and_its_watchers_are_told() {
 }
 
 #[test]
-fn watching_nobody_says_so_at_once_and_a_stop_is_told() {
+fn watch_of_missing_actor_and_stop_are_reported() {
     testkit::run(|world| async move {
         let log = Log::default();
         let target = world.bus().spawn(world.id(), Counter::default).unwrap();
@@ -61,9 +61,11 @@ fn watching_nobody_says_so_at_once_and_a_stop_is_told() {
             let l = log.clone();
             world.bus().spawn(world.id(), move || Counter { watch, ..Counter::logging(&l) }).unwrap();
         }
-        world.until("nobody is missed", || log.lock().contains(&"nobody ended: not there".into())).await;
+        world
+            .until("the missing actor is reported", || log.lock().contains(&"nobody ended: does not exist".into()))
+            .await;
         target.stop();
-        world.until("the stop is told", || log.lock().contains(&"counter ended: stopped".into())).await;
+        world.until("the stop is reported", || log.lock().contains(&"counter ended: stopped".into())).await;
     });
 }
 

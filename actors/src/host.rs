@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later};
+use ringfence::{Accepts, Actor, AsyncReply, Ctx, Handler, Kind};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Message, Result,
     agent::Done,
@@ -117,7 +117,7 @@ impl HostActor {
         &self,
         ctx: &Ctx<'_, Self>,
         call: impl FnOnce(Arc<dyn HostAgentPort>, HostId, Call) -> F,
-    ) -> Later<M::Reply>
+    ) -> AsyncReply<M::Reply>
     where
         M: Message,
         F: Future<Output = Result<M::Reply>> + Send + 'static,
@@ -125,7 +125,7 @@ impl HostActor {
         let left = ctx
             .deadline()
             .map_or(ringfence::DEFAULT_DEADLINE, |at| at.saturating_duration_since(tokio::time::Instant::now()));
-        Later::new(call(self.agents.clone(), self.id, Call::within(left)))
+        AsyncReply::new(call(self.agents.clone(), self.id, Call::within(left)))
     }
 }
 
@@ -152,14 +152,14 @@ impl Actor for HostActor {
 }
 
 impl Handler<PingHostMsg> for HostActor {
-    type Answer = Later<PingHostReply>;
+    type Answer = AsyncReply<PingHostReply>;
 
     fn handle(&mut self, message: PingHostMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (agents, host, pings) = (self.agents.clone(), self.id, self.pings.clone());
         let call = Call::within(Duration::from_millis(message.timeout_ms));
         let (standing, leadership) = (self.standing.clone(), self.leadership.clone());
         let recorder = Recorder::new(ctx.bus().clone());
-        Later::new(async move {
+        AsyncReply::new(async move {
             let began = Instant::now();
             let answer = agents.ping(host, standing.head(), call).await;
             let took = began.elapsed();
@@ -224,7 +224,7 @@ pub const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
 macro_rules! posts {
     ($($kind:ident $command:ty => $method:ident;)*) => {$(
         impl Handler<$command> for HostActor {
-            type Answer = Later<<$command as Message>::Reply>;
+            type Answer = AsyncReply<<$command as Message>::Reply>;
 
             #[allow(unused_mut)]
             fn handle(&mut self, mut command: $command, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
@@ -262,7 +262,7 @@ posts! {
 }
 
 impl Handler<LaunchVmMsg> for HostActor {
-    type Answer = Later<StartVmCmdReply>;
+    type Answer = AsyncReply<StartVmCmdReply>;
 
     fn handle(&mut self, LaunchVmMsg { permit, mut cmd }: LaunchVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let covers = invariant!("I1", permit.covers(self.id, &cmd), "{permit:?} is not for {cmd:?}");

@@ -74,20 +74,20 @@ impl Inventory {
 
 /// The drivers that have to know where things are.
 #[derive(Clone)]
-pub(crate) struct Reach {
+pub(crate) struct Endpoints {
     pub(crate) agents: Arc<AgentClient>,
     pub(crate) mds: Arc<ZbsClient>,
     pub(crate) ceph: Arc<Clusters>,
 }
 
-impl Reach {
+impl Endpoints {
     /// Drivers that reach what this config names.
     ///
     /// # Errors
     /// A token or password file that cannot be read.
-    pub(crate) fn of(config: &ControllerConfig) -> Result<Reach> {
+    pub(crate) fn of(config: &ControllerConfig) -> Result<Endpoints> {
         let clusters = config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())).collect();
-        Ok(Reach {
+        Ok(Endpoints {
             agents: Arc::new(agents(config)?),
             mds: Arc::new(ZbsClient::new(config.mds.clone(), hosts(config)?)?),
             ceph: Arc::new(Clusters::new(clusters)),
@@ -97,9 +97,9 @@ impl Reach {
     /// Reaches what this config names too, or elsewhere than before.
     fn extend(&self, config: &ControllerConfig) -> Result<()> {
         let hosts = hosts(config)?;
-        self.agents.reach(urls(config))?;
-        self.mds.reach(config.mds.clone(), hosts);
-        self.ceph.reach(config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())));
+        self.agents.update(urls(config))?;
+        self.mds.update(config.mds.clone(), hosts);
+        self.ceph.update(config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())));
         Ok(())
     }
 }
@@ -135,14 +135,14 @@ struct Keeper {
     /// What is in force.
     config: ControllerConfig,
     assembly: Assembly,
-    reach: Reach,
+    endpoints: Endpoints,
 }
 
 /// Keeps the inventory of an assembly until nobody can ask any more. Must be called inside the actors' system.
-pub(crate) fn keep(config: ControllerConfig, assembly: Assembly, reach: Reach) -> Inventory {
+pub(crate) fn keep(config: ControllerConfig, assembly: Assembly, endpoints: Endpoints) -> Inventory {
     let (sender, mut asked) = mpsc::channel::<Asked>(MAX_WAITING);
     actix::spawn(async move {
-        let mut keeper = Keeper { begun: config.source.clone(), config, assembly, reach };
+        let mut keeper = Keeper { begun: config.source.clone(), config, assembly, endpoints };
         while let Some(Asked { order, by, dry_run, reply }) = asked.recv().await {
             // Who gave up meanwhile does not want it any more.
             if !reply.is_closed() {
@@ -177,12 +177,12 @@ impl Keeper {
 
     async fn put_into_force(&mut self, change: &Change, new: ControllerConfig, by: &str) -> Result<()> {
         let written = (new.source.managed != self.config.source.managed).then(|| new.source.write()).transpose()?;
-        let changed = match self.reach.extend(&new) {
+        let changed = match self.endpoints.extend(&new) {
             Ok(()) => self.assembly.change(change, new.inventory.clone(), by).await,
             Err(error) => Err(error),
         };
         if let Err(error) = changed {
-            self.reach.extend(&self.config)?;
+            self.endpoints.extend(&self.config)?;
             return Err(error);
         }
         written.map(|written| written.replace()).transpose()?;

@@ -14,7 +14,7 @@ use std::{
 
 use ringfence_sim::{
     fault::{Act, Fault},
-    plan::{Step, What, Whereabouts},
+    plan::{Location, Step, StepKind},
     scenario::{Expected, Scenario},
 };
 use serde_json::Value;
@@ -48,11 +48,11 @@ pub(crate) fn play(scenario: &Scenario) -> Result<Vec<String>, String> {
     if let Some((n, place)) = misplaced {
         return Err(format!("the lab starts vm-{n} on host-{}, not on {place}", n % HOSTS.len()));
     }
-    let faults = plan.steps.iter().filter_map(|step| match &step.what {
-        What::Fault(fault, _) => Some(fault),
-        What::Act(_) => None,
+    let faults = plan.steps.iter().filter_map(|step| match &step.kind {
+        StepKind::Fault(fault, _) => Some(fault),
+        StepKind::Act(_) => None,
     });
-    if plan.steps.iter().any(|step| step.what == What::Act(Act::DeclareRestored)) {
+    if plan.steps.iter().any(|step| step.kind == StepKind::Act(Act::DeclareRestored)) {
         return Err("nobody starts the controller of a lab with --restored".to_owned());
     }
     for fault in faults {
@@ -104,13 +104,13 @@ fn moments(scenario: &Scenario, steps: &[Step]) -> Vec<Moment> {
     let mut moments = Vec::new();
     let mut over = Duration::ZERO;
     for step in steps {
-        match &step.what {
-            What::Fault(fault, lasting) => {
+        match &step.kind {
+            StepKind::Fault(fault, lasting) => {
                 moments.push(Moment { at: step.at, what: Then::Begin(fault.clone(), *lasting) });
                 moments.push(Moment { at: step.at + *lasting, what: Then::End(fault.clone()) });
                 over = over.max(step.at + *lasting);
             }
-            What::Act(act) => moments.push(Moment { at: step.at, what: Then::Act(act.clone()) }),
+            StepKind::Act(act) => moments.push(Moment { at: step.at, what: Then::Act(act.clone()) }),
         }
     }
     for expected in scenario.expected.iter().filter(|expected| !expected.simulated_only) {
@@ -270,14 +270,14 @@ impl Lab {
     fn expect(&self, expected: &Expected, within: Duration) -> Option<String> {
         let deadline = Instant::now() + within;
         loop {
-            let wrong = match (&expected.vm, expected.whereabouts()) {
+            let wrong = match (&expected.vm, expected.location()) {
                 (Some(vm), Some(on)) => {
                     let is = self.writer(vm);
                     let right = is.as_ref().is_ok_and(|is| match &on {
-                        Whereabouts::On(host) => is.as_ref() == Some(host),
-                        Whereabouts::NotOn(host) => is.as_ref().is_some_and(|is| is != host),
-                        Whereabouts::Somewhere => is.is_some(),
-                        Whereabouts::Nowhere => is.is_none(),
+                        Location::On(host) => is.as_ref() == Some(host),
+                        Location::NotOn(host) => is.as_ref().is_some_and(|is| is != host),
+                        Location::Somewhere => is.is_some(),
+                        Location::Nowhere => is.is_none(),
                     });
                     (!right).then(|| format!("{vm} is to be {on:?}, and is {is:?}"))
                 }

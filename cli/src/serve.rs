@@ -42,7 +42,7 @@ use crate::{
         access::Access,
         backend::{Backend, missing},
     },
-    inventory::{self, Inventory, Order, Reach},
+    inventory::{self, Endpoints, Inventory, Order},
     listen, metrics,
     notify::{HookInventory, HookTest, Notifier, Pace},
 };
@@ -75,14 +75,14 @@ pub async fn run(
     let journal = Journal::open(state.path())?;
     let records = journal.verify()?;
     tracing::info!(records, "the journal's chain is whole");
-    let reach = Reach::of(&config)?;
+    let endpoints = Endpoints::of(&config)?;
     let journal: Arc<dyn JournalPort> = Arc::new(journal);
     let notifier = Notifier::open(&config.hooks, state.path(), journal.clone(), Pace::default()).await?;
     let notifier = Arc::new(notifier);
     let ports = Ports {
-        agents: reach.agents.clone(),
-        mds: reach.mds.clone(),
-        ceph: reach.ceph.clone(),
+        agents: endpoints.agents.clone(),
+        mds: endpoints.mds.clone(),
+        ceph: endpoints.ceph.clone(),
         leadership: Arc::new(Embedded::new(state)),
         journal,
     };
@@ -105,8 +105,8 @@ pub async fn run(
 
     let access = Access::by(config.api_tokens.clone());
     let per_second = config.requests_per_second;
-    let certificates = Certificates::of(&config, reach.agents.clone());
-    let inventory = inventory::keep(config, assembly.clone(), reach);
+    let certificates = Certificates::of(&config, endpoints.agents.clone());
+    let inventory = inventory::keep(config, assembly.clone(), endpoints);
     let controller = Controller { assembly, inventory, metrics: handle, notifier: notifier.clone(), certificates };
     let app = http::router(Arc::new(controller), access.clone());
     let app = http::limit::limited(app, per_second, access);

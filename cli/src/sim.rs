@@ -225,7 +225,7 @@ fn tell(failure: &Failure, args: &SimArgs, size: Size) {
     failure.outcome.violations.iter().for_each(|violation| print(format!("  violation of {violation}")));
     print(format!("  {} of {} faults are enough:", kept.len(), whole.steps.len()));
     for step in &failure.plan.steps {
-        print(format!("    {:>10.3} s {:?}", step.at.as_secs_f64(), step.what));
+        print(format!("    {:>10.3} s {:?}", step.at.as_secs_f64(), step.kind));
     }
     print("  the last events:");
     let log = &failure.outcome.log;

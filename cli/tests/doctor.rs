@@ -260,7 +260,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     std::fs::rename(a.file("key.away"), a.file("key")).unwrap();
     write(&a.file("key"), a.text("key"), 0o644);
     let (code, report) = asked();
-    report.says(key, "fail", "others may use it too (mode 644)", "chmod 600 ");
+    report.says(key, "fail", "others may read it (mode 644)", "chmod 600 ");
     report.says(login, "unknown", "not tried", "mend ssh-key first");
     assert_eq!(code, 1, "OpenSSH would refuse it too");
     write(&a.file("key"), "no key", 0o600);

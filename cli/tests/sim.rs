@@ -44,10 +44,10 @@ fn stories_are_listed_and_played_and_a_wrong_one_says_where() {
     let file = dir.path().join("wrong.toml");
     for (text, says) in [
         ("title = 'x'\nlasting = 60\nhostz = 3\n", "unknown field `hostz`"),
-        ("title = 'x'\nlasting = 60\n[[vm]]\nhost = 'host-9'\n", "there is no host-9"),
-        ("title = 'x'\nlasting = 60\n[[step]]\nat = 70\n", "the step at 70 needs a fault or an act"),
+        ("title = 'x'\nlasting = 60\n[[vm]]\nhost = 'host-9'\n", "host host-9 does not exist"),
+        ("title = 'x'\nlasting = 60\n[[step]]\nat = 70\n", "step at 70 needs either `fault` or `act`"),
         ("title = 'x'\nlasting = 60\n[[step]]\nat = 7\nfault = { kind = 'fire' }\n", "unknown variant `fire`"),
-        ("title = 'x'\nlasting = 60\n[[expect]]\nvm = 'vm-0'\n", "an expectation needs"),
+        ("title = 'x'\nlasting = 60\n[[expect]]\nvm = 'vm-0'\n", "expectation needs either"),
     ] {
         std::fs::write(&file, text).unwrap();
         let output = ringfence(&["scenario", "run", file.to_str().unwrap()]);

@@ -225,9 +225,9 @@ async fn the_right_pair_is_heard_and_every_other_is_refused_in_words() {
     let path = |path: &Path| path.display().to_string();
     let result = agent.ping("https", "host-a", Some(&mixed(&foreign, &of_a))).await;
     refused("a foreign controller", result, vec![path(&foreign.cert), "its authority is not in the `ca`".into()]);
-    logged("its certificate is of no authority in our `ca` file").await;
+    logged("its certificate is not from an authority in our `ca` file").await;
     let result = agent.ping("https", "host-a", Some(&mixed(&controller, &foreign))).await;
-    let no_authority = format!("is of no authority in {}", path(&foreign.ca));
+    let no_authority = format!("is not from an authority in {}", path(&foreign.ca));
     refused("a foreign agent", result, vec![agent.address.to_string(), no_authority]);
     let result = agent.ping("https", "host-b", Some(&controller)).await;
     let stranger = format!("that of host {} (host-a), not that of host {}", host("host-a"), host("host-b"));
@@ -242,9 +242,9 @@ async fn the_right_pair_is_heard_and_every_other_is_refused_in_words() {
 
     // Who does not use our client: the agent alone refuses these.
     for (what, own, says, log) in [
-        ("a host", Some(&of_b), "it is not of the role", "not of the role that is heard here (a host's"),
-        ("a user", Some(&user), "it is not of the role", "not of the role that is heard here (a host's"),
-        ("nobody", None, "was shown none", "it shows no certificate"),
+        ("a host", Some(&of_b), "it is not of the role", "not of the role that is accepted here (a host's"),
+        ("a user", Some(&user), "it is not of the role", "not of the role that is accepted here (a host's"),
+        ("nobody", None, "got none", "it sends no certificate"),
         ("too late", Some(&ours.ended(Names::controller(), "late")), "it ended", "its certificate ended on 2"),
     ] {
         log_is_empty();
@@ -296,7 +296,7 @@ async fn an_agent_in_the_clear_is_not_taken_for_one_by_tls() {
     let controller = Pki::new(dir.path(), "ca").issue(Names::controller(), "controller");
     let agent = Agent::start(dir.path(), None).await;
     let error = agent.ping("https", "host-a", Some(&controller)).await.unwrap_err();
-    assert!(error.details.contains("it does not speak TLS there"), "{error}");
+    assert!(error.details.contains("it does not speak TLS"), "{error}");
     agent.ping("http", "host-a", Some(&controller)).await.unwrap();
     agent.stop().await;
 }

@@ -245,7 +245,7 @@ async fn a_collector_by_tls_is_believed_by_the_authority_of_the_file_and_no_othe
     let log = cluster.log("controller");
     let complaint = log.lines().find(|line| line.contains("spans were dropped")).expect("it is told");
     assert!(
-        complaint.contains(&address.to_string()) && complaint.contains("its certificate is of no authority in"),
+        complaint.contains(&address.to_string()) && complaint.contains("its certificate is not from an authority in"),
         "{complaint}"
     );
 }

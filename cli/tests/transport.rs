@@ -77,7 +77,7 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
     assert!(fine.status.success() && String::from_utf8_lossy(&fine.stdout).contains("host-1"), "{fine:?}");
     refused("nobody to believe", &hosts(&url, &[]).await, "--ca-file FILE or RINGFENCE_CA_FILE");
     let foreign = hosts(&url, &[("--ca-file", &other.join("ca.pem"))]).await;
-    refused("a foreign authority", &foreign, &format!("of no authority in {}", other.join("ca.pem").display()));
+    refused("a foreign authority", &foreign, &format!("not from an authority in {}", other.join("ca.pem").display()));
     let named = hosts(&format!("https://localhost:{}", address.port()), &[("--ca-file", &ca_file)]).await;
     refused("another name", &named, "not for this name or address");
     refused("plain HTTP", &hosts(&format!("http://{address}"), &[]).await, "this port speaks TLS: ask by https://");
@@ -95,7 +95,7 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
     };
     assert!(shown(&user).await.status.success());
     refused("a stranger", &shown(&stranger).await, "its authority is not in the `ca` file");
-    refused("a host", &shown(&host).await, "not of the role that is heard there");
+    refused("a host", &shown(&host).await, "not of the role that is accepted there");
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
-//! Speaks to host agents: POST of JSON, bounded in time and size.
+//! Client of host agents: POST of JSON, with limits on time and size.
 //!
-//! Invariants: an answer larger than [`MAX_BODY_BYTES`] is not read to its end; what is not the protocol's answer
-//! or comes from another host is `SYS.1015` with the beginning of what came instead; its words are
-//! bounded and clean (`words.rs` of the messages), and without the secrets that it was given (see `secrets.rs`); no body and no token is ever logged; to an `https://` agent
-//! nothing is said, the token neither, before its certificate is that of its host (see [`tls`]).
+//! Invariants: a reply larger than [`MAX_BODY_BYTES`] is not read to its end; a reply that is not of the protocol, or
+//! from another host, is `SYS.1015` with the beginning of that reply; texts in a reply are bounded and clean
+//! (`words.rs` of the messages) and have no secret that the request had (`secrets.rs`); no body and no token is logged;
+//! an `https://` agent gets nothing, not even the token, before its certificate is verified (see [`tls`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -36,68 +36,68 @@ use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
 use crate::{
-    exact,
     secrets::Secrets,
+    strict_json,
     tls::{self, TlsFiles, Watched},
     trace_context::{self, TRACEPARENT},
 };
 
-/// How long a TCP connection may take. Too low: a busy network looks dead. Too high: a dead host holds a ping's
-/// place for so long.
+/// Time limit of a TCP connect. Too low: a busy network looks dead. Too high: a dead host occupies a ping for that
+/// long.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a connection is kept for the next call. Must be shorter than the time after which agents close idle
-/// connections (10 s): a call on a connection that is being closed fails.
+/// Idle time after which a connection is closed. Must be less than the agents' limit (10 s): a call on a connection
+/// that is being closed fails. Too low: every call connects again.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the URL of an agent begins that shows and asks for certificates.
+/// The scheme of agents that use TLS.
 const SECURE: &str = "https://";
 
-/// Characters of an odd answer that an error repeats.
+/// Characters of a malformed reply in an error.
 const SAMPLE_CHARS: usize = 200;
 
-/// Posts commands to one kind of peer and reads its answers. Used for host agents and MDS agents alike.
-pub(crate) struct Poster {
+/// Posts commands to one kind of peer, host agents or MDS agents, and reads the replies.
+pub(crate) struct AgentRpc {
     client: Watched<Client>,
     tls: Option<TlsFiles>,
 }
 
-/// A peer: where requests go, and what errors call it.
+/// A peer: the URL of requests, and the URL in errors.
 pub(crate) struct Peer {
-    sent: String,
-    shown: String,
-    /// What the commands to it tell it that nobody else is to know.
+    request_url: String,
+    display_url: String,
+    /// The secret in its commands, which is removed from its replies.
     secret: Option<SecretString>,
-    /// The host that is to answer; `None` for what is no host's agent.
+    /// The expected host; `None` for an MDS agent.
     host: Option<HostId>,
 }
 
 impl Peer {
-    /// One that is called by its URL.
+    /// A peer with one URL for requests and errors.
     pub(crate) fn at(url: &str) -> Peer {
-        Peer { sent: url.to_owned(), shown: url.to_owned(), secret: None, host: None }
+        Peer { request_url: url.to_owned(), display_url: url.to_owned(), secret: None, host: None }
     }
 
-    /// The same one, whose commands have this secret in them.
+    /// Sets the secret in the commands to this peer.
     pub(crate) fn given(self, secret: Option<&SecretString>) -> Peer {
         Peer { secret: secret.cloned(), ..self }
     }
 
-    fn of(host: HostId, sent: String, shown: &str) -> Peer {
-        Peer { sent, shown: shown.to_owned(), secret: None, host: Some(host) }
+    fn of(host: HostId, request_url: String, display_url: &str) -> Peer {
+        Peer { request_url, display_url: display_url.to_owned(), secret: None, host: Some(host) }
     }
 }
 
-impl Poster {
-    pub(crate) fn new() -> Result<Poster> {
-        Ok(Poster { client: Watched::new(Vec::new(), || built(tls::plain_client()?))?, tls: None })
+impl AgentRpc {
+    pub(crate) fn new() -> Result<AgentRpc> {
+        Ok(AgentRpc { client: Watched::new(Vec::new(), || built(tls::plain_client()?))?, tls: None })
     }
 
-    /// One that shows and asks for certificates. `addresses` are those of the hosts' aliases.
-    fn secure(files: TlsFiles, addresses: HashMap<String, String>, ends: tls::Ends) -> Result<Poster> {
-        let of = files.clone();
-        let make = move || built(tls::agents_client(&of, addresses.clone(), ends.clone())?);
-        Ok(Poster { client: Watched::new(files.paths(), make)?, tls: Some(files) })
+    /// A client with TLS. `addresses` are the addresses of the hosts' aliases.
+    fn secure(files: TlsFiles, addresses: HashMap<String, String>, ends: tls::Ends) -> Result<AgentRpc> {
+        let tls_files = files.clone();
+        let make = move || built(tls::agents_client(&tls_files, addresses.clone(), ends.clone())?);
+        Ok(AgentRpc { client: Watched::new(files.paths(), make)?, tls: Some(files) })
     }
 
     pub(crate) async fn post<C: AgentCommand>(
@@ -108,11 +108,11 @@ impl Poster {
         call: Call,
     ) -> Result<C::Reply> {
         let at = |base: &str| format!("{}{}", base.trim_end_matches('/'), C::PATH);
-        let url = at(&peer.shown);
-        // A new client when files changed: connections under the old certificates end with the old one.
+        let url = at(&peer.display_url);
+        // A new client after a change of files: connections with the old certificates end with the old client.
         let client: Arc<Client> = self.client.current();
         let mut request = client
-            .post(at(&peer.sent))
+            .post(at(&peer.request_url))
             .header(TASK_HEADER, call.task.simple().to_string())
             .header(DEADLINE_HEADER, call.timeout.as_millis().to_string())
             .json(body);
@@ -137,17 +137,14 @@ impl Poster {
         };
         let (status, body) = answer?;
         let given = token.into_iter().chain(&peer.secret);
-        understand_hiding::<C::Reply>(&Secrets::of(given), &url, status, &body)
+        parse_reply_redacted::<C::Reply>(&Secrets::of(given), &url, status, &body)
     }
 
     async fn read_bounded(&self, url: &str, mut response: reqwest::Response) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(url, &e))? {
             if body.len() + chunk.len() > MAX_BODY_BYTES {
-                return Err(ErrorCode::new(
-                    Code::HTTP,
-                    format!("{url} answered with more than {MAX_BODY_BYTES} bytes"),
-                ));
+                return Err(ErrorCode::new(Code::HTTP, format!("reply of {url} has more than {MAX_BODY_BYTES} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
@@ -168,15 +165,15 @@ impl Poster {
     }
 }
 
-/// An answer that says that it is another host's is none. An agent of the version before does not say whose it is.
+/// Rejects a reply of another host. An agent of the previous version sends no host uuid.
 fn is_of(host: Option<HostId>, url: &str, headers: &reqwest::header::HeaderMap) -> Result<()> {
-    let (Some(host), Some(said)) = (host, headers.get(HOST_HEADER)) else { return Ok(()) };
-    let said = said.to_str().unwrap_or("?");
-    if said.parse() == Ok(host) {
+    let (Some(host), Some(header)) = (host, headers.get(HOST_HEADER)) else { return Ok(()) };
+    let replied = header.to_str().unwrap_or("?");
+    if replied.parse() == Ok(host) {
         return Ok(());
     }
     let details = format!(
-        "{url} is answered by host {said:.60}, not by host {host}: mend the agent's address in the controller's file"
+        "{url} is answered by host {replied:.60}, not by host {host}: fix the agent's address in the controller's config"
     );
     Err(ErrorCode::new(Code::HTTP, details))
 }
@@ -190,95 +187,95 @@ fn built(client: ClientBuilder) -> Result<Client> {
         .map_err(|e| ErrorCode::new(Code::INTERNAL, format!("HTTP client: {e}")))
 }
 
-/// Reads the answer of an agent, or of an MDS: its reply, or the error that it tells.
+/// Parses the reply of an agent or an MDS.
 ///
 /// # Errors
-/// What the peer says went wrong; `SYS.1015` with the beginning of the answer if it is none.
-pub fn understand<R: DeserializeOwned + Serialize>(url: &str, status: StatusCode, body: &[u8]) -> Result<R> {
-    understand_hiding(&Secrets::default(), url, status, body)
+/// The peer's error; `SYS.1015` with the beginning of the body if it is malformed.
+pub fn parse_reply<R: DeserializeOwned + Serialize>(url: &str, status: StatusCode, body: &[u8]) -> Result<R> {
+    parse_reply_redacted(&Secrets::default(), url, status, body)
 }
 
-/// As [`understand`], without the secrets that the peer was given.
-fn understand_hiding<R: DeserializeOwned + Serialize>(
+/// [`parse_reply`] without the secrets of the request.
+fn parse_reply_redacted<R: DeserializeOwned + Serialize>(
     secrets: &Secrets,
     url: &str,
     status: StatusCode,
     body: &[u8],
 ) -> Result<R> {
-    let odd = |what: String| {
+    let malformed = |what: String| {
         let sample = secrets.hide_parts(&String::from_utf8_lossy(body));
         let sample: String = sample.chars().filter(|c| !c.is_control()).take(SAMPLE_CHARS).collect();
         let details = format!("{url} answered {status} with {}: {sample:?}", secrets.hide_parts(&what));
         ErrorCode::new(Code::HTTP, words::bounded(&details))
     };
-    // From here on nothing that it says is secret or long, or does anything to a terminal.
-    let said = exact::value(body).map(|said| secrets.hide_in(said));
-    let answer: serde_json::Result<AgentAnswer<serde_json::Value>> = said.and_then(exact::read);
-    let answer = answer.map_err(|e| odd(format!("what is no answer of an agent ({e})")))?;
+    // From here on no text of the peer has a secret, is long, or controls a terminal.
+    let redacted = strict_json::value(body).map(|reply| secrets.hide_in(reply));
+    let answer: serde_json::Result<AgentAnswer<serde_json::Value>> = redacted.and_then(strict_json::read);
+    let answer = answer.map_err(|e| malformed(format!("no reply of an agent ({e})")))?;
     match (answer.success, answer.error) {
         (true, None) if status.is_success() => {
             let reply = answer.reply.unwrap_or_default();
-            exact::read(reply).map_err(|e| odd(format!("a reply of another shape ({e})")))
+            strict_json::read(reply).map_err(|e| malformed(format!("a reply of another shape ({e})")))
         }
         (false, Some(error)) => Err(error.bounded()),
-        (false, None) => Err(odd("a failure without an error".to_owned())),
-        (true, _) => Err(odd("success and failure at once".to_owned())),
+        (false, None) => Err(malformed("a failure without an error".to_owned())),
+        (true, _) => Err(malformed("success and failure at once".to_owned())),
     }
 }
 
-/// Where the agents are.
+/// The client of all agents.
 pub struct AgentClient {
     known: RwLock<Arc<Known>>,
     token: Option<SecretString>,
     tls: Option<TlsFiles>,
 }
 
-/// The agents that are known at a time; replaced as a whole.
+/// The known agents; replaced as a whole.
 struct Known {
     urls: HashMap<HostId, String>,
     peers: HashMap<HostId, Peer>,
-    poster: Poster,
+    rpc: AgentRpc,
     ends: tls::Ends,
 }
 
 impl Known {
-    /// `tls` is shown to agents with an `https://` URL, each of which is believed its own certificate alone.
+    /// `tls` is used for agents with an `https://` URL. Of each only its own host's certificate is accepted.
     fn of(urls: HashMap<HostId, String>, tls: Option<&TlsFiles>) -> Result<Known> {
         let Some(files) = tls else {
             if let Some(secure) = urls.values().find(|url| url.starts_with(SECURE)) {
-                let details = format!("{secure} wants to see a certificate: add [agent_tls] cert, key, ca");
+                let details = format!("agent {secure} requires a certificate: add [agent_tls] cert, key, ca");
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             }
             let peers = urls.iter().map(|(id, url)| (*id, Peer::of(*id, url.clone(), url))).collect();
-            return Ok(Known { urls, peers, poster: Poster::new()?, ends: tls::Ends::default() });
+            return Ok(Known { urls, peers, rpc: AgentRpc::new()?, ends: tls::Ends::default() });
         };
         let mut addresses = HashMap::new();
         let mut peer = |(id, url): (&HostId, &String)| {
             let place = url.strip_prefix(SECURE).and_then(|authority| authority.rsplit_once(':'));
             let Some((address, port)) = place else { return (*id, Peer::of(*id, url.clone(), url)) };
             addresses.insert(tls::alias(*id), address.to_owned());
-            let sent = format!("{SECURE}{}:{}", tls::alias(*id), port.trim_end_matches('/'));
-            (*id, Peer::of(*id, sent, url))
+            let request_url = format!("{SECURE}{}:{}", tls::alias(*id), port.trim_end_matches('/'));
+            (*id, Peer::of(*id, request_url, url))
         };
         let peers = urls.iter().map(&mut peer).collect();
         let ends = tls::Ends::default();
-        Ok(Known { urls, peers, poster: Poster::secure(files.clone(), addresses, ends.clone())?, ends })
+        Ok(Known { urls, peers, rpc: AgentRpc::secure(files.clone(), addresses, ends.clone())?, ends })
     }
 }
 
 impl AgentClient {
-    /// A client of these agents, by their base URLs. `token` is shown to each of them.
+    /// A client of these agents, by their base URLs. `token` is sent to each of them.
     ///
     /// # Errors
-    /// `SYS.1000` if the HTTP client cannot be made.
+    /// `SYS.1000` if the HTTP client cannot be created.
     pub fn new(hosts: HashMap<HostId, String>, token: Option<SecretString>) -> Result<AgentClient> {
         AgentClient::with_tls(hosts, token, None)
     }
 
-    /// Such a client that shows a certificate to agents with an `https://` URL, and believes each its own alone.
+    /// A client with TLS for agents with an `https://` URL. Of each only its own host's certificate is accepted.
     ///
     /// # Errors
-    /// `SYS.1007` if a file of `tls` cannot be used, naming it and the fix; or if there is none for an `https://` agent.
+    /// `SYS.1007` with file and remedy if a file of `tls` is unusable, or if an `https://` agent lacks `tls`.
     pub fn with_tls(
         hosts: HashMap<HostId, String>,
         token: Option<SecretString>,
@@ -288,11 +285,11 @@ impl AgentClient {
         Ok(AgentClient { known, token, tls })
     }
 
-    /// Reaches these agents too, or elsewhere than before. Calls under way end as they began.
+    /// Adds or replaces URLs of agents. Calls in progress are not affected.
     ///
     /// # Errors
-    /// As [`with_tls`](AgentClient::with_tls)'s; then nothing is another.
-    pub fn reach(&self, hosts: impl IntoIterator<Item = (HostId, String)>) -> Result<()> {
+    /// As [`with_tls`](AgentClient::with_tls); then nothing changes.
+    pub fn update(&self, hosts: impl IntoIterator<Item = (HostId, String)>) -> Result<()> {
         let before = self.known.read().clone();
         let mut urls = before.urls.clone();
         urls.extend(hosts);
@@ -302,18 +299,17 @@ impl AgentClient {
         Ok(())
     }
 
-    /// When the first of the certificates ends that these hosts showed last, in seconds of the Unix epoch; `None` if none
-    /// was seen.
+    /// The earliest end of the last certificates of these hosts, in seconds of the Unix epoch; `None` if none was seen.
     pub fn certificates_end(&self, hosts: impl IntoIterator<Item = HostId>) -> Option<i64> {
         let known = self.known.read().clone();
         let ends = known.ends.lock();
         hosts.into_iter().filter_map(|host| ends.get(&host).copied()).min()
     }
 
-    /// Has a host look at itself and at the way to its siblings. Not of the port: no actor asks for it.
+    /// Makes a host check itself and the path to its sibling hosts. Not in the port: no actor needs it.
     ///
     /// # Errors
-    /// As [`HostAgentPort`]'s; `SYS.1003` from an agent that is older than the question.
+    /// As for [`HostAgentPort`]; `SYS.1003` from an agent without this command.
     pub async fn diagnose(&self, host: HostId, cmd: DiagnoseHostCmd, call: Call) -> Result<DiagnoseHostReply> {
         self.call(host, cmd, call).await
     }
@@ -321,7 +317,7 @@ impl AgentClient {
     async fn call<C: AgentCommand>(&self, host: HostId, command: C, call: Call) -> Result<C::Reply> {
         let known = self.known.read().clone();
         let Some(peer) = known.peers.get(&host) else {
-            return Err(ErrorCode::new(Code::NOT_FOUND, format!("no agent is known for host {host}")));
+            return Err(ErrorCode::new(Code::NOT_FOUND, format!("host {host} has no known agent")));
         };
         let span = span!(
             "agent.call",
@@ -329,10 +325,10 @@ impl AgentClient {
             otel.kind = "client",
             host.id = %host,
             http.request.method = "POST",
-            url.full = format!("{}{}", peer.shown, C::PATH),
+            url.full = format!("{}{}", peer.display_url, C::PATH),
             ringfence.task = %call.task.simple(),
         );
-        spans::within(span, known.poster.post::<C>(peer, self.token.as_ref(), &command, call)).await
+        spans::within(span, known.rpc.post::<C>(peer, self.token.as_ref(), &command, call)).await
     }
 }
 
@@ -389,7 +385,10 @@ impl HostAgentPort for AgentClient {
         call: Call,
     ) -> Result<StartVmCmdReply> {
         if !permit.covers(host, &cmd) {
-            return Err(ErrorCode::new(Code::INTERNAL, format!("the permit is not for this start of {}", cmd.name)));
+            return Err(ErrorCode::new(
+                Code::INTERNAL,
+                format!("start permit does not cover this start of {}", cmd.name),
+            ));
         }
         self.call(host, cmd, call).await
     }

@@ -1,10 +1,11 @@
-//! A Ceph cluster, as a fence needs it: who watches an image, and which clients it refuses.
+//! Client of a Ceph cluster: watchers of images, and the blocklist.
 //!
-//! Speaks through the `ceph` and `rbd` programs: every argument is its own argv entry, every call is bounded and
-//! killed when it is given up. librados finds a monitor that answers by itself.
-//! Invariants: an answer is taken only if it is exactly of the expected shape; everything else is an error with its
-//! reason, for the caller to treat as "not known" (I2). No secret is read here: the programs read the keyring.
-//! Rejected: linking librados (a C library that a plain Debian lacks, and that cannot be killed when it hangs).
+//! Runs the programs `ceph` and `rbd`: each argument is its own argv entry; each call has a time limit and is killed at
+//! the limit. librados finds a working monitor.
+//! Invariants: a reply is accepted only in its exact shape; everything else is an error with a reason, which the caller
+//! treats as unknown (I2); no secret is read here: the programs read the keyring.
+//! Alternatives considered: linking librados. It is a C library that a plain Debian lacks, and a hung call cannot be
+//! killed.
 
 use std::{
     collections::BTreeMap,
@@ -21,19 +22,22 @@ use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fenc
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::process::Command;
 
-use crate::exact::Object;
+use crate::strict_json::Object;
 
-/// How long one call may take (domain: `timeout 10 rbd status`). Too low: a busy monitor looks gone. Too high: a
-/// fence waits for a cluster that does not answer.
+/// Time limit of one call; ZStack uses `timeout 10 rbd status`. Too low: a busy monitor looks dead. Too high: a fence
+/// waits for a cluster that does not answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the programs themselves wait for a monitor, and for an OSD.
+/// Seconds that the programs wait for a monitor, and for an OSD. Too low: a busy cluster fails. Too high: a call
+/// reaches
+/// [`CALL_TIMEOUT`] without a reason.
 const CONNECT_SECONDS: &str = "3";
 
-/// Bytes of an answer at most. The OSD map of 10,000 OSDs has about 20 MB as JSON.
+/// Bytes of a reply, at most. Too low: the OSD map of a large cluster fails (10,000 OSDs: about 20 MB of JSON). Too
+/// high: memory.
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// A client that has an image open, as Ceph says it.
+/// A watcher, as Ceph lists it.
 #[derive(Deserialize)]
 struct RawWatcher {
     address: String,
@@ -55,12 +59,12 @@ fn ip_of(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// One cluster, with one user's rights.
+/// One cluster, with one user's capabilities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceph {
-    /// `ceph.conf`.
+    /// Path of `ceph.conf`.
     pub conf: PathBuf,
-    /// The user, without `client.`.
+    /// Name of the user, without `client.`.
     pub user: String,
 }
 
@@ -109,24 +113,25 @@ struct RawAddress {
 }
 
 impl Ceph {
-    /// Who has an image open. An empty list proves nothing: a client that is cut off leaves it after 30 s and lives on.
+    /// The watchers of an image. An empty list is no proof: a client without connection leaves it after 30 s and may
+    /// run.
     ///
     /// # Errors
-    /// `SYS.1003` if there is no such image; otherwise why it is not known, as [`unknown`] tells.
+    /// `SYS.1003` if the image does not exist; every other error means unknown, with the reason of [`unknown`].
     pub async fn watchers(&self, pool: &str, image: &str) -> Result<Vec<Watcher>> {
         let spec = format!("{pool}/{image}");
         let answer = self.rbd(&["status", &spec, "--format", "json"]).await;
         let answer = answer.map_err(|e| match e.opaque.get(EXIT).map(String::as_str) {
-            Some("2") => ErrorCode::new(Code::NOT_FOUND, format!("there is no image {spec} on this cluster")),
+            Some("2") => ErrorCode::new(Code::NOT_FOUND, format!("image {spec} does not exist on this cluster")),
             _ => e,
         })?;
         watchers_of(&answer)
     }
 
-    /// Which addresses the cluster refuses, and where its daemons are.
+    /// The rejected addresses, and the addresses of the cluster's daemons.
     ///
     /// # Errors
-    /// Why it is not known.
+    /// The reason why they are unknown.
     pub async fn map(&self) -> Result<CephMap> {
         let (osds, mons) = tokio::join!(
             self.ceph(&["osd", "dump", "--format", "json"]),
@@ -137,41 +142,41 @@ impl Ceph {
         Ok(map)
     }
 
-    /// Which addresses the cluster refuses.
-    async fn refused(&self) -> Result<CephMap> {
+    /// The rejected addresses.
+    async fn blocklist(&self) -> Result<CephMap> {
         osd_map(&self.ceph(&["osd", "dump", "--format", "json"]).await?)
     }
 
-    /// Has the cluster refuse every client from an address, whatever its port and nonce, for so long; returns the
-    /// epoch of the map in which it was read back.
+    /// Makes the cluster reject every client at an address for this time; returns the epoch of the OSD map in which the
+    /// entry was read back.
     ///
     /// # Errors
-    /// Why it is not known to be refused: the cluster may have taken the order all the same.
+    /// The reason why the entry was not read back. The cluster may have accepted it.
     pub async fn block(&self, ip: IpAddr, lasting: Duration) -> Result<u64> {
         let (range, seconds) = (range(ip), lasting.as_secs().max(1).to_string());
         self.ceph(&["osd", "blocklist", "range", "add", &range, &seconds]).await?;
-        let map = self.refused().await?;
+        let map = self.blocklist().await?;
         if map.blocked.contains(&ip) {
             return Ok(map.epoch);
         }
-        let details = format!("{range} was added to the blocklist, but the OSD map of epoch {} lacks it", map.epoch);
+        let details = format!("blocklist lacks {range} in OSD map epoch {} after it was added", map.epoch);
         Err(ErrorCode::new(Code::OPERATION, details))
     }
 
-    /// Lets an address in again; one that is not refused is fine too.
+    /// Removes an address from the blocklist. Does nothing if it is not listed.
     ///
     /// # Errors
-    /// Why it is not known to be let in. The key `profile rbd` may block but not let in again.
+    /// The reason why the removal was not read back. A key with `profile rbd` may add entries but not remove them.
     pub async fn unblock(&self, ip: IpAddr) -> Result<u64> {
         self.ceph(&["osd", "blocklist", "range", "rm", &range(ip)]).await?;
-        let mut map = self.refused().await?;
-        // An operator adds such a one; a host that is let in again is not kept out by it.
+        let mut map = self.blocklist().await?;
+        // An operator adds such an entry; it must not keep out a host that returns to service.
         if map.blocked_otherwise.contains(&ip) {
             self.ceph(&["osd", "blocklist", "rm", &all_clients(ip)]).await?;
-            map = self.refused().await?;
+            map = self.blocklist().await?;
         }
         if map.blocked.contains(&ip) || map.blocked_otherwise.contains(&ip) {
-            let details = format!("{ip} was taken off the blocklist, but epoch {} still has it", map.epoch);
+            let details = format!("blocklist has {ip} in OSD map epoch {} after it was removed", map.epoch);
             return Err(ErrorCode::new(Code::OPERATION, details));
         }
         Ok(map.epoch)
@@ -203,7 +208,7 @@ impl Ceph {
                 return Err(ErrorCode::new(Code::TIMEOUT, format!("{}: no answer within {CALL_TIMEOUT:?}", what())));
             }
             Ok(Err(error)) => {
-                let details = format!("{}: {error}. Install ceph-common on the controller", what());
+                let details = format!("{}: {error}; install ceph-common on the controller", what());
                 return Err(ErrorCode::new(Code::IO, details));
             }
             Ok(Ok(output)) => output,
@@ -214,21 +219,21 @@ impl Ceph {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").trim();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").trim();
         let details = words::bounded(&format!("{}: {}: {last:.300}", what(), output.status));
         // 110 is ETIMEDOUT; `ceph` exits with 1 for that and for much else.
-        let timed_out = output.status.code() == Some(110) || said.contains("timed out");
+        let timed_out = output.status.code() == Some(110) || stderr.contains("timed out");
         let code = if timed_out { Code::TIMEOUT } else { Code::OPERATION };
         let exit = output.status.code().map_or("signal".to_owned(), |code| code.to_string());
         Err(ErrorCode::new(code, details).with(EXIT, exit))
     }
 }
 
-/// Under this key an error of a program carries its exit status.
+/// Key of the exit status in [`ErrorCode::opaque`].
 const EXIT: &str = "exit";
 
-/// Why something is not known, in the words of evidence.
+/// The reason of unknown evidence for an error.
 pub fn unknown(error: &ErrorCode) -> UnknownReason {
     match error.opaque.get(EXIT).map(String::as_str) {
         Some("13") => UnknownReason::AuthFailed,
@@ -238,12 +243,12 @@ pub fn unknown(error: &ErrorCode) -> UnknownReason {
     }
 }
 
-/// Reads what `rbd status --format json` says.
+/// Parses `rbd status --format json`.
 ///
 /// # Errors
-/// `SYS.1015` for anything but the very shape: what is not understood is not an empty list.
+/// `SYS.1015` for any other shape: an unreadable list is not an empty one.
 pub fn watchers_of(answer: &[u8]) -> Result<Vec<Watcher>> {
-    let status: Status = understood("rbd status", answer)?;
+    let status: Status = parse_reply("rbd status", answer)?;
     let watcher = |Object(RawWatcher { address, .. })| match ip_of(&address) {
         Some(ip) => Ok(Watcher { address, ip }),
         None => Err(odd_answer("rbd status", &format!("{address:?} is not the address of a watcher"))),
@@ -251,12 +256,12 @@ pub fn watchers_of(answer: &[u8]) -> Result<Vec<Watcher>> {
     status.watchers.into_iter().map(watcher).collect()
 }
 
-/// Reads what `ceph osd dump --format json` says: what is refused, and where the OSDs are.
+/// Parses `ceph osd dump --format json`: blocklist and addresses of OSDs.
 ///
 /// # Errors
-/// `SYS.1015` for anything but the very shape.
+/// `SYS.1015` for any other shape.
 pub fn osd_map(answer: &[u8]) -> Result<CephMap> {
-    let map: OsdMap = understood("ceph osd dump", answer)?;
+    let map: OsdMap = parse_reply("ceph osd dump", answer)?;
     let mut daemons = Vec::new();
     for Object(osd) in map.osds {
         let name = format!("osd.{}", osd.osd);
@@ -266,18 +271,18 @@ pub fn osd_map(answer: &[u8]) -> Result<CephMap> {
     }
     let entries = map.blocklist.keys().chain(map.range_blocklist.keys());
     let blocked = entries.filter_map(|entry| whole_address(entry)).collect();
-    // Without port and nonce a client's entry is of all clients there.
+    // A client entry without port and nonce is for all clients of the address.
     let of_all = |entry: &String| ip_of(entry).filter(|ip| *entry == all_clients(*ip));
     let blocked_otherwise = map.blocklist.keys().filter_map(of_all).collect();
     Ok(CephMap { epoch: map.epoch, blocked, blocked_otherwise, daemons })
 }
 
-/// Reads what `ceph mon dump --format json` says: where the monitors are.
+/// Parses `ceph mon dump --format json`: addresses of monitors.
 ///
 /// # Errors
-/// `SYS.1015` for anything but the very shape.
+/// `SYS.1015` for any other shape.
 pub fn mon_map(answer: &[u8]) -> Result<Vec<(String, IpAddr)>> {
-    let map: MonMap = understood("ceph mon dump", answer)?;
+    let map: MonMap = parse_reply("ceph mon dump", answer)?;
     let mut daemons = Vec::new();
     for Object(mon) in map.mons {
         for Object(RawAddress { addr }) in mon.public_addrs.0.addrvec {
@@ -292,8 +297,8 @@ fn daemon_ip(what: &str, addr: &str) -> Result<IpAddr> {
     ip_of(&format!("{addr}/0")).ok_or_else(|| odd_answer(what, &format!("{addr:?} is not the address of a daemon")))
 }
 
-/// The address of which every client is refused by this entry. Ceph writes a range as `cidr:IP:0/BITS`; a single client
-/// is `IP:0/NONCE`, and a wider range may end earlier than ours: neither counts.
+/// The address whose clients this entry rejects as a whole. Ceph writes a range as `cidr:IP:0/BITS`. A single client
+/// (`IP:0/NONCE`) and a wider range, which may expire earlier, do not count.
 fn whole_address(entry: &str) -> Option<IpAddr> {
     let ip = ip_of(entry.strip_prefix("cidr:")?)?;
     let bits = if ip.is_ipv4() { ":0/32" } else { ":0/128" };
@@ -304,20 +309,22 @@ fn whole_address(entry: &str) -> Option<IpAddr> {
 pub struct Clusters(RwLock<BTreeMap<StorageId, Ceph>>);
 
 impl Clusters {
-    /// These clusters, by storage.
+    /// A client of these clusters, by storage.
     pub fn new(clusters: BTreeMap<StorageId, Ceph>) -> Clusters {
         Clusters(RwLock::new(clusters))
     }
 
-    /// Reaches these too, or by another configuration than before.
-    pub fn reach(&self, clusters: impl IntoIterator<Item = (StorageId, Ceph)>) {
+    /// Adds or replaces clusters.
+    pub fn update(&self, clusters: impl IntoIterator<Item = (StorageId, Ceph)>) {
         self.0.write().extend(clusters);
     }
 
     fn of(&self, storage: StorageId) -> Result<Ceph> {
-        self.0.read().get(&storage).cloned().ok_or_else(|| {
-            ErrorCode::new(Code::NOT_FOUND, format!("storage {storage} has no Ceph cluster of the controller's own"))
-        })
+        self.0
+            .read()
+            .get(&storage)
+            .cloned()
+            .ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("storage {storage} has no known Ceph cluster")))
     }
 }
 
@@ -348,10 +355,10 @@ fn all_clients(ip: IpAddr) -> String {
     format!("{}/0", SocketAddr::new(ip, 0))
 }
 
-fn understood<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {
-    // Also where nothing is taken from: what is not text there is no answer of Ceph's.
+fn parse_reply<T: DeserializeOwned>(what: &str, answer: &[u8]) -> Result<T> {
+    // Also for ignored parts: a reply of Ceph is UTF-8 everywhere.
     let answer = std::str::from_utf8(answer).map_err(|e| odd_answer(what, &e.to_string()))?;
-    serde_json::from_str(answer).map(|Object(understood)| understood).map_err(|e| {
+    serde_json::from_str(answer).map(|Object(reply)| reply).map_err(|e| {
         let sample: String = answer.chars().take(200).collect();
         odd_answer(what, &format!("{e}: {sample:?}"))
     })
@@ -460,7 +467,7 @@ mod tests {
         fn any_text_is_an_answer_or_an_error(text in ".{0,200}") {
             let _ = status(&text);
             let _ = ip_of(&text);
-            let _ = understood::<OsdMap>("x", text.as_bytes());
+            let _ = parse_reply::<OsdMap>("x", text.as_bytes());
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Reads of a libvirt domain what a fence has to know: whose it is, and every disk that it writes.
+//! Reads name, uuid and writable disks from a libvirt domain.
 //!
-//! Purpose: one reading for who checks a file and for who starts it. Invariants: pure; what cannot be told apart from a
-//! writable disk is one; comments, metadata and look-alikes elsewhere in the document say nothing.
-//! Rejected: looking for `<uuid>` in the text (a comment has one, too); asking libvirt (it is not where the check runs).
-//! Not looked at: `nvram` and `filesystem`, which are files of the host and no volumes, and the cluster that the hosts of an
-//! RBD source belong to.
+//! Purpose: the check of a config file and the start of a VM read a domain in the same way.
+//! Invariants: pure; a disk that may be writable counts as writable; comments, metadata and elements of the same name
+//! elsewhere in the document are ignored.
+//! Alternatives considered: a search for `<uuid>` in the text (comments have one too); libvirt itself (it is not
+//! installed where the check runs).
+//! Not read: `nvram` and `filesystem`, which are files of the host and no volumes, and the cluster of the hosts of an
+//! RBD source.
 
 use std::fmt;
 

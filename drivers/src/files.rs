@@ -1,7 +1,8 @@
-//! Files that have to be whole, and files that have to be private.
+//! Atomic and private files.
 //!
-//! Invariants: a file that is replaced holds either the old or the new contents after a crash, whole, and is durable when
-//! that returns; what is written is its owner's alone. What replaces several files at once is `pki`'s, by a rename of the folder.
+//! Invariants: after a crash a replaced file has either the old or the new content, whole, and the new content is on
+//! disk when the call returns; a written file is accessible only to its owner. `pki` replaces several files at once by
+//! a rename of their folder.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -16,12 +17,12 @@ pub fn open_to_others(metadata: &Metadata) -> Option<String> {
     (mode & 0o077 != 0).then(|| format!("{mode:o}"))
 }
 
-/// Why what stands in a file or directory may be somebody else's word: another user owns it or may write it. `None` if it is
-/// this user's, or root's.
+/// Why what stands in a file or directory may be somebody else's word: another user owns it or may write it. `None` if
+/// it is this user's, or root's.
 pub fn not_ours(metadata: &Metadata) -> Option<String> {
     let (own, owner, mode) = (rustix::process::geteuid().as_raw(), metadata.uid(), metadata.mode() & 0o777);
     if owner != 0 && owner != own {
-        return Some(format!("it belongs to user {owner}: chown it to the user that runs this ({own}) or to root"));
+        return Some(format!("it belongs to user {owner}: chown it to the user of this process ({own}) or to root"));
     }
     (mode & 0o022 != 0).then(|| format!("others may write it (mode {mode:o}): chmod go-w it"))
 }
@@ -41,8 +42,8 @@ pub fn trusted(path: &Path) -> std::result::Result<Metadata, String> {
     }
 }
 
-/// Reads a secret: a file of at most `limit` bytes that this user or root owns, and nobody else may use. Nothing that would
-/// wait is opened, such as a named pipe.
+/// Reads a secret: a file of at most `limit` bytes that this user or root owns, and nobody else may use. Nothing that
+/// would wait is opened, such as a named pipe.
 ///
 /// # Errors
 /// Why, and the fix.

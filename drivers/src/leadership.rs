@@ -1,8 +1,8 @@
-//! Who is in office, where there is one controller: whoever holds the lock on the state directory.
+//! Leadership of a single controller: the holder of the lock on the state directory is the leader.
 //!
-//! Invariants: an epoch is given once, and durable before anybody sees it. The lock is the [`StateDir`]'s: while this
-//! lives, no second controller opens the directory. A clustered controller has another implementation; the actors see
-//! the port alone.
+//! Invariants: an epoch is used once, and is on disk before any caller gets it. The lock is that of [`StateDir`]: while
+//! it is held, no second controller opens the directory. A clustered controller has another implementation; actors see
+//! only the port.
 
 use async_trait::async_trait;
 use ringfence_actors::ports::LeadershipPort;
@@ -16,7 +16,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// In office while the directory is held.
+    /// The leader while the lock on the directory is held.
     pub fn new(state: StateDir) -> Embedded {
         Embedded { state }
     }
@@ -28,14 +28,14 @@ impl LeadershipPort for Embedded {
         let path = self.state.path().join("epoch");
         let failed = |why: String| {
             let details = format!(
-                "{}: {why}. It guards against orders of an earlier controller: put a number there that is above every \
-                 epoch of its journal",
+                "{}: {why}; the file protects against commands of an earlier controller: write a number into it that is above \
+                 every epoch of the journal",
                 path.display()
             );
             ErrorCode::new(Code::IO, details)
         };
         let last = match std::fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse::<u64>().map_err(|e| failed(format!("{text:.40?} is no epoch: {e}")))?,
+            Ok(text) => text.trim().parse::<u64>().map_err(|e| failed(format!("{text:.40?} is not an epoch: {e}")))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(error) => return Err(failed(error.to_string())),
         };

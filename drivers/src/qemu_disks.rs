@@ -1,9 +1,9 @@
-//! Finds disks among arguments of QEMU: what is not declared as a volume is neither watched nor fenced.
+//! Finds disks in QEMU arguments: a disk that is not declared as a volume is neither watched nor fenced.
 //!
-//! Invariants: pure; an option that may open a disk for writing is found however it is spelt (one dash or two, commas that
-//! are escaped, a file without any option). What is read only may stay: a CD-ROM, a drive or node with `readonly=on`.
-//! Not found: what a device of the host that is passed through (`vfio-pci`) writes, which no other host can write too.
-//! Rejected: a list of what is allowed. It would be QEMU's manual once more, and refuse serial ports.
+//! Invariants: pure; an option that may open a disk for writing is found in every spelling (one dash or two, escaped
+//! commas, a file without an option). Read-only disks are allowed: a CD-ROM, or a drive or node with `readonly=on`. Not
+//! found: the writes of a passed-through device (`vfio-pci`), which no other host can write too.
+//! Alternatives considered: a list of allowed arguments. It would repeat QEMU's manual and reject serial ports.
 
 /// Options that open a disk whatever is behind them, or take more options from elsewhere.
 const DISKS: [&str; 12] =

@@ -1,10 +1,10 @@
-//! Takes the secrets that a peer was given out of what it answers.
+//! Removes the secrets of a request from its reply.
 //!
-//! Purpose: an MDS that could not log in may say with which password; that would stand in the journal, in the API and at whoever
-//! the webhooks tell. Invariants: the whole secret is hidden in all that is said, also as it looks in JSON, in a URL, in hex and in
-//! base64; in an error, and in what is no answer at all, every part of it of [`MIN_PART`] bytes or more too. It is hidden before
-//! words are cut, for what is cut in the middle is not found any more.
-//! Rejected: hiding parts in replies as well. They hold words of the protocol, and those of a password may be among them.
+//! Purpose: an MDS whose login failed may report the password, which would go to the journal, the API and webhooks.
+//! Invariants: the whole secret is hidden everywhere, also in its JSON, URL, hex and base64 forms; in an error, and in
+//! a reply that is not of the protocol, every part of [`MIN_PART`] bytes or more is hidden too; secrets are hidden
+//! before texts are cut, because a cut secret would not be found.
+//! Alternatives considered: hiding parts in valid replies too. The protocol's own words may be parts of a password.
 
 use ringfence_actors::texts;
 use ringfence_messages::words;
@@ -118,7 +118,8 @@ fn forms(secret: &str) -> Vec<String> {
     all
 }
 
-/// The characters of base64 that a secret alone decides, wherever in a longer text it stands: so many bytes are before it.
+/// The characters of base64 that a secret alone decides, wherever in a longer text it stands: so many bytes are before
+/// it.
 fn base64_within(secret: &[u8], before: usize) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bit = |n: usize| secret[n / 8] >> (7 - n % 8) & 1;

@@ -1,7 +1,7 @@
-//! A directory that one process at a time may use, until it ends, however it ends.
+//! A directory that only one process uses at a time.
 //!
-//! An exclusive `flock` on `DIR/lock`: the kernel lifts it when the process dies, so there is no stale lock file
-//! to clean up. Rejected: a pid file (stale after a crash, and pids are reused).
+//! An exclusive `flock` on `DIR/lock`: the kernel releases it when the process dies, so that no stale lock remains.
+//! Alternatives considered: a pid file (stale after a crash, and pids are reused).
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,22 +23,23 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the directory (mode 0700) if it is missing, and locks it.
+    /// Creates the directory (mode 0700) if it is missing, and locks it.
     ///
     /// # Errors
-    /// `SYS.1016` if it cannot be made or written; `SYS.1007` if others own or may write it; `SYS.1005` if another process holds it. Each says what to do.
+    /// `SYS.1016` if the directory cannot be created or written; `SYS.1007` if another user owns or may write it;
+    /// `SYS.1005` if another process has the lock. Each error has a remedy.
     pub fn open(path: &Path) -> Result<StateDir> {
         let odd = |doing: &str, error: std::io::Error| {
             let details = format!(
-                "state_dir {}: cannot {doing}: {error}. Point state_dir to a directory that this user may write",
+                "state_dir {}: cannot {doing}: {error}; set `state_dir` to a directory that this user may write",
                 path.display()
             );
             ErrorCode::new(Code::IO, details)
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| odd("create it", e))?;
-        let found = fs::metadata(path).map_err(|e| odd("look at it", e))?;
+        let found = fs::metadata(path).map_err(|e| odd("inspect it", e))?;
         if let Some(why) = not_ours(&found) {
-            let details = format!("state_dir {}: {why}. What is planted there would be believed", path.display());
+            let details = format!("state_dir {}: {why}; other users could plant files in it", path.display());
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
         let lock = path.join("lock");
@@ -54,7 +55,7 @@ impl StateDir {
             let mut holder = String::new();
             let _ = (&file).take(32).read_to_string(&mut holder);
             let details = format!(
-                "state_dir {} is in use by process {}: stop it, or give this one a state_dir of its own",
+                "state_dir {} is in use by process {}: stop that process, or set another `state_dir`",
                 path.display(),
                 holder.trim()
             );

@@ -1,7 +1,7 @@
-//! Whose trace a request belongs to, as W3C's `traceparent` says it.
+//! The trace of a request, as W3C `traceparent`.
 //!
-//! Invariant: what cannot be read begins a trace of its own, and nothing is refused for it. Rejected: `tracestate` and
-//! `baggage`, which would hand what strangers wrote on to every host.
+//! Invariant: an unreadable header begins a new trace and never fails the request.
+//! Alternatives considered: `tracestate` and `baggage`. They would pass text from unknown clients to every host.
 
 use opentelemetry::{
     Context,

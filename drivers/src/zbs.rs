@@ -1,8 +1,8 @@
-//! Speaks to the MDS agents of ZBS storages, whichever of them answers.
+//! Client of the MDS agents of ZBS storages.
 //!
-//! Invariants: a failed call is tried on the next MDS; an MDS that failed [`MAX_BAD_CYCLES`] calls in a row must
-//! first answer a cheap question before it is trusted with work again; an SSH password is added to a request as
-//! it leaves and is nowhere else: an MDS that tells it is not repeated.
+//! Invariants: a failed call is retried on the next MDS; an MDS that failed [`MAX_BAD_CYCLES`] calls in a row must
+//! first answer a cheap probe; an SSH password is added to a request when it is sent, is stored nowhere else, and is
+//! removed from the reply.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,23 +22,24 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::agent_client::{Peer, Poster};
+use crate::agent_client::{AgentRpc, Peer};
 
-/// Calls in a row that an MDS may fail before it must prove itself (domain: 3 bad cycles before a reconnect).
+/// Failed calls in a row after which an MDS is probed first; ZStack reconnects after 3 too. Too low: one lost call
+/// costs a probe. Too high: a dead MDS delays calls.
 pub const MAX_BAD_CYCLES: u32 = 3;
 
-/// How long the proof may take.
+/// Time limit of that probe. Too low: a busy MDS stays excluded. Too high: a dead MDS delays a call.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the MDS reaches a host by SSH.
+/// The SSH access of the MDS to a host.
 pub struct HostAccess {
-    /// Address of the host.
+    /// IP address or name of the host.
     pub ip: String,
     /// SSH port.
     pub ssh_port: u16,
     /// SSH user.
     pub ssh_user: String,
-    /// SSH password; `None` where the MDS has a key of its own.
+    /// SSH password; `None` if the MDS has its own key.
     pub ssh_password: Option<SecretString>,
 }
 
@@ -49,12 +50,12 @@ struct Mds {
 
 /// The MDS agents of all ZBS storages.
 pub struct ZbsClient {
-    poster: Poster,
+    rpc: AgentRpc,
     storages: RwLock<HashMap<StorageId, Arc<Mutex<Vec<Mds>>>>>,
     hosts: RwLock<HashMap<HostId, Arc<HostAccess>>>,
 }
 
-/// A command with the password beside its own fields. The only place where the secret is exposed.
+/// A command with the password beside its fields. The only place where the secret is exposed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WithPassword<'a, C> {
@@ -65,18 +66,18 @@ struct WithPassword<'a, C> {
 }
 
 impl ZbsClient {
-    /// A client of these MDS agents, by their base URLs in the order in which they are tried.
+    /// A client of these MDS agents, by their base URLs in the sequence of attempts.
     ///
     /// # Errors
-    /// `SYS.1000` if the HTTP client cannot be made.
+    /// `SYS.1000` if the HTTP client cannot be created.
     pub fn new(storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) -> Result<ZbsClient> {
-        let client = ZbsClient { poster: Poster::new()?, storages: RwLock::default(), hosts: RwLock::default() };
-        client.reach(storages, hosts);
+        let client = ZbsClient { rpc: AgentRpc::new()?, storages: RwLock::default(), hosts: RwLock::default() };
+        client.update(storages, hosts);
         Ok(client)
     }
 
-    /// Reaches these too, or elsewhere than before.
-    pub fn reach(&self, storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) {
+    /// Adds or replaces storages and hosts.
+    pub fn update(&self, storages: HashMap<StorageId, Vec<String>>, hosts: HashMap<HostId, HostAccess>) {
         let mds = |urls: Vec<String>| urls.into_iter().map(|url| Mds { url, bad_cycles: 0 }).collect();
         let storages = storages.into_iter().map(|(id, urls)| (id, Arc::new(Mutex::new(mds(urls)))));
         self.storages.write().extend(storages);
@@ -85,7 +86,7 @@ impl ZbsClient {
 
     fn host(&self, id: HostId) -> Result<Arc<HostAccess>> {
         let known = self.hosts.read().get(&id).cloned();
-        known.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no SSH access is known for host {id}")))
+        known.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("host {id} has no known SSH access")))
     }
 
     async fn call<C: AgentCommand>(
@@ -96,36 +97,35 @@ impl ZbsClient {
         call: Call,
     ) -> Result<C::Reply> {
         let Some(all) = self.storages.read().get(&storage).cloned() else {
-            return Err(ErrorCode::new(Code::NOT_FOUND, format!("no MDS is known for storage {storage}")));
+            return Err(ErrorCode::new(Code::NOT_FOUND, format!("storage {storage} has no known MDS")));
         };
         let deadline = Instant::now() + call.timeout;
         let password = host.and_then(|host| host.ssh_password.as_ref());
-        let body = WithPassword { command: &command, ssh_password: password.map(|of| of.expose_secret()) };
-        // The trusted ones first; the others only if they prove themselves.
+        let body = WithPassword { command: &command, ssh_password: password.map(|password| password.expose_secret()) };
+        // The trusted ones first; the others only after a successful probe.
         let mut order: Vec<(String, bool)> =
             all.lock().iter().map(|mds| (mds.url.clone(), mds.bad_cycles < MAX_BAD_CYCLES)).collect();
         order.sort_by_key(|(_, trusted)| !trusted);
         let mut last = ErrorCode::new(Code::OPERATION, format!("storage {storage} has no MDS"));
         let count = order.len() as u32;
         for (n, (url, trusted)) in order.into_iter().enumerate() {
-            // Each gets its share of the time: one that hangs leaves some for the others.
+            // Each gets its share of the time, so that a hung one leaves time for the others.
             let left = deadline.saturating_duration_since(Instant::now()) / (count - n as u32);
             if left.is_zero() {
                 break;
             }
             if !trusted {
                 let probe = Call::within(left.min(PROBE_TIMEOUT));
-                if let Err(error) = self.poster.post::<MdsFactsCmd>(&Peer::at(&url), None, &MdsFactsCmd {}, probe).await
-                {
+                if let Err(error) = self.rpc.post::<MdsFactsCmd>(&Peer::at(&url), None, &MdsFactsCmd {}, probe).await {
                     last = error;
                     continue;
                 }
             }
             let mds = Peer::at(&url).given(password);
-            let result = self.poster.post::<C>(&mds, None, &body, Call { timeout: left, ..call }).await;
+            let result = self.rpc.post::<C>(&mds, None, &body, Call { timeout: left, ..call }).await;
             let good = match &result {
                 Ok(_) => true,
-                // It answered, if only "no": that is the storage's word, not the MDS's weakness.
+                // The MDS answered with an error of the storage: the MDS itself works.
                 Err(error) => {
                     !(error.is(&Code::TIMEOUT) || error.is(&Code::HTTP) || error.is(&Code::HOST_DISCONNECTED))
                 }

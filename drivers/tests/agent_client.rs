@@ -103,9 +103,9 @@ async fn whatever_else_comes_is_an_error_that_says_what_came() {
             Code::HTTP,
             "502 Bad Gateway with what is no answer of an agent",
         ),
-        ("nothing", http("200 OK", ""), Code::HTTP, "no answer of an agent"),
-        ("a number", http("200 OK", "7"), Code::HTTP, "no answer of an agent"),
-        ("deep nesting", http("200 OK", &nested), Code::HTTP, "no answer of an agent"),
+        ("nothing", http("200 OK", ""), Code::HTTP, "no reply of an agent"),
+        ("a number", http("200 OK", "7"), Code::HTTP, "no reply of an agent"),
+        ("deep nesting", http("200 OK", &nested), Code::HTTP, "no reply of an agent"),
         ("another shape", http("200 OK", r#"{"success":true,"hostUuid":7}"#), Code::HTTP, "a reply of another shape"),
         (
             "a uuid that is none",

@@ -197,7 +197,7 @@ async fn what_is_no_journal_of_ours_is_refused_with_the_fix() {
     assert!(error.details.contains("written by a later version"), "{error}");
 
     let error = Journal::open(&dir.path().join("missing")).err().unwrap();
-    assert!(error.details.contains("check that the directory is there"), "{error}");
+    assert!(error.details.contains("check that the directory exists"), "{error}");
 }
 
 #[tokio::test]

@@ -1,15 +1,15 @@
-//! What the story runners share: a story is played in the simulated world, and the lines that carry it are explained.
+//! Shared by the programs that play a story: runs it in the simulated world and explains its main lines.
 #![allow(clippy::print_stdout)]
 
 use ringfence_sim::scenario::Scenario;
 
-/// A line of the log, known by these words, and what it means.
+/// A line of the log with these words, and its explanation.
 pub(crate) struct Moment(pub(crate) &'static [&'static str], pub(crate) &'static str);
 
-/// Plays the story and tells it.
+/// Plays the story and prints its moments.
 ///
 /// # Errors
-/// What is wrong with the story, a rule that was broken, an expectation that was not met, or a moment that never came.
+/// A malformed story, a broken rule, a failed expectation, or a missing moment.
 pub(crate) fn tell(story: &str, moments: &[Moment]) -> Result<(), String> {
     let scenario = Scenario::parse(story)?;
     println!("{}\n", scenario.title);
@@ -17,7 +17,7 @@ pub(crate) fn tell(story: &str, moments: &[Moment]) -> Result<(), String> {
     let mut lines = played.outcome.log.iter();
     for Moment(words, meaning) in moments {
         let line = lines.find(|line| words.iter().all(|word| line.contains(word)));
-        let line = line.ok_or_else(|| format!("{words:?} never came, or not in its order"))?;
+        let line = line.ok_or_else(|| format!("moment {words:?} is missing or out of sequence"))?;
         println!("{line}\n{:>11} {meaning}\n", "");
     }
     if !played.failures.is_empty() {

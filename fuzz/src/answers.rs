@@ -4,7 +4,7 @@
 //! reached.
 
 use reqwest::StatusCode;
-use ringfence_drivers::{agent_client::understand, node::sibling};
+use ringfence_drivers::{agent_client::parse_reply, node::sibling};
 use ringfence_messages::{
     Code,
     agent::{AgentCommand, Done},
@@ -87,7 +87,7 @@ fn stands_in(reply: &Value, answer: &Value) -> bool {
 }
 
 fn answer<C: AgentCommand>(status: StatusCode, body: &[u8]) {
-    match understand::<C::Reply>("http://10.77.0.11:7070/x", status, body) {
+    match parse_reply::<C::Reply>("http://10.77.0.11:7070/x", status, body) {
         Ok(reply) => {
             let Once(said) = serde_json::from_slice(body).expect("a reply is JSON in which no key stands twice");
             assert!(status.is_success() && said["success"] == true && said["error"].is_null(), "{said}");
@@ -151,7 +151,7 @@ pub(crate) fn mds(bytes: &[u8]) {
 /// The line that the program on a failed host prints.
 pub(crate) fn sibling(bytes: &[u8]) {
     let Ok(said) = std::str::from_utf8(bytes) else { return };
-    match sibling::understood(said) {
+    match sibling::parse_reply(said) {
         Ok(killed) => {
             let line = said.strip_suffix('\n').expect("a whole line");
             let Once(exact) = serde_json::from_str(line).expect("no key stands twice");

@@ -1,4 +1,4 @@
-//! Where a message goes: the kind of an actor and its uuid.
+//! The address of an actor: its kind and its uuid.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use uuid::Uuid;
 pub struct Kind(&'static str);
 
 impl Kind {
-    /// Names a kind. Two kinds with the same text are the same kind.
+    /// The kind with this text. Two kinds with the same text are equal.
     pub const fn new(name: &'static str) -> Kind {
         Kind(name)
     }
 
-    /// The kind's text.
+    /// The text, as it stands in an address.
     pub const fn as_str(self) -> &'static str {
         self.0
     }
@@ -27,17 +27,17 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The address of one actor: what kind it is and which one. Displayed as `kind/uuid`.
+/// The address of one actor, displayed as `kind/uuid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Address {
-    /// What it is.
+    /// Kind of the actor: one for each actor type.
     pub kind: Kind,
-    /// Which one.
+    /// Uuid of the actor, unique within its kind; nil for a [singleton](Address::singleton).
     pub id: Uuid,
 }
 
 impl Address {
-    /// The address of the actor `id` of kind `kind`. Any typed id of this crate converts into the uuid.
+    /// The address of the actor `id` of kind `kind`. Every typed id of this crate converts into a uuid.
     pub fn new(kind: Kind, id: impl Into<Uuid>) -> Address {
         Address { kind, id: id.into() }
     }

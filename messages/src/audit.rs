@@ -1,10 +1,13 @@
-//! The journal: recording facts durably, and telling the bus that one was recorded.
+//! Requests to record an event in the journal, and the event that a record was added.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Lane, event, message};
 
-/// Records a fact in the journal. The reply comes when it is durable.
+/// Records an event in the journal. The reply is sent when the record is on disk.
+///
+/// # Errors
+/// `SYS.1016` for an intent if the journal cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordMsg {
@@ -14,39 +17,39 @@ pub struct RecordMsg {
     pub subject: String,
     /// The event as a JSON object.
     pub payload: String,
-    /// What happens while the journal cannot be written: an intent is refused at once, for nothing may be
-    /// done without it; a fact has happened already and is kept until it can be written.
+    /// What happens while the journal cannot be written. An intent is rejected at once, because the act must not
+    /// follow. A fact has happened already and is kept until it can be written.
     pub durability: Durability,
 }
 message!(RecordMsg, 1, Lane::Control => RecordReply);
 
-/// What to do while the journal cannot be written.
+/// How a record is treated while the journal cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Durability {
-    /// Answer an error at once.
+    /// Rejected at once with an error.
     Intent,
-    /// Keep it, in order, and try again.
+    /// Kept in memory, in sequence, and retried.
     Fact,
 }
 
-/// Where in the journal it stands.
+/// The position of a new record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordReply {
-    /// Its sequence number, from 1, without gaps.
+    /// Sequence number: 1 for the first record, without gaps.
     pub seq: u64,
 }
 
-/// A record was made durable. This is what a live view of the journal follows.
+/// A record is on disk. Live views of the journal follow this event; it is not recorded itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecorded {
-    /// Its sequence number.
+    /// Sequence number: 1 for the first record, without gaps.
     pub seq: u64,
-    /// When, RFC 3339 in UTC with milliseconds.
+    /// Time of the event: RFC 3339, UTC, with milliseconds.
     pub time: String,
-    /// Its topic.
+    /// [`Event::TOPIC`](crate::Event::TOPIC).
     pub topic: String,
-    /// What it is about.
+    /// [`Event::subject`](crate::Event::subject).
     pub subject: String,
     /// The event as a JSON object.
     pub payload: String,
@@ -59,9 +62,10 @@ event!(EventRecorded, "journal.recorded", 1, |e| e.seq.to_string());
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerStarted {
-    /// Raised by every start; a host agent refuses a smaller one than it has seen.
+    /// Epoch of this controller's term: higher than in every earlier term. An agent rejects commands of a lower epoch
+    /// than the highest that it has seen.
     pub epoch: u64,
-    /// The version of the controller.
+    /// Version of the controller, such as `0.1.0`.
     pub version: String,
 }
 event!(ControllerStarted, "controller.started", 1, |_e| "controller".to_owned());

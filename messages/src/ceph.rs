@@ -1,4 +1,4 @@
-//! Ceph storages: who has an image open, and which hosts the cluster refuses.
+//! Ceph storages: the watchers of images, and the hosts that the cluster rejects.
 
 use std::net::IpAddr;
 
@@ -10,14 +10,14 @@ use crate::{HostId, Lane, StorageId, agent::Done, event, message, vm::InstallPat
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Watcher {
-    /// `IP:PORT/NONCE`, as Ceph says it.
+    /// `IP:PORT/NONCE`, as Ceph reports it.
     pub address: String,
-    /// The IP of it.
+    /// The IP of `address`.
     pub ip: IpAddr,
 }
 
-/// Asks the actor of a Ceph storage who has an image open. An empty list proves nothing: a client that is cut off
-/// leaves it after 30 s and lives on. An error means "not known" (I2).
+/// Lists the clients that have an image open. The actor of a Ceph storage replies. An empty list is no proof: a client
+/// without connection disappears from the list after 30 s and may still run. An error means unknown (I2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryWatchersMsg {
@@ -26,131 +26,132 @@ pub struct QueryWatchersMsg {
 }
 message!(QueryWatchersMsg, 1, Lane::Control => WatchersReply);
 
-/// Who has it open.
+/// The clients that have the image open.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WatchersReply {
-    /// In the order in which Ceph says them.
+    /// In the sequence of Ceph's reply.
     pub watchers: Vec<Watcher>,
 }
 
-/// Has a Ceph cluster refuse every write of a host, whatever client it comes from. The answer comes when that is read
-/// back from the cluster; it stays so until [`LiftStorageFenceMsg`]. Idempotent.
+/// Makes a Ceph cluster reject every write of a host, from all clients on it. The reply is sent after the entry was
+/// read back from the cluster. The fence holds until [`LiftStorageFenceMsg`]. Idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FenceHostOnStorageMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 message!(FenceHostOnStorageMsg, 1, Lane::Control => StorageFenceReply);
 
-/// A host is refused.
+/// The cluster rejects a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageFenceReply {
-    /// The epoch of the OSD map in which the block was read back.
+    /// Epoch of the OSD map in which the entries were read back.
     pub osd_epoch: u64,
-    /// Which addresses are refused.
+    /// The addresses on the blocklist.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Lets a host write again. Only for one on which no QEMU of a VM that moved is left. Idempotent.
+/// Removes the storage fence of a host. The caller has verified that no QEMU of a moved VM is left there. Idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LiftStorageFenceMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
 }
 message!(LiftStorageFenceMsg, 1, Lane::Control => Done);
 
-/// Keeps a host's fence no longer: it left the inventory for good, and a human attested that it is off. What is on the
-/// blocklist expires. Idempotent.
+/// Stops renewing the fence of a host that left the inventory and that an operator attested to be off. The entries on
+/// the blocklist expire. Idempotent.
 ///
 /// # Errors
-/// `SYS.1005` while it is being fenced or lifted, `SYS.1004` before the journal was read, `SYS.1016` if it cannot be recorded:
-/// then it is kept.
+/// `SYS.1005` while the fence is being added or removed, `SYS.1004` before the journal was read, `SYS.1016` if it
+/// cannot be recorded: the fence is then kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ForgetStorageFenceMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Why, for the audit.
+    /// Reason, for the journal.
     pub reason: String,
 }
 message!(ForgetStorageFenceMsg, 1, Lane::Control => Done);
 
-/// Asks the actor of a Ceph storage which hosts it has fenced, or may have.
+/// Lists the hosts that a Ceph storage has fenced or may have fenced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryStorageFencesMsg {}
 message!(QueryStorageFencesMsg, 1, Lane::Control => StorageFencesReply);
 
-/// The hosts that a storage refuses, or may refuse.
+/// The hosts that a storage rejects or may reject.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageFencesReply {
-    /// Ordered by id.
+    /// Sorted by uuid.
     pub host_uuids: Vec<HostId>,
 }
 
-/// Where a storage fence stands.
+/// The state of a storage fence.
 ///
 /// ```text
-/// Intended --read back--> Fenced --half its time is over, or the entry was gone--> Renewed ...
-///     |                     +-- host clean --> LiftIntended --read back--> Lifted
-///     +-- refused, not read back --> Failed (it may hold all the same: kept and lifted like one that does)
-/// Found: on the blocklist, and not in the journal; kept and lifted like one that was ordered
+/// Intended --read back--> Fenced --half its lifetime passed, or the entry was missing--> Renewed ...
+///     |                     +-- host reconciled --> LiftIntended --read back--> Lifted
+///     +-- rejected, not read back --> Failed (the fence may hold: renewed and removed like one that does)
+/// Found: on the blocklist, and not in the journal; renewed and removed like one that was requested
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StorageFencePhase {
-    /// About to be ordered; durable before it is.
+    /// The fence is about to be requested; recorded before the request.
     Intended,
-    /// Read back from the cluster.
+    /// The entries were read back from the cluster.
     Fenced,
-    /// Ordered again and read back.
+    /// The entries were renewed and read back.
     Renewed,
-    /// Not known to be in force.
+    /// The fence may or may not hold.
     Failed,
-    /// About to be lifted; durable before it is.
+    /// The fence is about to be removed; recorded before the request.
     LiftIntended,
-    /// Read back as gone.
+    /// The entries were read back as absent.
     Lifted,
-    /// Not renewed any more: the host left for good, and its entry expires.
+    /// No longer renewed: the host left the inventory, and the entries expire.
     Forgotten,
-    /// The cluster refuses the host, and no record says why: somebody else, or a controller whose journal was lost.
+    /// The cluster rejects the host and the journal has no fence: another program, or a controller whose journal was
+    /// lost, added the entries.
     Found,
 }
 
 impl StorageFencePhase {
-    /// Whether a controller still sees to it that the cluster refuses the host.
+    /// Whether the controller renews the fence.
     pub fn is_kept(self) -> bool {
         !matches!(self, StorageFencePhase::Lifted | StorageFencePhase::Forgotten)
     }
 }
 
-/// A storage fence of a host changed.
+/// The storage fence of a host changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageFenceChanged {
-    /// The storage.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Its name.
+    /// Name of the storage in the inventory.
     pub storage: String,
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// Where it stands.
+    /// The state after the change.
     pub phase: StorageFencePhase,
-    /// Which addresses it is about.
+    /// The addresses of the host on the blocklist.
     pub addresses: Vec<IpAddr>,
-    /// The OSD map's epoch in which it was read back.
+    /// Epoch of the OSD map in which the state was read back.
     pub osd_epoch: Option<u64>,
-    /// Seconds until the entry ends by itself unless it is renewed.
+    /// Seconds until the entries expire unless they are renewed.
     pub lasting_seconds: Option<u64>,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 event!(StorageFenceChanged, "ceph.storage-fence", 1, |e| format!("{}@{}", e.host, e.storage));

@@ -1,35 +1,36 @@
 //! The wire form of messages: a versioned envelope around a bincode payload.
 //!
-//! Invariants: decoding never allocates more than its limit allows, never panics, refuses trailing bytes,
-//! unknown names and versions. bincode is kept behind this one module, so that it can be replaced.
-//! Rejected: bincode 2/3 and postcard (see `docs/adr/0002-bincode.md`); JSON between nodes (size, floats as keys).
+//! Invariants: decoding never allocates more than its limit allows, never panics, and rejects trailing bytes, unknown
+//! names and unknown versions. Only this module uses bincode, so that it can be replaced.
+//! Alternatives considered: bincode 2/3 and postcard (see `docs/adr/0002-bincode.md`); JSON between nodes (size, floats
+//! as keys).
 //!
 //! Layout: `magic "RF"`, format `u8`, then one bincode body `{name, version, payload}`; the payload is
-//! the message itself, encoded on its own so that an envelope can be read, routed and refused without
-//! knowing the message. Integers are fixed-size little-endian.
+//! the message itself, encoded separately, so that an envelope can be read, routed and rejected without
+//! its message type. Integers are fixed-size little-endian.
 
 use bincode::Options;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Code, ErrorCode, Message, Result};
 
-/// The largest encoded message, 1 MiB. Too low: an inventory page does not fit. Too high: a hostile peer
-/// makes a node allocate that much per connection.
+/// The largest encoded message, 1 MiB. Too low: a page of the inventory does not fit. Too high: a hostile peer makes a
+/// node allocate that much per connection.
 pub const MAX_BYTES: u64 = 1 << 20;
 
 const MAGIC: [u8; 2] = *b"RF";
 
-/// The format of the envelope itself. 1: name, version, payload.
+/// Version of the envelope's layout. 1: name, version, payload.
 pub const FORMAT: u8 = 1;
 
-/// An opened envelope: which message it holds, and the message's own bytes.
+/// A decoded envelope with the encoded message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// [`Message::NAME`] of the sender.
     pub name: String,
     /// [`Message::VERSION`] of the sender.
     pub version: u16,
-    /// The encoded message.
+    /// The message, encoded by [`to_bytes`].
     pub payload: Vec<u8>,
 }
 
@@ -41,18 +42,18 @@ fn malformed(what: &str, error: impl std::fmt::Display) -> ErrorCode {
     ErrorCode::new(Code::INVALID_ARGUMENT, format!("{what}: {error}"))
 }
 
-/// Encodes any wire value (a reply, say) without an envelope.
+/// Encodes a value, such as a reply, without an envelope.
 ///
 /// # Errors
-/// `SYS.1007` if it would be larger than [`MAX_BYTES`].
+/// `SYS.1007` if the encoding is larger than [`MAX_BYTES`].
 pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     options().serialize(value).map_err(|e| malformed("cannot encode", e))
 }
 
-/// Decodes a wire value that [`to_bytes`] made.
+/// Decodes a value that [`to_bytes`] encoded.
 ///
 /// # Errors
-/// `SYS.1007` if the bytes are cut short, too many, too large or not of this type.
+/// `SYS.1007` if the bytes are truncated, have a tail, exceed [`MAX_BYTES`] or are not of this type.
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     options().deserialize(bytes).map_err(|e| malformed("cannot decode", e))
 }
@@ -60,7 +61,7 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 /// Encodes a message in its envelope.
 ///
 /// # Errors
-/// `SYS.1007` if it would be larger than [`MAX_BYTES`].
+/// `SYS.1007` if the encoding is larger than [`MAX_BYTES`].
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
     let envelope = Envelope { name: M::NAME.to_owned(), version: M::VERSION, payload: to_bytes(message)? };
     let mut bytes = vec![MAGIC[0], MAGIC[1], FORMAT];
@@ -68,10 +69,10 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens an envelope without looking at the message.
+/// Decodes an envelope, but not the message in it.
 ///
 /// # Errors
-/// `SYS.1007` if it is not an envelope of a known format or is damaged.
+/// `SYS.1007` if the bytes are damaged or no envelope of a known format.
 pub fn open(bytes: &[u8]) -> Result<Envelope> {
     let [m0, m1, format, body @ ..] = bytes else {
         return Err(malformed("not a message", format_args!("{} bytes are too few for an envelope", bytes.len())));
@@ -80,22 +81,22 @@ pub fn open(bytes: &[u8]) -> Result<Envelope> {
         return Err(malformed("not a message", format_args!("it starts with {m0:#04x} {m1:#04x}, not with \"RF\"")));
     }
     if *format != FORMAT {
-        return Err(malformed("unknown envelope format", format_args!("{format}; this node speaks {FORMAT}")));
+        return Err(malformed("envelope format is unknown", format_args!("{format}; this node supports {FORMAT}")));
     }
     from_bytes(body)
 }
 
-/// Opens an envelope and decodes the message in it.
+/// Decodes an envelope and the message in it.
 ///
 /// # Errors
-/// `SYS.1008` if it holds another message or another version than `M`'s; `SYS.1007` if it is damaged.
+/// `SYS.1008` if name or version of the message are not those of `M`; `SYS.1007` if the bytes are damaged.
 pub fn decode<M: Message>(bytes: &[u8]) -> Result<M> {
     let envelope = open(bytes)?;
     if envelope.name != M::NAME || envelope.version != M::VERSION {
         let name: String = envelope.name.chars().take(80).collect();
         return Err(ErrorCode::new(
             Code::UNKNOWN_MESSAGE,
-            format!("got {name} version {}, expected {} version {}", envelope.version, M::NAME, M::VERSION),
+            format!("{name} version {} is unknown: expected {} version {}", envelope.version, M::NAME, M::VERSION),
         ));
     }
     from_bytes(&envelope.payload)

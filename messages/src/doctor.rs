@@ -1,94 +1,94 @@
-//! What a doctor asks of a host, and what it finds there: what would make a fence fail tonight.
+//! Checks of a host by its agent, for the doctor: what would make a fence fail.
 //!
-//! Invariant: "not known" is a verdict of its own and never turns into "ok" (I2). Nothing is changed by asking.
-//! Rejected: raw facts, judged by who asks. A host is looked at without a controller too, and the words and the way to
-//! mend it belong beside what was looked at.
+//! Invariants: unknown is a verdict and never counts as ok (I2); a check changes nothing.
+//! Alternatives considered: raw facts that the caller judges. An agent also checks its host without a controller, and
+//! text and remedy belong to the check.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{HostId, agent_command};
 
-/// What was found of one thing.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It is as it should be.
+    /// Correct.
     Ok,
-    /// It works tonight, and is not as it should be.
+    /// A fence would work, but the setup should be changed.
     Warn,
-    /// It was not possible to look. Not the same as ok.
+    /// The check could not be carried out. Never counts as ok.
     Unknown,
-    /// Something would fail tonight.
+    /// A fence or a start would fail.
     Fail,
 }
 
-/// One thing that was looked at.
+/// One checked item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// Which check, such as `ssh-login`.
+    /// Name of the check, such as `ssh-login`.
     pub check: String,
-    /// What of: a host, a file, a storage. Empty if there is but one.
+    /// The checked item: a host, a file, a storage. Empty if there is only one.
     pub about: String,
-    /// How it is.
+    /// The result.
     pub verdict: Verdict,
-    /// What was found, in plain words.
+    /// What the check found, as text for operators.
     pub found: String,
-    /// Why it matters tonight.
+    /// What fails if the item stays as it is.
     pub why: String,
-    /// What mends it, as a command or an edit; `None` if there is nothing to mend.
+    /// The remedy, as a command or an edit; `None` if none is needed.
     pub mend: Option<String>,
 }
 
-/// A host that another one would have to reach by SSH to fence it.
+/// A host that the checked host would have to reach by SSH to fence it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SiblingAddress {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// Its literal address.
+    /// Literal IP address, no name.
     pub ip: String,
-    /// Its SSH port.
+    /// TCP port of sshd.
     pub ssh_port: u16,
 }
 
-/// What the storages of a host need on it.
+/// What the storages of a host require on that host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostNeeds {
-    /// Hugepages of 2 MiB that a vhost target is prepared with; 0: none.
+    /// Number of 2 MiB hugepages that a vhost target requires; 0 for none.
     pub hugepages: u64,
-    /// A vhost target that the agent runs.
+    /// The agent runs a vhost target.
     pub vhost_target: bool,
-    /// A container engine, as the targets of ZBS do.
+    /// A container engine is required, as for the targets of ZBS.
     pub containers: bool,
-    /// Files and directories that have to be there.
+    /// Files and directories that must exist.
     pub paths: Vec<String>,
 }
 
-/// Has an agent look at its host, and try the way to its siblings. Changes nothing.
+/// Makes an agent check its host and the SSH path to its sibling hosts. Changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiagnoseHostCmd {
-    /// The host that the caller believes to speak to.
+    /// The host that the caller addresses. An agent of another host rejects the command.
     pub host_uuid: HostId,
-    /// Whom it would have to fence.
+    /// The sibling hosts that this host would have to fence.
     pub siblings: Vec<SiblingAddress>,
-    /// What its storages need.
+    /// The requirements of its storages.
     pub needs: HostNeeds,
 }
 agent_command!(DiagnoseHostCmd, "/host/diagnose" => DiagnoseHostReply);
 
-/// What an agent found.
+/// The findings of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiagnoseHostReply {
-    /// The host that was looked at.
+    /// The checked host.
     pub host_uuid: HostId,
-    /// Its wall clock when it was asked, in milliseconds since 1970 in UTC.
+    /// Wall clock of the host at the request, in milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// Everything that was looked at.
+    /// One finding for each checked item.
     pub findings: Vec<Finding>,
 }

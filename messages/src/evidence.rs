@@ -1,8 +1,8 @@
-//! Evidence as a value: which machine was looked at, who looked, with what sight, and what follows (I2).
+//! Evidence: the observed machine, the observer, its sight, and the verdict (I2).
 //!
-//! Invariants: evidence is [`Verdict::Dead`], [`Verdict::Alive`] or [`Verdict::Unknown`]; "not there" counts only from
-//! who could have seen it ([`Sight::is_full`]) on the machine that is meant ([`Machine::is`]). Words are for readers:
-//! no decision reads them. Rejected: flags beside a text, which every reader combines in a way of its own.
+//! Invariants: a verdict is [`Verdict::Dead`], [`Verdict::Alive`] or [`Verdict::Unknown`]; absence counts only with
+//! full sight ([`Sight::is_full`]) on the right machine ([`Machine::is`]); no decision reads a text.
+//! Alternatives considered: flags beside a text. Each reader would combine them differently.
 
 use std::fmt;
 
@@ -10,50 +10,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::{HostId, fence::UnknownReason};
 
-/// A machine, and which boot of it: an address says only who answers there now.
+/// A machine and its boot. An IP address identifies neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
-    /// `/etc/machine-id`: 32 hex digits. Empty if it is not known.
+    /// `/etc/machine-id`: 32 hex digits. Empty if unknown.
     #[serde(default)]
     pub machine_id: String,
-    /// `/proc/sys/kernel/random/boot_id`: nothing of one boot lives in the next. Empty if it is not known.
+    /// `/proc/sys/kernel/random/boot_id`: no process survives a boot. Empty if unknown.
     #[serde(default)]
     pub boot_id: String,
 }
 
 impl Machine {
-    /// Whether both are known and name one machine. A machine that is not known is no machine (I2).
+    /// Whether both machine ids are known and equal. An unknown machine equals no machine (I2).
     pub fn is(&self, other: &Machine) -> bool {
         !self.machine_id.is_empty() && self.machine_id == other.machine_id
     }
 
-    /// Whether it is the same machine after another boot: everything of the former boot is dead.
+    /// Whether this is the same machine after another boot: all processes of the former boot are dead.
     pub fn is_another_boot_of(&self, former: &Machine) -> bool {
         let known = !self.boot_id.is_empty() && !former.boot_id.is_empty();
         self.is(former) && known && self.boot_id != former.boot_id
     }
 }
 
-/// With what sight somebody looked for the processes of a host. The default is blind.
+/// How much of a host's processes an observer could see. The default is blind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Sight {
-    /// The effective user id of who looked. Only root sees everybody's processes whole.
+    /// Effective user id of the observer. Only root sees all processes completely.
     #[serde(default = "nobody")]
     pub euid: u32,
-    /// The PID namespace of who looked is the host's.
+    /// The observer is in the host's PID namespace.
     #[serde(default)]
     pub host_pids: bool,
-    /// `/proc` hides the processes of others (`hidepid`).
+    /// `/proc` is mounted with `hidepid`: it hides processes of other users.
     #[serde(default)]
     pub hidepid: bool,
-    /// Processes whose command line could not be read.
+    /// Number of processes whose command line could not be read.
     #[serde(default)]
     pub unreadable: u32,
-    /// Processes that look like QEMU and name no VM, so that they may be any.
+    /// Number of processes that look like QEMU and have no uuid: each may be any VM.
     #[serde(default)]
     pub unnamed: u32,
 }
@@ -63,12 +63,12 @@ fn nobody() -> u32 {
 }
 
 impl Sight {
-    /// Somebody who sees everything.
+    /// The sight of an observer that sees every process.
     pub const fn full() -> Sight {
         Sight { euid: 0, host_pids: true, hidepid: false, unreadable: 0, unnamed: 0 }
     }
 
-    /// Whether every process was seen: only then does "not there" mean that it is not there.
+    /// Whether the observer saw every process: only then does a missing VM count as absent.
     pub fn is_full(&self) -> bool {
         *self == Sight::full()
     }
@@ -99,16 +99,16 @@ impl fmt::Display for Sight {
     }
 }
 
-/// Whether something may still write.
+/// Whether a VM or host may still write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It cannot write.
+    /// It is proven that it cannot write.
     Dead,
-    /// It can.
+    /// It can write.
     Alive,
-    /// Nobody can tell.
+    /// Neither is proven. Never counts as dead.
     Unknown,
 }
 
@@ -122,20 +122,20 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Who looked.
+/// The source of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
-    /// The agent of the host itself.
+    /// The agent of the observed host.
     Agent,
-    /// Who watches the volumes, as their storage says.
+    /// The watchers of the volumes, as the storage lists them.
     Watchers,
     /// A sibling host, over SSH.
     Sibling,
-    /// The storage, which refuses the host.
+    /// The storage that rejects the host.
     Storage,
-    /// A human who attested that the host is off.
+    /// An operator's attestation that the host is off.
     Human,
 }
 
@@ -151,33 +151,33 @@ impl fmt::Display for Source {
     }
 }
 
-/// What one look at one place found.
+/// One observation of one host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
-    /// The host that it is about.
+    /// The observed host.
     pub host_uuid: HostId,
-    /// Who looked.
+    /// The source of the observation.
     pub source: Source,
-    /// What follows.
+    /// The conclusion.
     pub verdict: Verdict,
-    /// Why nothing follows, where that has a name.
+    /// Reason of [`Verdict::Unknown`], where one of the list applies.
     #[serde(default)]
     pub unknown: Option<UnknownReason>,
-    /// The host that looked, or the name of the human.
+    /// Name of the observing host or of the operator.
     #[serde(default)]
     pub by: Option<String>,
-    /// The machine that was looked at, as it said itself.
+    /// The observed machine, as it identified itself.
     #[serde(default)]
     pub machine: Option<Machine>,
-    /// With what sight, where processes were looked for.
+    /// Sight of the observer, if it searched processes.
     #[serde(default)]
     pub sight: Option<Sight>,
     /// Milliseconds since the attempt began.
     #[serde(default)]
     pub after_ms: u64,
-    /// What was found, in plain words: for readers, never for decisions.
+    /// The observation as text for operators. No decision reads it.
     pub said: String,
 }
 
@@ -192,10 +192,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_that_is_not_known_is_no_machine() {
+    fn unknown_machine_equals_no_machine() {
         let of = |machine: &str, boot: &str| Machine { machine_id: machine.into(), boot_id: boot.into() };
         assert!(of("a", "1").is(&of("a", "2")) && !of("a", "1").is(&of("b", "1")));
-        assert!(!Machine::default().is(&Machine::default()), "two that say nothing are not one");
+        assert!(!Machine::default().is(&Machine::default()), "two unknown machines are not equal");
         assert!(of("a", "2").is_another_boot_of(&of("a", "1")));
         for (now, former) in [(of("a", "1"), of("a", "1")), (of("b", "2"), of("a", "1")), (of("a", ""), of("a", "1"))] {
             assert!(!now.is_another_boot_of(&former), "{now:?} {former:?}");
@@ -203,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_say_how_they_looked_is_blind() {
-        let said: Sight = serde_json::from_str("{}").unwrap();
-        assert!(!said.is_full() && !Sight::default().is_full() && Sight::full().is_full());
+    fn missing_sight_is_blind() {
+        let missing: Sight = serde_json::from_str("{}").unwrap();
+        assert!(!missing.is_full() && !Sight::default().is_full() && Sight::full().is_full());
         let half = Sight { hidepid: true, unnamed: 2, ..Sight::full() };
         assert_eq!(half.to_string(), "/proc is mounted with hidepid, 2 processes look like QEMU and name no VM");
     }

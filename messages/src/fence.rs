@@ -1,4 +1,4 @@
-//! Fencing: proving that a VM cannot write on its failed host before it is started elsewhere.
+//! Fencing: proof that a VM can no longer write on its failed host, before the VM starts elsewhere.
 
 use std::fmt;
 
@@ -11,79 +11,79 @@ use crate::{
     message,
 };
 
-/// Why nobody could tell whether something is dead (I2). Each is a case of its own, so that an operator can mend it.
+/// Why evidence is unknown (I2). Each reason has its own remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownReason {
-    /// No answer in time.
+    /// No reply within the time limit.
     Timeout,
-    /// The connection was refused.
+    /// The peer refused the connection.
     Refused,
-    /// The peer did not accept our key.
+    /// The peer rejected the SSH key.
     AuthFailed,
-    /// The peer's host key is not the known one.
+    /// The peer's host key differs from the known one.
     HostKeyMismatch,
-    /// The command ended in a way that says nothing (ssh's 255, a signal).
+    /// The command exited without a usable result (ssh's 255, a signal).
     BadExit,
-    /// The output ended too early.
+    /// The output is truncated.
     Truncated,
-    /// The output could not be understood.
+    /// The output could not be parsed.
     Unparsable,
-    /// Another machine answered there.
+    /// Another machine answered at the address.
     OtherMachine,
-    /// Who looked could not have seen everything.
+    /// The observer did not have full sight.
     Blind,
-    /// It contradicts other evidence, or itself.
+    /// The evidence contradicts other evidence or itself.
     Contradicted,
 }
 
-/// Asks a sibling to make sure that a VM does not run on its failed host.
+/// Makes a sibling host verify over SSH that a VM does not run on its failed host, and kill the VM if it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SiblingFenceVmOnHostMsg {
-    /// Where the VM ran.
+    /// Uuid of the host where the VM ran.
     pub failed_host_uuid: HostId,
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// The cluster whose hosts may be the executor.
+    /// The cluster of the hosts that may be the executor.
     pub cluster_uuid: ClusterId,
-    /// Where it is to be started.
+    /// The target host of the start.
     pub ha_target_host_uuid: HostId,
-    /// The machine that the failed host is, as far as that is known: what is found on another one proves nothing.
+    /// The machine of the failed host, where it is known. A result from another machine proves nothing.
     pub machine: Machine,
 }
 message!(SiblingFenceVmOnHostMsg, 2, Lane::Control => SiblingFenceVmOnHostReply);
 
-/// What a sibling found and did. The default is the careful one: alive, nothing known.
+/// The result of a sibling host. The default is the safe one: alive, nothing known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SiblingFenceVmOnHostReply {
-    /// Whether the VM's QEMU is or may be alive.
+    /// Whether the VM's QEMU runs or may run.
     #[serde(default = "alive")]
     pub alive: bool,
-    /// It was killed and verified gone.
+    /// The QEMU was killed, and its absence was verified.
     #[serde(default)]
     pub killed: bool,
-    /// The failed host was reached by SSH.
+    /// The failed host answered by SSH.
     #[serde(default)]
     pub ssh_reachable: bool,
-    /// A QEMU of this VM was found there.
+    /// A QEMU of this VM was found on the failed host.
     #[serde(default)]
     pub qemu_found: bool,
-    /// Who did it; `None` if nobody could be asked.
+    /// The sibling host that executed the command; `None` if none could.
     #[serde(default)]
     pub executor_host_uuid: Option<HostId>,
-    /// What the executor is to the VM, such as `ha-target` or `sibling`.
+    /// Role of the executor, such as `ha-target` or `sibling`.
     #[serde(default)]
     pub executor_role: Option<String>,
-    /// What happened, in plain words.
+    /// What happened, as text for operators.
     #[serde(default)]
     pub reason: String,
-    /// The machine that was reached, as it said itself.
+    /// The machine that answered, as it identified itself.
     #[serde(default)]
     pub machine: Option<Machine>,
-    /// With what sight QEMU was looked for there.
+    /// Sight of the search for QEMU.
     #[serde(default)]
     pub sight: Option<Sight>,
 }
@@ -108,21 +108,21 @@ impl Default for SiblingFenceVmOnHostReply {
     }
 }
 
-/// The same question as the executor's agent is asked it.
+/// The command of [`SiblingFenceVmOnHostMsg`] to the executor's agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SiblingFenceVmCmd {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Literal address of the failed host.
+    /// Literal IP address of the failed host, no name.
     pub failed_host_ip: String,
-    /// Its SSH port.
+    /// TCP port of sshd on the failed host; 22 by default.
     #[serde(default = "ssh_port")]
     pub failed_host_ssh_port: u16,
-    /// The failed host.
+    /// Uuid of the failed host.
     pub failed_host_uuid: HostId,
-    /// The machine that it was when it last answered. The program there compares it before it kills anything; unknown
-    /// matches nothing.
+    /// The machine of the failed host at its last reply. The program on the failed host compares it before it kills; an
+    /// unknown machine matches none.
     #[serde(default)]
     pub machine: Machine,
 }
@@ -132,32 +132,32 @@ fn ssh_port() -> u16 {
     22
 }
 
-/// The outcome of a fence attempt, as audited. No name says success where the start was refused.
+/// The outcome of a fence attempt, as audited. A name begins with `success` only if the start was permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FenceOutcome {
-    /// Killed by a sibling and verified gone.
+    /// A sibling host killed the VM and verified its absence.
     SuccessKilled,
-    /// Reached, and no such QEMU there, verified.
+    /// A sibling host reached the failed host and verified that the VM does not run there.
     SuccessAlreadyDead,
-    /// Not reached by SSH, and started all the same as the policy says.
+    /// The failed host was not reached by SSH, and the policy permits the start without proof.
     SuccessSshUnreachable,
-    /// The storage refuses the failed host's writes.
+    /// The storage rejects the failed host's writes.
     SuccessStorageFenced,
-    /// Not reached, and no higher level could fence.
+    /// The failed host was not reached, and no higher level could fence.
     FailedUnreachable,
-    /// Still alive after the kill, and no higher level could fence.
+    /// The VM runs after the kill, and no higher level could fence.
     FailedStillAlive,
-    /// Failed for another reason.
+    /// The attempt failed for another reason.
     Failed,
     /// No fencer is registered.
     SkippedNoFencer,
-    /// A human attested that the failed host is off.
+    /// An operator attested that the failed host is off.
     SuccessHumanConfirmed,
 }
 
 impl FenceOutcome {
-    /// The outcome's name in the audit.
+    /// The outcome's name in the audit record.
     pub const fn as_str(self) -> &'static str {
         match self {
             FenceOutcome::SuccessKilled => "success-killed",
@@ -179,62 +179,62 @@ impl fmt::Display for FenceOutcome {
     }
 }
 
-/// How high on the ladder of fences.
+/// A fencing level, in the sequence of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FenceLevel {
-    /// A sibling kills the VM over SSH.
+    /// A sibling host kills the VM over SSH.
     Sibling,
-    /// The storage refuses the failed host.
+    /// The storage rejects the failed host.
     Storage,
 }
 
-/// A fence is about to be tried: durable before anything is killed or blocked (I4).
+/// A fence is about to be attempted. On disk before a process is killed or an address is blocked (I4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FenceIntended {
-    /// Names the attempt; its audit carries it too.
+    /// Uuid of the attempt; its audit record has it too.
     pub attempt: Uuid,
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name.
+    /// Name of the VM in the inventory.
     pub vm: String,
-    /// Where it ran.
+    /// Uuid of the host where the VM ran.
     pub failed_host_uuid: HostId,
-    /// The cluster.
+    /// Uuid of the cluster.
     pub cluster_uuid: ClusterId,
-    /// Where it is to be started.
+    /// The target host of the start.
     pub ha_target_host_uuid: HostId,
-    /// What is about to be tried.
+    /// The level that is about to be attempted.
     pub level: FenceLevel,
 }
 event!(FenceIntended, "fence.intent", 1, |e| e.vm.clone());
 
-/// A fence attempt ended (I7): exactly one per attempt.
+/// A fence attempt ended: exactly one audit record per attempt (I7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SiblingFenceAudited {
-    /// Names the attempt.
+    /// Uuid of the attempt.
     pub attempt: Uuid,
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name.
+    /// Name of the VM in the inventory.
     pub vm: String,
-    /// Where it ran.
+    /// Uuid of the host where the VM ran.
     pub failed_host_uuid: HostId,
-    /// That host's name.
+    /// Name of that host in the inventory.
     pub failed_host: String,
-    /// The cluster.
+    /// Uuid of the cluster.
     pub cluster_uuid: ClusterId,
-    /// Where it was to be started.
+    /// The target host of the start.
     pub ha_target_host_uuid: HostId,
-    /// How it ended.
+    /// The outcome.
     pub outcome: FenceOutcome,
-    /// Who went to the failed host; `None` if nobody did.
+    /// The sibling host that connected to the failed host; `None` if none did.
     pub executor_host_uuid: Option<HostId>,
-    /// Why, in plain words: the evidence, level by level. For readers; decisions and pages take [`evidence`](Self::evidence).
+    /// The evidence by level, as text for operators. Programs read [`evidence`](Self::evidence).
     pub reason: String,
-    /// What each look found, in the order in which they were taken.
+    /// All observations, oldest first.
     #[serde(default)]
     pub evidence: Vec<Evidence>,
 }

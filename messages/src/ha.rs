@@ -1,39 +1,39 @@
-//! High availability: which hosts failed, where VMs go, and what is published about it.
+//! High availability: failed hosts, failover, placement, drain, and their events.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{ClusterId, HostId, Lane, VmId, agent::Done, agent_command, event, message};
 
-/// Asks for a VM to be started again after its host failed. The VM's actor answers.
+/// Starts a VM again after its host failed. The VM's actor replies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HaStartVmInstanceMsg {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_instance_uuid: VmId,
-    /// Who decided that it is needed: one of `HostSilent`, `WatchersGone`, `QemuDied`, `Drain`, `Operator`.
+    /// The reason of the start: one of `HostSilent`, `WatchersGone`, `QemuDied`, `Drain`, `Operator`.
     pub judger_class_name: String,
-    /// Hosts to avoid where others will do.
+    /// Hosts that placement avoids if another host has room.
     pub soft_avoid_host_uuids: Vec<HostId>,
-    /// Where it is to be started; `None` lets the VM actor choose.
+    /// The target host; `None` lets placement choose.
     pub host_uuid: Option<HostId>,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub ha_reason: String,
 }
 message!(HaStartVmInstanceMsg, 1 => HaStartVmInstanceReply);
 
-/// Where the VM runs now; `None` if it was not needed any more.
+/// The result of an HA start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HaStartVmInstanceReply {
-    /// The host.
+    /// The host where the VM runs; `None` if the start was no longer needed.
     pub host_uuid: Option<HostId>,
 }
 
-/// What an HA start of a VM would do now, and on which evidence. Nothing is changed by asking.
+/// Plans an HA start of a VM: steps and evidence. Changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanHaStartMsg {
-    /// The host it is wanted on; `None` lets the VM actor choose.
+    /// The target host; `None` lets placement choose.
     pub host_uuid: Option<HostId>,
 }
 message!(PlanHaStartMsg, 1 => HaStartPlan);
@@ -43,21 +43,21 @@ message!(PlanHaStartMsg, 1 => HaStartPlan);
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HaStartPlan {
-    /// The VM's name.
+    /// Name of the VM.
     pub vm: String,
-    /// Whether it could be tried. False: the last step says why not.
+    /// Whether the start is possible. If not, the last step has the reason.
     pub feasible: bool,
-    /// What is known, in plain words, each with where it came from.
+    /// The evidence, each with its source, as text for operators.
     pub evidence: Vec<String>,
-    /// What would be done, in order.
+    /// The steps in sequence, as text for operators.
     pub steps: Vec<String>,
 }
 
-/// What draining a host would do now. Nothing is changed by asking.
+/// Plans a drain of a host. Changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanDrainMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
 }
 message!(PlanDrainMsg, 1 => DrainPlan);
@@ -67,209 +67,209 @@ message!(PlanDrainMsg, 1 => DrainPlan);
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DrainPlan {
-    /// The host's name.
+    /// Name of the host.
     pub host: String,
-    /// Whether every VM that is there can be moved or stopped. False: `vms` says which cannot, and why.
+    /// Whether every VM on the host can be moved or stopped. If not, `vms` has the reasons.
     pub feasible: bool,
-    /// Each VM that runs or may run there, in the order in which they are moved.
+    /// Each VM that runs or may run on the host, in the sequence of the moves.
     pub vms: Vec<DrainStep>,
 }
 
-/// What a drain would do with one VM.
+/// The plan of a drain for one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DrainStep {
-    /// The VM's name.
+    /// Name of the VM.
     pub vm: String,
-    /// The host on which it would be started; null if on none.
+    /// Name of the target host; null if there is none.
     pub target: Option<String>,
-    /// What would be done with it, or why nothing can be, in plain words.
+    /// The planned action, or the reason why none is possible, as text for operators.
     pub what: String,
 }
 
-/// Has siblings look whether they reach a host.
+/// Makes sibling hosts probe a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScanHostMsg {
-    /// The host that is looked for.
+    /// Uuid of the probed host.
     pub host_uuid: HostId,
 }
 message!(ScanHostMsg, 1, Lane::Control => ScanHostReply);
 
-/// Who reaches a host and who does not.
+/// The probes of sibling hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScanHostReply {
-    /// Siblings that something answered.
+    /// Sibling hosts that reached the host.
     pub seen_by: Vec<HostId>,
-    /// Siblings that looked, and nothing answered.
+    /// Sibling hosts that probed the host and got no answer.
     pub unseen_by: Vec<HostId>,
-    /// What they saw, in plain words.
+    /// The results as text for operators.
     pub reason: String,
 }
 
-/// The same question as a sibling's agent is asked it. A host that is hung takes connections and answers nothing, so
-/// that something must speak: SSH's banner, or HTTP's first line.
+/// The probe of [`ScanHostMsg`], as a command to a sibling host's agent. The kernel of a hung host accepts connections,
+/// so that only data counts: the SSH banner, or the first line of HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScanHostCmd {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its literal address.
+    /// Literal IP address of the host, no name.
     pub host_ip: String,
-    /// Its SSH port.
+    /// TCP port of sshd on the host.
     pub ssh_port: u16,
-    /// Its agent's port.
+    /// TCP port of the host's agent.
     pub agent_port: u16,
 }
 agent_command!(ScanHostCmd, "/ha/scanhost" => ScanHostCmdReply);
 
-/// What answered a sibling.
+/// The result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScanHostCmdReply {
-    /// SSH answered.
+    /// The SSH server sent its banner.
     pub ssh: bool,
-    /// The agent answered.
+    /// The agent answered HTTP.
     pub agent: bool,
-    /// What happened, in plain words.
+    /// What happened, as text for operators.
     pub reason: String,
 }
 
-/// Asks where a VM may be started, and where else it may be found.
+/// Requests a target host for a VM, and the hosts where the VM may run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FindTargetMsg {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its cluster.
+    /// Uuid of the cluster.
     pub cluster_uuid: ClusterId,
-    /// The memory it needs, in MiB.
+    /// Memory of the VM, in MiB.
     pub memory_mib: u64,
-    /// The host that somebody named; `None` for the best.
+    /// The requested target host; `None` lets placement choose.
     pub host_uuid: Option<HostId>,
-    /// Where it ran last: taken again if it has room and is not to be avoided.
+    /// The last host: chosen again if it has room and should not be avoided.
     pub last_host_uuid: Option<HostId>,
-    /// Every host where it may run, the last one among them.
+    /// Every host where the VM may run, including the last one.
     pub place_host_uuids: Vec<HostId>,
-    /// Hosts to avoid where others will do.
+    /// Hosts that placement avoids if another host has room.
     pub soft_avoid_host_uuids: Vec<HostId>,
-    /// Nothing is going to be started: no memory is put aside.
+    /// No start follows: no memory is reserved.
     pub dry_run: bool,
 }
 message!(FindTargetMsg, 2 => TargetReply);
 
-/// Where a VM may be started.
+/// The result of placement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetReply {
-    /// There; `None` if nowhere.
+    /// The target host; `None` if there is none.
     pub host_uuid: Option<HostId>,
-    /// Hosts that take work but have no room, or do not say.
+    /// Number of serving hosts without room, or with unknown room.
     pub full: u32,
-    /// The hosts of those where it may run that cannot be asked: their last ping was not answered. One that is not pinged,
-    /// being in maintenance or of another cluster, can be.
+    /// Hosts where the VM may run and whose last ping was not answered. A host without pings, in maintenance or in
+    /// another cluster, is not among them: it can be queried.
     pub silent_host_uuids: Vec<HostId>,
-    /// Hosts of its cluster that cannot be asked, and were not heard since this controller took office: nothing but the
-    /// watchers of its volumes can say that something did not start it there (I1).
+    /// Unreachable hosts of the VM's cluster that this controller has not heard in its term: only the watchers of the
+    /// VM's volumes can prove that nothing started the VM there (I1).
     pub unheard_host_uuids: Vec<HostId>,
-    /// Hosts that seemed to run it a moment ago.
+    /// Hosts that listed the VM in the latest query.
     pub seen_host_uuids: Vec<HostId>,
 }
 
-/// Takes a host that does not answer out of service until it is reconciled; durable when answered. Idempotent.
+/// Puts an unreachable host into quarantine until it is reconciled. The reply is sent when that is on disk. Idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QuarantineHostMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 message!(QuarantineHostMsg, 1, Lane::Control => Done);
 
-/// A human attests that a host is off: its VMs cannot write any more. Only for a host that does not answer.
+/// An operator attests that a host is off: its VMs can no longer write. Rejected for a host that answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfirmHostFencedMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Who says so, for the audit.
+    /// Name of the operator, for the journal.
     pub by: String,
 }
 message!(ConfirmHostFencedMsg, 1, Lane::Control => Done);
 
-/// Tells the recovery supervisor that a host is quarantined, or not any more.
+/// Begins or ends the quarantine of a host in the recovery supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetQuarantineMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Why; `None` ends it.
+    /// Reason as text; `None` ends the quarantine.
     pub reason: Option<String>,
 }
 message!(SetQuarantineMsg, 1, Lane::Control => Done);
 
-/// Asks the HA supervisor what it thinks of every host and VM.
+/// Queries the HA supervisor's status of hosts and VMs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryHaMsg {}
 message!(QueryHaMsg, 1, Lane::Control => HaReply);
 
-/// What the HA supervisor thinks.
+/// The HA supervisor's status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HaReply {
-    /// Hosts that are anything but in order, by id.
+    /// Hosts that are not in normal service, sorted by uuid.
     pub hosts: Vec<HostHa>,
-    /// VMs that are wanted and not running, by id.
+    /// VMs that should be running but are not, sorted by uuid.
     pub vms: Vec<VmHa>,
     /// Clusters whose storm brake is engaged.
     pub braked: Vec<ClusterId>,
 }
 
-/// A host in trouble, as HA sees it.
+/// The HA status of a host that is not in normal service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostHa {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// What is thought of it, in plain words.
+    /// Status as text for operators.
     pub standing: String,
 }
 
-/// A VM that is wanted and not running, as HA sees it.
+/// A VM that should be running but is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmHa {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Why it is not running, in plain words.
+    /// Reason as text for operators.
     pub why: String,
 }
 
-/// A try of a host's ping failed: published, not recorded.
+/// One ping attempt of a host failed. Published, not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostSuspected {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
 }
 event!(HostSuspected, "host.suspected", 1, |e| e.host.clone());
 
-/// A host is taken for failed: its VMs are brought back elsewhere.
+/// A host failed: its VMs fail over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostFailed {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// Siblings that looked for it in vain.
+    /// Names of the sibling hosts that did not reach the host.
     pub unseen_by: Vec<String>,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 event!(HostFailed, "ha.host-failed", 1, |e| e.host.clone());
@@ -278,112 +278,114 @@ event!(HostFailed, "ha.host-failed", 1, |e| e.host.clone());
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostQuarantineChanged {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// Whether it is in quarantine now.
+    /// Whether the host is in quarantine after the change.
     pub quarantined: bool,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 event!(HostQuarantineChanged, "ha.host-quarantine", 1, |e| e.host.clone());
 
-/// A human attested that a host is off, or that does not hold any more because it is back.
+/// An operator attested that a host is off, or the attestation ended because the host answers again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostConfirmedFenced {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// Whether it holds.
+    /// Whether the attestation is valid after the change.
     pub confirmed: bool,
-    /// Who said so.
+    /// Name of the operator.
     pub by: String,
 }
 event!(HostConfirmedFenced, "ha.host-confirmed-fenced", 1, |e| e.host.clone());
 
-/// So many hosts of a cluster are away at once that it is rather us: nothing is fenced; or that is over.
+/// The storm brake of a cluster engaged or released. While engaged, too many hosts are unreachable at the same time, so
+/// that the controller's own network is the likelier cause, and the controller fences nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StormBrakeChanged {
-    /// The cluster.
+    /// Uuid of the cluster.
     pub cluster_uuid: ClusterId,
-    /// Its name.
+    /// Name of the cluster in the inventory.
     pub cluster: String,
-    /// Whether it holds now.
+    /// Whether the brake is engaged after the change.
     pub engaged: bool,
-    /// The hosts that are away.
+    /// Names of the unreachable hosts.
     pub hosts: Vec<String>,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 event!(StormBrakeChanged, "ha.storm-brake", 1, |e| e.cluster.clone());
 
-/// A VM was brought back.
+/// A VM failed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmHaStarted {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name.
+    /// Name of the VM in the inventory.
     pub vm: String,
-    /// Where it ran before.
+    /// Name of the host where it ran before.
     pub from_host: Option<String>,
-    /// Where it runs now.
+    /// Uuid of the host where it runs now.
     pub host_uuid: HostId,
-    /// That host's name.
+    /// Name of that host in the inventory.
     pub host: String,
-    /// Why it was brought back, in plain words.
+    /// Reason of the failover, as text for operators.
     pub reason: String,
 }
 event!(VmHaStarted, "ha.vm-started", 1, |e| e.vm.clone());
 
-/// A VM could not be brought back and is tried again; told when the reason changes.
+/// A failover of a VM failed and is retried. Published when the reason changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmHaBlocked {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name.
+    /// Name of the VM in the inventory.
     pub vm: String,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 event!(VmHaBlocked, "ha.vm-blocked", 1, |e| e.vm.clone());
 
-/// A VM begins to be moved off a host that is drained, or that is over. The beginning is recorded before the VM is
-/// stopped: a controller that starts anew knows whom it owes a start.
+/// A move of a VM off a drained host began or ended. The beginning is recorded before the VM is stopped, so that the
+/// next controller knows which VMs to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmMoveChanged {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name.
+    /// Name of the VM in the inventory.
     pub vm: String,
-    /// The host that is drained.
+    /// Uuid of the drained host.
     pub from_host_uuid: HostId,
-    /// That host's name.
+    /// Name of that host in the inventory.
     pub from_host: String,
-    /// The start that is ended by it.
+    /// Incarnation that the move stops.
     pub incarnation: u64,
-    /// Whether it is being moved now, or was to be stopped and runs on: if it ends after all, it is owed a start.
+    /// Whether the move is in progress. Also true if the VM did not stop: if it stops later, the controller must start
+    /// it.
     pub moving: bool,
-    /// The host that has room for it; of one that stays, or when it is over, where it runs.
+    /// Name of the target host; for a VM that did not stop, or after the move, the host where it runs.
     pub host: Option<String>,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 event!(VmMoveChanged, "ha.vm-move", 1, |e| e.vm.clone());
 
-/// A host that is drained was asked, and nothing of ours runs on it.
+/// A drained host listed its processes, and no VM runs on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostDrained {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
 }
 event!(HostDrained, "ha.host-drained", 1, |e| e.host.clone());

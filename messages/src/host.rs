@@ -1,4 +1,4 @@
-//! Hosts: ping, facts, maintenance, and what is published about them.
+//! Hosts: ping, facts, maintenance, and their events.
 
 use std::net::IpAddr;
 
@@ -12,276 +12,275 @@ use crate::{
     storage::{HostProtocolRef, StorageHostRef},
 };
 
-/// What the controller knows of the way to a host.
+/// The status of a host by its pings.
 ///
 /// ```text
 /// Connecting --ping ok--> Connected --max_failure pings failed--> Disconnected --ping ok--> Connected
 /// ```
-/// Every event is legal in every state; nothing is published when nothing changes.
+/// Every event is legal in every state. Only changes are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum HostStatus {
-    /// Not yet pinged, or being reconnected.
+    /// Not yet pinged, or not yet returned to service.
     Connecting,
-    /// The last ping was answered by the right host.
+    /// The expected host answered the last ping.
     Connected,
     /// `max_failure` pings in a row were not answered.
     Disconnected,
 }
 
-/// What an operator wants of a host.
+/// The desired state of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum HostState {
-    /// It serves.
+    /// In service.
     Enabled,
-    /// It is being worked on: neither pinged nor healed nor given VMs.
+    /// Excluded by an operator from pings, redeploys and placement.
     Maintenance,
 }
 
-/// Asks an agent whether it is there and who it is.
+/// Liveness probe of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPingCmd {
-    /// The host that the caller believes to speak to.
+    /// The host that the caller addresses.
     pub host_uuid: HostId,
-    /// How far the caller's journal is. The host remembers the furthest that it was told.
+    /// Head of the caller's journal. The host remembers the latest head that it received.
     #[serde(default)]
     pub head: Option<JournalHead>,
 }
 agent_command!(HostPingCmd, "/host/ping" => HostPingReply);
 
-/// Who answered a ping.
+/// The answer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPingReply {
-    /// The host that answered. Another than the one asked for is no answer at all.
+    /// The host that answered. The controller rejects the answer of any other host than the addressed one.
     pub host_uuid: HostId,
     /// The agent's version, such as `0.1.0`.
     pub version: String,
-    /// Changes with every start of the agent, so that a restart between two pings is seen.
+    /// Id of the agent's process: changes with every start of the agent.
     pub boot_id: String,
-    /// The machine on which the agent runs.
+    /// Machine and boot of the host.
     #[serde(default)]
     pub machine: Machine,
-    /// The furthest that this host was ever told, this ping included.
+    /// The latest head of a journal that this host ever received, including this ping.
     #[serde(default)]
     pub witness: Option<JournalHead>,
 }
 
-/// A host answers as this machine: published when it is another one, or another boot of it, than before. What later is
-/// said of the host counts only if it is said of this machine.
+/// A host answers as this machine: published when machine or boot changed. Later evidence about the host counts only if
+/// it is from this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostIdentified {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// The machine.
+    /// The new machine and boot.
     pub machine: Machine,
 }
 event!(HostIdentified, "host.identified", 1, |e| e.host.clone());
 
-/// Asks an agent what its host has.
+/// Queries the equipment of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFactsCmd {}
 agent_command!(HostFactsCmd, "/host/facts" => HostFactsReply);
 
-/// What a host has.
+/// The equipment of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostFactsReply {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// The agent's version.
+    /// Version of the agent.
     pub version: String,
     /// The kernel's host name.
     pub hostname: String,
-    /// `kvm` or `tcg`: what QEMU will run with.
+    /// Accelerator of QEMU: `kvm` or `tcg`.
     pub accel: String,
-    /// QEMU's version, such as `7.2.17`; empty if QEMU is missing.
+    /// Version of QEMU, such as `7.2.17`; empty if QEMU is not installed.
     pub qemu_version: String,
-    /// Memory of the host in MiB.
+    /// Memory in MiB.
     pub memory_mib: u64,
-    /// Memory that is available now in MiB.
+    /// Available memory in MiB.
     pub available_mib: u64,
-    /// Logical processors.
+    /// Number of logical processors.
     pub cpus: u32,
-    /// Free hugepages of 2 MiB.
+    /// Number of free 2 MiB hugepages.
     pub free_hugepages: u64,
-    /// Every address that the host itself has, loopback and link-local ones left out. Empty: not known.
+    /// All IP addresses of the host except loopback and link-local ones. Empty if unknown.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
 }
 
-/// Tells a host actor to ping its agent once. The reply says what came of it; it is an error only if the
-/// question could not be put.
+/// Pings a host's agent once. An unanswered ping is a reply with `connected` = false, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PingHostMsg {
-    /// How long the agent may take, in milliseconds.
+    /// Time limit in milliseconds.
     pub timeout_ms: u64,
 }
 message!(PingHostMsg, 1, Lane::Control => PingHostReply);
 
-/// What came of one ping.
+/// The result of one ping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PingHostReply {
-    /// Whether the right host answered in time.
+    /// Whether the expected host answered within the time limit.
     pub connected: bool,
-    /// Why not, in plain words; `None` when connected.
+    /// Reason as text while not connected; `None` if connected.
     pub reason: Option<String>,
-    /// The agent's [`HostPingReply::boot_id`]; empty when not connected.
+    /// [`HostPingReply::boot_id`]; empty if not connected.
     pub boot_id: String,
-    /// The machine that answered; unknown when not connected.
+    /// The machine that answered; unknown if not connected.
     #[serde(default)]
     pub machine: Machine,
 }
 
-/// Asks a host actor how its last pings went.
+/// Lists the latest pings of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryPingsMsg {}
 message!(QueryPingsMsg, 1 => PingsReply);
 
-/// The last pings of a host.
+/// The latest pings of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PingsReply {
-    /// The oldest first.
+    /// Oldest first.
     pub pings: Vec<Pinged>,
 }
 
-/// How one ping went.
+/// One past ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pinged {
-    /// How long ago it ended, in seconds.
+    /// Time since its end, in seconds.
     pub ago_s: u32,
-    /// How long it took, in microseconds.
+    /// Duration in microseconds.
     pub took_us: u32,
-    /// Whether the right host answered in time.
+    /// Whether the expected host answered within the time limit.
     pub answered: bool,
 }
 
-/// What an operator asks of a host.
+/// An operator's action on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostAction {
-    /// Take it out of service: no ping, no healing, no VM.
+    /// Begin maintenance: no pings, no redeploys, no placement.
     Maintain,
-    /// Put it back into service; a drain that is under way ends.
+    /// Return the host to service; ends a drain.
     Activate,
-    /// Ping it now, whatever the schedule says.
+    /// Ping now, independent of the schedule.
     Ping,
-    /// Take it out of service, and move the VMs that run there to other hosts, a few at a time.
+    /// Begin maintenance and move the VMs to other hosts, two at a time.
     Drain,
 }
 
-/// An operator's request about one host, answered when it is durable and in force.
+/// Requests an action on a host. The reply is sent when the change is on disk and in effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangeHostStateMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// What is asked.
+    /// The action.
     pub action: HostAction,
 }
 message!(ChangeHostStateMsg, 1, Lane::Control => HostInventory);
 
-/// A host as the outside sees it.
+/// A host as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HostInventory {
-    /// The host.
+    /// Uuid of the host.
     pub uuid: HostId,
-    /// Its name in the config.
+    /// Name in the config.
     pub name: String,
-    /// The name of its cluster.
+    /// Name of the cluster.
     pub cluster: String,
-    /// Address of its management interface.
+    /// IP address or name for management: pings, agent, SSH.
     pub management_ip: String,
-    /// What the operator wants.
+    /// Desired state, set by an operator.
     pub state: HostState,
-    /// What the pings say.
+    /// Status by the pings.
     pub status: HostStatus,
-    /// Why it is not connected; `None` when it is.
+    /// Reason as text while not connected; `None` while connected.
     pub reason: Option<String>,
 }
 
-/// A host's status changed.
+/// The status of a host changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostStatusChanged {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Before.
+    /// Value before the change.
     pub old_status: HostStatus,
-    /// Now.
+    /// Value after the change.
     pub new_status: HostStatus,
-    /// Why it is not connected; `None` when it is.
+    /// Reason as text while not connected; `None` while connected.
     pub reason: Option<String>,
-    /// The host at that moment.
+    /// The host after the change.
     pub inventory: HostInventory,
 }
 event!(HostStatusChanged, "host.status-changed", 1, |e| e.inventory.name.clone());
 
-/// An operator changed what a host is wanted for.
+/// An operator changed the desired state of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostStateChanged {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// Before.
+    /// Value before the change.
     pub old_state: HostState,
-    /// Now.
+    /// Value after the change.
     pub new_state: HostState,
-    /// Its VMs are to be moved to other hosts, until it is put back into service.
+    /// A drain is in progress: the controller moves the VMs to other hosts until the host returns to service.
     #[serde(default)]
     pub draining: bool,
 }
 event!(HostStateChanged, "host.state-changed", 2, |e| e.host.clone());
 
-/// Asks the recovery supervisor which hosts of a cluster can take work now: Enabled, Connected, last ping good.
+/// Lists the serving hosts of a cluster: Enabled, Connected, last ping answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryServingHostsMsg {
-    /// The cluster.
+    /// Uuid of the cluster.
     pub cluster_uuid: ClusterId,
 }
 message!(QueryServingHostsMsg, 1, Lane::Control => ServingHostsReply);
 
-/// The hosts of a cluster that can take work, in the order of the config.
+/// The serving hosts of a cluster, in the sequence of the config.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServingHostsReply {
-    /// Their ids.
+    /// Serving hosts.
     pub host_uuids: Vec<HostId>,
-    /// Hosts whose last ping was answered, whether or not they take work.
+    /// Hosts whose last ping was answered, serving or not.
     pub answering_host_uuids: Vec<HostId>,
-    /// Enabled hosts that do not answer, be it for one ping, and are not in quarantine.
+    /// Enabled hosts that missed at least one ping and are not in quarantine.
     pub doubtful_host_uuids: Vec<HostId>,
-    /// How many hosts of the cluster are Enabled.
+    /// Number of Enabled hosts of the cluster.
     pub enabled: u32,
 }
 
-/// Asks the recovery supervisor for what it knows of hosts and of their protocols.
+/// Lists hosts, protocols and storages with their statuses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryHostsMsg {}
 message!(QueryHostsMsg, 1, Lane::Control => HostsReply);
 
-/// Every host and every (storage, host, protocol), ordered by name.
+/// All hosts and all (storage, host, protocol), sorted by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostsReply {
     /// The hosts.
     pub hosts: Vec<HostInventory>,
-    /// The host-protocol refs.
+    /// One entry for each storage, host and protocol.
     pub refs: Vec<HostProtocolRef>,
-    /// Per storage and host, the status over all protocols.
+    /// One entry for each storage and host: the status over all protocols.
     pub storages: Vec<StorageHostRef>,
 }

@@ -1,4 +1,4 @@
-//! Typed uuids: a host's id cannot be passed where a VM's is meant.
+//! Typed uuids: the compiler rejects a host's id in the place of a VM's id.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 /// The namespace of ids that are derived from names: uuid v5 of `ringfence` in the OID namespace.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6ed1_81e4_7690_588f_b208_1af5_3501_ae88);
 
-/// A text is not a uuid of the expected kind.
+/// A text that is not a uuid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseIdError {
     kind: &'static str,
@@ -32,8 +32,8 @@ macro_rules! ids {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// The id that a thing of this name has unless its uuid is given: uuid v5 of kind and name,
-            /// the same on every run and machine.
+            /// The id of an object without a configured uuid: uuid v5 of kind and name, the same on every run and
+            /// machine.
             pub fn from_name(name: &str) -> Self {
                 Self(Uuid::new_v5(&NAMESPACE, format!("{}/{name}", $kind).as_bytes()))
             }
@@ -70,7 +70,7 @@ macro_rules! ids {
 }
 
 ids! {
-    /// A cluster: hosts that share storage and may stand in for each other.
+    /// A cluster: hosts that share storage; VMs fail over within their cluster.
     ClusterId = "cluster";
     /// A host that runs VMs.
     HostId = "host";

@@ -1,8 +1,9 @@
-//! How far a journal has come, as hosts remember it; and what follows when one is behind.
+//! Detection of a restored journal: hosts remember how far the journal was.
 //!
-//! Purpose: a journal that was restored from a backup does not know what its controller did since. Hosts were told with every
-//! ping and every order how far the journal was, so that they are witnesses of what is missing. Invariant: what a host
-//! remembers never goes back. Rejected: comparing clocks, which a restored machine has wrong as well.
+//! Purpose: a journal from a backup lacks what its controller did since. Every ping and every command carries the head
+//! of the journal, so that hosts are witnesses of missing records.
+//! Invariant: what a host remembers never goes back.
+//! Alternatives considered: a comparison of clocks. A restored machine may have a wrong clock too.
 
 use std::fmt;
 
@@ -10,31 +11,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::{HostId, event};
 
-/// The longest name of a journal that a host remembers. Too low: a SHA-256 in hex does not fit. Too high: a caller fills its disk.
+/// Bytes of a journal's id, at most. Too low: a SHA-256 in hex does not fit. Too high: a caller fills a host's disk.
 pub const MAX_JOURNAL_ID: usize = 64;
 
-/// How far a journal has come.
+/// The newest position of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct JournalHead {
-    /// Names the journal. A copy of it has the same name; a new one, or one that was declared restored, has another.
+    /// Id of the journal. A copy has the same id; a new journal, or one declared restored, has another.
     pub journal_id: String,
-    /// How often somebody declared that the work goes on from a backup. Above all others it decides which journal counts.
+    /// Number of starts with `--restored`. The journal of the highest generation is valid.
     pub generation: u64,
-    /// Its newest record.
+    /// Sequence number of the newest record.
     pub seq: u64,
-    /// The term of office in which that was told.
+    /// Epoch of the controller that sent this.
     pub epoch: u64,
 }
 
 impl JournalHead {
-    /// Whether a host has heard of something that this journal does not know: of a later generation, of another journal, of a
-    /// later record, of a later term of office.
+    /// Whether `witness` shows that this journal lacks something: a later generation, another journal, a later record
+    /// or a later epoch.
     pub fn is_behind(&self, witness: &JournalHead) -> bool {
         match self.generation.cmp(&witness.generation) {
             std::cmp::Ordering::Less => true,
-            // A journal of an earlier generation counts no more, but its terms of office were: hosts refuse orders of former ones.
+            // A journal of an earlier generation is void, but its epochs count: hosts reject commands of lower ones.
             std::cmp::Ordering::Greater => witness.epoch > self.epoch,
             std::cmp::Ordering::Equal => {
                 self.journal_id != witness.journal_id || witness.seq > self.seq || witness.epoch > self.epoch
@@ -42,7 +43,7 @@ impl JournalHead {
         }
     }
 
-    /// What a host remembers that has heard this, and `before` until now.
+    /// What a host remembers that had `before` and receives this.
     pub fn heard_after(self, before: Option<&JournalHead>) -> JournalHead {
         match before {
             Some(before) if self.is_behind(before) => before.clone(),
@@ -50,7 +51,7 @@ impl JournalHead {
         }
     }
 
-    /// Whether it is what a controller may say.
+    /// Whether the id has 1 to [`MAX_JOURNAL_ID`] letters, digits and dashes.
     pub fn is_sound(&self) -> bool {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         !self.journal_id.is_empty() && self.journal_id.len() <= MAX_JOURNAL_ID && self.journal_id.bytes().all(plain)
@@ -64,17 +65,17 @@ impl fmt::Display for JournalHead {
     }
 }
 
-/// A controller found that its journal is behind what a host has heard. It does nothing any more that cannot be undone.
+/// A controller found that its journal is behind a host's witness. From now on it rejects every irreversible act.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerBehind {
-    /// The host that has heard more.
+    /// Uuid of the host with the later witness.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// What it has heard.
+    /// What that host remembers.
     pub witness: JournalHead,
-    /// How far this journal was.
+    /// Position of this journal.
     pub head: JournalHead,
 }
 event!(ControllerBehind, "controller.behind", 1, |_e| "controller".to_owned());
@@ -84,28 +85,29 @@ impl fmt::Display for ControllerBehind {
         let ControllerBehind { host, witness, head, .. } = self;
         write!(
             f,
-            "the journal is behind: host {host} has heard of {witness}, this one is at {head}. It was restored from a backup, or \
-             another controller works on. Nothing is started, stopped, fenced or redeployed. Make sure that no other \
-             controller runs, then start this one once with `ringfence serve --restored`"
+            "the journal is behind: host {host} has a witness of {witness}, this journal is at {head}. The journal was \
+             restored from a backup, or another controller is active. No VM is started, stopped or fenced and no target \
+             is redeployed. Verify that no other controller runs, then start this one once with \
+             `ringfence serve --restored`"
         )
     }
 }
 
-/// Somebody declared that the work goes on from this journal, though hosts may have heard of more.
+/// An operator declared with `--restored` that this journal is valid, although hosts may have later witnesses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerRestored {
-    /// The journal's new name.
+    /// The new id of the journal.
     pub journal_id: String,
-    /// Its generation: above all that were heard of.
+    /// The new generation: above those of all witnesses.
     pub generation: u64,
-    /// The highest term of office that was heard of. The next one is above it.
+    /// The highest epoch of all witnesses. The next epoch is above it.
     pub epoch: u64,
-    /// The furthest that was heard of; `None` if no host remembers a journal.
+    /// The latest witness; `None` if no host remembers a journal.
     pub witness: Option<JournalHead>,
-    /// How many hosts answered.
+    /// Number of hosts that replied.
     pub heard: u32,
-    /// The names of those that did not: what they remember is not known.
+    /// Names of the hosts that did not reply: their witnesses are unknown.
     pub silent: Vec<String>,
 }
 event!(ControllerRestored, "controller.restored", 1, |_e| "controller".to_owned());
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_behind_whoever_has_heard_more() {
+    fn journal_is_behind_a_later_witness() {
         let own = head("a", 1, 10, 3);
         for (witness, behind) in [
             (head("a", 1, 10, 3), false),
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_journal_has_is_not_sound() {
+    fn malformed_journal_id_is_not_sound() {
         assert!(head(&"f".repeat(MAX_JOURNAL_ID), 0, 1, 1).is_sound());
         for id in ["", "a\nb", "a b", &"f".repeat(MAX_JOURNAL_ID + 1)] {
             assert!(!head(id, 0, 1, 1).is_sound(), "{id:?}");

@@ -1,13 +1,12 @@
-//! Every typed message of Ringfence, the ids and error codes they carry, and the wire codec.
+//! Every typed message of Ringfence, the ids and error codes in them, and the wire codec.
 //!
-//! Purpose: one vocabulary for the bus, the actors, the drivers, the host agent and every tool.
-//! Invariants: no runtime, no clock, no I/O: only `serde`, `bincode` and `uuid`, so that an agent or a
-//! script can speak the language without linking an actor system. No secret is ever a field of a message:
-//! a driver adds it at the last hop.
-//! Rejected: deriving messages from an IDL (one more language to read for the same structs), and
-//! `serde(tag)`/`skip_serializing_if` on wire types (they compile and then fail to decode under bincode).
+//! Purpose: one vocabulary for the bus, the actors, the drivers, the agent and every tool.
+//! Invariants: no runtime, no clock, no I/O: only `serde`, `bincode` and `uuid`, so that an agent or a tool does not
+//! link an actor system; no secret is a field of a message: a driver adds it at the last hop.
+//! Alternatives considered: messages from an IDL (one more language for the same structs); `serde(tag)` and
+//! `skip_serializing_if` on wire types (they compile, and bincode cannot decode them).
 //!
-//! A message is a plain struct plus one [`message!`] line that names it, versions it and types its reply.
+//! A message is a plain struct with one [`message!`] line that gives its name, version and reply type.
 
 mod address;
 pub mod agent;
@@ -38,5 +37,5 @@ pub use id::{ClusterId, HostId, ParseIdError, StorageId, VmId, VolumeId};
 pub use message::{Event, Lane, Message};
 pub use protocol::{Health, Protocol, ProtocolStatus};
 
-/// The result of anything that a peer may refuse: the value, or the code that says why not.
+/// A value, or the [`ErrorCode`] of the failure.
 pub type Result<T, E = ErrorCode> = std::result::Result<T, E>;

@@ -1,53 +1,53 @@
-//! What makes a struct a message: its name, its version, its lane and the type of its reply.
+//! The traits of messages and events: name, version, lane and reply type.
 //!
-//! The traits live here and not in the bus, so that a message needs no runtime to exist.
+//! The traits are not in the bus, so that messages need no runtime.
 
 use std::fmt::Debug;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The lane of a mailbox that a message travels in. A higher lane is always served first.
+/// A queue of a mailbox. A message of an earlier lane is always handled before one of a later lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Few and urgent: stop, fence, ping. Served before everything else.
+    /// Few and urgent messages: stop, fence, ping.
     Control = 0,
-    /// The common case.
+    /// All other messages.
     Normal = 1,
-    /// Many and patient: inventory sweeps, statistics.
+    /// Many messages that can wait: inventory queries, statistics.
     Bulk = 2,
 }
 
 impl Lane {
-    /// Every lane, in the order in which a mailbox serves them.
+    /// Every lane, in the sequence in which a mailbox serves them.
     pub const ALL: [Lane; 3] = [Lane::Control, Lane::Normal, Lane::Bulk];
 }
 
-/// A request that is answered exactly once: with its [`Message::Reply`], an error or a timeout.
+/// A request with exactly one answer: its [`Message::Reply`], an error or a timeout.
 ///
-/// Declare one with [`message!`](macro@crate::message); implementing the trait by hand is fine too.
+/// [`message!`](macro@crate::message) implements the trait; an implementation by hand is possible too.
 pub trait Message: Serialize + DeserializeOwned + Debug + Send + 'static {
-    /// The stable wire name, unique in the process. By convention the type's name.
+    /// Stable name on the wire, unique in the process. By convention the name of the type.
     const NAME: &'static str;
-    /// Raised whenever the fields change; a reader refuses a version it does not know.
+    /// Raised with every change of the fields. A decoder rejects an unknown version.
     const VERSION: u16;
-    /// The lane it travels in unless the sender says otherwise.
+    /// The lane, unless the sender selects another.
     const LANE: Lane = Lane::Normal;
-    /// What the handler answers.
+    /// The handler's reply on success.
     type Reply: Serialize + DeserializeOwned + Debug + Send + 'static;
 }
 
-/// A past fact that is published to whoever subscribed to its topic. It has no reply.
+/// A past fact, published to all subscribers of its topic. An event has no reply.
 pub trait Event: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + 'static {
-    /// Dotted lower-case path such as `host.status-changed`; subscribers match it with globs.
+    /// Dotted lower-case path such as `host.status-changed`. Streams match topics with globs.
     const TOPIC: &'static str;
-    /// Raised whenever the fields change.
+    /// Raised with every change of the fields.
     const VERSION: u16;
-    /// What the fact is about, by name or uuid, for a reader of the journal.
+    /// The object of the event, by name or uuid, such as `vm1`.
     fn subject(&self) -> String;
 }
 
-/// Declares that a struct is a [`Message`]: `message!(Ping, 1 => Pong);`, with a lane if it is not the
-/// normal one: `message!(Ping, 1, Lane::Control => Pong);`.
+/// Implements [`Message`]: `message!(Ping, 1 => Pong);`, or with a lane other than the normal one:
+/// `message!(Ping, 1, Lane::Control => Pong);`.
 #[macro_export]
 macro_rules! message {
     ($name:ident, $version:literal => $reply:ty) => {
@@ -63,7 +63,8 @@ macro_rules! message {
     };
 }
 
-/// Declares that a struct is an [`Event`]: `event!(DoorOpened, "door.opened", 1, |e| e.door.clone());`.
+/// Implements [`Event`], with an expression for the subject: `event!(DoorOpened, "door.opened", 1, |e|
+/// e.door.clone());`.
 #[macro_export]
 macro_rules! event {
     ($name:ident, $topic:literal, $version:literal, |$e:ident| $subject:expr) => {

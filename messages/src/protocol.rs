@@ -1,10 +1,10 @@
-//! The protocols by which a host reaches a storage, and how they are doing.
+//! The protocols by which a host reaches a storage, and their health.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A protocol by which a host reaches a primary storage. JSON uses the names of the domain.
+/// A protocol by which a host reaches a primary storage. In JSON: `NVMEoF`, `iSCSI`, `Vhost`, `CBD`, `NBD`, `RBD`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Protocol {
@@ -32,7 +32,7 @@ impl Protocol {
     pub const ALL: [Protocol; 6] =
         [Protocol::NvmeOf, Protocol::Iscsi, Protocol::Vhost, Protocol::Cbd, Protocol::Nbd, Protocol::Rbd];
 
-    /// The protocol's name as the domain writes it.
+    /// The name, as in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Protocol::NvmeOf => "NVMEoF",
@@ -51,26 +51,26 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What a probe of a protocol found. Only [`Health::Ok`] counts as connected.
+/// The result of a probe of a protocol. Only [`Health::Ok`] counts as connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Health {
-    /// It answers as it should.
+    /// The protocol works.
     Ok,
-    /// The probe could not tell.
+    /// The probe had no result.
     Unknown,
-    /// It answers, with something to worry about.
+    /// The protocol answers and reports a problem.
     Warn,
-    /// It does not work.
+    /// The protocol does not work.
     Failed,
 }
 
-/// Whether a host reaches a storage, over one protocol or over all of them.
+/// Whether a host reaches a storage, by one protocol or by any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum ProtocolStatus {
-    /// It does.
+    /// The host reaches the storage.
     Connected,
-    /// It does not.
+    /// The host does not reach the storage.
     Disconnected,
 }
 

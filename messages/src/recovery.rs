@@ -1,59 +1,59 @@
-//! Self-heal: what the journal says of redeploys.
+//! Self-heal: events about redeploys.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{HostId, Protocol, StorageId, event, storage::DeployStep};
 
-/// Where a redeploy stands.
+/// The phase of a redeploy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RedeployPhase {
-    /// It is about to be tried; durable before anything is done.
+    /// The redeploy is about to begin; on disk before the first step.
     Intent,
-    /// It was tried and every step that matters succeeded. Health is still to be seen.
+    /// Every required step succeeded. The next ping shows whether the protocol is healthy.
     Done,
-    /// It was tried and failed.
+    /// A required step failed.
     Failed,
 }
 
-/// A protocol that is down on a host is redeployed: once as intent, once with what came of it.
+/// A redeploy of a protocol on a host: one event with the intent, one with the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProtocolRedeploy {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// The storage.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Its name.
+    /// Name of the storage in the inventory.
     pub storage: String,
     /// The protocol.
     pub protocol: Protocol,
-    /// Where it stands.
+    /// The phase.
     pub phase: RedeployPhase,
-    /// Which redeploy of this outage it is, from 1.
+    /// Number of the redeploy in this outage, from 1.
     pub attempt: u32,
-    /// Pings that were skipped since the one before: 0, 2, 4, 8, 16, 32, 64, 64...
+    /// Pings that the backoff skipped since the previous redeploy: 0, 2, 4, 8, 16, 32, 64, 64...
     pub skipped_pings: u32,
-    /// What was done, step by step; empty in an intent.
+    /// The executed steps; empty in an intent.
     pub steps: Vec<DeployStep>,
 }
 event!(ProtocolRedeploy, "storage.protocol-redeploy", 1, |e| format!("{}@{}/{}", e.storage, e.host, e.protocol));
 
-/// A best-effort step failed; the flow went on without it.
+/// A best-effort step failed; the redeploy continued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BestEffortStepFailed {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// The storage.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Its name.
+    /// Name of the storage in the inventory.
     pub storage: String,
-    /// The step and why it failed.
+    /// The failed step, with its error.
     pub step: DeployStep,
 }
 event!(BestEffortStepFailed, "storage.best-effort-step-failed", 1, |e| format!("{}@{}", e.storage, e.host));

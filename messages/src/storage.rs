@@ -1,4 +1,4 @@
-//! External primary storages: their health on a host, the deploy that mends it, and what is published.
+//! Primary storages: health on a host, redeploy, and events.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::{
     vm::{DiskSource, InstallPath},
 };
 
-/// What kind of storage it is, as in the config.
+/// The kind of a storage, as in the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -22,22 +22,22 @@ pub enum StorageKind {
     Dir,
 }
 
-/// Asks a storage actor how a host reaches it, protocol by protocol.
+/// Checks how a host reaches a storage, by each protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckHostHealthMsg {
-    /// The host to look from.
+    /// Uuid of the host on which the check runs.
     pub host_uuid: HostId,
 }
 message!(CheckHostHealthMsg, 1 => CheckHostHealthReply);
 
-/// One report per protocol of the storage.
+/// One result per protocol of the storage.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckHostHealthReply {
-    /// In the storage's own order of protocols, those that somebody could look at.
+    /// The protocols that could be checked, in the sequence of the storage's definition.
     pub protocols: Vec<ProtocolHealth>,
-    /// Why nobody could look at the others: their statuses stay.
+    /// Errors of the other checks: the statuses of those protocols stay.
     #[serde(default)]
     pub errors: Vec<ErrorCode>,
 }
@@ -48,89 +48,88 @@ impl From<Vec<ProtocolHealth>> for CheckHostHealthReply {
     }
 }
 
-/// What the probe of one protocol found.
+/// The result of the check of one protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProtocolHealth {
     /// The protocol.
     pub protocol: Protocol,
-    /// How it is.
+    /// The health.
     pub health: Health,
-    /// Why it is not `Ok`; `None` when it is.
+    /// Reason as text unless `health` is `Ok`; `None` if it is.
     pub reason: Option<String>,
 }
 
-/// Tells a storage actor to make a protocol work on a host again, preparing the host first.
+/// Redeploys a protocol on a host, after the host is prepared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeployClientMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// The protocol that is down there.
+    /// The protocol that is down on the host.
     pub protocol: Protocol,
-    /// Which redeploy of this outage it is, from 1.
+    /// Number of the redeploy in this outage, from 1.
     pub attempt: u32,
-    /// Pings that were skipped since the one before: 0, 2, 4, ... 64.
+    /// Pings that the backoff skipped since the previous redeploy: 0, 2, 4, ... 64.
     pub skipped_pings: u32,
 }
 message!(DeployClientMsg, 1 => DeployClientReply);
 
-/// What each step of a deploy did.
+/// The steps of a redeploy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeployClientReply {
-    /// In the order in which they ran.
+    /// In the sequence in which they ran.
     pub steps: Vec<DeployStep>,
 }
 
-/// One step of a deploy.
+/// One step of a redeploy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeployStep {
-    /// Such as `prepare-vhost-target-env` or `deploy-vhost-target`.
+    /// Name of the step, such as `prepare-vhost-target-env` or `deploy-vhost-target`.
     pub name: String,
-    /// Why it failed; `None` if it did not. A best-effort step may fail and the deploy go on.
+    /// The error of a failed step. After a failed best-effort step the redeploy continues.
     pub error: Option<ErrorCode>,
-    /// What there is to know beyond that, in plain words; may be empty.
+    /// More information as text for operators; may be empty.
     pub note: String,
 }
 
-/// Asks a storage actor to make a volume usable on a host, and how QEMU opens it there. Repeated, it gives
-/// the same answer.
+/// Makes a volume usable on a host and returns how QEMU opens it there. Idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActivateVolumeMsg {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
     /// The volume.
     pub install_path: InstallPath,
-    /// Name of the export where the storage needs one: unique on the host.
+    /// Name of the export, unique on the host; used only by storages that export.
     pub bdev_name: String,
-    /// The VM that writes to it: what is made for it ends with it.
+    /// The VM that writes to the volume: the export is removed with the VM.
     pub vm_uuid: VmId,
 }
 message!(ActivateVolumeMsg, 1 => DiskSource);
 
-/// The state of one protocol between one host and one storage; unique per (storage, host, protocol).
+/// The status of one protocol between one host and one storage; unique per (storage, host, protocol).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HostProtocolRef {
-    /// Position in the listing, stable while the inventory stands.
+    /// Position in the listing, stable while the inventory does not change.
     pub id: u64,
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// The storage.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Its name.
+    /// Name of the storage in the inventory.
     pub storage: String,
     /// The protocol.
     pub protocol: Protocol,
     /// `None` before the first report.
     pub status: Option<ProtocolStatus>,
-    /// Why it is not connected; `None` when it is.
+    /// Reason as text while not connected; `None` while connected.
     pub reason: Option<String>,
     /// Redeploys of the current outage; 0 when there is none.
     pub redeploys: u32,
@@ -138,63 +137,63 @@ pub struct HostProtocolRef {
     pub skip_pings: u32,
 }
 
-/// The state of a storage on one host, over all its protocols.
+/// The status of a storage on one host, over all its protocols.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StorageHostRef {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// The storage.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Its name.
+    /// Name of the storage in the inventory.
     pub storage: String,
     /// `None` before the first report.
     pub status: Option<ProtocolStatus>,
-    /// Why it is not connected; `None` when it is.
+    /// Reason as text while not connected; `None` while connected.
     pub reason: Option<String>,
-    /// Why the last health check itself failed; the status is then the one before. `None` if it did not.
+    /// Error of the last health check, if it failed; the status is then that of an earlier check.
     pub check_error: Option<ErrorCode>,
 }
 
-/// A storage as the outside sees it.
+/// A storage as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StorageInventory {
-    /// The storage.
+    /// Uuid of the storage.
     pub uuid: StorageId,
-    /// Its name in the config.
+    /// Name in the config.
     pub name: String,
-    /// What it is.
+    /// The kind.
     pub kind: StorageKind,
-    /// The clusters whose hosts use it.
+    /// Names of the clusters whose hosts use the storage.
     pub clusters: Vec<String>,
-    /// The protocols by which they do.
+    /// The protocols by which hosts reach the storage.
     pub protocols: Vec<Protocol>,
-    /// Its state on each host, by name of the host.
+    /// Status on each host, sorted by name of the host.
     pub hosts: Vec<StorageHostRef>,
 }
 
-/// A storage's status on a host, over all protocols, changed.
+/// The status of a storage on a host, over all protocols, changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageHostStatusChanged {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// The storage.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Its name.
+    /// Name of the storage in the inventory.
     pub storage: String,
-    /// Before; `None` at the first report.
+    /// Value before the change; `None` at the first report.
     pub old_status: Option<ProtocolStatus>,
-    /// Now.
+    /// Value after the change.
     pub new_status: ProtocolStatus,
-    /// Why it is not connected; `None` when it is.
+    /// Reason as text while not connected; `None` while connected.
     pub reason: Option<String>,
 }
 event!(StorageHostStatusChanged, "storage.host-status-changed", 1, |e| format!("{}@{}", e.storage, e.host));
@@ -203,21 +202,21 @@ event!(StorageHostStatusChanged, "storage.host-status-changed", 1, |e| format!("
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProtocolStatusChanged {
-    /// The host.
+    /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Its name.
+    /// Name of the host in the inventory.
     pub host: String,
-    /// The storage.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Its name.
+    /// Name of the storage in the inventory.
     pub storage: String,
     /// The protocol.
     pub protocol: Protocol,
-    /// Before; `None` at the first report.
+    /// Value before the change; `None` at the first report.
     pub old_status: Option<ProtocolStatus>,
-    /// Now.
+    /// Value after the change.
     pub new_status: ProtocolStatus,
-    /// Why it is not connected; `None` when it is.
+    /// Reason as text while not connected; `None` while connected.
     pub reason: Option<String>,
 }
 event!(ProtocolStatusChanged, "storage.protocol-status-changed", 1, |e| format!(
@@ -225,7 +224,7 @@ event!(ProtocolStatusChanged, "storage.protocol-status-changed", 1, |e| format!(
     e.storage, e.host, e.protocol
 ));
 
-/// The aggregated status over protocols: any Connected makes it Connected. `None` over no protocol.
+/// The status over several protocols: Connected if any is Connected. `None` without protocols.
 pub fn aggregate(statuses: impl IntoIterator<Item = ProtocolStatus>) -> Option<ProtocolStatus> {
     statuses.into_iter().reduce(|a, b| if a == ProtocolStatus::Connected { a } else { b })
 }

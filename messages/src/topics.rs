@@ -1,4 +1,4 @@
-//! The topics of the journal: whoever names topics in a file is told at once when nothing ever has such a topic.
+//! The topics of the journal. A config with an unknown topic is rejected when it is read.
 
 use crate::{
     Event,
@@ -16,8 +16,8 @@ use crate::{
     vm::{VmIntruder, VmStateChanged},
 };
 
-/// Every topic that a record of the journal may have. `journal.recorded` and `host.suspected` are not among them: the one tells of
-/// a record, the other is a hint from one actor to another.
+/// Every topic that a record of the journal may have. `journal.recorded` and `host.suspected` are published only: the
+/// first one reports a record, the second one is a hint between actors.
 pub const RECORDED: [&str; 24] = [
     ControllerStarted::TOPIC,
     ControllerBehind::TOPIC,
@@ -45,7 +45,7 @@ pub const RECORDED: [&str; 24] = [
     INVENTORY_CHANGED,
 ];
 
-/// The inventory is another; the event belongs to who changes it.
+/// The inventory changed. The event itself is declared in `actors/src/change.rs`.
 pub const INVENTORY_CHANGED: &str = "inventory.changed";
 
 #[cfg(test)]
@@ -53,9 +53,9 @@ mod tests {
     use super::*;
     use crate::{audit::EventRecorded, ha::HostSuspected};
 
-    /// Every event that is declared here, and that of the inventory in `ringfence-actors`.
+    /// The events of this crate, and that of the inventory in `ringfence-actors`.
     #[test]
-    fn every_event_that_is_recorded_is_listed() {
+    fn every_recorded_event_is_listed() {
         let mut declared = vec![INVENTORY_CHANGED.to_owned()];
         for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap() {
             let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();

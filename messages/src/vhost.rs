@@ -1,88 +1,89 @@
-//! vhost-user targets on a host: prepare the host, deploy the target, look at its health, export volumes.
+//! vhost-user targets on a host: preparation, deployment, health check, export of volumes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{StorageId, VmId, agent::Done, agent_command};
 
-/// Hugepages of 2 MiB that a host is prepared with unless told otherwise: 2 GiB. Too low: guest memory does
-/// not fit. Too high: the memory is lost to everything else.
+/// Default number of 2 MiB hugepages on a host: 2 GiB. Too low: guest memory does not fit. Too high: the memory is lost
+/// to all other programs.
 pub const DEFAULT_HUGEPAGES: u64 = 1024;
 
 /// Prepares a host for vhost targets: docker (if the target runs in a container) and 2 MiB hugepages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrepareVhostTargetEnvCmd {
-    /// Free hugepages of 2 MiB that shall be there afterwards.
+    /// Required number of free 2 MiB hugepages.
     pub hugepages: u64,
 }
 agent_command!(PrepareVhostTargetEnvCmd, "/zbs/primarystorage/vhost/target/prepareenv" => PrepareVhostTargetEnvReply);
 
-/// What was there or was made.
+/// The state after the preparation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrepareVhostTargetEnvReply {
-    /// Free hugepages of 2 MiB now.
+    /// Number of free 2 MiB hugepages.
     pub free_hugepages: u64,
     /// Where hugetlbfs with 2 MiB pages is mounted.
     pub hugepage_mount: String,
-    /// What was done or found, one plain sentence each.
+    /// What was done or found, one sentence each, as text for operators.
     pub notes: Vec<String>,
 }
 
-/// What happens to a guest whose target was lost with requests in flight, unless it is proven that the new one knows them.
+/// What happens to a guest whose target died with requests in flight, unless it is proven that the new target knows
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnTargetLoss {
-    /// It is reset before its queue is served again, and replays its own journal.
+    /// The guest is reset before its queue is served again; its file system replays its journal.
     #[default]
     Reset,
-    /// It goes on, and may read what was never written: only for guests with one request at a time.
+    /// The guest continues and may read data that was never written: only for guests with one request at a time.
     Continue,
 }
 
-/// Makes the vhost target of a storage run on the host and export again what it exported before. Done on a
-/// healthy target it changes nothing.
+/// Starts the vhost target of a storage on the host, and exports the same volumes as before. Does nothing if the target
+/// is healthy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeployVhostCmd {
-    /// The storage whose target it is.
+    /// The storage of the target.
     pub primary_storage_uuid: StorageId,
-    /// Its name, for logs and the container's name.
+    /// Name of the storage, for logs and the name of the container.
     pub storage: String,
-    /// Directory on the host where the volumes of the storage lie; `None` for the agent's own.
+    /// Directory of the storage's volumes on the host; `None` for the agent's default.
     pub volume_dir: Option<String>,
-    /// What happens to the guests that lost it.
+    /// What happens to guests that lost the target.
     #[serde(default)]
     pub on_target_loss: OnTargetLoss,
 }
 agent_command!(DeployVhostCmd, "/zbs/primarystorage/vhost/deploy" => DeployVhostReply);
 
-/// What runs after a deploy.
+/// The state after a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeployVhostReply {
-    /// Process id of the target as the agent's host counts it; 0 if it runs in a container.
+    /// Process id of the target on the host; 0 for a target in a container.
     pub pid: u32,
-    /// Whether this deploy started it; false if it ran and was healthy.
+    /// Whether this deployment started the target; false if the target was healthy.
     pub started: bool,
-    /// Volumes that it exports now.
+    /// Number of exported volumes.
     pub exports: u32,
-    /// Volumes that it should export and does not, each with the reason.
+    /// Volumes whose export failed, each with the reason.
     #[serde(default)]
     pub missing: Vec<String>,
-    /// VMs whose guests were reset, because the target that they lost had requests of theirs in flight.
+    /// VMs whose guests were reset, because their requests were in flight when the target died.
     #[serde(default)]
     pub reset: Vec<VmId>,
-    /// VMs whose guests went on instead, because the policy says so.
+    /// VMs whose guests continued instead, because of [`OnTargetLoss::Continue`].
     #[serde(default)]
     pub continued: Vec<VmId>,
 }
 
-/// Asks whether the vhost target of a storage works: it runs and its control socket answers within 1 s.
+/// Checks that the vhost target of a storage runs and that its control socket answers within 1 s.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VhostTargetHealthCmd {
-    /// The storage whose target it is; for ZBS the container and socket below say which.
+    /// The storage of the target; for ZBS container and socket below identify the target.
     pub primary_storage_uuid: StorageId,
     /// ZBS: name of the container, `zbsvhost-<ip>`.
     #[serde(default)]
@@ -93,39 +94,39 @@ pub struct VhostTargetHealthCmd {
 }
 agent_command!(VhostTargetHealthCmd, "/zbs/primarystorage/vhost/target/health" => VhostTargetHealthReply);
 
-/// How the target is.
+/// The health of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VhostTargetHealthReply {
-    /// It runs and its control socket answered.
+    /// The target runs and its control socket answered.
     pub target_running: bool,
-    /// Why not, in plain words; `None` when it runs.
+    /// Reason as text while the target is down; `None` while it runs.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// Exports a volume as a vhost-user-blk socket. Repeated, it gives the same socket.
+/// Exports a volume as a vhost-user-blk socket. Idempotent: a repetition returns the same socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateVhostBdevCmd {
-    /// The storage whose target exports it.
+    /// The storage whose target exports the volume.
     pub primary_storage_uuid: StorageId,
-    /// Pool of the volume; empty where the storage has none.
+    /// Pool of the volume; empty for a storage without pools.
     pub logical_pool: String,
     /// Name of the volume.
     pub volume: String,
-    /// Name of the export: the socket's file name.
+    /// Name of the export: the file name of the socket.
     pub bdev_name: String,
-    /// Directory on the host where the volume lies; `None` for the agent's own.
+    /// Directory of the volume on the host; `None` for the agent's default.
     #[serde(default)]
     pub volume_dir: Option<String>,
-    /// The VM that writes through it: the export ends with it. `None` for an export that no VM owns.
+    /// The VM that owns the export: the export is removed with the VM. `None` for an export without VM.
     #[serde(default)]
     pub vm_uuid: Option<VmId>,
 }
 agent_command!(CreateVhostBdevCmd, "/zbs/primarystorage/vhost/bdev/create" => CreateVhostBdevReply);
 
-/// Where the export listens.
+/// The socket of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateVhostBdevReply {
@@ -133,11 +134,11 @@ pub struct CreateVhostBdevReply {
     pub socket_path: String,
 }
 
-/// Ends an export. Repeated, it does nothing.
+/// Removes an export. Idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeleteVhostBdevCmd {
-    /// The storage whose target exports it.
+    /// The storage whose target exports the volume.
     pub primary_storage_uuid: StorageId,
     /// Name of the export.
     pub bdev_name: String,

@@ -1,4 +1,4 @@
-//! Virtual machines: where they may run, starting and stopping them, and what is published.
+//! Virtual machines: volumes, start, stop, search, and their events.
 
 use std::{fmt, str::FromStr};
 
@@ -13,77 +13,77 @@ use crate::{
     message,
 };
 
-/// What the controller believes of a VM.
+/// The observed state of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum VmState {
-    /// It runs nowhere, as far as is proven.
+    /// Proven to run nowhere.
     Stopped,
-    /// A start is under way.
+    /// A start is in progress.
     Starting,
-    /// Its QEMU was seen running.
+    /// A host listed its QEMU.
     Running,
-    /// A stop is under way.
+    /// A stop is in progress.
     Stopping,
-    /// Its host cannot be asked: it may run or not.
+    /// Its host is unreachable: the VM may run or not.
     Unknown,
 }
 
-/// Whether the controller brings a VM back by itself.
+/// Whether the controller starts or fails over a VM automatically.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum HaMode {
-    /// It does not.
+    /// Only on an operator's request.
     #[default]
     None,
-    /// It does, whatever happens.
+    /// Always: the VM is started until an operator stops it.
     NeverStop,
 }
 
-/// Where a volume lies: `ceph://pool/image`, `zbs://pool/volume[@snap]`, `cbd:phys/logical/volume[@snap]`,
-/// `vhost://name`, `dir://file`. Displayed as it was written.
+/// The path of a volume: `ceph://pool/image`, `zbs://pool/volume[@snap]`, `cbd:phys/logical/volume[@snap]`,
+/// `vhost://name`, `dir://file`. Displayed in the same form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum InstallPath {
     /// An RBD image.
     Ceph {
-        /// Its pool.
+        /// Name of the pool.
         pool: String,
-        /// Its name.
+        /// Name of the image.
         image: String,
     },
     /// A ZBS volume.
     Zbs {
-        /// Its logical pool.
+        /// Name of the logical pool.
         pool: String,
-        /// Its name.
+        /// Name of the volume.
         volume: String,
-        /// Its snapshot, if it is one.
+        /// Name of the snapshot; `None` for the volume itself.
         snapshot: Option<String>,
     },
     /// A ZBS volume by its block device path.
     Cbd {
-        /// Its physical pool.
+        /// Name of the physical pool.
         physical_pool: String,
-        /// Its logical pool.
+        /// Name of the logical pool.
         pool: String,
-        /// Its name.
+        /// Name of the volume.
         volume: String,
-        /// Its snapshot, if it is one.
+        /// Name of the snapshot; `None` for the volume itself.
         snapshot: Option<String>,
     },
     /// A volume behind a vhost target that the host agent runs.
     Vhost {
-        /// Its name.
+        /// Name of the volume.
         name: String,
     },
     /// A file in a directory storage.
     Dir {
-        /// Its name.
+        /// Name of the file, without a path.
         file: String,
     },
 }
 
-/// A text is not an install path.
+/// A text that is not an install path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseInstallPathError(String);
 
@@ -95,15 +95,16 @@ impl fmt::Display for ParseInstallPathError {
 
 impl std::error::Error for ParseInstallPathError {}
 
-/// The longest name of a pool, image, volume or file. Ceph's own limit on image names is 96 bytes; a unix
-/// socket path, which carries a vhost name, holds 107.
+/// Bytes of a name of a pool, image, volume or file, at most. Ceph limits names of images to 96 bytes, and the path of
+/// a unix socket, which has the name of a vhost volume in it, is limited to 107 bytes.
 pub const MAX_NAME_BYTES: usize = 64;
 
 fn name(part: &str, what: &str, whole: &str) -> Result<String, ParseInstallPathError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if part.is_empty() || part.len() > MAX_NAME_BYTES || part.starts_with(['.', '-']) || !part.chars().all(fits) {
         return Err(ParseInstallPathError(format!(
-            "{part:?} in {whole:?} cannot be the name of its {what}: 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, not starting with . or -"
+            "{part:?} in {whole:?} is malformed as the name of its {what}: expected 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, \
+             not starting with . or -"
         )));
     }
     Ok(part.to_owned())
@@ -167,37 +168,37 @@ impl fmt::Display for InstallPath {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DiskSource {
-    /// A vhost-user-blk socket; QEMU reconnects to it every second while it is gone.
+    /// A vhost-user-blk socket. QEMU reconnects every second while the socket is missing.
     #[serde(rename_all = "camelCase")]
     VhostUser {
-        /// Path of the socket on the host.
+        /// Absolute path of the socket on the host.
         socket_path: String,
     },
     /// A raw file.
     #[serde(rename_all = "camelCase")]
     File {
-        /// Its path on the host.
+        /// Absolute path on the host.
         path: String,
     },
     /// An RBD image.
     #[serde(rename_all = "camelCase")]
     Rbd {
-        /// Its pool.
+        /// Name of the pool.
         pool: String,
-        /// Its name.
+        /// Name of the image.
         image: String,
-        /// `ceph.conf` on the host.
+        /// Path of `ceph.conf` on the host.
         conf: String,
-        /// Ceph user on the host.
+        /// Ceph user, without `client.`.
         user: String,
     },
 }
 
-/// One disk of a VM that is to be started.
+/// One disk of a VM that is about to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskSpec {
-    /// How QEMU opens it.
+    /// How QEMU opens the disk.
     pub source: DiskSource,
     /// Whether the VM boots from it first.
     pub root: bool,
@@ -207,81 +208,82 @@ pub struct DiskSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StartVmCmd {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name: 1 to 64 of A-Z a-z 0-9 . _ -.
+    /// Name of the VM: 1 to 64 of A-Z a-z 0-9 . _ -.
     pub name: String,
-    /// Which start of this VM it is. The agent refuses one that is not above the highest it has seen.
+    /// Number of this start. The agent rejects a number that is not above the highest that it has seen.
     pub incarnation: u64,
-    /// Which controller orders it. The agent refuses one below the highest it has seen.
+    /// Epoch of the controller. The agent rejects an epoch below the highest that it has seen.
     pub epoch: u64,
-    /// After this the order is void, by the agent's own clock as [`ListVmsReply::clock_ms`] told it; 0 for never. An order
-    /// may lie in the socket of an agent that stands still, long after everybody has given it up.
+    /// The command expires at this time of the agent's own clock ([`ListVmsReply::clock_ms`]); 0 for never. A command
+    /// may wait in the socket of a frozen agent long after the controller's deadline.
     #[serde(default)]
     pub not_after_ms: u64,
     /// Guest memory in MiB.
     pub memory_mib: u64,
-    /// Its disks.
+    /// All disks of the VM.
     pub disks: Vec<DiskSpec>,
-    /// More arguments of QEMU, appended verbatim, each one argv entry.
+    /// More arguments of QEMU, appended unchanged, one argv entry each.
     pub qemu_args: Vec<String>,
-    /// A libvirt domain: it is then started through libvirt, and everything above but its name only describes it.
+    /// XML of a libvirt domain: the agent then starts the VM through libvirt, and of the fields above only the name is
+    /// used.
     pub libvirt_xml: Option<String>,
-    /// How far the controller's journal was when it ordered this. A host that has heard of more refuses.
+    /// Head of the controller's journal. A host with a later witness rejects the command.
     #[serde(default)]
     pub head: Option<JournalHead>,
 }
 agent_command!(StartVmCmd, "/vm/start" => StartVmCmdReply);
 
-/// What runs after a start.
+/// The started process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StartVmCmdReply {
-    /// QEMU's process id on its host.
+    /// Process id of QEMU on its host.
     pub pid: u32,
-    /// `kvm` or `tcg`.
+    /// Accelerator: `kvm` or `tcg`.
     pub accel: String,
-    /// What guest memory is made of: `hugepages` or `memfd` or `private`.
+    /// Kind of guest memory: `hugepages`, `memfd` or `private`.
     pub memory: String,
 }
 
-/// Stops a VM's QEMU on the agent's host: by QMP `quit`, then SIGKILL, verified gone either way.
+/// Stops a VM's QEMU on the agent's host: by QMP `quit`, then SIGKILL. The reply is sent after the end was verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StopVmCmd {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Which controller orders it; the agent refuses one below the highest it has seen. 0 for a human.
+    /// Epoch of the controller. The agent rejects an epoch below the highest that it has seen. 0 for an operator.
     #[serde(default)]
     pub epoch: u64,
-    /// Nothing of the VM up to this incarnation may run here any more: the agent remembers that over restarts, and ends
-    /// what appears without a newer order. 0 remembers nothing.
+    /// Highest stopped incarnation. The agent remembers it on disk and stops a process of the VM that appears without a
+    /// newer command. 0 remembers nothing.
     #[serde(default)]
     pub incarnation: u64,
 }
 agent_command!(StopVmCmd, "/vm/stop" => Done);
 
-/// Asks which VMs have a QEMU process on the agent's host, whoever started it.
+/// Lists the QEMU processes of VMs on the agent's host, regardless of what started them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListVmsCmd {
-    /// Which controller asks; from now on the agent refuses orders of a lower one. 0 for a human.
+    /// Epoch of the controller. From now on the agent rejects commands of a lower epoch. 0 for an operator.
     #[serde(default)]
     pub epoch: u64,
-    /// Orders to start this VM that are void from now on, durably before the answer: "it does not run there" then stays
-    /// true whatever is still on its way.
+    /// Start commands that are void from now on; on disk before the reply. So a VM that is not listed cannot be started
+    /// there by a delayed command.
     #[serde(default)]
     pub void: Option<VoidOrders>,
 }
 agent_command!(ListVmsCmd, "/vm/list" => ListVmsReply);
 
-/// Orders that must not be carried out any more.
+/// Start commands that an agent must no longer carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VoidOrders {
-    /// To start this VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Up to this incarnation.
+    /// Highest void incarnation.
     pub incarnation: u64,
 }
 
@@ -289,56 +291,56 @@ pub struct VoidOrders {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListVmsReply {
-    /// Ordered by uuid.
+    /// Sorted by uuid.
     pub vms: Vec<RunningVm>,
-    /// The host's clock since it booted, suspended or not, in ms: what orders are dated by.
+    /// Time since the boot of the host, including suspend, in ms: the clock of [`StartVmCmd::not_after_ms`].
     #[serde(default)]
     pub clock_ms: u64,
-    /// With what sight the agent looked: a VM that is not in the list is not there only if that was full.
+    /// Sight of the agent: an unlisted VM counts as absent only with full sight.
     #[serde(default)]
     pub sight: Sight,
-    /// The machine that was looked at.
+    /// The machine of the host.
     #[serde(default)]
     pub machine: Machine,
 }
 
-/// What may write for a VM on a host.
+/// A kind of process that may write to a VM's volumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WriterKind {
-    /// Its QEMU.
+    /// The QEMU of the VM.
     #[default]
     Qemu,
-    /// A target that exports a volume of it: what it holds it may write though the QEMU is gone.
+    /// A target that exports a volume of the VM: it may write requests that it holds after the QEMU is gone.
     Export,
 }
 
-/// One process that is, or may write for, a VM.
+/// One process of a VM: its QEMU, or a target that may write to its volumes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunningVm {
-    /// The VM, from QEMU's `-uuid`.
+    /// Uuid of the VM, from QEMU's `-uuid`.
     pub vm_uuid: VmId,
-    /// Its process id on its host.
+    /// Process id on the host.
     pub pid: u32,
-    /// Which start it is, where the agent started it; `None` for one started by something else.
+    /// Incarnation of the VM if the agent started the process; `None` otherwise.
     pub incarnation: Option<u64>,
-    /// Another agent of this machine started it (agents that share a machine see each other's processes).
+    /// Another agent of the same machine started the process: agents on one machine see each other's processes.
     pub other_agent: bool,
-    /// It waits for a migration, or nobody can say whether it still does. One that came by a migration and runs does not.
+    /// The process waits for an incoming migration, or may still wait. False after the migration is complete.
     #[serde(default)]
     pub incoming: bool,
-    /// What it is.
+    /// The kind of process.
     #[serde(default)]
     pub kind: WriterKind,
-    /// Why it is not believed to be a VM, such as the user whose process it is; `None` for a VM. A stranger is reported,
-    /// and changes nothing that is known of the VM.
+    /// Why the process does not count as the VM, such as its owner; `None` for a VM. Such a process is reported and
+    /// does not change the VM's state.
     #[serde(default)]
     pub stranger: Option<String>,
 }
 
 impl RunningVm {
-    /// A QEMU of a VM, of which nothing else is known.
+    /// A QEMU of a VM with no further information.
     pub const fn qemu(vm_uuid: VmId, pid: u32) -> RunningVm {
         RunningVm {
             vm_uuid,
@@ -352,11 +354,11 @@ impl RunningVm {
     }
 }
 
-/// Starts a VM: on the host given, or on a connected one of its cluster.
+/// Starts a VM on the given host, or on a serving host of its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StartVmMsg {
-    /// The host; `None` lets the VM actor choose.
+    /// The target host; `None` lets placement choose.
     #[serde(default)]
     pub host_uuid: Option<HostId>,
 }
@@ -367,118 +369,119 @@ message!(StartVmMsg, 1 => VmInventory);
 pub struct StopVmMsg {}
 message!(StopVmMsg, 1 => VmInventory);
 
-/// Stops a VM where it runs because that host is drained. Whether it is to run stays as it is: it is started elsewhere.
+/// Stops a VM for a drain of its host. The desired state does not change: the controller starts the VM elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VacateVmMsg {
-    /// The host; an error if it does not run there.
+    /// Uuid of the drained host; an error if the VM does not run there.
     pub host_uuid: HostId,
 }
 message!(VacateVmMsg, 1 => VmInventory);
 
-/// Has a VM actor look whether the VM runs where it is believed to, or on this host. It answers at once what it believes
-/// now; what it finds is published if it changes that.
+/// Makes a VM actor check whether the VM runs on its recorded host or on the given one. The reply is sent at once with
+/// the present state; a change is published later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LookForVmMsg {
-    /// Where something saw it; `None` for where it is believed to run.
+    /// The host to check; `None` for the recorded host.
     pub host_uuid: Option<HostId>,
 }
 message!(LookForVmMsg, 1 => VmInventory);
 
-/// Asks a VM actor what it knows.
+/// Queries the state of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryVmMsg {}
 message!(QueryVmMsg, 1 => VmInventory);
 
-/// A VM as the outside sees it.
+/// A VM as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VmInventory {
-    /// The VM.
+    /// Uuid of the VM.
     pub uuid: VmId,
-    /// Its name in the config.
+    /// Name in the config.
     pub name: String,
-    /// The name of its cluster.
+    /// Name of the cluster.
     pub cluster: String,
-    /// Whether it is brought back by itself.
+    /// Whether the controller fails the VM over automatically.
     pub ha: HaMode,
-    /// What is believed of it.
+    /// Observed state.
     pub state: VmState,
-    /// Where it runs, or is being started or stopped; `None` when stopped.
+    /// Uuid of the host where the VM runs, starts or stops; `None` for a stopped VM.
     pub host_uuid: Option<HostId>,
-    /// That host's name.
+    /// Name of that host in the inventory.
     pub host: Option<String>,
-    /// Where it ran last.
+    /// Uuid of the last host.
     pub last_host_uuid: Option<HostId>,
-    /// How often it was started.
+    /// Number of the latest start.
     pub incarnation: u64,
-    /// Whether it is to run: the last order was a start, not a stop.
+    /// Desired state: true if the operator's last request was a start.
     pub wanted: bool,
-    /// Its volumes.
+    /// All volumes of the VM.
     pub volumes: Vec<VolumeInventory>,
 }
 
-/// A volume as the outside sees it.
+/// A volume as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeInventory {
-    /// The storage it lies on.
+    /// Uuid of the storage.
     pub primary_storage_uuid: StorageId,
-    /// Where on it, as in the config.
+    /// Path on the storage, as in the config.
     pub install_path: String,
     /// Whether the VM boots from it first.
     pub root: bool,
 }
 
-/// A VM's state changed.
+/// The state of a VM changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmStateChanged {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name.
+    /// Name of the VM in the inventory.
     pub vm: String,
-    /// Before.
+    /// Value before the change.
     pub old_state: VmState,
-    /// Now.
+    /// Value after the change.
     pub new_state: VmState,
-    /// Where it runs or is about to.
+    /// Uuid of the host where the VM runs or is about to run.
     pub host_uuid: Option<HostId>,
-    /// That host's name.
+    /// Name of that host in the inventory.
     pub host: Option<String>,
-    /// Which start it is.
+    /// Number of the latest start.
     pub incarnation: u64,
-    /// Whether it is to run: the last order was a start, not a stop.
+    /// Desired state: true if the operator's last request was a start.
     pub wanted: bool,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
-    /// Other hosts on which an earlier incarnation may still run: each has to be clear or fenced before a start (I1).
+    /// Other hosts where an earlier incarnation may run: absence or a fence must be proven for each before a start
+    /// (I1).
     #[serde(default)]
     pub may_run_on: Vec<HostId>,
 }
 event!(VmStateChanged, "vm.state-changed", 2, |e| e.vm.clone());
 
-/// What is known of a QEMU where it does not belong.
+/// The state of an intruder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IntruderPhase {
-    /// It was seen, and is left alone: a claim of a host of another cluster, or of somebody who is no VM.
+    /// Seen and left alone: a claim of a host of another cluster, or a process that is no VM.
     Told,
-    /// Which of two is right cannot be told: a human has to look.
+    /// It is unknown which of two processes is right: an operator must decide.
     Undecided,
-    /// It is about to be ended.
+    /// About to be killed; recorded before the kill.
     EndIntended,
-    /// It was ended, and verified gone.
+    /// Killed, and its absence verified.
     Ended,
-    /// It could not be ended.
+    /// The kill failed.
     NotEnded,
 }
 
 impl IntruderPhase {
-    /// The phase's name in events and metrics.
+    /// The name, as in events and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             IntruderPhase::Told => "told",
@@ -490,21 +493,21 @@ impl IntruderPhase {
     }
 }
 
-/// A QEMU of a VM was seen where it does not belong: a second one, or one that is only claimed.
+/// An intruder: a process with a VM's uuid on a host where the VM does not belong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VmIntruder {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm_uuid: VmId,
-    /// Its name.
+    /// Name of the VM in the inventory.
     pub vm: String,
-    /// Where it was seen.
+    /// Uuid of the host of the intruder.
     pub host_uuid: HostId,
-    /// That host's name.
+    /// Name of that host in the inventory.
     pub host: String,
-    /// What is done about it.
+    /// The state after the change.
     pub phase: IntruderPhase,
-    /// Why, in plain words.
+    /// Reason as text for operators.
     pub reason: String,
 }
 event!(VmIntruder, "vm.intruder", 1, |e| e.vm.clone());

@@ -1,10 +1,10 @@
-//! What a ZBS MDS agent is asked (port 7763). Secrets are not fields: the driver that posts a command adds them.
+//! Commands to a ZBS MDS agent (port 7763). Secrets are not fields: the driver adds them when it posts a command.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{agent::Done, agent_command};
 
-/// Port that an MDS agent listens on (ZStack's ZBS agent).
+/// TCP port of an MDS agent; the number is that of ZStack's ZBS agent.
 pub const MDS_PORT: u16 = 7763;
 
 /// Installs the ZBS client on a host.
@@ -20,7 +20,7 @@ pub struct DeployClientCmd {
 }
 agent_command!(DeployClientCmd, "/zbs/primarystorage/client/deploy" => Done);
 
-/// Brings what the client needs on a host up to date.
+/// Updates the dependencies of the ZBS client on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateHostDependencyCmd {
@@ -29,7 +29,7 @@ pub struct UpdateHostDependencyCmd {
 }
 agent_command!(UpdateHostDependencyCmd, "/zbs/primarystorage/host/updatedependency" => Done);
 
-/// Has the MDS put a vhost target on a host. The driver adds `sshPassword`.
+/// Deploys a vhost target on a host. The driver adds `sshPassword`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VhostHostCmd {
@@ -42,7 +42,7 @@ pub struct VhostHostCmd {
 }
 agent_command!(VhostHostCmd, "/zbs/primarystorage/vhost/deploy" => Done);
 
-/// Has the MDS export a volume through a host's vhost target. The driver adds `sshPassword`.
+/// Exports a volume through a host's vhost target. The driver adds `sshPassword`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateVhostBdevOnHostCmd {
@@ -52,16 +52,16 @@ pub struct CreateVhostBdevOnHostCmd {
     pub ssh_port: u16,
     /// SSH user on the host.
     pub ssh_username: String,
-    /// Pool: the first segment after `zbs://`.
+    /// Logical pool: the first segment after `zbs://`.
     pub logical_pool: String,
-    /// The volume.
+    /// Name of the volume: the second segment after `zbs://`.
     pub volume: String,
-    /// Name of the export.
+    /// Name of the export: the file name of the socket.
     pub bdev_name: String,
 }
 agent_command!(CreateVhostBdevOnHostCmd, "/zbs/primarystorage/vhost/bdev/create" => crate::vhost::CreateVhostBdevReply);
 
-/// Asks whether a host reaches the storage by CBD.
+/// Checks whether a host reaches the storage by CBD.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckHostConnectionCmd {
@@ -74,14 +74,14 @@ agent_command!(CheckHostConnectionCmd, "/zbs/primarystorage/check/host/connectio
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckHostConnectionReply {
-    /// It does.
+    /// The host reaches the storage.
     pub connected: bool,
-    /// Why not; `None` when it does.
+    /// Reason as text while not connected; `None` while connected.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// Asks an MDS agent for its facts; a cheap sign of life.
+/// Queries the facts of an MDS agent: a cheap liveness probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MdsFactsCmd {}
 agent_command!(MdsFactsCmd, "/zbs/primarystorage/facts" => MdsFactsReply);
@@ -90,20 +90,20 @@ agent_command!(MdsFactsCmd, "/zbs/primarystorage/facts" => MdsFactsReply);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MdsFactsReply {
-    /// The version it runs; empty if it does not say.
+    /// Version of the MDS; empty if it does not report one.
     #[serde(default)]
     pub version: String,
 }
 
-/// Path of the vhost socket that a ZBS target makes for an export.
+/// Path on the host of the vhost socket of an export of a ZBS target.
 pub fn vhost_socket(bdev_name: &str) -> String {
     format!("/var/zbsvhost/sockets/{bdev_name}")
 }
 
-/// Control socket of a ZBS vhost target.
+/// Path of the control socket of a ZBS vhost target; fixed by ZBS.
 pub const CONTROL_SOCKET: &str = "/var/zbsvhost/sockets/admin.sock";
 
-/// Name of the container of the ZBS vhost target of the host with this address.
+/// Name of the container of a host's ZBS vhost target; fixed by ZBS.
 pub fn container_name(host_ip: &str) -> String {
     format!("zbsvhost-{host_ip}")
 }

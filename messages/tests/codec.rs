@@ -1,5 +1,5 @@
-//! Whatever arrives, decoding gives the message or an error that says what is wrong; it never panics and never
-//! takes more memory than its limit.
+//! Decoding of any bytes returns the message or an error with its reason. It never panics and never allocates more than
+//! its limit.
 #![allow(missing_docs)]
 
 use proptest::prelude::*;
@@ -15,29 +15,29 @@ struct Other(u8);
 message!(Other, 1 => ());
 
 #[test]
-fn another_message_another_version_and_damage_are_told_apart() {
+fn decode_rejects_other_message_other_version_and_damage() {
     let bytes = codec::encode(&Bytes(vec![1, 2, 3])).unwrap();
     assert_eq!(codec::decode::<Bytes>(&bytes).unwrap(), Bytes(vec![1, 2, 3]));
     let error = codec::decode::<Other>(&bytes).unwrap_err();
     assert_eq!(error.code, Code::UNKNOWN_MESSAGE);
-    assert!(error.details.contains("got Bytes version 3, expected Other version 1"), "{error}");
-    for (damaged, says) in [
+    assert!(error.details.contains("Bytes version 3 is unknown: expected Other version 1"), "{error}");
+    for (damaged, reason) in [
         (&b""[..], "0 bytes are too few"),
         (b"XY\x01", "not with \"RF\""),
-        (b"RF\x09", "unknown envelope format"),
+        (b"RF\x09", "envelope format is unknown"),
         (b"RF\x01", "cannot decode"),
     ] {
         let error = codec::decode::<Bytes>(damaged).unwrap_err();
-        assert!(error.is(&Code::INVALID_ARGUMENT) && error.details.contains(says), "{damaged:?}: {error}");
+        assert!(error.is(&Code::INVALID_ARGUMENT) && error.details.contains(reason), "{damaged:?}: {error}");
     }
 }
 
 #[test]
-fn the_size_limit_holds_both_ways() {
+fn size_limit_holds_for_encoding_and_decoding() {
     let fits = codec::MAX_BYTES as usize - 64;
     codec::decode::<Bytes>(&codec::encode(&Bytes(vec![7; fits])).unwrap()).unwrap();
     assert!(codec::encode(&Bytes(vec![7; fits + 64])).is_err());
-    // A length that claims 2^60 elements: refused before anything is allocated.
+    // A length that claims 2^60 elements: rejected before anything is allocated.
     let mut hostile = (1u64 << 60).to_le_bytes().to_vec();
     hostile.extend([0; 16]);
     assert!(codec::from_bytes::<Bytes>(&hostile).is_err());
@@ -45,7 +45,7 @@ fn the_size_limit_holds_both_ways() {
 
 /// Found by fuzzing: 1 MiB holds 30,000 errors inside each other, more than a stack does.
 #[test]
-fn an_error_nests_so_deep_and_no_deeper() {
+fn error_nesting_is_limited() {
     let nested = |depth: usize| {
         let mut error = ErrorCode::new(Code::OPERATION, "");
         for _ in 0..depth {
@@ -64,7 +64,7 @@ fn an_error_nests_so_deep_and_no_deeper() {
 
 proptest! {
     #[test]
-    fn junk_is_an_error_not_a_panic(junk in prop::collection::vec(any::<u8>(), 0..600), magic in any::<bool>()) {
+    fn junk_is_an_error(junk in prop::collection::vec(any::<u8>(), 0..600), magic in any::<bool>()) {
         let mut bytes = if magic { b"RF\x01".to_vec() } else { Vec::new() };
         bytes.extend(&junk);
         let _ = codec::open(&bytes);
@@ -75,7 +75,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_gives_another_message_or_an_error(at in 0usize..200, bit in 0u8..8) {
+    fn flipped_bit_gives_another_message_or_an_error(at in 0usize..200, bit in 0u8..8) {
         let mut bytes = codec::encode(&PingHostMsg { timeout_ms: 2000 }).unwrap();
         let at = at % bytes.len();
         bytes[at] ^= 1 << bit;
@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn an_install_path_is_displayed_as_it_was_written(
+    fn install_path_round_trips(
         pool in "[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", volume in "[A-Za-z0-9_][A-Za-z0-9._-]{0,20}",
         snap in prop::option::of("[a-z0-9]{1,8}"), kind in 0..5,
     ) {
@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_an_install_path_that_leaves_its_place(text in "(ceph|zbs|vhost|dir)://.{0,40}") {
+    fn install_path_stays_in_its_directory(text in "(ceph|zbs|vhost|dir)://.{0,40}") {
         if let Ok(path) = text.parse::<InstallPath>() {
             let written = path.to_string();
             let name = written.split_once("://").unwrap().1;
@@ -112,7 +112,7 @@ proptest! {
 }
 
 #[test]
-fn odd_install_paths_are_refused_with_the_form() {
+fn malformed_install_paths_are_rejected_with_the_form() {
     for (text, says) in [
         ("", "is not of the form"),
         ("rbd/vm1", "is not of the form"),
@@ -134,7 +134,7 @@ fn odd_install_paths_are_refused_with_the_form() {
 }
 
 #[test]
-fn the_status_of_a_storage_is_the_best_of_its_protocols() {
+fn storage_status_is_the_best_of_its_protocols() {
     use ringfence_messages::ProtocolStatus::{Connected, Disconnected};
     for (statuses, expected) in [
         (vec![], None),
@@ -147,7 +147,7 @@ fn the_status_of_a_storage_is_the_best_of_its_protocols() {
 }
 
 #[test]
-fn ids_of_names_never_change_and_kinds_never_mix() {
+fn ids_from_names_are_stable_and_differ_by_kind() {
     use ringfence_messages::{HostId, VmId};
     insta::assert_snapshot!(HostId::from_name("host-a"), @"6d0bdce1-544c-5490-a692-2357257bba79");
     assert_ne!(HostId::from_name("x").0, VmId::from_name("x").0);

@@ -1,4 +1,4 @@
-//! Many seeds, side by side: each on one thread, in a world of its own.
+//! A campaign: many seeds in parallel, each on one thread in its own world.
 
 use std::{
     ops::RangeInclusive,

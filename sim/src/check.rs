@@ -1,14 +1,14 @@
-//! The rules, judged by what happened in the world and by what the journal says; never by what actors think.
+//! The rules, judged by the events of the world and by the journal; never by what an actor observed.
 //!
-//! | rule | looked at |
+//! | rule | broken by |
 //! |---|---|
-//! | I1 | who wrote on which disk; orders without a good permit |
-//! | I2 | an audit that says "dead" while the QEMU lives there |
-//! | I4 | kills, blocks, starts without their intent in the journal |
-//! | I5 | redeploys intended on hosts in quarantine or maintenance |
-//! | I7 | attempts with an intent and not exactly one audit, when everything is quiet |
-//! | I8 | redeploys off the backoff rule; more hosts failed at once than the storm brake lets; more VMs down for drains than may be; a VM started without end; control characters and long words in the journal |
-//! | live | when everything is quiet: every VM that is to run, or was stopped for a drain, runs once, every protocol is up, no fence is left |
+//! | I1 | two writers on one volume; a start command without a valid permit |
+//! | I2 | an audit record that says dead while the QEMU runs |
+//! | I4 | a kill, a block or a start without its intent in the journal |
+//! | I5 | a redeploy on a host in quarantine or maintenance |
+//! | I7 | at rest: an attempt with an intent and not exactly one audit record |
+//! | I8 | a redeploy off the backoff; more failed hosts than the storm brake allows; more VMs down for drains than allowed; a VM started without end; control characters or long texts in the journal |
+//! | live | at rest: a VM that should run does not run exactly once, a protocol is down, a fence is left |
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -30,35 +30,36 @@ use ringfence_messages::{
 use uuid::Uuid;
 
 use crate::{
-    plan::{Probe, Whereabouts},
+    plan::{Location, Probe},
     world::{Export, Machine, Process, State, World, vhost_of},
 };
 
-/// Failed hosts count together for so long (the storm brake's window).
+/// Time window in which failed hosts count together: that of the storm brake.
 const STORM_WINDOW: Duration = Duration::from_secs(60);
 
-/// A VM is started so often within a minute at most. Too low: a VM that three faults hit in a minute counts as started
-/// without end. Too high: one that ends at once is started every few seconds for ever.
+/// Starts of a VM within a minute, at most. Too low: three faults in a minute break the rule. Too high: a VM that stops
+/// at once may be started every few seconds for ever.
 const STARTS_PER_MINUTE: usize = 10;
 
-/// Starts of a VM are counted for so long.
+/// Time window of that count.
 const STARTS_WINDOW: Duration = Duration::from_secs(60);
 
-/// What a record says in words is at most so long, in bytes. Too low: an error with its causes does not fit. Too high: one
-/// agent fills the journal.
+/// What a record says in words is at most so long, in bytes. Too low: an error with its causes does not fit. Too high:
+/// one agent fills the journal.
 const MAX_WORDS: usize = 16 << 10;
 
-/// Of words from outside a line of the log has so many characters at most.
+/// Characters of a text from outside in a line of the log, at most. Too low: the reason is cut. Too high: unreadable
+/// lines.
 const MAX_LINE_WORDS: usize = 1000;
 
 /// A rule that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// When.
+    /// Time since the beginning of the run.
     pub at: Duration,
-    /// Which rule.
+    /// Name of the rule, such as `I1`.
     pub rule: &'static str,
-    /// How.
+    /// How it was broken.
     pub what: String,
 }
 
@@ -68,7 +69,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the checkers remember.
+/// The state of the checkers.
 #[derive(Debug)]
 pub(crate) struct Checks {
     pub(crate) violations: Vec<Violation>,
@@ -124,7 +125,7 @@ impl State {
     pub(crate) fn starts(&mut self, vm: &str, incarnation: u64) {
         let intent = self.newest::<VmStateChanged>(vm);
         if intent.is_none_or(|is| is.new_state != VmState::Starting || is.incarnation != incarnation) {
-            self.violation("I4", format!("{vm} is started without an intent in the journal"));
+            self.violation("I4", format!("{vm} starts without an intent in the journal"));
         }
         self.checks.restarts += 1;
         let now = self.now;
@@ -133,7 +134,7 @@ impl State {
         of.push_back(now);
         let often = of.len();
         if often > STARTS_PER_MINUTE {
-            self.violation("I8", format!("{vm} is started {often} times within a minute, {STARTS_PER_MINUTE} may be"));
+            self.violation("I8", format!("{vm} starts {often} times within a minute, limit {STARTS_PER_MINUTE}"));
         }
     }
 
@@ -184,7 +185,7 @@ impl State {
     /// Attempts are those of the journal from now on, which lost some.
     pub(crate) fn recount_attempts(&mut self) {
         let mut attempts = BTreeMap::new();
-        for record in &self.office.records {
+        for record in &self.leadership.records {
             if let Ok(intent) = record.event::<FenceIntended>() {
                 attempts.entry(intent.attempt).or_insert((intent.vm, 0, 0)).1 += 1;
             } else if let Ok(audit) = record.event::<SiblingFenceAudited>() {
@@ -201,7 +202,7 @@ impl State {
             if dirty {
                 Some("control characters".to_owned())
             } else {
-                (text.len() > MAX_WORDS).then(|| format!("{} bytes of words", text.len()))
+                (text.len() > MAX_WORDS).then(|| format!("a text of {} bytes", text.len()))
             }
         };
         if let Some(wrong) = texts(&record.payload).find_map(wrong) {
@@ -242,7 +243,7 @@ impl State {
             HostStatusChanged::TOPIC => {
                 let Ok(is) = record.event::<HostStatusChanged>() else { return };
                 if is.new_status != HostStatus::Disconnected {
-                    // It answers: it is not away at once with the next one (row 39).
+                    // The host answers: it does not count together with the next failed one (row 39).
                     self.checks.failed.retain(|(_, _, host)| *host != record.subject);
                 }
             }
@@ -256,7 +257,7 @@ impl State {
         }
     }
 
-    /// I2: nobody is called dead who lives.
+    /// I2: no audit record says dead while the VM runs.
     fn audited(&mut self, audit: &SiblingFenceAudited) {
         let dead = matches!(audit.outcome, FenceOutcome::SuccessKilled | FenceOutcome::SuccessAlreadyDead);
         let Some(host) = self.machines.iter().position(|machine| machine.id == audit.failed_host_uuid) else { return };
@@ -265,11 +266,11 @@ impl State {
         let held = |(vm, export): (&usize, &Export)| export.held && format!("vm-{vm}") == audit.vm;
         let lives = self.machines[host].processes.iter().any(is) || self.machines[host].exports.iter().any(held);
         if dead && lives && !refused {
-            self.violation("I2", format!("{}: {} on {}, where it lives", audit.vm, audit.outcome, audit.failed_host));
+            self.violation("I2", format!("{}: {} on {}, where it runs", audit.vm, audit.outcome, audit.failed_host));
         }
     }
 
-    /// I5 and the backoff rule, computed anew: at once, then after 2, 4, 8, ... 64, 64 skipped pings.
+    /// I5 and the backoff, computed independently: at once, then after 2, 4, 8, ... 64, 64 skipped pings.
     fn redeploys(&mut self, subject: &str, redeploy: &ProtocolRedeploy) {
         self.checks.redeployed += 1;
         let host = &redeploy.host;
@@ -280,18 +281,18 @@ impl State {
         }
         let n = redeploy.attempt;
         let expected = if n <= 1 { 0 } else { 1u32.checked_shl(n - 1).map_or(64, |skip| skip.min(64)) };
-        // How many there were before is not looked at: tries whose intent could not be recorded are missing.
+        // The number of earlier redeploys is not checked: attempts without a recorded intent are missing.
         if redeploy.skipped_pings != expected {
             let what = format!("{subject}: redeploy {n} after {} skipped pings", redeploy.skipped_pings);
             self.violation("I8", what);
         }
     }
 
-    /// I8: who was stopped for a drain and does not run yet.
+    /// I8: VMs that were stopped for a drain and do not run yet.
     fn stopped_for_drains(&mut self) {
         let moves = self.latest(VmMoveChanged::TOPIC);
         let moves = moves.iter().filter_map(|record| record.event::<VmMoveChanged>().ok()).filter(|of| of.moving);
-        // Of who stayed it is told where it is; that it ends late is no doing of now.
+        // A VM that did not stop has its own host in the record; its late stop is not part of a move.
         let moves = moves.filter(|of| of.host.as_ref() != Some(&of.from_host));
         let down = moves.filter(|of| {
             let is = self.newest::<VmStateChanged>(&of.vm);
@@ -299,7 +300,7 @@ impl State {
         });
         let down: Vec<String> = down.map(|of| of.vm).collect();
         if down.len() > MOVES_AT_ONCE {
-            self.violation("I8", format!("{} VMs are down for drains, {MOVES_AT_ONCE} may: {down:?}", down.len()));
+            self.violation("I8", format!("{} VMs are down for drains, limit {MOVES_AT_ONCE}: {down:?}", down.len()));
         }
     }
 
@@ -312,32 +313,32 @@ impl State {
         let limit = (size * self.checks.storm_percent / 100).max(1);
         if together.len() > limit && !failed.unseen_by.is_empty() {
             let what =
-                format!("{} hosts are away that failed within a minute, {limit} may: {together:?}", together.len());
+                format!("{} unreachable hosts failed within a minute, limit {limit}: {together:?}", together.len());
             self.violation("I8", what);
         }
     }
 }
 
 impl World {
-    /// What is not as it should be once everything has been quiet for long enough.
+    /// Violations of the rule `live`: checked when no fault has been active for long enough.
     pub(crate) fn unwell(&self) -> Vec<String> {
         let state = self.state();
         let mut unwell = Vec::new();
         for (n, vm) in self.inventory.vms.iter().enumerate() {
-            let Some(believed) = state.newest::<VmStateChanged>(&vm.name) else { continue };
-            let there: Vec<String> = state
+            let Some(observed) = state.newest::<VmStateChanged>(&vm.name) else { continue };
+            let hosts: Vec<String> = state
                 .machines
                 .iter()
                 .flat_map(|machine| {
-                    let of = machine.processes.iter().filter(|process| process.vm == n && process.claim.is_none());
-                    of.map(|p| format!("{}{}", machine.name, if p.writes { "" } else { " (does not write)" }))
+                    let own = machine.processes.iter().filter(|process| process.vm == n && process.claim.is_none());
+                    own.map(|p| format!("{}{}", machine.name, if p.writes { "" } else { " (does not write)" }))
                 })
                 .collect();
-            let right = there.len() == 1 && !there[0].ends_with(')');
+            let right = hosts.len() == 1 && !hosts[0].ends_with(')');
             let owed = state.newest::<VmMoveChanged>(&vm.name).is_some_and(|of| of.moving);
-            if (vm.ha == HaMode::NeverStop || owed) && believed.wanted && !right {
-                let state = believed.new_state;
-                unwell.push(format!("{} runs on {there:?}, believed {state:?} on {:?}", vm.name, believed.host));
+            if (vm.ha == HaMode::NeverStop || owed) && observed.wanted && !right {
+                let state = observed.new_state;
+                unwell.push(format!("{} runs on {hosts:?}, observed state {state:?} on {:?}", vm.name, observed.host));
             }
         }
         for machine in &state.machines {
@@ -353,33 +354,33 @@ impl World {
                 unwell.push(format!("{} is in quarantine", machine.name));
             }
         }
-        unwell.extend(state.ceph.blocked(state.now).iter().map(|ip| format!("ceph still refuses {ip}")));
+        unwell.extend(state.ceph.blocked(state.now).iter().map(|ip| format!("ceph still rejects {ip}")));
         unwell
     }
 
-    /// Whether a VM is where it is to be now.
+    /// Checks the expected host of a VM.
     pub(crate) fn probe(&self, probe: &Probe) {
         let mut state = self.state();
         let vm = self.vm_named(&probe.vm);
         let writes = |machine: &Machine| machine.processes.iter().any(|p| Some(p.vm) == vm && p.writes);
-        let there: Vec<&str> = state.machines.iter().filter(|m| writes(m)).map(|m| m.name.as_str()).collect();
+        let hosts: Vec<&str> = state.machines.iter().filter(|m| writes(m)).map(|m| m.name.as_str()).collect();
         let right = match &probe.on {
-            Whereabouts::On(host) => there == [host.as_str()],
-            Whereabouts::NotOn(host) => there.len() == 1 && there != [host.as_str()],
-            Whereabouts::Somewhere => there.len() == 1,
-            Whereabouts::Nowhere => there.is_empty(),
+            Location::On(host) => hosts == [host.as_str()],
+            Location::NotOn(host) => hosts.len() == 1 && hosts != [host.as_str()],
+            Location::Somewhere => hosts.len() == 1,
+            Location::Nowhere => hosts.is_empty(),
         };
         if !right {
-            let what = format!("{} is to be {:?}, and writes on {there:?}", probe.vm, probe.on);
+            let what = format!("{} is expected {:?}, but writes on {hosts:?}", probe.vm, probe.on);
             state.violation("expect", what);
         }
     }
 
-    /// I7: every attempt that has an intent has its audit.
+    /// I7: attempts with an intent and without an audit record.
     pub(crate) fn owed_audits(&self) -> Vec<String> {
         let state = self.state();
         let owed = state.checks.attempts.values().filter(|(_, _, audits)| *audits == 0);
-        owed.map(|(vm, _, _)| format!("an attempt to fence {vm} has no audit")).collect()
+        owed.map(|(vm, _, _)| format!("a fence attempt of {vm} has no audit record")).collect()
     }
 }
 
@@ -393,12 +394,12 @@ fn texts(value: &serde_json::Value) -> Box<dyn Iterator<Item = &String> + '_> {
     }
 }
 
-/// A record as one line: what a reader of a run wants of it.
+/// A record as one line of the log.
 pub(crate) fn line(record: &Record) -> String {
     journal_line(record.seq, &record.topic, &record.subject, &record.payload)
 }
 
-/// The line of a record with these parts: what stories expect words of.
+/// The line of a record with these parts, which expectations of stories match.
 pub fn journal_line(seq: u64, topic: &str, subject: &str, payload: &serde_json::Value) -> String {
     const KEYS: [&str; 10] = [
         "newState",

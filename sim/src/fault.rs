@@ -1,79 +1,82 @@
-//! What can go wrong in the simulated world, and what its operators do.
+//! The faults of the simulated world, and the acts of its operators.
 //!
-//! Every fault has an end: [`World`](crate::World) undoes it when its time is over. Names are the inventory's; `controller`,
-//! `ceph`, `management` (the controller and every host) and `everything` name the rest.
+//! Invariant: every fault ends. [`World`](crate::World) undoes a fault when its duration is over.
+//! A name is a name of the inventory, or one of `controller`, `ceph`, `mds`, `management` (the controller and every
+//! host) and `everything`.
 
 use serde::{Deserialize, Serialize};
 
-/// Something goes wrong.
+/// One fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Fault {
-    /// A host loses its power; it boots when the fault is over, and starts again what ran on it.
+    /// A host loses power. It boots when the fault is over, and may start the VMs that ran on it.
     PowerLoss {
         /// The host.
         host: String,
     },
-    /// Everything on a host stands still; then it goes on as if nothing had been.
+    /// All processes of a host freeze; they continue when the fault is over.
     FreezeHost {
         /// The host.
         host: String,
     },
-    /// A host's agent dies; it is started again when the fault is over.
+    /// A host's agent dies; it starts again when the fault is over.
     AgentCrash {
         /// The host.
         host: String,
     },
-    /// A host's agent stands still: it takes connections and answers nothing.
+    /// A host's agent freezes: it accepts connections and does not answer.
     FreezeAgent {
         /// The host.
         host: String,
     },
-    /// A host's SSH does not do what a sibling wants of it.
+    /// The SSH server of a host fails.
     Ssh {
         /// The host.
         host: String,
-        /// What it does.
-        how: SshTrouble,
+        /// The failure.
+        how: SshFault,
     },
-    /// libvirtd on a host hangs. Nothing in a fence may depend on it.
+    /// libvirtd on a host hangs. A fence must not depend on libvirtd.
     LibvirtHangs {
         /// The host.
         host: String,
     },
-    /// A host's agent answers nonsense.
-    AgentLies {
+    /// A host's agent sends wrong replies.
+    #[serde(rename = "agent-lies")]
+    BogusReplies {
         /// The host.
         host: String,
-        /// Which.
-        how: Lie,
+        /// The wrong part.
+        how: BogusReply,
     },
-    /// A host's agent takes its time for everything.
+    /// A host's agent is slow.
     SlowAgent {
         /// The host.
         host: String,
-        /// At most this much more per call.
+        /// Additional time per call, in ms, at most.
         millis: u64,
     },
-    /// Nothing can be written on a host's own disk.
+    /// A host's own disk is full.
     HostDiskFull {
         /// The host.
         host: String,
     },
-    /// A QEMU dies.
+    /// The QEMU of a VM dies.
     QemuCrash {
         /// The VM.
         vm: String,
     },
-    /// Somebody on a host ends a QEMU and starts it again: a client with a new nonce, if the storage lets it in.
+    /// A local user restarts a QEMU: it is a new storage client with a new nonce, unless the storage rejects the host.
     QemuRestart {
         /// The VM.
         vm: String,
         /// The host.
         host: String,
     },
-    /// Something on a host that is not ours has the VM's volume open.
-    Stranger {
+    /// A client on a host that is not Ringfence's has the VM's volume open.
+    #[serde(rename = "stranger")]
+    ForeignWatcher {
         /// The VM.
         vm: String,
         /// The host.
@@ -84,66 +87,66 @@ pub enum Fault {
         /// The VM.
         vm: String,
     },
-    /// A QEMU's leader is a zombie, its threads live and write.
+    /// The main thread of a QEMU is a zombie; its other threads live and write.
     ZombieLeader {
         /// The VM.
         vm: String,
     },
-    /// Something on its host starts a QEMU again whenever it is killed.
+    /// A supervisor on the host restarts a QEMU each time that the QEMU is killed.
     Respawn {
         /// The VM.
         vm: String,
-        /// So much later; 50 to 400 ms unless said.
+        /// Delay of the restart in ms; 50 to 400 ms by default.
         #[serde(default)]
         after_millis: u64,
     },
-    /// A migration is under way: a QEMU waits on another host. When the fault is over it has failed, and that one ends;
-    /// or it is done, and the other one ends.
+    /// A migration is in progress: a QEMU waits on another host. When the fault is over, the migration has failed and
+    /// the waiting QEMU stops, or the migration has succeeded and the QEMU on the source host stops.
     Migration {
         /// The VM.
         vm: String,
-        /// Where to.
+        /// The target host.
         to: String,
-        /// It succeeds
+        /// The migration succeeds.
         #[serde(default)]
         succeeds: bool,
     },
-    /// A VM ends by itself at once, however often it is started.
+    /// A VM stops right after each start.
     EndsAtOnce {
         /// The VM.
         vm: String,
     },
-    /// A process on a host looks as if it were the VM. It never writes, and ends when the fault is over.
+    /// A process on a host looks like the VM. It never writes, and stops when the fault is over.
     Claim {
         /// The VM.
         vm: String,
         /// The host.
         host: String,
-        /// Whose it is.
+        /// The owner of the process.
         how: Claimant,
     },
-    /// Another host answers at a host's management address: one that was given twice, or a clone that was restored.
+    /// Another host answers at a host's management address: a duplicate address, or a restored clone.
     AddressTaken {
         /// The host.
         host: String,
-        /// Who answers.
+        /// The host that answers.
         by: String,
     },
-    /// Who looks for QEMUs on a host does not see them.
+    /// A search for QEMUs on a host does not see them.
     Blind {
         /// The host.
         host: String,
-        /// Who looks.
+        /// The observer.
         how: Looker,
     },
-    /// libvirtd on a host carries out what it is asked for so much later, also when it was given up.
+    /// libvirtd on a host carries out each request late, also a request that timed out.
     LibvirtLate {
         /// The host.
         host: String,
-        /// So much later, in ms.
+        /// Delay in ms.
         millis: u64,
     },
-    /// Whatever a host's agent and SSH say is 100 kB long and full of control characters.
+    /// All texts from a host's agent and SSH are 100 kB long and full of control characters.
     LongWords {
         /// The host.
         host: String,
@@ -153,89 +156,89 @@ pub enum Fault {
         /// The host.
         host: String,
     },
-    /// A host's vhost targets die, and none can be deployed while the fault lasts.
+    /// A host's vhost targets die, and a redeploy fails while the fault lasts.
     TargetBroken {
         /// The host.
         host: String,
     },
-    /// A host's vhost targets hang in D state: what they hold cannot be taken from them.
+    /// A host's vhost targets hang in D state: their exports cannot be removed.
     TargetHangs {
         /// The host.
         host: String,
     },
-    /// Preparing a host for a vhost target fails: no hugepages, no docker.
+    /// The preparation of a host for a vhost target fails: no hugepages, no docker.
     PrepareFails {
         /// The host.
         host: String,
     },
-    /// Nothing goes between two places, or only back.
+    /// No message passes between two places, or only in one direction.
     Cut {
         /// One place.
         from: String,
         /// The other.
         to: String,
-        /// What goes from `to` to `from` still arrives.
+        /// Messages from `to` to `from` still arrive.
         #[serde(default)]
         one_way: bool,
     },
-    /// Messages of management are lost: this many in a hundred.
+    /// Messages on the management network are lost.
     Loss {
         /// Percent.
         percent: u32,
     },
-    /// Messages of management arrive late, up to this much, and so overtake each other.
+    /// Messages on the management network are delayed and arrive in another order.
     Delay {
-        /// At most.
+        /// Delay in ms, at most.
         millis: u64,
     },
-    /// Messages of management arrive twice: this many in a hundred.
+    /// Messages on the management network arrive twice.
     Duplication {
         /// Percent.
         percent: u32,
     },
-    /// Ceph's monitors do not do what the controller wants of them.
+    /// Ceph's monitors fail.
     Ceph {
-        /// What they do.
-        how: CephTrouble,
+        /// The failure.
+        how: CephFault,
     },
-    /// Somebody removes a host's entries from Ceph's blocklist, if it has any.
+    /// An operator removes a host's entries from Ceph's blocklist, if there are any.
     BlocklistRemoved {
         /// The host.
         host: String,
     },
-    /// Somebody has Ceph refuse a host for a day.
+    /// An operator adds a host to Ceph's blocklist for a day.
     BlocklistAdded {
         /// The host.
         host: String,
     },
-    /// The controller's process dies; it is started again when the fault is over.
+    /// The controller's process dies; it starts again when the fault is over.
     ControllerCrash,
-    /// The controller's process dies at the next call that it makes, after that took effect.
+    /// The controller's process dies in one of its next calls, after the call took effect.
     ControllerCrashInCall {
-        /// The call after so many others.
+        /// Number of calls before that one.
         skip: u32,
     },
-    /// The controller's process stands still; then it goes on as if nothing had been.
+    /// The controller's process freezes; it continues when the fault is over.
     ControllerFreeze,
-    /// Another controller takes office while the first one runs on; the first one ends when the fault is over.
+    /// A second controller becomes the leader while the first one runs; the first one stops when the fault is over.
     SecondController,
-    /// Nothing can be written to the journal.
+    /// The journal cannot be written.
     JournalBroken,
-    /// The controller's process dies; when the fault is over it is started on a backup of its journal, which lacks what was
-    /// recorded last.
+    /// The controller's process dies. When the fault is over, it starts on a backup of its journal that lacks the
+    /// newest records.
     JournalRestored {
-        /// So many records.
+        /// Number of missing records.
         records: u64,
     },
     /// The wall clocks of controller and agents jump.
     ClockJump {
-        /// So far, in seconds.
+        /// Distance in seconds.
         seconds: i64,
     },
 }
 
 impl Fault {
-    /// Whether it is felt beyond one host or VM: by the controller, Ceph, or the networks between.
+    /// Whether the fault affects more than one host or VM: the controller, Ceph, or the networks between them.
     pub fn is_everywhere(&self) -> bool {
         matches!(
             self,
@@ -255,73 +258,73 @@ impl Fault {
     }
 }
 
-/// What SSH does.
+/// A failure of an SSH server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SshTrouble {
+pub enum SshFault {
     /// The port is closed.
     Refused,
-    /// Connections are taken, nothing is said.
+    /// The server accepts connections and sends nothing.
     Hangs,
-    /// The key is not accepted.
+    /// The server rejects the key.
     Auth,
-    /// The host shows another key.
+    /// The host key differs.
     HostKey,
-    /// Commands end with 255.
+    /// Commands exit with 255.
     Exit255,
-    /// Output is cut short.
+    /// The output is truncated.
     Truncated,
 }
 
-/// What an agent says.
+/// The wrong part of an agent's reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Lie {
+pub enum BogusReply {
     /// Another host's uuid.
     OtherUuid,
     /// Another version.
     OtherVersion,
-    /// Ten megabytes of junk.
+    /// 10 MB of random bytes.
     Junk,
 }
 
-/// Whose process it is that looks as if it were a VM.
+/// The owner of a process that looks like a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Claimant {
-    /// A local user's, who runs something of that name: the agent tells whose it is.
+    /// A local user who runs a program of that name: the agent reports the owner.
     LocalUser,
-    /// Nobody can tell it from the VM.
+    /// A process that cannot be distinguished from the VM.
     Lookalike,
-    /// A second QEMU of the VM, started by somebody else: it has the volume open, and waits for its lock.
+    /// A second QEMU of the VM that Ringfence did not start: it has the volume open and waits for its lock.
     Second,
 }
 
-/// Who looks for the QEMUs of a host.
+/// An observer that does not see the QEMUs of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Looker {
-    /// Its agent.
+    /// The agent.
     Agent,
-    /// The program that a sibling runs there.
+    /// The program that a sibling host runs there over SSH.
     Ssh,
-    /// Both, and neither knows that it misses something.
+    /// Both, and both report full sight.
     Unaware,
 }
 
-/// What Ceph's monitors do.
+/// A failure of Ceph's monitors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum CephTrouble {
-    /// They have no quorum: nothing is answered, nothing is changed.
+pub enum CephFault {
+    /// No quorum: the monitors neither answer nor change anything.
     NoQuorum,
-    /// Questions are answered with odd JSON.
+    /// Queries return malformed JSON.
     OddJson,
-    /// The blocklist may not be changed.
+    /// The monitors reject changes of the blocklist.
     Denied,
 }
 
-/// What an operator does.
+/// An act of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Act {

@@ -1,7 +1,8 @@
-//! Ringfence's simulated world: the far ends of the ports, with faults, in virtual time, judged by independent checkers.
+//! Ringfence's simulated world: simulated implementations of the ports, with faults, in virtual time, judged by
+//! independent checkers.
 //!
-//! A [`Plan`](plan::Plan) says what there is and what happens; [`run`](run::run) plays it with the very actors that
-//! `ringfence serve` runs; an [`Outcome`](run::Outcome) says which rules were broken.
+//! A [`Plan`](plan::Plan) has the inventory and the steps; [`run`](run::run) plays it with the same actors as
+//! `ringfence serve`; an [`Outcome`](run::Outcome) lists the broken rules.
 
 pub mod campaign;
 pub mod check;

@@ -1,7 +1,7 @@
-//! What is to happen in one run: the inventory, the settings, the faults and when. A seed makes one; so does a scenario.
+//! The plan of one run: inventory, settings, faults and their times. A seed or a story makes a plan.
 //!
-//! Invariant: a plan says everything that is not chance, and the seed everything that is: the same plan gives the same
-//! run to the byte. Plans are values, so that a failing one can be cut down to what matters.
+//! Invariant: a plan and its seed determine the run: the same plan gives the same log, byte for byte. Plans are values,
+//! so that a failing plan can be shrunk.
 
 use std::time::Duration;
 
@@ -17,97 +17,98 @@ use ringfence_messages::{
 };
 
 use crate::{
-    fault::{Act, CephTrouble, Fault, Lie, SshTrouble},
+    fault::{Act, BogusReply, CephFault, Fault, SshFault},
     rates,
 };
 
 /// Something that happens at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Since the run began.
+    /// Time since the beginning of the run.
     pub at: Duration,
-    /// What.
-    pub what: What,
+    /// A fault or an act.
+    pub kind: StepKind,
 }
 
-/// A fault for so long, or an act.
+/// The kind of a step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
-    /// It begins, and is over after this time.
+pub enum StepKind {
+    /// A fault with its duration.
     Fault(Fault, Duration),
-    /// An operator does this.
+    /// An act of an operator.
     Act(Act),
 }
 
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where all chance in the run comes from.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// What there is.
+    /// The inventory.
     pub inventory: Inventory,
-    /// How the controller is set up.
+    /// Settings of the controller.
     pub settings: Settings,
-    /// How long it lasts; faults are over before.
+    /// Duration of the run; all faults end before.
     pub lasting: Duration,
-    /// What happens, in order of time.
+    /// The steps, sorted by time.
     pub steps: Vec<Step>,
     /// The first host of each VM.
     pub places: Vec<String>,
-    /// What is to be true at some times.
+    /// Expected hosts of VMs at some times.
     pub probes: Vec<Probe>,
-    /// At the end everything is to be well.
+    /// At the end all is well: the rule `live` is checked.
     pub ends_well: bool,
-    /// Memory of every host, in MiB.
+    /// Memory of each host in MiB.
     pub host_memory_mib: u64,
 }
 
-/// Memory of every host unless said, in MiB.
+/// Default memory of a host in MiB. Too low: VMs do not fit. Too high: placement never fails.
 pub const HOST_MEMORY_MIB: u64 = 64 << 10;
 
-/// Where Ceph's monitor is.
+/// Address of Ceph's monitor.
 pub const MONITOR: &str = "10.2.255.1";
 
-/// Where a VM is to be at a time.
+/// The expected host of a VM at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
-    /// Since the run began.
+    /// Time since the beginning of the run.
     pub at: Duration,
-    /// The VM.
+    /// Name of the VM.
     pub vm: String,
-    /// The hosts on which a QEMU of it that writes is to be.
-    pub on: Whereabouts,
+    /// The hosts where a QEMU of the VM writes.
+    pub on: Location,
 }
 
-/// Where a VM may be.
+/// An expected location of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
-    /// There.
+pub enum Location {
+    /// On this host only.
     On(String),
-    /// On one host, not there.
+    /// On one host, not this one.
     NotOn(String),
-    /// On one host, whichever.
+    /// On any one host.
     Somewhere,
-    /// Nowhere.
+    /// On no host.
     Nowhere,
 }
 
-/// What a campaign wants of its plans.
+/// The size of a campaign's plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
-    /// Hosts; at least 3.
+    /// Number of hosts; at least 3.
     pub hosts: usize,
-    /// VMs.
+    /// Number of VMs.
     pub vms: usize,
-    /// How long a run lasts.
+    /// Duration of a run.
     pub lasting: Duration,
 }
 
-/// After the last fault of a campaign's run so much is left for everything to be well again: a host that failed is found
-/// by 3 pings, cleaned, and its targets are redeployed after 64 skipped pings at the latest, 64 minutes at the slowest.
+/// Time after the last fault of a campaign's run until all must be well: a failed host is detected by 3 pings and
+/// reconciled, and its targets are redeployed after at most 64 skipped pings, 64 minutes at the slowest. Too low: correct
+/// runs fail. Too high: fewer faults per run.
 pub const QUIET: Duration = Duration::from_secs(75 * 60);
 
-/// Faults per hour of a campaign's runs, on average: some are calm, some are not.
+/// Faults per hour of a campaign's runs, on average. Too low: runs without faults. Too high: all faults overlap.
 const FAULTS_PER_HOUR: [f64; 4] = [4.0, 8.0, 16.0, 30.0];
 
 impl Plan {
@@ -133,10 +134,10 @@ impl Plan {
             let together = if rng.random_bool(0.33) { rng.random_range(2..4) } else { 1 };
             for _ in 0..together {
                 let at = at + Duration::from_millis(rng.random_range(0..40_000));
-                steps.push(Step { at, what: something(&mut rng, &inventory, last.saturating_sub(at)) });
+                steps.push(Step { at, kind: random_step(&mut rng, &inventory, last.saturating_sub(at)) });
             }
         }
-        steps.extend(rates::troubles(seed, rate, &inventory, last));
+        steps.extend(rates::extra_faults(seed, rate, &inventory, last));
         steps.sort_by_key(|step| step.at);
         let all = steps.clone();
         steps.retain(|step| !is_removal(step) || is_calm(&all, step.at));
@@ -155,26 +156,26 @@ impl Plan {
     }
 }
 
-/// For so long nothing else may happen when somebody removes an entry of the blocklist: the controller looks every 20 s, and
-/// puts it back. Nothing that Ringfence does helps against a removal that nobody is there to notice (seeds 156 and 364: the
-/// controller stood still or was away, and the host came back with autostart).
+/// For so long nothing else may happen when somebody removes an entry of the blocklist: the controller looks every 20
+/// s, and puts it back. Nothing that Ringfence does helps against a removal that nobody is there to notice (seeds 156
+/// and 364: the controller stood still or was away, and the host came back with autostart).
 const CALM: Duration = Duration::from_secs(60);
 
 fn is_removal(step: &Step) -> bool {
-    matches!(step.what, What::Fault(Fault::BlocklistRemoved { .. }, _))
+    matches!(step.kind, StepKind::Fault(Fault::BlocklistRemoved { .. }, _))
 }
 
 /// Whether the controller and Ceph are well from then on for [`CALM`], and nothing begins or ends.
 fn is_calm(steps: &[Step], at: Duration) -> bool {
     let within = |time: Duration| (at..=at + CALM).contains(&time);
-    steps.iter().filter(|step| !is_removal(step)).all(|step| match &step.what {
-        What::Fault(fault, lasting) => {
+    steps.iter().filter(|step| !is_removal(step)).all(|step| match &step.kind {
+        StepKind::Fault(fault, lasting) => {
             let end = step.at + *lasting;
             let lasts = step.at <= at && end >= at;
             let disturbs = within(step.at) || within(end) || (lasts && fault.is_everywhere());
             !disturbs
         }
-        What::Act(_) => true,
+        StepKind::Act(_) => true,
     })
 }
 
@@ -255,7 +256,7 @@ pub fn storages(clusters: &[ClusterId]) -> Vec<Storage> {
     ]
 }
 
-fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> What {
+fn random_step(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> StepKind {
     let host = |rng: &mut ChaCha8Rng| inventory.hosts[rng.random_range(0..inventory.hosts.len())].name.clone();
     let vm = |rng: &mut ChaCha8Rng| inventory.vms[rng.random_range(0..inventory.vms.len())].name.clone();
     // Most are short, some last: logarithmically even between 2 s and 20 min.
@@ -268,14 +269,15 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         18..=22 => Fault::AgentCrash { host: h },
         23..=26 => Fault::FreezeAgent { host: h },
         27..=31 => {
-            use SshTrouble::{Auth, Exit255, Hangs, HostKey, Refused, Truncated};
+            use SshFault::{Auth, Exit255, Hangs, HostKey, Refused, Truncated};
             let how = [Refused, Hangs, Auth, HostKey, Exit255, Truncated][rng.random_range(0..6)];
             Fault::Ssh { host: h, how }
         }
         32 => Fault::LibvirtHangs { host: h },
-        33..=34 => {
-            Fault::AgentLies { host: h, how: [Lie::OtherUuid, Lie::OtherVersion, Lie::Junk][rng.random_range(0..3)] }
-        }
+        33..=34 => Fault::BogusReplies {
+            host: h,
+            how: [BogusReply::OtherUuid, BogusReply::OtherVersion, BogusReply::Junk][rng.random_range(0..3)],
+        },
         35..=36 => Fault::SlowAgent { host: h, millis: rng.random_range(100..20_000) },
         37 => Fault::HostDiskFull { host: h },
         38..=40 => Fault::QemuCrash { vm: v },
@@ -299,7 +301,7 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         77 => Fault::Delay { millis: *[50, 1_000, 8_000, 45_000].choose(rng).unwrap_or(&50) },
         78 => Fault::Duplication { percent: rng.random_range(1..60) },
         79..=80 => {
-            use CephTrouble::{Denied, NoQuorum, OddJson};
+            use CephFault::{Denied, NoQuorum, OddJson};
             Fault::Ceph { how: [NoQuorum, OddJson, Denied][rng.random_range(0..3)] }
         }
         81 => Fault::BlocklistRemoved { host: h },
@@ -309,11 +311,11 @@ fn something(rng: &mut ChaCha8Rng, inventory: &Inventory, at_most: Duration) -> 
         90 => Fault::SecondController,
         91 => Fault::JournalBroken,
         92 => Fault::ClockJump { seconds: rng.random_range(-86_400..86_400) },
-        93..=94 => return What::Act(Act::Stop { vm: v }),
-        95..=97 => return What::Act(Act::Start { vm: v, host: rng.random_bool(0.3).then_some(h) }),
-        98 if rng.random_bool(0.5) => return What::Act(Act::Maintain { host: h }),
-        98 => return What::Act(Act::Drain { host: h }),
-        _ => return What::Act(Act::Activate { host: h }),
+        93..=94 => return StepKind::Act(Act::Stop { vm: v }),
+        95..=97 => return StepKind::Act(Act::Start { vm: v, host: rng.random_bool(0.3).then_some(h) }),
+        98 if rng.random_bool(0.5) => return StepKind::Act(Act::Maintain { host: h }),
+        98 => return StepKind::Act(Act::Drain { host: h }),
+        _ => return StepKind::Act(Act::Activate { host: h }),
     };
-    What::Fault(fault, lasting)
+    StepKind::Fault(fault, lasting)
 }

@@ -1,6 +1,6 @@
-//! How often the faults of the second part of the fault matrix come in a campaign's runs.
+//! The rates of the faults of the second part of the fault matrix in a campaign's runs.
 //!
-//! Invariant: each kind has a chance of its own: a rate that changes leaves all other faults of a seed as they are.
+//! Invariant: each kind has its own random numbers, so that a changed rate changes no other fault of a seed.
 
 use std::time::Duration;
 
@@ -11,32 +11,32 @@ use ringfence_messages::vm::InstallPath;
 
 use crate::{
     fault::{Act, Claimant, Fault, Looker},
-    plan::{Step, What},
+    plan::{Step, StepKind},
 };
 
-/// For a hundred other faults so many of these.
-const RATES: [(u32, Trouble); 16] = [
-    (1, Trouble::AddressTaken),    // K1
-    (1, Trouble::BlindAgent),      // K2
-    (1, Trouble::BlindSsh),        // K2
-    (1, Trouble::HeldWrites),      // K4
-    (1, Trouble::TargetHangs),     // K4
-    (1, Trouble::LibvirtLate),     // K6
-    (1, Trouble::JournalRestored), // K7
-    (1, Trouble::SlowRespawn),     // K8
-    (1, Trouble::SecondQemu),      // K8, K19
-    (1, Trouble::Attested),        // K9
-    (1, Trouble::Migrated),        // K12
-    (1, Trouble::BlocklistAdded),  // K13
-    (1, Trouble::Lookalike),       // K19
-    (1, Trouble::LocalUser),       // K20
-    (1, Trouble::LongWords),       // K22
-    (1, Trouble::EndsAtOnce),      // K23
+/// Number of these faults per 100 other faults.
+const RATES: [(u32, ExtraFault); 16] = [
+    (1, ExtraFault::AddressTaken),    // K1
+    (1, ExtraFault::BlindAgent),      // K2
+    (1, ExtraFault::BlindSsh),        // K2
+    (1, ExtraFault::HeldWrites),      // K4
+    (1, ExtraFault::TargetHangs),     // K4
+    (1, ExtraFault::LibvirtLate),     // K6
+    (1, ExtraFault::JournalRestored), // K7
+    (1, ExtraFault::SlowRespawn),     // K8
+    (1, ExtraFault::SecondQemu),      // K8, K19
+    (1, ExtraFault::Attested),        // K9
+    (1, ExtraFault::Migrated),        // K12
+    (1, ExtraFault::BlocklistAdded),  // K13
+    (1, ExtraFault::Lookalike),       // K19
+    (1, ExtraFault::LocalUser),       // K20
+    (1, ExtraFault::LongWords),       // K22
+    (1, ExtraFault::EndsAtOnce),      // K23
 ];
 
-/// What [`RATES`] are of.
+/// A fault with a rate of its own.
 #[derive(Clone, Copy, Debug)]
-enum Trouble {
+enum ExtraFault {
     AddressTaken,
     BlindAgent,
     BlindSsh,
@@ -56,9 +56,9 @@ enum Trouble {
 }
 
 /// The faults of [`RATES`] in the run of a seed.
-pub(crate) fn troubles(seed: u64, rate: f64, inventory: &Inventory, last: Duration) -> Vec<Step> {
+pub(crate) fn extra_faults(seed: u64, rate: f64, inventory: &Inventory, last: Duration) -> Vec<Step> {
     let mut steps = Vec::new();
-    for (n, (percent, what)) in (1u64..).zip(RATES).filter(|(_, (percent, _))| *percent > 0) {
+    for (n, (percent, fault)) in (1u64..).zip(RATES).filter(|(_, (percent, _))| *percent > 0) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let pause = 3600.0 / (rate * f64::from(percent) / 100.0);
         let mut at = Duration::from_secs(120);
@@ -67,97 +67,104 @@ pub(crate) fn troubles(seed: u64, rate: f64, inventory: &Inventory, last: Durati
             if at >= last {
                 break;
             }
-            steps.extend(trouble(&mut rng, what, inventory, at, last.saturating_sub(at)));
+            steps.extend(extra_fault_steps(&mut rng, fault, inventory, at, last.saturating_sub(at)));
         }
     }
     steps
 }
 
 /// One of them, with what belongs to it.
-fn trouble(rng: &mut ChaCha8Rng, what: Trouble, inventory: &Inventory, at: Duration, at_most: Duration) -> Vec<Step> {
+fn extra_fault_steps(
+    rng: &mut ChaCha8Rng,
+    fault: ExtraFault,
+    inventory: &Inventory,
+    at: Duration,
+    at_most: Duration,
+) -> Vec<Step> {
     let mut h = || inventory.hosts[rng.random_range(0..inventory.hosts.len())].name.clone();
     let (host, other) = (h(), h());
     let vm = inventory.vms[rng.random_range(0..inventory.vms.len())].name.clone();
     let mut seconds = |from: f64, to: f64| {
         Duration::from_secs_f64((from.ln() + rng.random::<f64>() * (to.ln() - from.ln())).exp()).min(at_most)
     };
-    let step = |after: Duration, fault: Fault, lasting: Duration| Step {
+    let step = |after: Duration, effect: Fault, lasting: Duration| Step {
         at: at + after.min(at_most),
-        what: What::Fault(fault, lasting.min(at_most.saturating_sub(after))),
+        kind: StepKind::Fault(effect, lasting.min(at_most.saturating_sub(after))),
     };
     let now = Duration::ZERO;
     let cut = |to: &str| Fault::Cut { from: host.clone(), to: to.to_owned(), one_way: false };
     let claim = |how| Fault::Claim { vm: vm.clone(), host: other.clone(), how };
-    match what {
-        Trouble::AddressTaken => {
+    match fault {
+        ExtraFault::AddressTaken => {
             vec![step(now, Fault::AddressTaken { host, by: other }, seconds(2.0, 1200.0))]
         }
-        Trouble::BlindAgent => vec![step(now, Fault::Blind { host, how: Looker::Agent }, seconds(2.0, 1200.0))],
-        // Nobody looks by SSH unless something else is wrong.
-        Trouble::BlindSsh => {
+        ExtraFault::BlindAgent => vec![step(now, Fault::Blind { host, how: Looker::Agent }, seconds(2.0, 1200.0))],
+        // A search over SSH happens only after another fault.
+        ExtraFault::BlindSsh => {
             let lasting = seconds(30.0, 1200.0);
-            let trouble = Fault::FreezeAgent { host: host.clone() };
-            vec![step(now, Fault::Blind { host, how: Looker::Ssh }, lasting), step(now, trouble, lasting)]
+            let frozen = Fault::FreezeAgent { host: host.clone() };
+            vec![step(now, Fault::Blind { host, how: Looker::Ssh }, lasting), step(now, frozen, lasting)]
         }
-        Trouble::HeldWrites => {
+        ExtraFault::HeldWrites => {
             let lasting = seconds(20.0, 600.0);
-            let vm = inventory.vms.iter().position(|of| of.name == vm).unwrap_or(0);
-            let of = |n: usize| !matches!(inventory.vms[n].volumes[0].install_path, InstallPath::Ceph { .. });
-            let near = (0..inventory.vms.len()).map(|n| (vm + n) % inventory.vms.len()).find(|n| of(*n)).unwrap_or(vm);
-            // Where it was started first it is often still.
+            let vm = inventory.vms.iter().position(|candidate| candidate.name == vm).unwrap_or(0);
+            let exported = |n: usize| !matches!(inventory.vms[n].volumes[0].install_path, InstallPath::Ceph { .. });
+            let near =
+                (0..inventory.vms.len()).map(|n| (vm + n) % inventory.vms.len()).find(|n| exported(*n)).unwrap_or(vm);
+            // The VM is often still on its first host.
             let host = inventory.hosts[near % inventory.hosts.len()].name.clone();
             let cut = Fault::Cut { from: host.clone(), to: "ceph".to_owned(), one_way: false };
             let act = match rng.random_range(0..3) {
-                0 => What::Act(Act::Stop { vm: inventory.vms[near].name.clone() }),
-                1 => What::Act(Act::Drain { host }),
-                _ => What::Fault(Fault::QemuCrash { vm: inventory.vms[near].name.clone() }, now),
+                0 => StepKind::Act(Act::Stop { vm: inventory.vms[near].name.clone() }),
+                1 => StepKind::Act(Act::Drain { host }),
+                _ => StepKind::Fault(Fault::QemuCrash { vm: inventory.vms[near].name.clone() }, now),
             };
-            vec![step(now, cut, lasting), Step { at: at + Duration::from_secs(5).min(at_most), what: act }]
+            vec![step(now, cut, lasting), Step { at: at + Duration::from_secs(5).min(at_most), kind: act }]
         }
-        Trouble::TargetHangs => vec![step(now, Fault::TargetHangs { host }, seconds(2.0, 1200.0))],
-        Trouble::LibvirtLate => {
+        ExtraFault::TargetHangs => vec![step(now, Fault::TargetHangs { host }, seconds(2.0, 1200.0))],
+        ExtraFault::LibvirtLate => {
             let millis = rng.random_range(1_000..60_000);
             vec![step(now, Fault::LibvirtLate { host, millis }, Duration::from_secs(300))]
         }
-        // Without time for its operator it stays behind.
-        Trouble::JournalRestored if at_most < Duration::from_secs(900) => Vec::new(),
-        Trouble::JournalRestored => {
+        // Without time for an operator's act the controller would stay behind.
+        ExtraFault::JournalRestored if at_most < Duration::from_secs(900) => Vec::new(),
+        ExtraFault::JournalRestored => {
             let lasting = seconds(2.0, 300.0);
             let restored = step(now, Fault::JournalRestored { records: rng.random_range(1..200) }, lasting);
-            // As the runbook says; sometimes only once the controller says that it is behind.
+            // As in the runbook; sometimes only after the controller reports that it is behind.
             let after = lasting + Duration::from_secs(rng.random_range(1..300));
-            vec![restored, Step { at: at + after.min(at_most), what: What::Act(Act::DeclareRestored) }]
+            vec![restored, Step { at: at + after.min(at_most), kind: StepKind::Act(Act::DeclareRestored) }]
         }
-        Trouble::SlowRespawn => {
+        ExtraFault::SlowRespawn => {
             let after_millis = seconds(0.05, 30.0).as_millis() as u64;
             vec![step(now, Fault::Respawn { vm, after_millis }, seconds(30.0, 1200.0))]
         }
-        Trouble::SecondQemu => {
+        ExtraFault::SecondQemu => {
             let lasting = seconds(2.0, 60.0);
             let away = lasting + seconds(10.0, 600.0);
             vec![step(now, cut("everything"), away), step(Duration::from_secs(1), claim(Claimant::Second), lasting)]
         }
-        Trouble::Attested => {
+        ExtraFault::Attested => {
             let off = seconds(60.0, 600.0);
             let word = Act::ConfirmFenced { host: host.clone(), if_off: true };
             let later = off + seconds(600.0, 3600.0);
             vec![
                 step(now, Fault::PowerLoss { host: host.clone() }, off),
-                Step { at: at + Duration::from_secs(30).min(at_most), what: What::Act(word) },
+                Step { at: at + Duration::from_secs(30).min(at_most), kind: StepKind::Act(word) },
                 step(later, cut("management"), seconds(60.0, 600.0)),
             ]
         }
-        Trouble::Migrated => {
-            // Where its own cluster ends so does what libvirt moves. Beyond it a move is noticed with the next listing.
-            let of = inventory.vms.iter().find(|of| of.name == vm).map(|of| of.cluster);
-            let mut near = inventory.hosts.iter().filter(|to| Some(to.cluster) == of).map(|to| &to.name);
+        ExtraFault::Migrated => {
+            // libvirt moves VMs only within their cluster; a move beyond is detected with the next list of VMs.
+            let cluster = inventory.vms.iter().find(|candidate| candidate.name == vm).map(|found| found.cluster);
+            let mut near = inventory.hosts.iter().filter(|to| Some(to.cluster) == cluster).map(|to| &to.name);
             let to = near.clone().find(|to| **to == host).or(near.next()).cloned().unwrap_or(other);
             vec![step(now, Fault::Migration { vm, to, succeeds: true }, seconds(2.0, 120.0))]
         }
-        Trouble::BlocklistAdded => vec![step(now, Fault::BlocklistAdded { host }, now)],
-        Trouble::Lookalike => vec![step(now, claim(Claimant::Lookalike), seconds(2.0, 60.0))],
-        Trouble::LocalUser => vec![step(now, claim(Claimant::LocalUser), seconds(2.0, 1200.0))],
-        Trouble::LongWords => vec![step(now, Fault::LongWords { host }, seconds(60.0, 1200.0))],
-        Trouble::EndsAtOnce => vec![step(now, Fault::EndsAtOnce { vm }, seconds(2.0, 600.0))],
+        ExtraFault::BlocklistAdded => vec![step(now, Fault::BlocklistAdded { host }, now)],
+        ExtraFault::Lookalike => vec![step(now, claim(Claimant::Lookalike), seconds(2.0, 60.0))],
+        ExtraFault::LocalUser => vec![step(now, claim(Claimant::LocalUser), seconds(2.0, 1200.0))],
+        ExtraFault::LongWords => vec![step(now, Fault::LongWords { host }, seconds(60.0, 1200.0))],
+        ExtraFault::EndsAtOnce => vec![step(now, Fault::EndsAtOnce { vm }, seconds(2.0, 600.0))],
     }
 }

@@ -1,7 +1,7 @@
 //! Runs a plan: controllers over the world's ports, in virtual time, on one thread.
 //!
-//! A controller is the whole assembly that `ringfence serve` runs. It lives in a task set of its own: dropping that is
-//! `kill -9` at whatever it awaits, not polling it is a process that stands still.
+//! A controller is the same assembly as in `ringfence serve`. It has its own task set: dropping the set is `kill -9` in
+//! the middle of a call, not polling it is a frozen process.
 
 use std::{
     cell::RefCell,
@@ -26,44 +26,44 @@ use tokio::task::LocalSet;
 use crate::{
     check::Violation,
     fault::Act,
-    plan::{Plan, What},
+    plan::{Plan, StepKind},
     world::World,
 };
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// The rules that were broken, in order of time.
+    /// The broken rules, oldest first.
     pub violations: Vec<Violation>,
-    /// What happened, a line each.
+    /// The log, one line per event: time in seconds, text.
     pub log: Vec<String>,
-    /// How much happened.
+    /// Counts of the run.
     pub counts: Counts,
 }
 
-/// How much happened in a run.
+/// Counts of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Time that went by in the world.
+    /// Simulated time.
     pub simulated: Duration,
-    /// Attempts to fence.
+    /// Number of fence attempts.
     pub fences: u32,
-    /// VMs that were started.
+    /// Number of VM starts.
     pub starts: u32,
-    /// Redeploys of targets.
+    /// Number of redeploys.
     pub redeploys: u32,
 }
 
-/// After the first round of pings, so much until the first VMs are started.
+/// Time from the first round of pings to the first starts of VMs.
 const WARM_UP: Duration = Duration::from_secs(5);
 
-/// Between the first starts on one host: it starts one VM after another.
+/// Time between the first starts on one host, which starts one VM after another.
 const START_EVERY: Duration = Duration::from_secs(1);
 
-/// Between looks whether everything is well at last.
+/// Time between checks of the rule `live` at the end.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs a plan to its end, or to the first broken rule.
+/// Runs a plan to its end or to the first broken rule.
 ///
 /// # Panics
 /// If this thread already runs a tokio runtime.
@@ -100,7 +100,7 @@ struct Controller {
 }
 
 impl Stage {
-    /// Plays the director's part and the controllers' until the director is done.
+    /// Polls the director and the controllers until the director is done.
     async fn play(&self, director: impl Future<Output = ()>) {
         let mut director = pin!(director);
         loop {
@@ -126,15 +126,15 @@ impl Stage {
         }
         let mut controllers = self.controllers.borrow_mut();
         controllers.retain_mut(|controller| {
-            let (alive, stands) = {
+            let (alive, frozen) = {
                 let state = self.world.state();
-                let of = &state.controllers[controller.n];
-                (of.alive, of.freezes > 0)
+                let simulated = &state.controllers[controller.n];
+                (simulated.alive, simulated.freezes > 0)
             };
-            if alive && !stands {
+            if alive && !frozen {
                 let _ = Pin::new(&mut controller.tasks).poll(cx);
             }
-            // Dropped: whatever it awaited never comes.
+            // Dropped: the calls in progress never complete.
             alive
         });
     }
@@ -147,15 +147,15 @@ impl Stage {
         tasks.spawn_local(async move {
             let started = async {
                 if declared {
-                    // Nobody else runs: the operator saw to that.
-                    world.state().office.leader = Some(n);
+                    // No other controller runs: the operator verified that.
+                    world.state().leadership.leader = Some(n);
                     let hosts = inventory.hosts.iter().map(|host| (host.id, host.name.clone())).collect();
                     restore::restore(&ports, hosts).await?;
                 }
                 Assembly::start(on, inventory, settings, ports).await.map(drop)
             };
             if let Err(error) = started.await {
-                // As a service manager would: it is started again.
+                // Restarted, as by a service manager.
                 let mut state = world.state();
                 state.log(format_args!("controller {n} does not start: {error}"));
                 state.controllers[n].alive = false;
@@ -167,7 +167,7 @@ impl Stage {
         self.controllers.borrow_mut().push(Controller { n, tasks, bus });
     }
 
-    /// An operator does something, with the newest controller; what comes of it is in the journal.
+    /// Carries out an operator's act with the newest controller. The result is in the journal.
     fn act(&self, act: &Act) {
         let world = &self.world;
         world.state().log(format_args!("operator: {act:?}"));
@@ -179,13 +179,13 @@ impl Stage {
         let bus = controller.bus.clone();
         let vm = |name: &str| Address::new(Kind::new("vm"), VmId::from_name(name));
         let one = |kind| Address::singleton(Kind::new(kind));
-        let told = world.clone();
+        let log = world.clone();
         macro_rules! ask {
             ($to:expr, $message:expr) => {{
                 let (to, message) = ($to, $message);
                 controller.tasks.spawn_local(async move {
                     if let Err(error) = bus.ask(to, message).await {
-                        told.state().log(format_args!("refused: {error}"));
+                        log.state().log(format_args!("rejected: {error}"));
                     }
                 });
             }};
@@ -202,7 +202,7 @@ impl Stage {
                     judger_class_name: "Operator".to_owned(),
                     soft_avoid_host_uuids: Vec::new(),
                     host_uuid: None,
-                    ha_reason: "asked for".to_owned(),
+                    ha_reason: "requested by an operator".to_owned(),
                 }
             ),
             Act::Maintain { host } | Act::Drain { host } | Act::Activate { host } => {
@@ -213,11 +213,11 @@ impl Stage {
                 };
                 ask!(one("recovery"), ChangeHostStateMsg { host_uuid: HostId::from_name(host), action })
             }
-            // Whoever looks first says nothing of a host that is on.
+            // A careful operator does not attest for a host that is on.
             Act::ConfirmFenced { host, if_off: true } if world.is_on(host) => {}
             Act::DeclareRestored => {}
             Act::ConfirmFenced { host, if_off } => {
-                // As the answer says: nothing else keeps a VM down that starts with the host.
+                // As the reply requests: nothing else holds a VM that starts with the host.
                 if *if_off {
                     world.hold_autostart(host);
                 }
@@ -257,14 +257,14 @@ async fn direct(stage: &Stage, plan: &Plan) {
         if !world.state().checks.violations.is_empty() {
             return;
         }
-        match &step.what {
-            What::Fault(fault, lasting) => world.begin(fault.clone(), *lasting),
-            What::Act(act) => stage.act(act),
+        match &step.kind {
+            StepKind::Fault(fault, lasting) => world.begin(fault.clone(), *lasting),
+            StepKind::Act(act) => stage.act(act),
         }
     }
-    let over = plan.steps.iter().map(|step| match &step.what {
-        What::Fault(_, lasting) => step.at + *lasting,
-        What::Act(_) => step.at,
+    let over = plan.steps.iter().map(|step| match &step.kind {
+        StepKind::Fault(_, lasting) => step.at + *lasting,
+        StepKind::Act(_) => step.at,
     });
     let over = over.max().unwrap_or_default();
     let rest: Vec<_> = probes.collect();
@@ -273,7 +273,7 @@ async fn direct(stage: &Stage, plan: &Plan) {
         world.probe(probe);
     }
     tokio::time::sleep_until(began + over).await;
-    world.state().log("everything that was broken is mended");
+    world.state().log("all faults are over");
     for probe in rest.iter().filter(|probe| probe.at > over) {
         tokio::time::sleep_until(began + probe.at).await;
         world.probe(probe);

@@ -1,6 +1,6 @@
-//! Cuts a failing plan down to the faults that matter.
+//! Shrinks a failing plan to the faults that matter.
 //!
-//! Delta debugging (Zeller, Hildebrandt 2002): leave out halves, then quarters, as long as the same rule is still broken.
+//! Delta debugging (Zeller, Hildebrandt 2002): omit halves, then quarters, while the same rule is broken.
 
 use crate::{
     plan::{Plan, Step},

@@ -7,7 +7,7 @@ use ringfence_sim::{
     campaign::{Campaign, campaign},
     fault::Fault,
     model::{self, Protocol},
-    plan::{Plan, Probe, Size, Step, What, Whereabouts},
+    plan::{Location, Plan, Probe, Size, Step, StepKind},
     run::run,
     shrink::shrink,
 };
@@ -42,13 +42,14 @@ fn a_campaign_runs_every_seed_once_and_ends_in_time() {
 #[test]
 fn a_failing_plan_is_cut_down_to_the_fault_that_matters() {
     let mut plan = Plan::of_seed(3, size(2));
-    let step = |at: u64, fault| Step { at: Duration::from_secs(at), what: What::Fault(fault, Duration::from_secs(60)) };
+    let step =
+        |at: u64, fault| Step { at: Duration::from_secs(at), kind: StepKind::Fault(fault, Duration::from_secs(60)) };
     plan.steps = (0..9).map(|n| step(120 + n, Fault::TargetCrash { host: format!("host-{}", n % 6) })).collect();
     plan.steps.insert(4, step(124, Fault::PowerLoss { host: "host-0".to_owned() }));
     plan.probes = vec![Probe {
         at: Duration::from_secs(150),
         vm: plan.inventory.vms[0].name.clone(),
-        on: Whereabouts::On("host-0".to_owned()),
+        on: Location::On("host-0".to_owned()),
     }];
     let failed = run(&plan);
     assert_eq!(failed.violations.first().map(|violation| violation.rule), Some("expect"));

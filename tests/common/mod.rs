@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use ringfence::{
-    Accepts, Actor, Ctx, Event, EventHandler, Exit, Handler, Kind, Lane, Later, Promise, Promised, Result, event,
+    Accepts, Actor, AsyncReply, Ctx, Event, EventHandler, Exit, Handler, Kind, Lane, Promise, Promised, Result, event,
     message,
 };
 use serde::{Deserialize, Serialize};
@@ -138,10 +138,10 @@ impl Handler<Panic> for Counter {
 }
 
 impl Handler<Slow> for Counter {
-    type Answer = Later<()>;
+    type Answer = AsyncReply<()>;
     fn handle(&mut self, message: Slow, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let log = self.log.clone();
-        Later::new(async move {
+        AsyncReply::new(async move {
             tokio::time::sleep(Duration::from_millis(message.0)).await;
             log.lock().push(format!("slow {}", message.0));
             Ok(())
@@ -150,10 +150,10 @@ impl Handler<Slow> for Counter {
 }
 
 impl Handler<Exclusive> for Counter {
-    type Answer = Later<()>;
+    type Answer = AsyncReply<()>;
     fn handle(&mut self, message: Exclusive, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let log = self.log.clone();
-        Later::exclusive(async move {
+        AsyncReply::exclusive(async move {
             tokio::time::sleep(Duration::from_millis(message.0)).await;
             log.lock().push(format!("exclusive {}", message.0));
             Ok(())

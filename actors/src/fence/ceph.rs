@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ringfence::{Accepts, Actor, Ctx, Handler, Kind, Later, Promise, Promised};
+use ringfence::{Accepts, Actor, AsyncReply, Ctx, Handler, Kind, Promise, Promised};
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result, StorageId,
     agent::Done,
@@ -363,11 +363,11 @@ impl Actor for CephActor {
 }
 
 impl Handler<QueryWatchersMsg> for CephActor {
-    type Answer = Later<WatchersReply>;
+    type Answer = AsyncReply<WatchersReply>;
 
     fn handle(&mut self, message: QueryWatchersMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let flow = self.flow.clone();
-        Later::new(async move {
+        AsyncReply::new(async move {
             let InstallPath::Ceph { pool, image } = message.install_path else {
                 let details = format!("{} does not lie on Ceph", message.install_path);
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));

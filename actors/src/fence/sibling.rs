@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use ringfence::{Accepts, Actor, Address, Bus, Ctx, Handler, Kind, Later, Promised};
+use ringfence::{Accepts, Actor, Address, AsyncReply, Bus, Ctx, Handler, Kind, Promised};
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result,
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostMsg, SiblingFenceVmOnHostReply},
@@ -167,7 +167,7 @@ impl Actor for SiblingFencer {
 }
 
 impl Handler<SiblingFenceVmOnHostMsg> for SiblingFencer {
-    type Answer = Later<SiblingFenceVmOnHostReply>;
+    type Answer = AsyncReply<SiblingFenceVmOnHostReply>;
 
     fn handle(&mut self, message: SiblingFenceVmOnHostMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let fresh = self.unseen.get(&message.failed_host_uuid).filter(|(at, _)| at.elapsed() < SCAN_FRESH);
@@ -178,7 +178,7 @@ impl Handler<SiblingFenceVmOnHostMsg> for SiblingFencer {
             ..SiblingFenceVmOnHostReply::default()
         });
         let inner = self.inner.clone();
-        Later::new(async move {
+        AsyncReply::new(async move {
             match known {
                 Some(reply) => Ok(reply),
                 None => inner.fence(message).await,

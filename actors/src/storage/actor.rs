@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringfence::{Accepts, Actor, Address, Bus, Ctx, Handler, Kind, Later};
+use ringfence::{Accepts, Actor, Address, AsyncReply, Bus, Ctx, Handler, Kind};
 use ringfence_messages::{
     Code, ErrorCode, Health, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
@@ -60,14 +60,14 @@ impl StorageActor {
     }
 
     /// Runs a flow on what the inventory says now.
-    fn run<T, F>(&self, flow: impl FnOnce(Inner) -> F + 'static) -> Later<T>
+    fn run<T, F>(&self, flow: impl FnOnce(Inner) -> F + 'static) -> AsyncReply<T>
     where
         F: Future<Output = Result<T>>,
     {
         let inventory = self.catalog.now();
         let storage = inventory.storage(self.id).cloned();
         let (hugepages, mds, bus) = (self.hugepages, self.mds.clone(), self.bus.clone());
-        Later::new(async move {
+        AsyncReply::new(async move {
             let recorder = Recorder::new(bus.clone());
             flow(Inner { storage: storage?, inventory, hugepages, mds, bus, recorder }).await
         })
@@ -87,7 +87,7 @@ impl Actor for StorageActor {
 }
 
 impl Handler<CheckHostHealthMsg> for StorageActor {
-    type Answer = Later<CheckHostHealthReply>;
+    type Answer = AsyncReply<CheckHostHealthReply>;
 
     fn handle(&mut self, message: CheckHostHealthMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         self.run(async move |inner| {
@@ -109,7 +109,7 @@ impl Handler<CheckHostHealthMsg> for StorageActor {
 }
 
 impl Handler<DeployClientMsg> for StorageActor {
-    type Answer = Later<DeployClientReply>;
+    type Answer = AsyncReply<DeployClientReply>;
 
     fn handle(&mut self, message: DeployClientMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         self.run(async move |inner| inner.deploy(message).await)
@@ -117,7 +117,7 @@ impl Handler<DeployClientMsg> for StorageActor {
 }
 
 impl Handler<ActivateVolumeMsg> for StorageActor {
-    type Answer = Later<DiskSource>;
+    type Answer = AsyncReply<DiskSource>;
 
     fn handle(&mut self, message: ActivateVolumeMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         self.run(async move |inner| inner.activate(message).await)

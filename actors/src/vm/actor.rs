@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Later, Promise, Promised};
+use ringfence::{Accepts, Actor, Address, AsyncReply, Bus, Ctx, EventHandler, Handler, Kind, Promise, Promised};
 use ringfence_messages::{
     Event as _, HostId, Result,
     agent::Done,
@@ -133,10 +133,10 @@ impl Handler<LookForVmMsg> for VmActor {
 }
 
 impl Handler<PlanHaStartMsg> for VmActor {
-    type Answer = Later<HaStartPlan>;
+    type Answer = AsyncReply<HaStartPlan>;
 
     fn handle(&mut self, message: PlanHaStartMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        Later::new(self.rehearse(message.host_uuid))
+        AsyncReply::new(self.rehearse(message.host_uuid))
     }
 }
 

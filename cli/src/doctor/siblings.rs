@@ -10,7 +10,7 @@ use ringfence_drivers::{
     files::open_to_others,
     node::{
         sibling,
-        ssh::{self, PublicKey, SshSettings, Trouble},
+        ssh::{self, PublicKey, SshError, SshSettings},
     },
 };
 use ringfence_messages::{
@@ -120,7 +120,7 @@ fn judge(
     ssh: &SshSettings,
     to: &SiblingAddress,
     ip: IpAddr,
-    went: Result<sibling::Rehearsal, Trouble>,
+    went: Result<sibling::Rehearsal, SshError>,
 ) -> Finding {
     let (port, known, key) = (to.ssh_port, quoted(&ssh.known_hosts_file), quoted(&ssh.key_file));
     let trouble = match went {

@@ -126,7 +126,9 @@ impl Source {
                 Fields::Named(fields) => fields.named.iter().map(|field| key(field, false)).collect(),
                 _ => Vec::new(),
             };
-            (kebab(&variant.ident.to_string()), keys, docs(&variant.attrs))
+            let renamed = serde(&variant.attrs, "rename").flatten();
+            let kind = renamed.unwrap_or_else(|| kebab(&variant.ident.to_string()));
+            (kind, keys, docs(&variant.attrs))
         };
         self.choice(name).expect("an enum").variants.iter().map(kind).collect()
     }
@@ -199,12 +201,13 @@ fn the_form_of_a_story_on_the_page_is_the_readers() {
     let source = Source::read();
     part(PAGE, "story", &source.table("Scenario"));
     part(PAGE, "settings", &source.table("Setup"));
-    part(PAGE, "vm", &source.table("Guest"));
-    part(PAGE, "step", &source.table("Happening"));
+    part(PAGE, "vm", &source.table("VmSpec"));
+    part(PAGE, "step", &source.table("StepSpec"));
     part(PAGE, "expect", &source.table("Expected"));
     part(PAGE, "faults", &source.kinds_table("Fault", "`kind`"));
     part(PAGE, "acts", &source.kinds_table("Act", "`do`"));
-    let words = ["SshTrouble", "Lie", "CephTrouble", "Claimant", "Looker"].iter().flat_map(|name| source.words(name));
+    let words =
+        ["SshFault", "BogusReply", "CephFault", "Claimant", "Looker"].iter().flat_map(|name| source.words(name));
     let words: Vec<_> = words.map(|(word, docs)| vec![format!("`{word}`"), docs]).collect();
     part(PAGE, "how", &table(&["`how`", "what it does"], &words));
 }

@@ -1,4 +1,4 @@
-//! The hash chain: each record's hash covers its own fields and the hash before it.
+//! The hash chain: the hash of a record covers its own fields and the hash of the record before.
 
 use sha2::{Digest, Sha256};
 

@@ -1,8 +1,8 @@
-//! Where a test may kill the controller: just before or just after a step of its journal. Debug builds only.
+//! Crash points for tests: kills the controller just before or after a step of its journal. Debug builds only.
 //!
-//! `RINGFENCE_TEST_CRASH=after:fence.intent/storage` sends this process SIGKILL once that record is durable, `before:`
-//! once it was asked for: what it tells of may then have happened and is not recorded. A step is the record's topic,
-//! and what in its payload says how far it is. Nothing happens before the file `RINGFENCE_TEST_CRASH_ARMED` is there.
+//! `RINGFENCE_TEST_CRASH=after:fence.intent/storage` sends SIGKILL to this process when that record is on disk;
+//! `before:` when the record is requested: its act may then have happened without a record. A step is the record's
+//! topic with the phase in its payload. Inactive until the file `RINGFENCE_TEST_CRASH_ARMED` exists.
 
 use ringfence_actors::ports::NewRecord;
 use rustix::process::{Signal, getpid, kill_process};

@@ -1,9 +1,9 @@
 //! The journal: an append-only, hash-chained SQLite table, synced to disk with every append.
 //!
-//! Invariants: an append is one transaction, durable when it returns; `seq` has no gaps; a record's hash covers the
-//! record before it, so that nothing can be changed, dropped or slipped in without [`Journal::verify`] naming it.
-//! Rejected: a file of our own (SQLite has answered every crash question already), and hashing JSON values (two
-//! spellings of one value): the stored text is hashed.
+//! Invariants: an append is one transaction, on disk when the call returns; `seq` has no gaps; the hash of a record
+//! covers the record before, so that [`Journal::verify`] detects every changed, removed or inserted record.
+//! Alternatives considered: an own file format (SQLite handles crashes already); hashes of JSON values (one value has
+//! several spellings): the stored text is hashed.
 
 mod chain;
 #[cfg(debug_assertions)]
@@ -43,7 +43,8 @@ struct Writer {
     last: (u64, String),
 }
 
-/// Makes the file if it is missing, and its owner's alone if it is not: what SQLite puts beside it takes its mode from it.
+/// Makes the file if it is missing, and its owner's alone if it is not: what SQLite puts beside it takes its mode from
+/// it.
 fn private(path: &Path) -> std::io::Result<()> {
     let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     match crate::files::open_to_others(&file.metadata()?) {
@@ -76,8 +77,8 @@ impl Journal {
         let opened = open().map_err(|e| explain(&path, "open", &e))?;
         let (writer, reader) = opened.map_err(|version| {
             let details = format!(
-                "{} has schema version {version}, this program knows {SCHEMA_VERSION}: it was written by a later \
-                 version, run that one",
+                "{} has schema version {version}, this program supports {SCHEMA_VERSION}: the file was written by a later \
+                 version; run that version",
                 path.display()
             );
             ErrorCode::new(Code::IO, details)
@@ -85,8 +86,8 @@ impl Journal {
         Ok(Journal { path: Arc::new(path), writer: Arc::new(Mutex::new(writer)), reader: Arc::new(Mutex::new(reader)) })
     }
 
-    /// The last record of a directory's journal and its hash, if it follows from the one before; `None` while there is
-    /// no journal or it is empty. Only reads, also beside a controller that runs.
+    /// Sequence number and hash of the last record of a directory's journal, if it follows from the record before;
+    /// `None` for a missing or empty journal. Only reads, also beside a running controller.
     ///
     /// # Errors
     /// `SYS.1016` if it cannot be read; `SYS.1000` if the last record was altered.
@@ -116,8 +117,8 @@ impl Journal {
         Ok(Some((last.seq, last.hash.clone())))
     }
 
-    /// The newest record of a topic for each subject, in a directory's journal; none while there is no journal. Only reads, also
-    /// beside a controller that runs.
+    /// The newest record of each subject of a topic in a directory's journal; none if there is no journal. Only reads,
+    /// also beside a running controller.
     ///
     /// # Errors
     /// `SYS.1016` if it cannot be read.
@@ -132,10 +133,11 @@ impl Journal {
         collect(&connection, &newest_of_each(), params![topic]).map_err(|e| explain(&path, "read", &e))
     }
 
-    /// Walks the whole chain and returns how many records it has.
+    /// Verifies the whole hash chain and returns the number of records.
     ///
     /// # Errors
-    /// `SYS.1000` naming the first record that was changed, dropped or slipped in; `SYS.1016` if it cannot be read.
+    /// `SYS.1000` with the first record that was changed, removed or inserted; `SYS.1016` if the journal cannot be
+    /// read.
     pub fn verify(&self) -> Result<u64> {
         let connection = self.reader.lock();
         let (mut seq, mut hash) = (0, GENESIS.to_owned());
@@ -169,7 +171,7 @@ impl Journal {
     ) -> Result<T> {
         let (reader, path) = (self.reader.clone(), self.path.clone());
         let read = tokio::task::spawn_blocking(move || query(&reader.lock()).map_err(|e| explain(&path, "read", &e)));
-        read.await.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("the reader of the journal: {e}")))?
+        read.await.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("journal reader failed: {e}")))?
     }
 }
 
@@ -193,7 +195,7 @@ impl JournalPort for Journal {
             }
             appended
         });
-        write.await.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("the writer of the journal: {e}")))?
+        write.await.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("journal writer failed: {e}")))?
     }
 
     async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
@@ -368,8 +370,8 @@ fn fits(record: &NewRecord) -> Result<()> {
     let payload = record.payload.to_string().len();
     if payload > MAX_PAYLOAD_BYTES || record.topic.len() > MAX_LABEL_BYTES || record.subject.len() > MAX_LABEL_BYTES {
         let details = format!(
-            "a record of topic {:.40} has a payload of {payload} bytes and a subject of {}: at most {MAX_PAYLOAD_BYTES} \
-             and {MAX_LABEL_BYTES} fit",
+            "record of topic {:.40} is too large: payload {payload} bytes (limit {MAX_PAYLOAD_BYTES}), subject {} bytes \
+             (limit {MAX_LABEL_BYTES})",
             record.topic,
             record.subject.len()
         );
@@ -381,15 +383,15 @@ fn fits(record: &NewRecord) -> Result<()> {
 fn explain(path: &Path, doing: &str, error: &rusqlite::Error) -> ErrorCode {
     use rusqlite::ErrorCode as Sqlite;
     let fix = match error.sqlite_error_code() {
-        Some(Sqlite::DiskFull) => "the disk is full: make room, the journal goes on by itself",
+        Some(Sqlite::DiskFull) => "the disk is full: make room, then the journal continues automatically",
         Some(Sqlite::ReadOnly | Sqlite::PermissionDenied | Sqlite::CannotOpen) => {
-            "check that the directory is there and that this user may write it"
+            "check that the directory exists and that this user may write it"
         }
         Some(Sqlite::NotADatabase | Sqlite::DatabaseCorrupt) => {
-            "the file is damaged: keep it for inspection, and start with another state_dir or a backup"
+            "the file is damaged: keep it for inspection, and start with another `state_dir` or a backup"
         }
-        Some(Sqlite::DatabaseBusy | Sqlite::DatabaseLocked) => "another program has the file open: end it",
-        _ => "see the cause",
+        Some(Sqlite::DatabaseBusy | Sqlite::DatabaseLocked) => "another program has the file open: stop it",
+        _ => "fix the cause",
     };
-    ErrorCode::new(Code::IO, format!("journal {}: cannot {doing} it: {error}; {fix}", path.display()))
+    ErrorCode::new(Code::IO, format!("cannot {doing} journal {}: {error}; {fix}", path.display()))
 }

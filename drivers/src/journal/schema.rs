@@ -1,14 +1,16 @@
-//! The schema of the journal's file, and the way to it from every earlier one.
+//! The schema of the journal's file, and its migrations.
 //!
-//! Invariants: a file has the schema that its `user_version` says, whole: what is missing happens in one transaction
-//! with the new version, so that a program that dies midway leaves the file as it was. A file of a later version is not
-//! touched. What hashes cover (seq, time, topic, subject, payload) is the same in every version.
-//! Rejected: a crate for migrations (this is all of it), ways back (the older program refuses the file and says so).
+//! Invariants: a file has exactly the schema of its `user_version`: all migrations run in one transaction with the new
+//! version, so that a crash leaves the file unchanged. A file of a later version is rejected. The hashed columns (seq,
+//! time, topic, subject, payload) are the same in every version.
+//! Alternatives considered: a crate for migrations (this file is all of it); downgrades (an older program rejects the
+//! file with a reason).
 
 use rusqlite::Connection;
 
 /// What leads from each version to the next. One that was released is never changed: files out there went through it.
-/// A new one is the last, says neither BEGIN nor COMMIT, and needs a journal of its version in `drivers/tests/journals`.
+/// A new one is the last, says neither BEGIN nor COMMIT, and needs a journal of its version in
+/// `drivers/tests/journals`.
 pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE events (
         seq     INTEGER PRIMARY KEY,

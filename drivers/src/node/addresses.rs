@@ -1,8 +1,9 @@
-//! The addresses that this host has, as its kernel says.
+//! The IP addresses of this host, from its kernel.
 //!
-//! Purpose: what a storage fence is to block has to be on the host that it is written for. Invariant: what could not be read
-//! whole is not known, which is the empty list. Rejected: `getifaddrs` (unsafe, or one more crate), and binding each address
-//! to try it (`ip_nonlocal_bind` makes all of them work).
+//! Purpose: the addresses that a storage fence blocks must be addresses of that host.
+//! Invariant: an incomplete read is unknown: the empty list.
+//! Alternatives considered: `getifaddrs` (unsafe, or one more crate); binding each address (`ip_nonlocal_bind` makes
+//! every bind succeed).
 
 use std::{
     fs::File,
@@ -10,8 +11,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// The largest table that is read, 8 MiB. Too low: a host with many routes does not know its addresses. Too high: a router
-/// of the whole Internet reads for seconds.
+/// The largest table that is read, 8 MiB. Too low: a host with many routes does not know its addresses. Too high: a
+/// router of the whole Internet reads for seconds.
 const MAX_TABLE_BYTES: u64 = 8 << 20;
 
 /// All of them but loopback and link-local ones; none if that cannot be told.

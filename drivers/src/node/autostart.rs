@@ -1,12 +1,12 @@
 //! Keeps libvirt from starting, at boot, a VM that Ringfence runs: it may run on another host by then (K9, I1).
 //!
-//! Purpose: while a host is down its VMs start elsewhere. Where an operator's attestation was the only proof, no storage fence
-//! stands, and a domain that libvirt starts at boot writes before the agent answers its first ping.
-//! Invariants: runs before libvirt; takes only VMs that this host's agent was ever ordered to run; removes a link and never a
-//! file; what cannot be read is an error that names it, and does not keep the rest from being done.
-//! Alternatives considered: to wait until the controller returned the host to service (libvirt would start the domain then,
-//! beside the VM that moved, and the operator's other domains would wait for a controller); `virsh autostart --disable` (libvirt
-//! has started its domains by the time it answers).
+//! Purpose: while a host is down its VMs start elsewhere. Where an operator's attestation was the only proof, no
+//! storage fence stands, and a domain that libvirt starts at boot writes before the agent answers its first ping.
+//! Invariants: runs before libvirt; takes only VMs that this host's agent was ever ordered to run; removes a link and
+//! never a file; what cannot be read is an error that names it, and does not keep the rest from being done.
+//! Alternatives considered: to wait until the controller returned the host to service (libvirt would start the domain
+//! then, beside the VM that moved, and the operator's other domains would wait for a controller); `virsh autostart
+//! --disable` (libvirt has started its domains by the time it answers).
 
 use std::{
     collections::BTreeSet,
@@ -19,8 +19,8 @@ use ringfence_messages::VmId;
 
 use crate::{domain_xml, files::replace_file};
 
-/// The longest domain, and the longest list of guests, that is read. Too low: a large domain is an error. Too high: some other
-/// file is read.
+/// The longest domain, and the longest list of guests, that is read. Too low: a large domain is an error. Too high:
+/// some other file is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Where libvirt keeps what it starts at boot.
@@ -28,7 +28,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub struct Libvirt {
     /// Links to the domains with autostart.
     pub autostart: PathBuf,
-    /// The guests that ran when the host was shut down: `libvirt-guests` starts them again. One line per URI: the URI, then UUIDs.
+    /// The guests that ran when the host was shut down: `libvirt-guests` starts them again. One line per URI: the URI,
+    /// then UUIDs.
     pub guests: PathBuf,
 }
 

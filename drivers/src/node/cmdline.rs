@@ -1,15 +1,15 @@
-//! The one reading of a QEMU command line: whether a process is a QEMU, which VM it names, whether it waits for a migration.
+//! The one parser of QEMU command lines: is the process a QEMU, of which VM, and does it wait for a migration.
 //!
-//! Invariants: pure; listing, starting, stopping and killing all decide by it, and the script for hosts without this program is
-//! made of the same words. A QEMU under a name that nobody knows is found by the shape of its arguments. One that names
-//! no VM is [`Named::Nobody`]: it may be any, and whoever looked is told (I2).
-//! Rejected: names alone (distributions and operators rename QEMU); substrings (a shell that carries the uuid in one of
-//! its arguments is no QEMU); taking the union of all uuids of a line (QEMU takes the last, and so would the kill).
+//! Invariants: pure; listing, starting, stopping and killing all use it, and the script for hosts without this program
+//! is generated from the same lists. A QEMU under an unknown name is found by the shape of its arguments. A QEMU
+//! without a uuid is [`Named::Nobody`]: it may be any VM, and is reported (I2).
+//! Alternatives considered: names of programs only (distributions and operators rename QEMU); substrings (a shell with
+//! the uuid in an argument is no QEMU); the union of all uuids of a line (QEMU takes the last, and so must the kill).
 
 use ringfence_messages::VmId;
 
-/// Options that only QEMU has, among tools whose arguments have this shape. One of them must be there before a program of
-/// an unknown name is taken for a QEMU.
+/// Options that only QEMU has, among tools whose arguments have this shape. One of them must be there before a program
+/// of an unknown name is taken for a QEMU.
 pub const ONLY_QEMUS: [&str; 13] = [
     "accel",
     "enable-kvm",
@@ -62,7 +62,8 @@ pub const OF_A_MACHINE: [&str; 28] = [
 /// without sight. Too high: a renamed QEMU with a short command line is invisible.
 pub const SHAPE_OPTIONS: usize = 2;
 
-/// Programs whose arguments may hold a whole command line of QEMU, and that are none: shells, wrappers, tools of QEMU's.
+/// Programs whose arguments may hold a whole command line of QEMU, and that are none: shells, wrappers, tools of
+/// QEMU's.
 pub const NOT_QEMU: [&str; 55] = [
     "ash",
     "awk",

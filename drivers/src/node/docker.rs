@@ -1,8 +1,8 @@
-//! The Docker engine of a host, where vhost targets run in containers.
+//! The Docker engine of a host, for vhost targets in containers.
 //!
-//! Invariants: nothing is pulled (an image that is not on the host is an error that says so); every call is bounded.
-//! Rejected: installing docker where it is missing, as ZStack's agent does. Software that appears on a production
-//! host at night by itself is worse than a line that says what to install.
+//! Invariants: no image is pulled (a missing image is an error); every call has a time limit.
+//! Alternatives considered: installing docker if it is missing, as ZStack's agent does. Software that installs itself
+//! on a production host at night is worse than an error with the package to install.
 
 use std::{
     path::{Path, PathBuf},
@@ -33,7 +33,7 @@ pub struct Engine {
     socket: PathBuf,
 }
 
-/// A container that is to run.
+/// A container to run.
 #[derive(Clone, Debug)]
 pub struct Container {
     /// Its name. One that is there already under this name is removed first.

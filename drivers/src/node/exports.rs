@@ -1,15 +1,15 @@
-//! What writes for a VM beside its QEMU: the exports of vhost targets, from the first to the last write.
+//! Exports of vhost targets: the writers of a VM beside its QEMU.
 //!
 //! ```text
-//! made (its VM is on record) -> verified (QMP lists it) -> ended -> verified ended (QMP does not, its node is closed)
+//! made (its VM is recorded) -> verified (QMP lists it) -> ended -> verified ended (not in QMP's list, its node is closed)
 //! ```
-//! Invariants (I1): an export that no QEMU uses any more is ended, and ended means that its node could be closed, which
-//! QEMU does only when nothing is in flight; a target that does not get there in time is killed through its pidfd, and
-//! one that does not die is an error: its exports live. An export is a writer from the moment that a QEMU may join it:
-//! one that is made and waits for its start holds nothing. A target is found by its command line, so that `ringfence
-//! kill-vm`, which knows no agent's file, finds it too. The list of exports is changed under a lock of the file system:
-//! the agent and `kill-vm` are two processes. A record outlives its export, never the other way round.
-//! Rejected: ending an export by its name alone, while a QEMU uses it.
+//! Invariants (I1): an export without a QEMU is ended, which means that its node was closed: QEMU closes a node only
+//! without requests in flight. A target that does not close it in time is killed through its pidfd; one that does not
+//! die is an error, and its exports count as alive. An export is a writer from the moment that a QEMU may connect;
+//! before that it holds nothing. Targets are found by their command line, so that `ringfence kill-vm`, which reads no
+//! agent's config, finds them too. A file lock guards the list of exports, because agent and `kill-vm` are two
+//! processes. A record is removed after its export, never before.
+//! Alternatives considered: removing an export by name while a QEMU uses it.
 
 use std::{
     fs::File,
@@ -47,8 +47,8 @@ pub const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a killed target may take to be gone. D state lasts longer, and is then said.
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long somebody else may hold the list of exports. Too low: an order fails because of a deploy beside it. Too high:
-/// a fence waits for an agent that hangs.
+/// How long somebody else may hold the list of exports. Too low: an order fails because of a deploy beside it. Too
+/// high: a fence waits for an agent that hangs.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between looks at a lock or at an export that is being ended.
@@ -93,7 +93,7 @@ impl Folder {
                 Ok(()) => return Ok(file),
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
                 Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let details = format!("target {}: it is being deployed", self.0.display());
+                    let details = format!("target {}: deployment in progress", self.0.display());
                     return Err(ErrorCode::new(Code::TIMEOUT, details));
                 }
                 Err(error) => return Err(io_error("lock", &path, &error.into())),
@@ -108,7 +108,7 @@ impl Folder {
             Err(error) => Err(io_error("read", &path, &error)),
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
                 let details =
-                    format!("{} is damaged: {e}. Delete it and start the VMs of this host again", path.display());
+                    format!("{} is damaged: {e}; delete it and start the VMs of this host again", path.display());
                 ErrorCode::new(Code::IO, details)
             }),
         }
@@ -140,8 +140,8 @@ impl Folder {
         live(&mut qmp, &admin).await
     }
 
-    /// Has the target export a volume. QEMU limits node names to 31 characters, and a name is used once only: what is left
-    /// of an export by this name may be another file.
+    /// Has the target export a volume. QEMU limits node names to 31 characters, and a name is used once only: what is
+    /// left of an export by this name may be another file.
     pub(super) async fn make(&self, export: &Export, within: Duration) -> Result<()> {
         let admin = self.admin();
         let mut qmp = Qmp::connect(&admin, ANSWER_TIMEOUT).await?;
@@ -177,10 +177,10 @@ impl Folder {
             Ok::<_, ErrorCode>(())
         };
         match asked.await {
-            Ok(()) => Ok(format!("ended {}", bdevs.join(", "))),
+            Ok(()) => Ok(format!("removed {}", bdevs.join(", "))),
             Err(why) => {
                 process.kill(KILL_TIMEOUT).await?;
-                Ok(format!("killed target {}, which did not end {}: {}", process.pid, bdevs.join(", "), why.details))
+                Ok(format!("killed target {}, which did not remove {}: {}", process.pid, bdevs.join(", "), why.details))
             }
         }
     }
@@ -263,8 +263,8 @@ impl Exports {
         Ok(ended)
     }
 
-    /// Exports that live though no QEMU uses them any more, as writers of their VMs. One of a target that does not answer
-    /// counts.
+    /// Exports that live though no QEMU uses them any more, as writers of their VMs. One of a target that does not
+    /// answer counts.
     ///
     /// # Errors
     /// If that cannot be known: then nothing is known of any VM.
@@ -411,7 +411,7 @@ fn explained(error: ErrorCode, volume: &Path) -> ErrorCode {
     let kind = match rustix::fs::statfs(volume) {
         Ok(fs) if fs.f_type == 0x0102_1994 => "tmpfs".to_owned(),
         Ok(fs) => format!("a file system of type {:#x}", fs.f_type),
-        Err(error) => format!("a file system that does not say its type ({error})"),
+        Err(error) => format!("a file system of unknown type ({error})"),
     };
     let details = format!(
         "volume {} lies on {kind}, which refuses O_DIRECT: move it to a file system that allows it. Through a cache a \

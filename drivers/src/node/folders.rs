@@ -1,9 +1,9 @@
-//! Where each VM's own files lie on its host: a folder per VM, named by its whole uuid.
+//! The folders of VMs on a host: one folder per VM, named by its uuid.
 //!
-//! Invariants: two VMs never share a folder (K21): where only a short name leaves room for a socket's path, the folder
-//! holds the whole uuid, and one of another VM is refused. A pid file in a folder of either name is found, so that an agent
-//! of a later version finds the QEMUs that an earlier one started. Rejected: short names alone (uuids of version 7 that were
-//! made in one moment begin alike).
+//! Invariants: two VMs never share a folder (K21): where a socket's path has room only for a short name, the folder has
+//! the whole uuid in it, and a folder of another VM is rejected. Pid files in folders of both kinds of names are found,
+//! so that a newer agent finds the QEMUs of an older one.
+//! Alternatives considered: short names only. Version 7 uuids of one moment have equal beginnings.
 
 use std::{
     fs,
@@ -57,7 +57,8 @@ impl Folders {
     /// The files of a VM that is about to be started; its folder is made.
     ///
     /// # Errors
-    /// `SYS.1005` if the folder is another VM's, `SYS.1007` if no socket fits below it, `SYS.1016` if it cannot be made.
+    /// `SYS.1005` if the folder is another VM's, `SYS.1007` if no socket fits below it, `SYS.1016` if it cannot be
+    /// made.
     pub(super) fn make(&self, vm: VmId) -> Result<Files> {
         let digits = vm.0.simple().to_string();
         let whole = self.dir.join(&digits);

@@ -1,10 +1,10 @@
-//! Ends what appears of a VM that may not run here any more (K8): something that starts it again, seconds or hours later.
+//! Kills processes of VMs that may no longer run here (K8): a supervisor may restart them seconds or hours later.
 //!
-//! Invariants: only VMs that a stop has held, and that no newer order has released, are touched; strangers, a target that
-//! waits for a migration and VMs of another agent on this machine never are; the kill is the verified one. Looking is
-//! cheap: a process is looked at while it is young and once in a while after, never all of them five times a second.
-//! Rejected: the kernel's process connector (it needs CAP_NET_ADMIN in the first namespaces, and loses events under load;
-//! looking is needed anyway).
+//! Invariants: only VMs that a stop holds and no newer command released are killed; strangers, QEMUs that wait for a
+//! migration, and VMs of another agent of this machine never are; the kill is the verified one. The check is cheap: it
+//! reads young processes, and older ones once in a while.
+//! Alternatives considered: the kernel's process connector. It needs CAP_NET_ADMIN in the first namespaces and loses
+//! events under load, so that a search is needed anyway.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -65,7 +65,7 @@ pub async fn guard(vms: Weak<Vms>) {
             continue;
         }
         if let Err(error) = look(&vms, &mut rounds).await {
-            tracing::warn!(%error, "cannot look for VMs that may not run here");
+            tracing::warn!(%error, "cannot search for VMs that may not run here");
         }
     }
 }
@@ -81,8 +81,8 @@ async fn look(vms: &Vms, rounds: &mut Rounds) -> ringfence_messages::Result<()> 
         }
         let (vm, pid) = (qemu.vm, qemu.process.pid);
         match qemu.process.kill(KILL_TIMEOUT).await {
-            Ok(()) => tracing::warn!(%vm, pid, "ended a QEMU of a VM that may not run here any more: something started it again"),
-            Err(error) => tracing::error!(%vm, pid, %error, "a QEMU of a VM that may not run here cannot be ended"),
+            Ok(()) => tracing::warn!(%vm, pid, "killed a QEMU of a VM that may no longer run here: something restarted it"),
+            Err(error) => tracing::error!(%vm, pid, %error, "cannot kill a QEMU of a VM that may not run here"),
         }
     });
     futures_util::future::join_all(ends).await;

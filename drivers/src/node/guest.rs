@@ -1,11 +1,12 @@
-//! What a guest goes through when its vhost target was lost: a reset, before its queue is served again.
+//! Reset of a guest that lost its vhost target, before its queue is served again.
 //!
-//! Without in-flight tracking a new target cannot know which requests the lost one had finished: it answers some twice and
-//! others never, and the guest reads data that was never written. Nobody can ask QEMU afterwards what was negotiated: a
-//! device without its target says nothing of it. So what is not proven is reset.
-//! Invariants: the guest is reset while its target does not run, held from before the reset to after it, so that
-//! no request of before is ever served; it runs again before this returns, so that an agent that is killed here leaves a
-//! guest that the next deploy resets once more. Rejected: a reset after the new target serves: reads were answered by then.
+//! Without in-flight tracking a new target does not know which requests the lost one finished: it completes some twice
+//! and others never, and the guest reads data that was never written. QEMU cannot report what was negotiated: without
+//! its target a device has no information. So a guest is reset unless tracking is proven.
+//! Invariants: the guest is reset while its target does not run, and is held from before the reset until after it, so
+//! that no earlier request is served; it runs again before the call returns, so that a killed agent leaves a guest that
+//! the next deployment resets again.
+//! Alternatives considered: a reset after the new target serves. Reads would be answered by then.
 
 use std::{path::Path, time::Duration};
 
@@ -36,7 +37,7 @@ pub(super) async fn reset(qemu: &Qemu) -> Result<bool> {
 async fn ask(qemu: &Qemu) -> Result<bool> {
     let pid = qemu.process.pid;
     let Some(path) = &qemu.qmp else {
-        let details = format!("QEMU {pid} was not started by the agent and cannot be asked: reset or restart its VM");
+        let details = format!("QEMU {pid} was not started by the agent and cannot be queried: reset or restart its VM");
         return Err(ErrorCode::new(Code::OPERATION, details));
     };
     let mut qmp = Qmp::connect(path, ANSWER_TIMEOUT).await?;

@@ -1,7 +1,7 @@
-//! 2 MiB hugepages: a mount for them, and enough of them free.
+//! 2 MiB hugepages: their mount, and enough of them free.
 //!
-//! Reads the per-size folder of sysfs: /proc/meminfo speaks of the default size only, which may be another.
-//! All paths hang off one root, so that the logic is tested on a folder of files.
+//! Reads the per-size folder of sysfs: /proc/meminfo has only the default size, which may be another.
+//! All paths are below one root, so that tests use a folder of files.
 
 use std::{
     fs, io,
@@ -53,12 +53,12 @@ impl Hugepages {
     /// `SYS.1006` if it grew too little, with both numbers.
     pub fn ensure(&self, wanted: u64) -> Result<(u64, String)> {
         if wanted > MAX_PAGES {
-            let details = format!("{wanted} hugepages are asked for, at most {MAX_PAGES} (1 TiB) are allowed");
+            let details = format!("hugepages = {wanted} is out of range (at most {MAX_PAGES}: 1 TiB)");
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
         let free = self.free()?;
         if free >= wanted {
-            return Ok((free, format!("{free} hugepages are free, {wanted} wanted")));
+            return Ok((free, format!("{free} hugepages are free, {wanted} required")));
         }
         // Best effort: they only help the kernel to find whole pages.
         for (file, value) in [("proc/sys/vm/drop_caches", "3"), ("proc/sys/vm/compact_memory", "1")] {
@@ -69,8 +69,10 @@ impl Hugepages {
         let total = self.number("nr_hugepages")? + (wanted - free);
         let pool = self.root.join(POOL).join("nr_hugepages");
         fs::write(&pool, total.to_string()).map_err(|e| {
-            let details =
-                format!("cannot grow {} to {total}: {e}: run the agent as root, or set it at boot", pool.display());
+            let details = format!(
+                "cannot grow {} to {total}: {e}; run the agent as root, or set the pool at boot",
+                pool.display()
+            );
             ErrorCode::new(Code::IO, details)
         })?;
         let now = self.free()?;
@@ -80,7 +82,7 @@ impl Hugepages {
             );
             return Err(ErrorCode::new(Code::OPERATION, details));
         }
-        Ok((now, format!("grew the pool to {total}: {now} hugepages are free, {wanted} wanted")))
+        Ok((now, format!("grew the pool to {total}: {now} hugepages are free, {wanted} required")))
     }
 
     /// Where hugetlbfs with 2 MiB pages is mounted, if it is.
@@ -108,7 +110,7 @@ impl Hugepages {
         });
         mounted.map_err(|e| {
             let details =
-                format!("cannot mount hugetlbfs on {DEFAULT_MOUNT}: {e}: run the agent as root, or mount it at boot");
+                format!("cannot mount hugetlbfs on {DEFAULT_MOUNT}: {e}; run the agent as root, or mount it at boot");
             ErrorCode::new(Code::IO, details)
         })?;
         Ok(target.to_owned())
@@ -124,7 +126,7 @@ impl Hugepages {
         let text = fs::read_to_string(&path).map_err(|e| super::io_error("read", &path, &e))?;
         text.trim()
             .parse()
-            .map_err(|_| ErrorCode::new(Code::IO, format!("{} holds {text:?}, not a number", path.display())))
+            .map_err(|_| ErrorCode::new(Code::IO, format!("{} has {text:?}, expected a number", path.display())))
     }
 }
 

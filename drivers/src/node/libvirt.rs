@@ -1,11 +1,12 @@
-//! Starts a VM as a libvirt domain, for who has it described as one.
+//! Starts a VM as a libvirt domain.
 //!
-//! Invariants (I1): an order to libvirtd cannot be called back, it may carry it out long after everybody has given it up. So a
-//! domain is created paused, and goes on only under the lock of the orders, while its order still stands; one that comes
-//! later is killed. Until virsh has come back the order is outstanding: who looks has less than full sight. Whether it runs
-//! is what `/proc` says, and it is ended through a pidfd like any other QEMU: no fence depends on libvirtd answering. The
-//! domain is transient (`virsh create`), so that libvirt does not start it again by itself when the host boots.
-//! Rejected: linking libvirt (a C library that a plain Debian lacks, and whose calls hang with libvirtd).
+//! Invariants (I1): a command to libvirtd cannot be cancelled and may be carried out long after its timeout. So a
+//! domain is created paused and resumed only under the lock of the commands, while its command is valid; a later one is
+//! killed. Until virsh has returned the command is outstanding, and a search has less than full sight. `/proc` shows
+//! whether the VM runs, and it is killed through a pidfd like any other QEMU: no fence depends on libvirtd. The domain
+//! is transient (`virsh create`), so that libvirt does not start it when the host boots.
+//! Alternatives considered: linking libvirt. It is a C library that a plain Debian lacks, and its calls hang with
+//! libvirtd.
 
 use std::{
     collections::BTreeSet,
@@ -30,8 +31,8 @@ use super::{
 };
 use crate::files::replace_file;
 
-/// How long libvirtd may take to let a domain go on. Too low: a busy one's VM is killed that would have run. Too high: other
-/// orders of this host wait for one that hangs.
+/// How long libvirtd may take to let a domain go on. Too low: a busy one's VM is killed that would have run. Too high:
+/// other orders of this host wait for one that hangs.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The orders that libvirtd was given and has not answered.
@@ -74,8 +75,8 @@ impl Outstanding {
     /// Has a domain created, and waits for it not longer than `by`.
     ///
     /// # Errors
-    /// At once: `SYS.1016` if its description cannot be written. Later: `HOST.1005` with libvirt's own words, `SYS.1001` if it
-    /// does not answer: what it still creates is paused, and killed.
+    /// At once: `SYS.1016` if its description cannot be written. Later: `HOST.1005` with libvirt's own words,
+    /// `SYS.1001` if it does not answer: what it still creates is paused, and killed.
     pub(super) fn create(
         &self,
         cmd: &StartVmCmd,
@@ -118,7 +119,7 @@ impl Creation {
         let vm = self.cmd.vm_uuid;
         let file = self.file.as_os_str();
         let created = virsh(["create".as_ref(), "--paused".as_ref(), "--file".as_ref(), file]).output().await;
-        let created = created.map_err(|e| self.failed(format!("virsh: {e}. Install libvirt-clients on this host")))?;
+        let created = created.map_err(|e| self.failed(format!("virsh: {e}; install libvirt-clients on this host")))?;
         if !created.status.success() {
             return Err(self.failed(words(&created)));
         }
@@ -127,7 +128,7 @@ impl Creation {
         if is_late(&self.cmd, self.by) || !orders.is_current(&self.cmd) {
             self.end().await;
             let details =
-                format!("VM {}: libvirt created it after its order was over: killed before it ran", self.cmd.name);
+                format!("VM {}: libvirt created it after its command expired: killed before it ran", self.cmd.name);
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }
         let uuid = vm.to_string();
@@ -157,15 +158,15 @@ impl Creation {
         };
         // A QEMU that is gone cannot be let go on later.
         self.end().await;
-        Err(self.failed(format!("it was created and does not go on: {why}")))
+        Err(self.failed(format!("created, but not resumed: {why}")))
     }
 
-    /// Kills what was created. What is left then is seen by whoever looks.
+    /// Kills the created domain. A search finds a domain that survives.
     async fn end(&self) {
         let Ok(seen) = self.lookout.look().await else { return };
         for qemu in seen.of(self.cmd.vm_uuid) {
             if let Err(error) = qemu.process.kill(KILL_TIMEOUT).await {
-                tracing::error!(vm = self.cmd.name, %error, "a domain that libvirt created too late is still there, paused");
+                tracing::error!(vm = self.cmd.name, %error, "a domain that libvirt created too late still exists, paused");
             }
         }
     }

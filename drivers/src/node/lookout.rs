@@ -1,10 +1,10 @@
-//! Finds the QEMUs of this host, tells VMs from strangers, and says with what sight it looked.
+//! Finds the QEMUs of this host, distinguishes VMs from strangers, and reports the sight of the search.
 //!
-//! Invariants (I2): sight is measured, never claimed; listing, starting, stopping and killing all see the host through
-//! this one look; a process is believed to be a VM only if its users are root, the agent's own, libvirt's, or named in
-//! the agent's file: anybody may start a program that is called like QEMU. A process of these users in a container counts as
-//! well, whatever its PID namespace: it may hold the disk. What `/proc` makes wait never holds up the runtime.
-//! Rejected: believing the owner of `/proc/PID` (it is root's for every process that may not be traced).
+//! Invariants (I2): sight is measured; listing, starting, stopping and killing use this one search; a process counts as
+//! a VM only if its users are root, the agent's own, libvirt's, or listed in the agent's config, because any user may
+//! start a program that is called like QEMU. A process of these users in a container counts too, in any PID namespace:
+//! it may hold the disk. A read of `/proc` that blocks does not block the runtime.
+//! Alternatives considered: the owner of `/proc/PID`. It is root for every process that may not be traced.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +28,8 @@ use super::{
 /// one process's memory is locked and its command line cannot be read.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks at once; more wait. Too low: one that hangs holds up others early. Too high: a `/proc` that hangs takes all threads.
+/// Looks at once; more wait. Too low: one that hangs holds up others early. Too high: a `/proc` that hangs takes all
+/// threads.
 const LOOKS: usize = 4;
 
 static LOOKING: Semaphore = Semaphore::const_new(LOOKS);
@@ -36,8 +37,8 @@ static LOOKING: Semaphore = Semaphore::const_new(LOOKS);
 /// The inode of the PID namespace of a kernel's first process.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// Says that a PID namespace is a whole host, for hosts that are containers themselves: root's, written by nobody else, and
-/// what `readlink /proc/self/ns/pid` says there.
+/// Says that a PID namespace is a whole host, for hosts that are containers themselves: root's, written by nobody else,
+/// and what `readlink /proc/self/ns/pid` says there.
 pub const NAMESPACE_MARK: &str = "/etc/ringfence/pid-namespace";
 
 /// The users that libvirt runs QEMU as, where its packages made them.
@@ -93,8 +94,9 @@ pub struct Lookout {
 }
 
 impl Lookout {
-    /// `binary` is the program that the agent starts, `users` are those beside root, libvirt's and this process's own whose
-    /// processes may be VMs, by name or number. `own`: all VMs of this host run as this process's user, where it sees them.
+    /// `binary` is the program that the agent starts, `users` are those beside root, libvirt's and this process's own
+    /// whose processes may be VMs, by name or number. `own`: all VMs of this host run as this process's user, where it
+    /// sees them.
     ///
     /// # Errors
     /// `SYS.1007` for a user that this host does not have.
@@ -108,7 +110,7 @@ impl Lookout {
                 let id = user.parse().ok().or_else(|| uid(&passwd, user));
                 known.insert(id.ok_or_else(|| {
                     let details =
-                        format!("[qemu] users names {user:.60?}, which /etc/passwd does not: give its number");
+                        format!("[qemu] users has {user:.60?}, which /etc/passwd lacks: use the number of the user");
                     ErrorCode::new(Code::INVALID_ARGUMENT, details)
                 })?);
             }
@@ -252,7 +254,8 @@ fn uid(passwd: &str, name: &str) -> Option<u32> {
     words?.nth(2)?.parse().ok()
 }
 
-/// Whether `/proc` shows the host's processes: its own namespace is the first one, or a file of root's says that it is one.
+/// Whether `/proc` shows the host's processes: its own namespace is the first one, or a file of root's says that it is
+/// one.
 fn sees_the_hosts_pids() -> bool {
     let link = |path: &str| fs::read_link(path).ok().and_then(|target| target.to_str().map(str::to_owned));
     let Some(namespace) = link("/proc/self/ns/pid") else { return false };

@@ -1,8 +1,9 @@
 //! Whether a QEMU that was started for a migration still waits for it.
 //!
-//! Invariants: `-incoming` stands in the command line for life, so only QEMU itself or libvirt can tell one that waits
-//! from one that runs; each is asked for a moment only, and without an answer it is taken for one that waits: it is left alone,
-//! and never called dead. Rejected: `query-migrate` (on the target its last answer says nothing of who runs now).
+//! Invariants: `-incoming` stays in the command line, so that only QEMU itself or libvirt can distinguish a waiting
+//! QEMU from a running one. Each query has a short time limit; without an answer the QEMU counts as waiting: it is not
+//! killed and never counts as dead.
+//! Alternatives considered: `query-migrate`. On the target its last answer does not show which side runs.
 
 use std::{process::Stdio, time::Duration};
 
@@ -11,8 +12,8 @@ use tokio::process::Command;
 
 use super::{lookout::Qemu, qmp::Qmp};
 
-/// How long QEMU or libvirt may take to say what a VM does. Too low: on a busy host one that came by a migration cannot be
-/// stopped. Too high: one libvirtd that hangs holds up the answer about every VM.
+/// How long QEMU or libvirt may take to say what a VM does. Too low: on a busy host one that came by a migration cannot
+/// be stopped. Too high: one libvirtd that hangs holds up the answer about every VM.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What QEMU says of a VM that may still wait, or was not let go on yet by whoever migrates it.

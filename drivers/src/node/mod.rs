@@ -1,7 +1,7 @@
 //! What runs on a host: hugepages, vhost targets, QEMU.
 //!
-//! Invariants: nothing is run through a shell; a process is only signalled through a pidfd after its command line
-//! and start time were read again; what the agent starts outlives the agent.
+//! Invariants: nothing runs through a shell; a process is signalled only through a pidfd, after its command line and
+//! start time were read again; processes that the agent starts survive the agent.
 
 pub mod addresses;
 pub mod autostart;

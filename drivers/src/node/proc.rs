@@ -1,8 +1,9 @@
-//! Processes of this host, told apart for certain: by start time and command line, signalled through a pidfd.
+//! Processes of this host, identified by start time and command line, and signalled through a pidfd.
 //!
-//! Invariants: a pid alone is never trusted, it may be another process by now; a zombie whose threads still run,
-//! and a process in uninterruptible sleep, count as alive. Rejected: `pgrep`/`pkill` (substrings match
-//! bystanders, such as the shell that carries the uuid in its arguments).
+//! Invariants: a pid alone identifies nothing, because pids are reused; a zombie with running threads and a process in
+//! uninterruptible sleep count as alive.
+//! Alternatives considered: `pgrep` and `pkill`. Substrings match other processes, such as a shell with the uuid in its
+//! arguments.
 
 use std::{
     fs, io,
@@ -286,7 +287,8 @@ mod tests {
         process.kill(Duration::from_secs(5)).await.unwrap();
     }
 
-    /// Fault 9: the main thread ended, another one goes on. Its arguments are found, and it is alive until it is killed.
+    /// Fault 9: the main thread ended, another one goes on. Its arguments are found, and it is alive until it is
+    /// killed.
     #[tokio::test]
     async fn a_zombie_leader_with_live_threads_is_found_alive_and_killed() {
         // 60 is exit(2) of the calling thread alone.

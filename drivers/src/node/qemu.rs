@@ -1,6 +1,6 @@
-//! QEMU's command line for a VM, and what this host's QEMU can do.
+//! QEMU's command line for a VM, and the capabilities of this host's QEMU.
 //!
-//! Built as a list of arguments by a pure function; no shell ever sees it.
+//! A pure function builds a list of arguments; no shell reads it.
 
 use std::path::Path;
 
@@ -96,20 +96,22 @@ pub fn check(cmd: &StartVmCmd) -> Result<()> {
     let odd = |what: String| Err(ErrorCode::new(Code::INVALID_ARGUMENT, format!("VM {}: {what}", cmd.name)));
     if !MEMORY_MIB.contains(&cmd.memory_mib) {
         return odd(format!(
-            "memory of {} MiB, it must be {} to {}",
+            "memory of {} MiB is out of range ({} to {})",
             cmd.memory_mib,
             MEMORY_MIB.start(),
             MEMORY_MIB.end()
         ));
     }
     if cmd.disks.is_empty() || cmd.disks.len() > MAX_DISKS {
-        return odd(format!("{} disks, it must have 1 to {MAX_DISKS}", cmd.disks.len()));
+        return odd(format!("{} disks are out of range (1 to {MAX_DISKS})", cmd.disks.len()));
     }
     if cmd.qemu_args.len() > MAX_EXTRA_ARGS || cmd.qemu_args.iter().any(|arg| arg.len() > 4096 || arg.contains('\0')) {
-        return odd(format!("qemu_args: at most {MAX_EXTRA_ARGS} of at most 4096 bytes, without zero bytes"));
+        return odd(format!(
+            "`qemu_args` exceeds the limit: {MAX_EXTRA_ARGS} arguments of 4096 bytes, without zero bytes"
+        ));
     }
     if let Some(arg) = cmd.qemu_args.iter().find(|arg| reserved(arg)) {
-        return odd(format!("qemu_args holds {arg}, which the agent sets itself"));
+        return odd(format!("`qemu_args` has {arg}, which the agent sets"));
     }
     if let Some(disk) = qemu_disks::find(&cmd.qemu_args).first() {
         return odd(format!("qemu_args: `{}` may open a disk that nothing watches and nothing fences", disk.what));
@@ -124,7 +126,7 @@ pub fn check(cmd: &StartVmCmd) -> Result<()> {
         }
         if domain.disks.len() != cmd.disks.len() {
             let (disks, volumes) = (domain.disks.len(), cmd.disks.len());
-            return odd(format!("its libvirt domain writes to {disks} disks, and it has {volumes} volumes"));
+            return odd(format!("its libvirt domain writes to {disks} disks, but the VM has {volumes} volumes"));
         }
     }
     for disk in &cmd.disks {

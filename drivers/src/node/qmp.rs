@@ -1,4 +1,4 @@
-//! A QMP conversation with QEMU or its storage daemon: one command, one answer, bounded.
+//! A QMP exchange with QEMU or its storage daemon: one command, one reply, with limits on time and size.
 
 use std::{path::Path, time::Duration};
 
@@ -25,7 +25,7 @@ impl Qmp {
     /// `SYS.1006` if nobody listens or what answers is not QMP; `SYS.1001` if nothing comes in time.
     pub async fn connect(path: &Path, within: Duration) -> Result<Qmp> {
         bounded(path, within, async {
-            let stream = UnixStream::connect(path).await.map_err(|e| odd(path, format!("nobody listens: {e}")))?;
+            let stream = UnixStream::connect(path).await.map_err(|e| odd(path, format!("no listener: {e}")))?;
             let mut qmp = Qmp { stream: BufReader::new(stream.take(MAX_ANSWER_BYTES)) };
             let greeting = qmp.read(path).await?;
             if greeting.get("QMP").is_none() {
@@ -56,7 +56,7 @@ impl Qmp {
                 return Ok(value.take());
             }
             if let Some(error) = answer.get("error") {
-                let words = error.get("desc").and_then(Value::as_str).unwrap_or("an error without words");
+                let words = error.get("desc").and_then(Value::as_str).unwrap_or("error without description");
                 return Err(odd(path, format!("{command}: {words}")));
             }
             // An event; not what was asked for.
@@ -68,9 +68,9 @@ impl Qmp {
         let mut line = Vec::new();
         let read = self.stream.read_until(b'\n', &mut line).await.map_err(|e| odd(path, e.to_string()))?;
         if read == 0 || line.last() != Some(&b'\n') {
-            return Err(odd(path, "the answer ends too early".into()));
+            return Err(odd(path, "the reply is truncated".into()));
         }
-        serde_json::from_slice(&line).map_err(|e| odd(path, format!("the answer is not JSON: {e}")))
+        serde_json::from_slice(&line).map_err(|e| odd(path, format!("the reply is not JSON: {e}")))
     }
 }
 
@@ -131,6 +131,6 @@ mod tests {
             assert!(error.code == code && error.details.contains(says), "{lines:?}: {error}");
         }
         let error = Qmp::connect(Path::new("/nowhere/s"), SECOND).await.err().unwrap();
-        assert!(error.details.contains("nobody listens"), "{error}");
+        assert!(error.details.contains("no listener"), "{error}");
     }
 }

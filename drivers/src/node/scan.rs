@@ -1,7 +1,7 @@
-//! Looks from here whether anything answers on another host.
+//! Probes from this host whether another host answers.
 //!
-//! Invariant: a connection that opens proves nothing, a hung host still takes it: something must speak. SSH says its
-//! banner unasked; an agent answers the beginning of HTTP. Neither gets to see a secret.
+//! Invariant: an open connection proves nothing, because the kernel of a hung host accepts connections. The peer must
+//! send data: the SSH banner, or the beginning of an HTTP response. No secret is sent.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -48,10 +48,10 @@ async fn speaks(ip: IpAddr, port: u16, say: &[u8], expected: &[u8]) -> Result<()
         Ok::<_, std::io::Error>(said)
     };
     match tokio::time::timeout(PROBE_TIMEOUT, exchange).await {
-        Err(_) => Err(format!("nothing within {PROBE_TIMEOUT:?}")),
+        Err(_) => Err(format!("no answer within {PROBE_TIMEOUT:?}")),
         Ok(Err(error)) => Err(error.to_string()),
         // Somebody is there, whatever it is.
-        Ok(Ok(said)) if said != expected => Err(format!("it says {:?}", String::from_utf8_lossy(&said))),
+        Ok(Ok(said)) if said != expected => Err(format!("unexpected answer {:?}", String::from_utf8_lossy(&said))),
         Ok(Ok(_)) => Ok(()),
     }
 }
@@ -86,7 +86,7 @@ mod tests {
         server.await.unwrap();
         let reply = look_at(agent_port).await;
         assert_eq!((reply.ssh, reply.agent), (false, false), "refused and silent: {reply:?}");
-        assert!(reply.reason.contains("nothing within") && reply.reason.contains("refused"), "{reply:?}");
+        assert!(reply.reason.contains("no answer within") && reply.reason.contains("refused"), "{reply:?}");
         drop(silent);
     }
 }

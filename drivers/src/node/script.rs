@@ -1,12 +1,13 @@
-//! The program for a failed host that has none of ours: a POSIX script that reads command lines as [`cmdline`] does.
+//! The program for a failed host without ringfence: a POSIX script that reads command lines as [`cmdline`] does.
 //!
-//! Invariants: it is made of the same lists of words; it says with what sight it looked, and whatever it cannot read as the
-//! program would (a process of users that it does not know, a migration that may have ended) makes that sight less, never
-//! "not there". It prints the very line that the program prints.
+//! Invariants: it is generated from the same lists; it reports its sight, and everything that it cannot read as the
+//! program would (a process of unknown users, a migration that may have ended) reduces that sight and never counts as
+//! absence. Its output has the same form as the program's.
 
 use super::{cmdline, lookout::NAMESPACE_MARK};
 
-/// `/proc` is read by argv tokens; a zombie without threads has no command line and is not found, one with threads has theirs.
+/// `/proc` is read by argv tokens; a zombie without threads has no command line and is not found, one with threads has
+/// theirs.
 const SCRIPT: &str = r#"
 set -u
 LC_ALL=C; export LC_ALL
@@ -23,7 +24,7 @@ say() {
     "$found" "$killed" "$alive" "$1" "$euid" "$pids" "$hides" "$unread" "$unnamed" "$machine" "$boot"
 }
 found=false killed=false alive=true unread=0 unnamed=0
-if [ -n "$meant" ] && [ "$meant" != "@$machine" ]; then say "this is another machine: nothing was looked at"; exit 0; fi
+if [ -n "$meant" ] && [ "$meant" != "@$machine" ]; then say "this is another machine: nothing was searched"; exit 0; fi
 list() {
   for d in /proc/[0-9]*; do
     i=$d

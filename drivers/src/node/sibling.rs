@@ -1,10 +1,11 @@
-//! Makes sure, from a sibling host, that a VM's QEMU does not run on a host that failed: over SSH, by exact uuid.
+//! Level 1 of a fence: makes sure over SSH, from a sibling host, that a VM's QEMU does not run on a failed host.
 //!
-//! On the failed host `ringfence kill-vm UUID@MACHINE` does the work where it is installed, a small POSIX script where not.
-//! Invariants: "not alive" is said only of the machine that is meant, of which somebody with full sight said so in the
-//! exact shape that is expected; on another machine nothing is killed; a process is matched by argv tokens, never by
-//! substrings; after the kill the host is searched again, for something may have started it anew; nothing depends on
-//! libvirt, it may hang. No text from outside reaches a shell: the uuid is one, the machine is 32 hex digits.
+//! On the failed host `ringfence kill-vm UUID@MACHINE` does the work if it is installed, otherwise a small POSIX
+//! script.
+//! Invariants: a VM counts as not alive only by a report in the exact shape, from the right machine, with full sight;
+//! on another machine nothing is killed; a process is matched by argv tokens, never by substrings; after the kill the
+//! host is searched again, because a supervisor may restart the QEMU; nothing depends on libvirt, which may hang. No
+//! text from outside reaches a shell: the uuid is parsed, the machine is 32 hex digits.
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use super::{
     migration, script,
     ssh::{self, SshSettings},
 };
-use crate::exact::Object;
+use crate::strict_json::Object;
 
 /// How long the program on the failed host may take: listing, killing, listing again (domain: 10 + 10 s).
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -30,36 +31,37 @@ pub const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one killed process may take to be gone. D state lasts longer, and counts as alive.
 pub const GONE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the host is searched after the kill for one that was started anew.
+/// Time of the search for a restarted QEMU after the kill. Too low: a restart is missed. Too high: each fence takes
+/// longer.
 pub const RESPAWN_WATCH: Duration = Duration::from_millis(500);
 
-/// What the sibling is in the failed host's cluster; the only role so far.
+/// Role of the executor in the cluster; the only one so far.
 pub const ROLE: &str = "sibling";
 
-/// What the program on the failed host says: one line of JSON.
+/// The report of the program on the failed host: one line of JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Killed {
-    /// A QEMU of the VM was there.
+    /// A QEMU of the VM was found.
     pub found: bool,
-    /// It was sent SIGKILL.
+    /// The QEMU got SIGKILL.
     pub killed: bool,
-    /// One is there now.
+    /// A QEMU of the VM runs or may run now.
     pub alive: bool,
-    /// Why, in plain words; empty if there is nothing to say.
+    /// Reason as text for operators; may be empty.
     pub reason: String,
-    /// With what sight it looked.
+    /// Sight of the search.
     pub sight: Sight,
-    /// Where it looked.
+    /// The searched machine.
     pub machine: Machine,
 }
 
-/// Which VM to kill, and on which machine only: `UUID@MACHINE`, or `UUID` for who stands before it.
+/// The VM to kill, and the only permitted machine: `UUID@MACHINE`, or `UUID` for any machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Victim {
-    /// The VM.
+    /// Uuid of the VM.
     pub vm: VmId,
-    /// The machine's id; 32 hex digits.
+    /// The machine id, 32 hex digits; `None` for any machine.
     pub machine: Option<String>,
 }
 
@@ -70,7 +72,7 @@ impl FromStr for Victim {
         let (vm, machine) = text.split_once('@').map_or((text, None), |(vm, machine)| (vm, Some(machine)));
         let vm = vm.parse().map_err(|e| format!("{e}"))?;
         match machine.filter(|machine| !is_machine_id(machine)) {
-            Some(odd) => Err(format!("{odd:.60?} is no machine: give the 32 hex digits of its /etc/machine-id")),
+            Some(odd) => Err(format!("{odd:.60?} is not a machine id: expected the 32 hex digits of /etc/machine-id")),
             None => Ok(Victim { vm, machine: machine.map(str::to_owned) }),
         }
     }
@@ -87,18 +89,17 @@ fn is_machine_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Kills of one VM at most: the second is for one that came back, a third would be an endless race.
+/// Kills of one VM, at most. Too low: a restarted QEMU survives. Too high: an endless race with a supervisor.
 const MAX_KILLS: u32 = 2;
 
-/// Kills every QEMU of a VM on this host, and looks whether one comes back. On another machine than the one that is meant
-/// it looks at nothing.
+/// Kills every QEMU of a VM on this host, and checks whether one restarts. On the wrong machine it does nothing.
 ///
 /// # Errors
-/// `SYS.1016` or `SYS.1001` if the processes cannot be listed: nothing is known then.
+/// `SYS.1016` or `SYS.1001` if the processes cannot be listed: the result is unknown.
 pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
     let (vm, machine) = (victim.vm, super::machine());
     if let Some(meant) = victim.machine.as_ref().filter(|meant| **meant != machine.machine_id) {
-        let reason = format!("this is machine {}, not {meant}: nothing was looked at", machine.machine_id);
+        let reason = format!("this is machine {}, not {meant}: nothing was searched", machine.machine_id);
         return Ok(Killed { found: false, killed: false, alive: true, reason, sight: Sight::default(), machine });
     }
     let (mut found, mut killed, mut kills, mut said) = (false, false, 0, Vec::new());
@@ -124,7 +125,7 @@ pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
         found = true;
         let waits = migration::all_wait(&there).await;
         if let Some((qemu, _)) = there.iter().zip(waits).find(|(_, waits)| *waits) {
-            said.push(format!("process {} waits for a migration and is left alone", qemu.process.pid));
+            said.push(format!("process {} waits for a migration and is not killed", qemu.process.pid));
             break true;
         }
         if kills == MAX_KILLS {
@@ -158,112 +159,112 @@ pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
             }
             Err(error) => {
                 (found, alive) = (true, true);
-                said.push(format!("whether its exports are ended is not known: {}", error.details));
+                said.push(format!("the state of its exports is unknown: {}", error.details));
             }
         }
     }
     Ok(Killed { found, killed, alive, reason: said.join("; "), sight, machine })
 }
 
-/// What a fence needs on the failed host, asked through the same door: a login, a shell, somebody who may kill, and
-/// what the script is made of. Changes nothing.
+/// Checks what a fence needs on a host, over the same path: login, shell, permission to kill, and the tools of the
+/// script. Changes nothing.
 const REHEARSAL: &str = r#"
 set -u
 by=ringfence
 if ! command -v ringfence >/dev/null 2>&1; then
   by=script
-  for tool in tr awk readlink head cat id wc; do command -v "$tool" >/dev/null 2>&1 || { echo "there is no $tool" >&2; exit 1; }; done
+  for tool in tr awk readlink head cat id wc; do command -v "$tool" >/dev/null 2>&1 || { echo "$tool is missing" >&2; exit 1; }; done
 fi
 printf '{"uid":%s,"by":"%s"}\n' "$(id -u)" "$by"
 "#;
 
-/// How long a rehearsal may take once the host let us in. Too low: a busy host seems broken. Too high: who asks waits.
+/// Time limit of a rehearsal after the login. Too low: a busy host looks broken. Too high: the caller waits.
 pub const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a host that would be fenced says of itself.
+/// The result of a rehearsal on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rehearsal {
-    /// Who one is there. Only root may kill everybody's QEMU.
+    /// User id of the login. Only root may kill every user's QEMU.
     pub uid: u32,
-    /// What would look for the QEMU: `ringfence`, or the `script`.
+    /// The program that would search: `ringfence` or `script`.
     pub by: String,
 }
 
-/// Goes the way of a fence to a host, and does nothing there.
+/// Rehearses the path of a fence to a host. Changes nothing.
 ///
 /// # Errors
-/// Why a fence could not be carried out there now.
-pub async fn rehearse(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Rehearsal, ssh::Trouble> {
-    let said = ssh::run(settings, ip, port, "sh -s", REHEARSAL.as_bytes(), REHEARSAL_TIMEOUT).await?;
-    serde_json::from_str(&said).map_err(|e| ssh::Trouble {
+/// The reason why a fence would fail now.
+pub async fn rehearse(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Rehearsal, ssh::SshError> {
+    let output = ssh::run(settings, ip, port, "sh -s", REHEARSAL.as_bytes(), REHEARSAL_TIMEOUT).await?;
+    serde_json::from_str(&output).map_err(|e| ssh::SshError {
         reason: UnknownReason::Unparsable,
-        details: format!("it answers {said:.100?}, not what it was asked ({e}): does its key force a command?"),
+        details: format!("unexpected output {output:.100?} ({e}): check whether the key has a forced command"),
         unreachable: false,
     })
 }
 
-/// Carries out the fence of one VM on a failed host.
+/// Carries out level 1 of the fence of one VM on a failed host.
 ///
 /// # Errors
-/// Why it is not known whether the VM lives there, with the reason as `reason` in the error's extras. A host on which
-/// nothing answers is no error but a reply that says so; what that means is the policy's to decide.
+/// The VM's state is unknown; `opaque` has the [`UnknownReason`] under `reason`. An unreachable host is no error but a
+/// reply with `ssh_reachable` = false; the policy decides about it.
 pub async fn fence(settings: &SshSettings, cmd: &SiblingFenceVmCmd) -> Result<SiblingFenceVmOnHostReply> {
     let ip: IpAddr = cmd.failed_host_ip.parse().map_err(|_| {
         let details = format!("failedHostIp {:.60?} is not a literal IP address", cmd.failed_host_ip);
         ErrorCode::new(Code::INVALID_ARGUMENT, details)
     })?;
     if cmd.failed_host_ssh_port == 0 {
-        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, "failedHostSshPort 0 is no port"));
+        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, "failedHostSshPort = 0 is out of range (1 to 65535)"));
     }
     if !is_machine_id(&cmd.machine.machine_id) {
         let details = format!(
-            "whether {} runs on {ip} is not known: which machine its host is was never heard ({:.60?}), so whoever answers \
-             there may be another one",
+            "whether {} runs on {ip} is unknown: its host never reported a machine id ({:.60?}), so another machine may \
+             answer at that address",
             cmd.vm_uuid, cmd.machine.machine_id
         );
         return Err(unknown(UnknownReason::OtherMachine, details));
     }
     let victim = Victim { vm: cmd.vm_uuid, machine: Some(cmd.machine.machine_id.clone()) };
     let command = format!("sh -s -- {victim}");
-    let said =
+    let output =
         ssh::run(settings, ip, cmd.failed_host_ssh_port, &command, script::text().as_bytes(), KILL_TIMEOUT).await;
     let mut reply =
         SiblingFenceVmOnHostReply { executor_role: Some(ROLE.to_owned()), ..SiblingFenceVmOnHostReply::default() };
-    match said {
-        Ok(said) => {
-            let killed = of_whom(understood(&said)?, cmd, ip)?;
+    match output {
+        Ok(output) => {
+            let killed = checked(parse_reply(&output)?, cmd, ip)?;
             reply.ssh_reachable = true;
             (reply.qemu_found, reply.killed, reply.alive) = (killed.found, killed.killed, killed.alive);
             (reply.reason, reply.sight, reply.machine) = (killed.reason, Some(killed.sight), Some(killed.machine));
             Ok(reply)
         }
-        Err(trouble) if trouble.unreachable => {
-            reply.reason = trouble.details;
+        Err(error) if error.unreachable => {
+            reply.reason = error.details;
             Ok(reply)
         }
-        Err(trouble) => {
-            let details = format!("whether {} runs on {ip} is not known: {}", cmd.vm_uuid, trouble.details);
-            Err(unknown(trouble.reason, details))
+        Err(error) => {
+            let details = format!("whether {} runs on {ip} is unknown: {}", cmd.vm_uuid, error.details);
+            Err(unknown(error.reason, details))
         }
     }
 }
 
-/// Takes a report for what it is worth: of another machine nothing, and "it is not there" only from who saw everything.
-fn of_whom(mut killed: Killed, cmd: &SiblingFenceVmCmd, ip: IpAddr) -> Result<Killed> {
-    let about = format!("whether {} runs on {ip} is not known", cmd.vm_uuid);
+/// Checks a report: one of another machine proves nothing, and absence requires full sight.
+fn checked(mut killed: Killed, cmd: &SiblingFenceVmCmd, ip: IpAddr) -> Result<Killed> {
+    let about = format!("whether {} runs on {ip} is unknown", cmd.vm_uuid);
     if !killed.machine.is(&cmd.machine) {
-        let (there, meant) = (&killed.machine.machine_id, &cmd.machine.machine_id);
-        let details = format!("{about}: machine {there:.60} answers there, not {meant}: {:.200}", killed.reason);
+        let (answered, meant) = (&killed.machine.machine_id, &cmd.machine.machine_id);
+        let details = format!("{about}: machine {answered:.60} answers there, not {meant}: {:.200}", killed.reason);
         return Err(unknown(UnknownReason::OtherMachine, details));
     }
     if !killed.alive && !killed.sight.is_full() {
         let details =
-            format!("{about}: it was not seen there, and not all was seen: {}: {:.200}", killed.sight, killed.reason);
+            format!("{about}: it was not found, and the sight was not full: {}: {:.200}", killed.sight, killed.reason);
         return Err(unknown(UnknownReason::Blind, details));
     }
     if killed.machine.is_another_boot_of(&cmd.machine) {
-        let note = "the machine has booted since, everything of the former boot is dead";
+        let note = "the machine has booted since, so that every process of the former boot is dead";
         let more = if killed.reason.is_empty() { String::new() } else { format!("; {}", killed.reason) };
         killed.reason = format!("{note}{more}");
     }
@@ -275,24 +276,24 @@ fn unknown(reason: UnknownReason, details: String) -> ErrorCode {
     ErrorCode::new(Code::OPERATION, details).with("reason", word.as_str().unwrap_or_default())
 }
 
-/// Reads what the program on the failed host said: exactly one line of exactly this shape.
+/// Parses the report of the program on the failed host: exactly one line of exactly this shape.
 ///
 /// # Errors
-/// `SYS.1006` with reason `unparsable` for anything else: it is not an answer.
-pub fn understood(said: &str) -> Result<Killed> {
-    let odd = |why: String| {
-        let details = format!("the failed host answered in a way that is not known here: {why}: {said:.200?}");
+/// `SYS.1006` with reason `unparsable` for anything else.
+pub fn parse_reply(output: &str) -> Result<Killed> {
+    let malformed = |why: String| {
+        let details = format!("report of the failed host is malformed: {why}: {output:.200?}");
         ErrorCode::new(Code::OPERATION, details).with("reason", "unparsable")
     };
-    let Some(line) = said.strip_suffix('\n') else { return Err(odd("it is cut short".to_owned())) };
-    let Object(killed) = serde_json::from_str::<Object<Killed>>(line).map_err(|e| odd(e.to_string()))?;
-    // What it says of its sight it says in full: what is left out is nobody's to fill in.
+    let Some(line) = output.strip_suffix('\n') else { return Err(malformed("truncated".to_owned())) };
+    let Object(killed) = serde_json::from_str::<Object<Killed>>(line).map_err(|e| malformed(e.to_string()))?;
+    // Every field must be present: a missing one has no default here.
     let whole = serde_json::to_value(&killed).ok();
-    if crate::exact::value(line.as_bytes()).ok() != whole {
-        return Err(odd("it says more, less or twice".to_owned()));
+    if crate::strict_json::value(line.as_bytes()).ok() != whole {
+        return Err(malformed("fields are missing, unknown or duplicate".to_owned()));
     }
     if killed.killed && !killed.found {
-        return Err(odd("it killed what it did not find".to_owned()));
+        return Err(malformed("killed without found".to_owned()));
     }
     Ok(killed)
 }
@@ -325,9 +326,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_line_is_an_answer() {
+    fn only_the_exact_line_is_a_report() {
         let good = line();
-        assert!(understood(&good).unwrap().killed);
+        assert!(parse_reply(&good).unwrap().killed);
         for odd in [
             "",
             "\n",
@@ -343,22 +344,22 @@ mod tests {
             &good.replacen("{", "{\"more\":1,", 1),
             "{\"found\":true,\"killed\":true,\"alive\":false,\"reason\":\"\"}\n",
         ] {
-            let error = understood(odd).unwrap_err();
+            let error = parse_reply(odd).unwrap_err();
             assert_eq!(error.opaque["reason"], "unparsable", "{odd:?}: {error}");
         }
     }
 
     #[test]
-    fn not_there_counts_of_the_machine_that_is_meant_and_from_who_saw_everything() {
+    fn absence_counts_only_on_the_right_machine_with_full_sight() {
         let ip = "127.0.0.1".parse().unwrap();
-        let killed = understood(&line()).unwrap();
-        assert!(!of_whom(killed.clone(), &cmd(MACHINE), ip).unwrap().alive);
+        let killed = parse_reply(&line()).unwrap();
+        assert!(!checked(killed.clone(), &cmd(MACHINE), ip).unwrap().alive);
         let reason =
-            |killed: Killed, cmd: &SiblingFenceVmCmd| of_whom(killed, cmd, ip).unwrap_err().opaque["reason"].clone();
+            |killed: Killed, cmd: &SiblingFenceVmCmd| checked(killed, cmd, ip).unwrap_err().opaque["reason"].clone();
         assert_eq!(reason(killed.clone(), &cmd("ffffffffffffffffffffffffffffffff")), "other-machine");
         assert_eq!(reason(killed.clone(), &cmd("")), "other-machine", "unknown matches nothing");
         let nameless = Killed { machine: Machine::default(), ..killed.clone() };
-        assert_eq!(reason(nameless, &cmd("")), "other-machine", "and two that say nothing are not one");
+        assert_eq!(reason(nameless, &cmd("")), "other-machine", "two unknown machines are not equal");
         for sight in [
             Sight { euid: 1000, ..Sight::full() },
             Sight { host_pids: false, ..Sight::full() },
@@ -368,10 +369,10 @@ mod tests {
         ] {
             assert_eq!(reason(Killed { sight: sight.clone(), ..killed.clone() }, &cmd(MACHINE)), "blind", "{sight}");
             // What was seen was seen.
-            assert!(of_whom(Killed { sight, alive: true, ..killed.clone() }, &cmd(MACHINE), ip).unwrap().alive);
+            assert!(checked(Killed { sight, alive: true, ..killed.clone() }, &cmd(MACHINE), ip).unwrap().alive);
         }
         let booted = Machine { boot_id: "b2".into(), ..killed.machine.clone() };
-        let said = of_whom(Killed { machine: booted, ..killed }, &cmd(MACHINE), ip).unwrap();
+        let said = checked(Killed { machine: booted, ..killed }, &cmd(MACHINE), ip).unwrap();
         assert!(said.reason.contains("has booted since"), "{said:?}");
     }
 

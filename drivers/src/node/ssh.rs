@@ -1,8 +1,9 @@
 //! Runs one program on another host over SSH.
 //!
-//! Invariants: the host's key must be the one in `known_hosts` (an unknown or changed one is refused, never learned);
-//! what comes back is bounded in time and size; everything that can go wrong has its own reason, and none of them
-//! means that anything on that host is dead (I2). Rejected: the `ssh` program (its exit 255 says "something").
+//! Invariants: the host's key must be in `known_hosts` (an unknown or changed key is rejected, never learned); output
+//! has limits on time and size; every failure has its own reason, and none of them means that anything on that host is
+//! dead (I2).
+//! Alternatives considered: the program `ssh`. Its exit status 255 has no reason.
 
 use std::{
     borrow::Cow,
@@ -27,49 +28,49 @@ pub use russh::keys::ssh_key::PublicKey;
 
 use crate::files::{open_to_others, trusted};
 
-/// How long a connection may take until the other side is authenticated (domain: SSH probe 8 s). To a frozen host a
-/// connection opens and nothing follows.
+/// Time limit of connect and authentication; ZStack's SSH probe has 8 s too. A frozen host accepts a connection and
+/// sends nothing. Too low: a busy host looks dead. Too high: a fence waits.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Bytes of output at most; more is not the program that was meant.
+/// Bytes of output, at most. Too low: a valid report fails. Too high: a wrong program fills the memory.
 pub const MAX_OUTPUT_BYTES: usize = 64 << 10;
 
-/// With which key and which known hosts.
+/// Key and known hosts of the SSH client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshSettings {
-    /// The user there.
+    /// User on the other host.
     pub user: String,
-    /// The private key; without a passphrase.
+    /// Path of the private key, which has no passphrase.
     pub key_file: PathBuf,
-    /// The only host keys that are believed.
+    /// Path of the file with the only accepted host keys.
     pub known_hosts_file: PathBuf,
 }
 
-/// Why it is not known what a program on another host did.
+/// Why the result of a program on another host is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// For the tables of decisions.
+pub struct SshError {
+    /// Reason for the decision tables.
     pub reason: UnknownReason,
-    /// For people.
+    /// Text for operators.
     pub details: String,
-    /// Nothing at all answered there. A host that answers and lets nobody in, or whose program hangs, is another matter.
+    /// No answer at all. False for a host that answers but rejects the login, or whose program hangs.
     pub unreachable: bool,
 }
 
-impl Trouble {
-    fn new(reason: UnknownReason, details: impl Into<String>) -> Trouble {
-        Trouble { reason, details: details.into(), unreachable: false }
+impl SshError {
+    fn new(reason: UnknownReason, details: impl Into<String>) -> SshError {
+        SshError { reason, details: details.into(), unreachable: false }
     }
 
-    fn nobody(reason: UnknownReason, details: String) -> Trouble {
-        Trouble { reason, details, unreachable: true }
+    fn unreachable(reason: UnknownReason, details: String) -> SshError {
+        SshError { reason, details, unreachable: true }
     }
 }
 
-/// Believes the host keys that it was given, and no other.
+/// Accepts only the given host keys.
 struct Strict {
     known: Vec<PublicKey>,
-    /// What was offered instead.
+    /// The key that was offered instead.
     mismatch: Arc<parking_lot::Mutex<Option<String>>>,
 }
 
@@ -89,13 +90,13 @@ impl client::Handler for Strict {
     }
 }
 
-/// Runs `command` with this standard input; its standard output if it exited with 0.
+/// Runs `command` with this standard input; returns its standard output if it exits with 0.
 ///
-/// `command` goes through the login shell there: it must be a constant, or made of values that cannot hold anything
-/// that a shell would read.
+/// The login shell reads `command`: it must be a constant, or made of values without characters that a shell
+/// interprets.
 ///
 /// # Errors
-/// Why it is not known what happened.
+/// The reason why the result is unknown.
 pub async fn run(
     settings: &SshSettings,
     ip: IpAddr,
@@ -103,39 +104,39 @@ pub async fn run(
     command: &str,
     input: &[u8],
     within: Duration,
-) -> Result<String, Trouble> {
+) -> Result<String, SshError> {
     let session = match tokio::time::timeout(CONNECT_TIMEOUT, connect(settings, ip, port)).await {
         Ok(connected) => connected?,
         Err(_) => {
-            let details = format!("{ip} port {port} did not speak SSH within {CONNECT_TIMEOUT:?}");
-            return Err(Trouble::nobody(UnknownReason::Timeout, details));
+            let details = format!("{ip} port {port}: no SSH answer within {CONNECT_TIMEOUT:?}");
+            return Err(SshError::unreachable(UnknownReason::Timeout, details));
         }
     };
     let exchange = execute(&session, command, input);
     let done = tokio::time::timeout(within, exchange).await.unwrap_or_else(|_| {
-        Err(Trouble::new(UnknownReason::Timeout, format!("the program on {ip} did not end within {within:?}")))
+        Err(SshError::new(UnknownReason::Timeout, format!("program on {ip} did not exit within {within:?}")))
     });
-    // Politely, but nothing depends on it.
+    // Best effort: nothing depends on it.
     let bye = session.disconnect(Disconnect::ByApplication, "", "");
     let _ = tokio::time::timeout(Duration::from_secs(1), bye).await;
     done
 }
 
-/// The keys that a file of known hosts has for an address.
+/// The keys of an address in a known_hosts file.
 ///
 /// # Errors
-/// What is wrong with the file: then none of it is believed.
+/// What is wrong with the file: then none of its keys is accepted.
 pub fn known_keys(file: &Path, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, String> {
     let odd = |why: String| format!("known hosts {}: {why}", file.display());
     let text = fs::read_to_string(file).map_err(|e| odd(e.to_string()))?;
-    // What russh reads in another way than OpenSSH does: between words it knows spaces only, and it passes markers over.
+    // russh differs from OpenSSH: it separates fields only by spaces, and ignores markers.
     if text.replace("\r\n", "\n").contains(|c: char| c.is_control() && c != '\n') {
-        return Err(odd("it has tabs or other control characters: put spaces between the words".to_owned()));
+        return Err(odd("it has tabs or other control characters: separate the fields by spaces".to_owned()));
     }
     let keys = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', '@']));
-    // And it counts a blank too many as a word of its own: the next one is then taken for the key.
+    // A second blank counts as a field, and the next field as the key.
     if let Some(line) = keys.into_iter().find(|line| line.splitn(4, ' ').take(3).skip(1).any(str::is_empty)) {
-        return Err(odd(format!("two blanks between the words of {line:.40?}: put one")));
+        return Err(odd(format!("two blanks between the fields of {line:.40?}: use one")));
     }
     let mut revoked = Vec::new();
     for line in text.lines().map(str::trim_start).filter(|line| line.starts_with('@')) {
@@ -143,23 +144,23 @@ pub fn known_keys(file: &Path, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, 
         match words.next() {
             Some("@cert-authority") => continue,
             Some("@revoked") => {}
-            marker => return Err(odd(format!("marker {:.40?} is not known", marker.unwrap_or_default()))),
+            marker => return Err(odd(format!("marker {:.40?} is unknown", marker.unwrap_or_default()))),
         }
         let key = parse_public_key_base64(words.nth(2).unwrap_or_default());
-        revoked.push(key.map_err(|e| odd(format!("a revoked key cannot be read: {e}")))?);
+        revoked.push(key.map_err(|e| odd(format!("revoked key is unreadable: {e}")))?);
     }
     let known = known_host_keys_path(&ip.to_string(), port, file).map_err(|e| odd(e.to_string()))?;
-    // Whatever host it was revoked for: nobody is to have it any more.
-    let stands = |key: &PublicKey| !revoked.iter().any(|revoked| revoked.key_data() == key.key_data());
-    Ok(known.into_iter().map(|(_, key)| key).filter(stands).collect())
+    // A revoked key is rejected for every host.
+    let valid = |key: &PublicKey| !revoked.iter().any(|revoked| revoked.key_data() == key.key_data());
+    Ok(known.into_iter().map(|(_, key)| key).filter(valid).collect())
 }
 
-/// The host keys that are believed of an address, at least one.
+/// The accepted host keys of an address, at least one.
 ///
 /// # Errors
-/// The file cannot be read, or has none of it.
-pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, Trouble> {
-    let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
+/// The file cannot be read, or has no usable key of the address.
+pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Vec<PublicKey>, SshError> {
+    let host_key = |why: String| SshError::new(UnknownReason::HostKeyMismatch, why);
     let file = &settings.known_hosts_file;
     trusted(file).map_err(|why| host_key(format!("known hosts {}: {why}", file.display())))?;
     let mut known = known_keys(file, ip, port).map_err(host_key)?;
@@ -167,7 +168,7 @@ pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Ve
     known.retain(|key| !key.algorithm().is_rsa());
     if known.is_empty() && rsa {
         let details = format!(
-            "{} has an RSA key alone of {ip} port {port}, which this program cannot check: add another by ssh-keyscan -t ed25519",
+            "{} has only an RSA key of {ip} port {port}, which is not supported: add another with ssh-keyscan -t ed25519",
             file.display()
         );
         return Err(host_key(details));
@@ -178,32 +179,30 @@ pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Ve
     Ok(known)
 }
 
-/// The key with which this host shows itself to others.
+/// The private key of this host.
 ///
 /// # Errors
-/// The file cannot be read, or is no private key without a passphrase.
-pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, Trouble> {
+/// The file cannot be read, or is not a private key without passphrase.
+pub fn own_key(settings: &SshSettings) -> Result<PrivateKey, SshError> {
     let file = &settings.key_file;
-    let odd = |why: String| Trouble::new(UnknownReason::AuthFailed, format!("key {}: {why}", file.display()));
-    // As OpenSSH does: a key that others can read opens every sibling to them.
+    let odd = |why: String| SshError::new(UnknownReason::AuthFailed, format!("key {}: {why}", file.display()));
+    // As OpenSSH does: a user who can read the key can log in to every sibling host.
     if let Some(mode) = open_to_others(&trusted(file).map_err(odd)?) {
-        return Err(odd(format!("others may use it too (mode {mode}): chmod 600 it")));
+        return Err(odd(format!("others may read it (mode {mode}): chmod 600 it")));
     }
     let key = load_secret_key(file, None).map_err(|e| odd(e.to_string()))?;
     match key.algorithm().is_rsa() {
-        true => Err(odd(
-            "it is an RSA key, with which this program cannot sign: ssh-keygen -t ed25519 makes another".to_owned()
-        )),
+        true => Err(odd("RSA keys are not supported: create another with ssh-keygen -t ed25519".to_owned())),
         false => Ok(key),
     }
 }
 
-async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, Trouble> {
-    let host_key = |why: String| Trouble::new(UnknownReason::HostKeyMismatch, why);
-    let auth = |why: String| Trouble::new(UnknownReason::AuthFailed, why);
+async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle<Strict>, SshError> {
+    let host_key = |why: String| SshError::new(UnknownReason::HostKeyMismatch, why);
+    let auth = |why: String| SshError::new(UnknownReason::AuthFailed, why);
     let (known, key) = (believed_keys(settings, ip, port)?, own_key(settings)?);
     let mismatch = Arc::default();
-    // Only the kinds of keys that are known: a host that has several offers one of these.
+    // Only the types of the known keys: a host with several keys then offers one of these.
     let kinds: Vec<_> = known.iter().map(PublicKey::algorithm).collect();
     let config = client::Config {
         preferred: Preferred { key: Cow::Owned(kinds), ..Preferred::default() },
@@ -214,7 +213,7 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
     let connected = client::connect(Arc::new(config), (ip, port), strict).await;
     if let Some(offered) = mismatch.lock().take() {
         return Err(host_key(format!(
-            "{ip} offers {offered}, which {} does not have for it",
+            "{ip} offers {offered}, which is not its key in {}",
             settings.known_hosts_file.display()
         )));
     }
@@ -223,27 +222,27 @@ async fn connect(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Handle
             use std::io::ErrorKind;
             let details = format!("{ip} port {port}: {io}");
             match io.kind() {
-                ErrorKind::TimedOut => Trouble::nobody(UnknownReason::Timeout, details),
+                ErrorKind::TimedOut => SshError::unreachable(UnknownReason::Timeout, details),
                 ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                    Trouble::nobody(UnknownReason::Refused, details)
+                    SshError::unreachable(UnknownReason::Refused, details)
                 }
-                // Somebody took the connection and broke it: not the same as nobody being there.
-                _ => Trouble::new(UnknownReason::Truncated, details),
+                // The host accepted the connection and broke it: it is reachable.
+                _ => SshError::new(UnknownReason::Truncated, details),
             }
         }
-        _ => Trouble::new(UnknownReason::BadExit, format!("{ip} port {port}: {error}")),
+        _ => SshError::new(UnknownReason::BadExit, format!("{ip} port {port}: {error}")),
     })?;
     let hash = session.best_supported_rsa_hash().await.ok().flatten().flatten();
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
     match session.authenticate_publickey(&settings.user, key).await {
         Ok(answer) if answer.success() => Ok(session),
-        Ok(_) => Err(auth(format!("{ip} does not let {} in with {}", settings.user, settings.key_file.display()))),
+        Ok(_) => Err(auth(format!("{ip} rejects the login of {} with {}", settings.user, settings.key_file.display()))),
         Err(error) => Err(auth(format!("{ip}: {error}"))),
     }
 }
 
-async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Result<String, Trouble> {
-    let broken = |error: russh::Error| Trouble::new(UnknownReason::Truncated, error.to_string());
+async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Result<String, SshError> {
+    let broken = |error: russh::Error| SshError::new(UnknownReason::Truncated, error.to_string());
     let mut channel = session.channel_open_session().await.map_err(broken)?;
     channel.exec(true, command).await.map_err(broken)?;
     channel.data(input).await.map_err(broken)?;
@@ -257,22 +256,22 @@ async fn execute(session: &Handle<Strict>, command: &str, input: &[u8]) -> Resul
             _ => {}
         }
         if output.len() + errors.len() > MAX_OUTPUT_BYTES {
-            return Err(Trouble::new(
+            return Err(SshError::new(
                 UnknownReason::Unparsable,
-                format!("more than {MAX_OUTPUT_BYTES} bytes came back"),
+                format!("output has more than {MAX_OUTPUT_BYTES} bytes"),
             ));
         }
     }
     let text =
-        |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|e| Trouble::new(UnknownReason::Unparsable, e.to_string()));
+        |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|e| SshError::new(UnknownReason::Unparsable, e.to_string()));
     match exit {
         Some(0) => text(output),
         Some(code) => {
-            let said = String::from_utf8_lossy(&errors);
-            let details = format!("the program exited with {code}: {:.300}", said.trim());
-            Err(Trouble::new(UnknownReason::BadExit, details))
+            let stderr = String::from_utf8_lossy(&errors);
+            let details = format!("program exited with {code}: {:.300}", stderr.trim());
+            Err(SshError::new(UnknownReason::BadExit, details))
         }
-        None => Err(Trouble::new(UnknownReason::Truncated, "the connection ended before the program did")),
+        None => Err(SshError::new(UnknownReason::Truncated, "connection ended before the program")),
     }
 }
 
@@ -282,8 +281,8 @@ mod tests {
 
     use super::*;
 
-    /// Against something that listens on a port of this machine and is no SSH server; `say` is what it says.
-    async fn against(say: Option<&'static [u8]>) -> Trouble {
+    /// Connects to a listener of this machine that is no SSH server and sends `say`.
+    async fn against(say: Option<&'static [u8]>) -> SshError {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_key_is_not_believed_and_what_openssh_reads_otherwise_is_refused() {
+    fn revoked_and_ambiguous_known_hosts_are_rejected() {
         const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXRmvqvCB1phEE6Hj6B5cQbEg6h9v/LwCNbiXBh1yrr";
         let known = |text: String| {
             let file = tempfile::NamedTempFile::new().unwrap();
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_told_from_somebody_who_hangs_up_or_talks_nonsense() {
+    async fn closed_port_is_unreachable_and_broken_server_is_not() {
         let nobody = against(None).await;
         assert!(nobody.unreachable && nobody.reason == UnknownReason::Refused, "{nobody:?}");
         for say in [&b""[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"] {

@@ -1,14 +1,16 @@
-//! A vhost target: one `qemu-storage-daemon` per storage, as a process or in a container, exporting volumes as vhost-user-blk sockets.
+//! A vhost target: one `qemu-storage-daemon` per storage, as a process or in a container, which exports volumes as
+//! vhost-user-blk sockets.
 //!
 //! ```text
 //! STATE_DIR/vhost/1a2b3c4d/           one folder per storage, named by the beginning of its uuid
 //!     admin.sock  target.pid  exports.json  target.log  lock  storage
-//!     vm1-0.sock                      what QEMU connects to
+//!     vm1-0.sock                      QEMU connects here
 //! ```
-//! Invariants: at most one daemon per storage; it outlives the agent (it daemonizes); the list of exports is durable
-//! before an export is promised, and a daemon that is started again exports all of it under the same paths, after the
-//! guests that lost it were reset (`guest`); healthy means that it answered its control socket in time and exports all
-//! of it. What it exports and how that ends is in [`exports`](super::exports). Rejected: being the daemon's parent (an agent update would kill every disk of the host).
+//! Invariants: at most one daemon per storage; it survives the agent (it daemonizes); the list of exports is on disk
+//! before the reply, and a new daemon exports the whole list under the same paths, after its guests were reset
+//! (`guest`); healthy means that the control socket answered in time and every listed volume is exported. See also
+//! [`exports`](super::exports).
+//! Alternatives considered: the agent as the parent process. An update of the agent would kill every disk of the host.
 
 use std::{
     io::Write,
@@ -109,7 +111,8 @@ impl Target {
     }
 
     /// Makes it run and export everything that it should. On a healthy target this changes nothing. `volume_dir` is
-    /// where its volumes lie, if not in the agent's own directory. Each export is tried; the reply names those that failed.
+    /// where its volumes lie, if not in the agent's own directory. Each export is tried; the reply names those that
+    /// failed.
     ///
     /// # Errors
     /// `SYS.1006` if what is left of an old daemon cannot be killed, or the new one does not start: its own words.
@@ -226,9 +229,9 @@ impl Target {
             .current_dir("/")
             .kill_on_drop(true);
         let status = match tokio::time::timeout(START_TIMEOUT, command.status()).await {
-            Err(_) => return Err(failed(format!("it was not ready within {START_TIMEOUT:?}"))),
+            Err(_) => return Err(failed(format!("not ready within {START_TIMEOUT:?}"))),
             Ok(Err(error)) => {
-                return Err(failed(format!("{error}: install qemu-utils, or name the program in [vhost] binary")));
+                return Err(failed(format!("{error}; install qemu-utils, or set [vhost] binary")));
             }
             Ok(Ok(status)) => status,
         };
@@ -296,7 +299,7 @@ impl Target {
         }
         exports.retain(|known| known.bdev != export.bdev);
         if exports.len() >= MAX_EXPORTS {
-            let details = format!("this target exports {MAX_EXPORTS} volumes already");
+            let details = format!("target has {MAX_EXPORTS} exports, which is the limit");
             return Err(ErrorCode::new(Code::OPERATION, details));
         }
         exports.push(export.clone());
@@ -326,8 +329,8 @@ impl Target {
     }
 }
 
-/// What the folder of a storage's target is called: the beginning of the storage's uuid, for socket paths are short; the
-/// whole of it if another storage has that folder. Whose it is stands in it.
+/// What the folder of a storage's target is called: the beginning of the storage's uuid, for socket paths are short;
+/// the whole of it if another storage has that folder. Whose it is stands in it.
 fn folder_name(state_dir: &Path, storage: StorageId) -> Result<String> {
     let (whole, id) = (storage.0.simple().to_string(), storage.to_string());
     for name in [&whole[..8], &whole] {

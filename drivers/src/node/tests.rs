@@ -1,4 +1,4 @@
-//! Looking, killing and the script agree about real processes, in every spelling that QEMU takes.
+//! Listing, killing and the script agree about real processes, in every spelling that QEMU accepts.
 
 use std::{
     fs,
@@ -73,7 +73,7 @@ fn by_script(vm: VmId) -> Killed {
     let mut shell = shell.spawn().unwrap();
     shell.stdin.take().unwrap().write_all(script::text().as_bytes()).unwrap();
     let output = shell.wait_with_output().unwrap();
-    sibling::understood(&String::from_utf8(output.stdout).unwrap()).unwrap()
+    sibling::parse_reply(&String::from_utf8(output.stdout).unwrap()).unwrap()
 }
 
 /// A VM of this test run alone: agents and labs may be up beside it.

@@ -1,10 +1,10 @@
-//! The VMs of a host: starting, stopping and finding their QEMU processes.
+//! The VMs of a host: start, stop and search of their QEMU processes.
 //!
-//! Invariants (I1): a start whose incarnation is not above the highest seen for its VM, or whose epoch is below the
-//! highest seen, is refused, also after a restart of the agent: both are durable before QEMU is started. A VM whose
-//! QEMU runs is not started. What is found on the host is what `/proc` says, whoever started it, and with what sight it was
-//! looked for. After a start that was not seen to fail, "not there" is a doubt, never an answer. A VM is stopped when its
-//! exports are ended too.
+//! Invariants (I1): a start is rejected if its incarnation is not above the highest seen for its VM, or its epoch is
+//! below the highest seen, also after a restart of the agent: both are on disk before QEMU starts. A VM whose QEMU runs
+//! is not started. The list of VMs is that of `/proc`, regardless of what started them, with the sight of the search.
+//! After a start with an unknown result a missing VM is unknown, never absent. A VM is stopped when its exports are
+//! ended too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,15 +111,15 @@ impl Vms {
         if !sees_its_own {
             tracing::error!(
                 binary = qemu.binary,
-                "a QEMU that was started as a trial was not found among the processes of this host: VMs that are not \
-                 found count as unknown. Name QEMU itself in [qemu] binary, not a script that starts it elsewhere"
+                "trial QEMU was not found among the processes of this host: unlisted VMs count as unknown; set [qemu] binary \
+                 to QEMU itself, not to a script that starts it elsewhere"
             );
         }
         let held = RwLock::new(orders.held().clone());
         let (orders, libvirt) = (Arc::new(Mutex::new(orders)), libvirt::Outstanding::default());
         let (folders, exports) = (Folders::in_dir(dir), Exports::new(Some(state_dir), &lookout));
         if let Err(error) = exports.adopt().await {
-            tracing::warn!(%error, "not every export's VM is known");
+            tracing::warn!(%error, "cannot assign every export to its VM");
         }
         Ok(Vms { qemu, version, folders, lookout, exports, sees_its_own, orders, held, libvirt })
     }
@@ -179,12 +179,12 @@ impl Vms {
         self.qemu.accel()
     }
 
-    /// The QEMU processes of this host, by VM. A start that is under way is waited for; orders that are void from now on
-    /// are so durably.
+    /// The QEMU processes of this host, by VM. A start that is under way is waited for; orders that are void from now
+    /// on are so durably.
     ///
     /// # Errors
-    /// `SYS.1016` if `/proc` cannot be listed or that cannot be recorded, `SYS.1001` if it does not answer, `SYS.1005` for a
-    /// controller that is not in office any more.
+    /// `SYS.1016` if `/proc` cannot be listed or that cannot be recorded, `SYS.1001` if it does not answer, `SYS.1005`
+    /// for a controller that is not in office any more.
     pub async fn list(&self, cmd: &ListVmsCmd) -> Result<ListVmsReply> {
         let orders = {
             let mut orders = self.orders.lock().await;
@@ -227,13 +227,13 @@ impl Vms {
     /// Starts a VM, not after `by`.
     ///
     /// # Errors
-    /// `SYS.1007` for an odd order, `SYS.1005` for a stale one, one that came too late, or if the VM runs, `HOST.1005`
-    /// if QEMU does not start: its own words. After `SYS.1001` it may run; [`list`](Vms::list) tells.
+    /// `SYS.1007` for a malformed command; `SYS.1005` for a stale or late one, or if the VM runs; `HOST.1005` with
+    /// QEMU's message if QEMU does not start. After `SYS.1001` the VM may run: query [`list`](Vms::list).
     pub async fn start(&self, cmd: &StartVmCmd, by: Instant) -> Result<StartVmCmdReply> {
         qemu::check(cmd)?;
         let mut orders = self.orders.lock().await;
         if self.libvirt.has(cmd.vm_uuid) {
-            let details = format!("VM {}: libvirt has not yet answered an earlier order: not started", cmd.name);
+            let details = format!("VM {} is not started: libvirt has not yet answered an earlier command", cmd.name);
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }
         let seen = self.look().await?;
@@ -246,11 +246,11 @@ impl Vms {
             let files = self.folders.make(cmd.vm_uuid)?;
             let begun =
                 self.libvirt.create(cmd, xml, &files.dir.join("domain.xml"), by, &self.orders, &self.lookout)?;
-            // Without the lock: libvirt may take its time, and is asked again whether the order still stands.
+            // Without the lock: libvirt may be slow, and the command's validity is checked again afterwards.
             drop(orders);
             return begun.await;
         }
-        // The lock is held until QEMU is up: a second order finds it running.
+        // The lock is held until QEMU runs: a second command finds the VM running.
         self.launch(cmd).await
     }
 
@@ -260,7 +260,7 @@ impl Vms {
             if let DiskSource::VhostUser { socket_path } = &disk.source
                 && !Path::new(socket_path).exists()
             {
-                let details = format!("VM {}: vhost socket {socket_path} is not there", cmd.name);
+                let details = format!("VM {}: vhost socket {socket_path} does not exist", cmd.name);
                 return Err(ErrorCode::new(Code::HOST_START_VM, details));
             }
         }
@@ -271,7 +271,7 @@ impl Vms {
         let errors = output.try_clone().map_err(|e| io_error("write", &files.output, &e))?;
         let mut command = Command::new(&self.qemu.binary);
         command.args(&arguments).stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
-        // A start that was given up must not come up later.
+        // A start that timed out must not succeed later.
         command.kill_on_drop(true);
         let failed =
             |why: String| ErrorCode::new(Code::HOST_START_VM, format!("VM {}: QEMU does not start: {why}", cmd.name));
@@ -302,9 +302,9 @@ impl Vms {
             Some(qemu) => Ok(qemu.process.pid),
             None => Err(match wrote.and_then(Process::read) {
                 Some(process) => {
-                    format!("QEMU went to the background as process {}, which is not seen as this VM's", process.pid)
+                    format!("QEMU daemonized as process {}, which is not found as this VM's", process.pid)
                 }
-                None => "QEMU went to the background and is not seen".to_owned(),
+                None => "QEMU daemonized and is not found".to_owned(),
             }),
         }
     }
@@ -330,8 +330,8 @@ impl Vms {
         }
     }
 
-    /// Stops a VM: asks QEMU to quit, then kills it, then ends its exports; success means that no QEMU and no export of it
-    /// is left. The target of a migration is left alone.
+    /// Stops a VM: asks QEMU to quit, then kills it, then ends its exports; success means that no QEMU and no export of
+    /// it is left. The target of a migration is left alone.
     ///
     /// # Errors
     /// `SYS.1006` if a process cannot be killed, is still there, or is the target of a migration; `SYS.1005` for a
@@ -374,18 +374,17 @@ impl Vms {
             }
         }
         if self.libvirt.has(vm) {
-            let details =
-                format!("VM {vm}: libvirt has not yet answered an order to start it; what it starts now is ended");
+            let details = format!("VM {vm}: libvirt has not yet answered a start command; a late start will be killed");
             return Err(ErrorCode::new(Code::TIMEOUT, details));
         }
         match self.running(vm).await?.first() {
             None => Ok(()),
             Some(qemu) if migration::waits(qemu).await => {
-                let details = format!("VM {vm}: process {} waits for a migration and is left alone", qemu.process.pid);
+                let details = format!("VM {vm}: process {} waits for a migration and is not killed", qemu.process.pid);
                 Err(ErrorCode::new(Code::OPERATION, details))
             }
             Some(qemu) => {
-                let details = format!("VM {vm} is there again as process {}: something restarts it", qemu.process.pid);
+                let details = format!("VM {vm} runs again as process {}: something restarts it", qemu.process.pid);
                 Err(ErrorCode::new(Code::OPERATION, details))
             }
         }
@@ -413,8 +412,8 @@ fn read_orders(dir: &Path) -> Result<Orders> {
         Err(error) => Err(io_error("read", &path, &error)),
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
             let details = format!(
-                "{} is damaged: {e}. It guards against starting a VM twice: restore it from a backup, or make sure \
-                 that no VM of this host runs anywhere and delete it",
+                "{} is damaged: {e}; the file prevents a second start of a VM: restore it from a backup, or verify that no \
+                 VM of this host runs anywhere and delete it",
                 path.display()
             );
             ErrorCode::new(Code::IO, details)
@@ -444,7 +443,8 @@ async fn sees_what_it_starts(binary: &str, lookout: &Arc<Lookout>) -> bool {
     seen
 }
 
-/// This host's clock since it booted. It goes on while the host is suspended and does not jump when somebody sets the time.
+/// This host's clock since it booted. It goes on while the host is suspended and does not jump when somebody sets the
+/// time.
 fn clock_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or_default() * 1000 + u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000_000
@@ -456,8 +456,7 @@ fn clock_ms() -> u64 {
 /// `SYS.1006` if it is missing or does not run, with the fix.
 pub async fn version(binary: &str) -> Result<Version> {
     let missing = |why: String| {
-        let details =
-            format!("QEMU {binary:?} does not run: {why}. Install qemu-system-x86, or name it in [qemu] binary");
+        let details = format!("QEMU {binary:?} does not run: {why}; install qemu-system-x86, or set [qemu] binary");
         ErrorCode::new(Code::OPERATION, details)
     };
     let asked = Command::new(binary).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
@@ -467,5 +466,5 @@ pub async fn version(binary: &str) -> Result<Version> {
         .map_err(|e| missing(e.to_string()))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let line = said.lines().next().unwrap_or_default();
-    Version::parse(line).ok_or_else(|| missing(format!("it does not say its version but {line:.80?}")))
+    Version::parse(line).ok_or_else(|| missing(format!("its version is not readable: {line:.80?}")))
 }

@@ -1,9 +1,11 @@
-//! What this host has heard of its controller's journal, so that one that was restored from a backup is noticed.
+//! The witness: what this host remembers of its controller's journal, so that a restored journal is detected.
 //!
-//! Invariants: what is remembered never goes back; it is durable before an order is carried out; an order of a journal that is
-//! behind it is refused. A ping costs no sync of a disk: of what pings alone told, [`WRITE_AFTER_RECORDS`] or
-//! [`WRITE_AFTER`] may be forgotten in a crash. Rejected: a part of the orders' file. It is written with every order, and this is
-//! told with every ping.
+//! Invariants: the remembered head never goes back; it is on disk before a command is carried out; a command of a
+//! journal that is behind is rejected. A ping needs no sync of a disk: of the heads in pings, [`WRITE_AFTER_RECORDS`]
+//! or
+//! [`WRITE_AFTER`] may be lost in a crash.
+//! Alternatives considered: a field in the file of the commands. That file is written with every command, the witness
+//! changes with every ping.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,8 +18,8 @@ use ringfence_messages::{Code, ErrorCode, Result, journal::JournalHead};
 use super::io_error;
 use crate::files::replace_file;
 
-/// Records that the file may be behind. Too low: a busy journal has every ping sync a disk. Too high: a restored journal that lacks
-/// fewer, none of them an order to this host, is not noticed here.
+/// Records that the file may be behind. Too low: a busy journal has every ping sync a disk. Too high: a restored
+/// journal that lacks fewer, none of them an order to this host, is not noticed here.
 pub const WRITE_AFTER_RECORDS: u64 = 100;
 
 /// Time that the file may be behind. Too low and too high as above.
@@ -49,8 +51,8 @@ impl Witness {
             Err(error) => return Err(io_error("read", &path, &error)),
             Ok(bytes) => Some(serde_json::from_slice::<JournalHead>(&bytes).map_err(|e| {
                 let details = format!(
-                    "{} is damaged: {e}. It guards against a controller on an old backup: make sure that none is, and \
-                     delete it",
+                    "{} is damaged: {e}; the file protects against a controller on an old backup: verify that no controller \
+                     runs on one, then delete the file",
                     path.display()
                 );
                 ErrorCode::new(Code::IO, details)
@@ -59,10 +61,10 @@ impl Witness {
         Ok(Witness { path, heard: Mutex::new(Heard { written: head.clone(), head, at: Instant::now() }) })
     }
 
-    /// A ping told how far a journal is; what is the furthest that this host has heard.
+    /// Remembers the head in a ping; returns the latest head that this host remembers.
     ///
     /// # Errors
-    /// `SYS.1007` for what no controller says, `SYS.1016` if it cannot be written.
+    /// `SYS.1007` for a malformed head, `SYS.1016` if it cannot be written.
     pub fn hear(&self, head: Option<JournalHead>) -> Result<Option<JournalHead>> {
         let mut heard = self.heard.lock();
         self.take(&mut heard, head)?;
@@ -80,18 +82,18 @@ impl Witness {
         Ok(heard.head.clone())
     }
 
-    /// An order told how far its journal was: durable when this returns.
+    /// Checks and remembers the head in a command; on disk when this returns.
     ///
     /// # Errors
-    /// `SYS.1005` if this host has heard of more; as [`hear`](Witness::hear) otherwise.
+    /// `SYS.1005` if this host has a later witness; otherwise as [`hear`](Witness::hear).
     pub fn admit(&self, head: Option<JournalHead>) -> Result<()> {
-        // A controller of the version before says nothing.
+        // A controller of the previous version sends no head.
         let Some(head) = head else { return Ok(()) };
         let mut heard = self.heard.lock();
         if let Some(witness) = heard.head.as_ref().filter(|witness| head.is_behind(witness)) {
             let details = format!(
-                "the order is of a controller at {head}, this host has heard of {witness}: its journal was restored from a \
-                 backup, or another controller works on. Start it once with `ringfence serve --restored`"
+                "the command is from a controller at {head}, this host has a witness of {witness}: the journal was restored from \
+                 a backup, or another controller is active; start the controller once with `ringfence serve --restored`"
             );
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }
@@ -102,7 +104,7 @@ impl Witness {
     fn take(&self, heard: &mut Heard, head: Option<JournalHead>) -> Result<()> {
         let Some(head) = head else { return Ok(()) };
         if !head.is_sound() {
-            let details = "the head of the journal has a name that no journal has".to_owned();
+            let details = "id of the journal is malformed".to_owned();
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
         heard.head = Some(head.heard_after(heard.head.as_ref()));

@@ -1,9 +1,9 @@
-//! The asking end: a controller that believes the very host's certificate alone, and the command line.
+//! The client end: the controller, which accepts only the certificate of the addressed host, and the command line.
 //!
-//! A host is known by its id, not by its address: a request goes to `ID.host.ringfence`, a name that nobody resolves but
-//! [`Addresses`], so that the verifier is told whom it should find, and no two hosts ever share a connection.
-//! Rejected: a client for each host (100,000 pools), and the address as the only name (whoever holds one address holds
-//! all hosts that were ever there).
+//! A host is identified by its id, not by its address: a request goes to `ID.host.ringfence`, a name that only
+//! [`Addresses`] resolves, so that the verifier knows the expected host, and no two hosts share a connection.
+//! Alternatives considered: one client per host (100,000 pools); the address as the name (the owner of an address would
+//! be every host that ever had it).
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
@@ -50,7 +50,8 @@ pub fn plain_client() -> Result<reqwest::ClientBuilder> {
     Ok(reqwest::Client::builder().tls_backend_preconfigured(config(nobody, None)?).no_proxy())
 }
 
-/// A builder of clients for agents. `addresses` are those of the [`alias`]es; `ends` is told of each certificate that is believed.
+/// A builder of clients for agents. `addresses` are those of the [`alias`]es; `ends` is told of each certificate that
+/// is believed.
 ///
 /// # Errors
 /// `SYS.1007`, naming the file and the fix.
@@ -65,8 +66,8 @@ pub(crate) fn agents_client(
     Ok(client.no_proxy().dns_resolver(Arc::new(Addresses(addresses))))
 }
 
-/// A builder of clients for a controller whose certificate comes from these authorities, with a certificate of one's own if it
-/// asks for one.
+/// A builder of clients for a controller whose certificate comes from these authorities, with a certificate of one's
+/// own if it asks for one.
 ///
 /// # Errors
 /// `SYS.1007`, naming the file and the fix.
@@ -154,7 +155,7 @@ impl ServerCertVerifier for TheVeryHost {
         let asked = asked.map_or("that of a host of this controller's file".to_owned(), |role| role.to_string());
         let is = identity.whose();
         Err(refused(format!(
-            "its certificate is {is}, not {asked}: `ringfence pki issue --host NAME` makes the right one"
+            "its certificate is {is}, not {asked}: `ringfence pki issue --host NAME` creates the right one"
         )))
     }
 

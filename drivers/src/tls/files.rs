@@ -1,4 +1,4 @@
-//! Certificates and keys in files: what may stand in them, and words for what does not.
+//! Certificates and keys in files: checks of their content, with errors that have a remedy.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,8 @@ use super::{
     provider,
 };
 
-/// The largest file that is read: a system's bundle of all public authorities has a quarter of it. A larger one is some other file.
+/// The largest file that is read: a system's bundle of all public authorities has a quarter of it. A larger one is some
+/// other file.
 pub const MAX_PEM_BYTES: u64 = 1 << 20;
 
 /// One end's certificate and key, and the authorities whose certificates it believes; PEM files.
@@ -58,7 +59,7 @@ fn odd(what: &str, path: &Path, why: impl std::fmt::Display) -> ErrorCode {
 fn read(what: &str, path: &Path, private: bool) -> Result<SecretSlice<u8>> {
     let metadata = std::fs::metadata(path).map_err(|e| odd(what, path, e))?;
     if metadata.len() > MAX_PEM_BYTES || !metadata.is_file() {
-        return Err(odd(what, path, format!("this is no PEM file of at most {MAX_PEM_BYTES} bytes")));
+        return Err(odd(what, path, format!("not a PEM file of at most {MAX_PEM_BYTES} bytes")));
     }
     if let (true, Some(mode)) = (private, open_to_others(&metadata)) {
         return Err(odd(what, path, format!("others may read it (mode {mode}): chmod 600 it")));
@@ -75,8 +76,7 @@ pub fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'stati
     let all: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes.expose_secret()).collect();
     let all = all.map_err(|e| odd(what, path, format!("it is not PEM: {e}")))?;
     if all.is_empty() {
-        let why =
-            "no certificate is in it: it begins with -----BEGIN CERTIFICATE-----; `ringfence pki issue` makes one";
+        let why = "it has no certificate (-----BEGIN CERTIFICATE-----): `ringfence pki issue` creates one";
         return Err(odd(what, path, why));
     }
     Ok(all)
@@ -87,7 +87,7 @@ pub(super) fn authorities(path: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates("ca", path)? {
         if !Identity::is_authority(&certificate) {
-            let why = "a certificate in it is not an authority's: name the ca.pem that `ringfence pki init` made";
+            let why = "a certificate in it is not an authority's: use the ca.pem of `ringfence pki init`";
             return Err(odd("ca", path, why));
         }
         roots.add(certificate).map_err(|e| odd("ca", path, e))?;
@@ -101,11 +101,11 @@ pub(super) fn own(cert: &Path, key: &Path, role: Option<&Role>) -> Result<(Arc<C
     let identity = Identity::of(&chain[0]).map_err(|why| odd("cert", cert, why))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     if now > identity.not_after {
-        let why = format!("it ended on {}: `ringfence pki rotate` makes its successor", day(identity.not_after));
+        let why = format!("it ended on {}: `ringfence pki rotate` renews it", day(identity.not_after));
         return Err(odd("cert", cert, why));
     }
     if now < identity.not_before {
-        let why = format!("it begins on {} only: is the clock of this machine wrong?", day(identity.not_before));
+        let why = format!("it is valid from {}: check the clock of this machine", day(identity.not_before));
         return Err(odd("cert", cert, why));
     }
     if let Some(role) = role.filter(|role| identity.role.as_ref() != Some(role)) {
@@ -114,7 +114,7 @@ pub(super) fn own(cert: &Path, key: &Path, role: Option<&Role>) -> Result<(Arc<C
             Role::Host(_) => "--host NAME",
             Role::Client(_) => "--client NAME",
         };
-        let why = format!("it is {}, not {role}: `ringfence pki issue {fix}` makes one", identity.whose());
+        let why = format!("it is {}, not {role}: `ringfence pki issue {fix}` creates one", identity.whose());
         return Err(odd("cert", cert, why));
     }
     let bytes = read("key", key, true)?;

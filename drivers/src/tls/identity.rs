@@ -1,6 +1,7 @@
-//! What a certificate says: whose it is, for which names, until when.
+//! The content of a certificate: role, names, end of validity.
 //!
-//! Invariant: the role is one URI among the certificate's names, in its exact shape; two of them are none.
+//! Invariant: the role is one URI among the certificate's names, in its exact shape; a certificate with two of them has
+//! no role.
 
 use std::{fmt, net::IpAddr};
 
@@ -124,9 +125,9 @@ impl Identity {
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) if certificate.version() == X509Version::V3 => Ok(certificate),
-        Ok(([], _)) => Err("it is no certificate of version 3".to_owned()),
-        Ok(_) => Err("there is something behind the certificate".to_owned()),
-        Err(error) => Err(format!("it is no certificate: {error}")),
+        Ok(([], _)) => Err("not a certificate of version 3".to_owned()),
+        Ok(_) => Err("data follows the certificate".to_owned()),
+        Err(error) => Err(format!("not a certificate: {error}")),
     }
 }
 

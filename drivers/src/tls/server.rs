@@ -1,4 +1,4 @@
-//! The listening end: an agent that hears controllers alone, and the API.
+//! The server end: an agent, which accepts only controllers, and the API.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -19,38 +19,38 @@ use super::{
     files::TlsFiles,
     identity::{Identity, Role},
     provider,
-    watched::Watched,
+    reload::Watched,
 };
 
-/// A listener's TLS, made anew when its files change.
+/// The TLS of a listener, made again when its files change.
 pub type ServerTls = Watched<ServerConfig>;
 
-/// The API's certificate and key, and whose certificates its clients must show.
+/// Certificate and key of the API, and the authorities of client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFiles {
     /// The certificate.
     pub cert: PathBuf,
-    /// Its key, mode 0600.
+    /// The key, mode 0600.
     pub key: PathBuf,
-    /// If clients must show a certificate: the authorities that they come from.
+    /// Authorities of client certificates; `None` if clients need none.
     pub client_ca: Option<PathBuf>,
 }
 
 impl ServerFiles {
-    /// Reads them all, as the API does; what the certificate says.
+    /// Reads all files, as the API does; returns the identity in the certificate.
     ///
     /// # Errors
-    /// `SYS.1007`, naming the file and the fix.
+    /// `SYS.1007` with file and remedy.
     pub fn check(&self) -> Result<Identity> {
         self.client_ca.as_deref().map(files::authorities).transpose()?;
         files::own(&self.cert, &self.key, None).map(|(_, identity)| identity)
     }
 }
 
-/// An agent's: it is this host, and hears who has a controller's certificate.
+/// The TLS of an agent: with this host's certificate, for clients with a controller's certificate.
 ///
 /// # Errors
-/// `SYS.1007`, naming the file and the fix.
+/// `SYS.1007` with file and remedy.
 pub fn agent_server(files: TlsFiles, host: HostId) -> Result<ServerTls> {
     Watched::new(files.paths(), move || {
         let (own, _) = files::own(&files.cert, &files.key, Some(&Role::Host(host)))?;
@@ -58,10 +58,10 @@ pub fn agent_server(files: TlsFiles, host: HostId) -> Result<ServerTls> {
     })
 }
 
-/// The API's.
+/// The TLS of the API.
 ///
 /// # Errors
-/// `SYS.1007`, naming the file and the fix.
+/// `SYS.1007` with file and remedy.
 pub fn api_server(files: ServerFiles) -> Result<ServerTls> {
     let paths = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten().cloned();
     Watched::new(paths.collect(), move || {
@@ -70,7 +70,7 @@ pub fn api_server(files: ServerFiles) -> Result<ServerTls> {
     })
 }
 
-/// Who comes from these authorities, with a certificate for clients.
+/// A verifier of client certificates of these authorities.
 fn chains(ca: &std::path::Path) -> Result<Arc<dyn ClientCertVerifier>> {
     let roots = Arc::new(files::authorities(ca)?);
     WebPkiClientVerifier::builder_with_provider(roots, provider())
@@ -92,7 +92,7 @@ fn config(own: Arc<rustls::sign::CertifiedKey>, clients: Option<Arc<dyn ClientCe
     Ok(config)
 }
 
-/// Lets in who has a good certificate that is a controller's.
+/// Accepts only valid certificates with the role of a controller.
 #[derive(Debug)]
 struct ControllersOnly(Arc<dyn ClientCertVerifier>);
 
@@ -110,7 +110,7 @@ impl ClientCertVerifier for ControllersOnly {
         let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
         match Identity::of(end_entity) {
             Ok(Identity { role: Some(Role::Controller), .. }) => Ok(verified),
-            // The one reason that has an alert of its own: the other end can be told.
+            // The one reason with its own alert, so that the client can report it.
             _ => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
         }
     }

@@ -1,16 +1,15 @@
-//! The fence and permit protocol, checked exhaustively: two controllers, two hosts, one VM on one volume.
+//! An exhaustive check of the fence and permit protocol: two controllers, two hosts, one VM on one volume.
 //!
-//! What runs is the VM's own core, with its attempts and permits, and the hosts' own judgement of orders; a copy would
-//! prove something about the copy. Around them everything may happen in any order: answers are lost, orders arrive late
-//! and twice, agents and hosts fall silent and speak again, controllers die, are deposed and go on, permits expire.
-//! The property is I1: never do two QEMUs write.
+//! The model runs the VM's own core with attempts and permits, and the agents' own judgement of commands. Around them
+//! everything may happen in any sequence: replies are lost, commands arrive late and twice, agents and hosts freeze and
+//! continue, controllers die, lose their leadership and continue, permits expire. The property is I1: two QEMUs never
+//! write.
 //!
-//! There are two worlds. In [`Protocol::new`] the volume is on Ceph, which shows watchers and refuses hosts. In
-//! [`Protocol::with_claims`] it is on vhost, where nobody but the host itself and SSH can tell: there somebody may look at a
-//! host at any time, a host shows a QEMU of the VM that nobody ordered and ends it again, hosts lose their power and come
-//! back, and a human attests that one is off. Each is smaller than both together would be, so that both are looked at further.
-//!
-//! Time has two moments, before and after every permit of the first has expired.
+//! There are two worlds. In [`Protocol::new`] the volume is on Ceph, which lists watchers and can reject hosts. In
+//! [`Protocol::with_claims`] it is on vhost, where only the host and SSH give evidence: hosts are probed at any time,
+//! show and stop QEMUs without a command, lose power and return, and an operator attests that one is off. Two worlds
+//! are smaller than one with everything, so that both are searched deeper. Time has two moments: before and after all
+//! permits of the first have expired.
 
 mod state;
 
@@ -42,7 +41,7 @@ use crate::plan;
 /// Starts that are asked for at most.
 const MAX_ORDERS: u8 = 3;
 
-/// Times that a controller dies or another takes office, at most.
+/// Deaths of controllers and changes of leadership, at most.
 const MAX_CHANGES: u8 = 2;
 
 /// Times that a host falls silent, at most.
@@ -57,7 +56,8 @@ static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Clone)]
 pub struct Protocol {
     vm: Vm,
-    /// Hosts show what is not the VM, lose their power, and are attested to be off; nobody else takes office.
+    /// Hosts show what is not the VM, lose their power, and are attested to be off; no other controller becomes the
+    /// leader.
     claims: bool,
     directory: Arc<Directory>,
 }
@@ -72,7 +72,7 @@ impl Protocol {
         Protocol::of(0, "ceph://rbd/vm-0", false)
     }
 
-    /// The protocol with two hosts and a VM on vhost, with claims, losses of power and a human's word.
+    /// The protocol with two hosts and a VM on vhost, with claims, power losses and an attestation.
     pub fn with_claims() -> Protocol {
         Protocol::of(1, "vhost://vm-0", true)
     }
@@ -200,7 +200,7 @@ impl Protocol {
                 Event::Exported(n, if well { Ok(disk) } else { Err(failed()) })
             }
             Command::Launch(id, permit, cmd) => {
-                // In office when that was asked, which may be a while ago; good when it is sent.
+                // Leadership was checked a while ago; the command is valid when it is sent.
                 if permit.left(now).is_some() && how == How::Unheard {
                     state.orders.push((self.index(id), cmd.clone()));
                     state.controllers[c].as_mut()?.todo.push(Command::Launch(id, permit, cmd));
@@ -289,7 +289,7 @@ impl Protocol {
             matches!(command, Command::Tell(_) | Command::Intend(_) | Command::Fence(_, attempt::Command::Intend(_)))
         };
         let plain = |command: &Command| {
-            // Where nobody else takes office it does not matter when something is recorded.
+            // Without a second leader the time of a record does not matter.
             (self.claims && records(command))
                 || matches!(
                     command,
@@ -336,7 +336,7 @@ impl Protocol {
             // A QEMU whose storage refuses it does not come up.
             at.qemu = (!at.refused).then_some(cmd.incarnation);
         }
-        // Whoever waits for it hears, if it still waits; that it does not is what `How::Badly` is for.
+        // A waiting caller gets the reply; `How::Badly` covers callers that no longer wait.
         let waits = |controller: &Controller| {
             controller.todo.iter().position(|todo| matches!(todo, Command::Launch(_, _, order) if *order == cmd))
         };
@@ -407,7 +407,7 @@ impl Model for Protocol {
                 let sent =
                     |(_, order): &(usize, StartVmCmd)| matches!(command, Command::Launch(_, _, cmd) if cmd == order);
                 for how in self.ends(state, c, command) {
-                    // Sent once; then it is given up or answered.
+                    // Sent once; then it times out or is answered.
                     if how != How::Unheard || !matches!(command, Command::Launch(..)) || !state.orders.iter().any(sent)
                     {
                         actions.push(Action::End(c, index, how));
@@ -427,7 +427,7 @@ impl Model for Protocol {
         if self.claims {
             self.troubles(state, actions);
         } else if state.changes < MAX_CHANGES {
-            actions.push(Action::Office(1 - state.leader));
+            actions.push(Action::TakeOver(1 - state.leader));
         }
         for index in 0..state.orders.len() {
             actions.extend([Action::Arrive(index, false), Action::Arrive(index, true)]);
@@ -467,7 +467,7 @@ impl Model for Protocol {
                 state.controllers[c] = None;
                 state.changes += 1;
             }
-            Action::Office(c) => {
+            Action::TakeOver(c) => {
                 state.epoch += 1;
                 state.changes += 1;
                 state.leader = c;

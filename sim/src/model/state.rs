@@ -1,6 +1,6 @@
-//! Everything at one moment of the model, and what may happen next.
+//! A state of the model, and the actions that may follow.
 //!
-//! Invariant: two states that look the same are the same: what a state is hashed by names everything that may differ.
+//! Invariant: two states with the same hash input are the same: the input names everything that may differ.
 
 use std::{
     fmt,
@@ -72,8 +72,8 @@ pub enum Action {
     Silent(usize, bool),
     /// A controller dies.
     Die(usize),
-    /// A controller takes office; the other one, if it lives, does not know.
-    Office(usize),
+    /// A controller becomes the leader; the other one, if it lives, does not notice.
+    TakeOver(usize),
     /// Time goes by until every permit has expired.
     Later,
     /// A controller looks at a host, because something was seen there or nothing.

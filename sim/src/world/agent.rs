@@ -32,7 +32,7 @@ use super::{
     links::Node,
     ssh::over_ssh,
 };
-use crate::fault::{Lie, SshTrouble};
+use crate::fault::{BogusReply, SshFault};
 
 /// How long a sibling probes another host.
 const PROBE: Duration = Duration::from_millis(1500);
@@ -45,7 +45,7 @@ pub(super) fn half_blind() -> Sight {
 #[async_trait]
 impl HostAgentPort for End {
     async fn ping(&self, host: HostId, head: Option<JournalHead>, call: Call) -> Result<HostPingReply> {
-        self.call_whoever(host, call, move |at| {
+        self.call_at_address(host, call, move |at| {
             let head = head.clone();
             async move {
                 let mut state = at.state();
@@ -56,10 +56,10 @@ impl HostAgentPort for End {
                 let boot_id = format!("{}-{}", machine.name, machine.boot);
                 let (version, identity) = (AGENT_VERSION.to_owned(), machine.identity());
                 let mut reply = HostPingReply { host_uuid: machine.id, version, boot_id, machine: identity, witness };
-                match machine.lies.first() {
-                    Some((_, Lie::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
-                    Some((_, Lie::OtherVersion)) => reply.version = "9.9.9".to_owned(),
-                    Some((_, Lie::Junk)) => {
+                match machine.bogus_replies.first() {
+                    Some((_, BogusReply::OtherUuid)) => reply.host_uuid = HostId::from_name("somebody else"),
+                    Some((_, BogusReply::OtherVersion)) => reply.version = "9.9.9".to_owned(),
+                    Some((_, BogusReply::Junk)) => {
                         return Err(ErrorCode::new(Code::HTTP, "the agent's answer is longer than 1 MiB"));
                     }
                     None => {}
@@ -261,12 +261,12 @@ impl HostAgentPort for End {
         let other = self.world.host(cmd.host_uuid)?;
         self.call(host, call, move |at| async move {
             let (ssh, agent) = {
-                // It takes whoever speaks at that address for the host.
+                // A probe counts any machine that answers at that address as the host.
                 let state = at.state();
                 let there = state.answers_at(other);
                 let open = state.links.both_ways(Node::Host(at.host), Node::Host(there));
                 let machine = &state.machines[there];
-                let mute = machine.ssh.iter().any(|(_, how)| matches!(how, SshTrouble::Refused | SshTrouble::Hangs));
+                let mute = machine.ssh.iter().any(|(_, how)| matches!(how, SshFault::Refused | SshFault::Hangs));
                 let reach = open && machine.answers();
                 (reach && !mute, reach && machine.agent_up && machine.agent_freezes == 0)
             };

@@ -1,7 +1,7 @@
-//! One exchange with an agent: with latency, loss, doubles, hosts that stand still, and addresses where another answers.
+//! One exchange with an agent: latency, loss, duplicates, frozen hosts, and addresses where another host answers.
 //!
-//! A request waits in the socket of a host or agent that stands still, and is served when that goes on, whether or not
-//! anybody waits for the answer. Who is asked for another host's things refuses.
+//! A request waits in the socket of a frozen host or agent, and is served when that continues, whether or not the
+//! caller still waits. An agent rejects a request for another host.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::{End, State, World, links::Node};
 use ringfence_actors::sabotage::{self, Sabotage};
 
-/// What a host with [`LongWords`](crate::fault::Fault::LongWords) adds to whatever it says: 100 kB that would forge lines
-/// of a log and colours of a terminal.
+/// What a host with [`LongWords`](crate::fault::Fault::LongWords) adds to whatever it says: 100 kB that would forge
+/// lines of a log and colours of a terminal.
 pub(super) fn long_words() -> String {
     "\u{1b}[2K\rhost-0: all is well\n\u{7}\u{0}".repeat(4096)
 }
@@ -100,11 +100,11 @@ impl End {
                 serve(at).await
             }
         };
-        self.call_whoever(host, call, serve).await
+        self.call_at_address(host, call, serve).await
     }
 
     /// One exchange with whatever agent answers at a host's address.
-    pub(super) async fn call_whoever<T, F, S>(&self, host: HostId, call: Call, serve: F) -> Result<T>
+    pub(super) async fn call_at_address<T, F, S>(&self, host: HostId, call: Call, serve: F) -> Result<T>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
         S: Future<Output = Result<T>> + Send + 'static,

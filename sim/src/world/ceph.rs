@@ -1,8 +1,8 @@
-//! The Ceph cluster: watches, blocklist, OSD map epochs.
+//! The Ceph cluster: watchers, blocklist, epochs of the OSD map.
 //!
-//! Seen on real Ceph (domain): an entry refuses every client of the address, also one that comes anew; OSDs learn of it
-//! a moment after the monitors, but before they serve a client that has seen the newer map; a survivor writes again the
-//! moment an entry ends, and never watches again.
+//! Seen on real Ceph (lab/README.md): an entry rejects every client of the address, also a new one; OSDs get it a
+//! moment after the monitors, but before they serve a client that has the newer map; a survivor writes again as soon as
+//! an entry ends, and is never listed as a watcher again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use ringfence_actors::ports::{CephMap, CephPort};
 use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher};
 
 use super::{End, State, World, links::Node};
-use crate::fault::CephTrouble;
+use crate::fault::CephFault;
 
 /// How long a question may take before the driver gives up (domain).
 const BOUND: Duration = Duration::from_secs(10);
@@ -37,8 +37,8 @@ pub(crate) struct Ceph {
     /// Watches of QEMUs that ended: VM, host, until when.
     pub(crate) ghosts: Vec<(usize, usize, Duration)>,
     /// Watches of clients that are no QEMU of ours: VM and host.
-    pub(crate) strangers: Vec<(u64, (usize, usize))>,
-    pub(crate) trouble: Vec<(u64, CephTrouble)>,
+    pub(crate) foreign_watchers: Vec<(u64, (usize, usize))>,
+    pub(crate) trouble: Vec<(u64, CephFault)>,
 }
 
 impl Ceph {
@@ -52,7 +52,7 @@ impl Ceph {
         self.entries.iter().filter(|(_, entry)| now < entry.until).map(|(ip, _)| *ip).collect()
     }
 
-    fn has(&self, trouble: CephTrouble) -> bool {
+    fn has(&self, trouble: CephFault) -> bool {
         self.trouble.iter().any(|(_, is)| *is == trouble)
     }
 }
@@ -90,7 +90,7 @@ impl End {
         let (silent, latency) = {
             let mut state = self.world.state();
             let open = state.links.both_ways(Node::Controller, Node::Ceph);
-            (!open || state.ceph.has(CephTrouble::NoQuorum), state.some(5..120))
+            (!open || state.ceph.has(CephFault::NoQuorum), state.some(5..120))
         };
         if silent {
             tokio::time::sleep(BOUND).await;
@@ -112,14 +112,14 @@ impl End {
 }
 
 fn odd(state: &State) -> Result<()> {
-    match state.ceph.has(CephTrouble::OddJson) {
+    match state.ceph.has(CephFault::OddJson) {
         true => Err(ErrorCode::new(Code::HTTP, "the answer is not what `rbd status` says: expected `,`")),
         false => Ok(()),
     }
 }
 
 fn may_change(state: &State) -> Result<()> {
-    match state.ceph.has(CephTrouble::Denied) {
+    match state.ceph.has(CephFault::Denied) {
         true => Err(ErrorCode::new(Code::OPERATION, "osd blocklist: access denied")),
         false => Ok(()),
     }
@@ -136,8 +136,8 @@ impl CephPort for End {
             let watched = |until: Option<Duration>| until.is_none_or(|until| now < until);
             state.ceph.ghosts.retain(|(_, _, until)| now < *until);
             let ghosts = state.ceph.ghosts.iter().filter(|(of, _, _)| Some(*of) == vm).map(|(_, host, _)| *host);
-            let strangers = state.ceph.strangers.iter().filter(|(_, (of, _))| Some(*of) == vm);
-            let mut hosts: Vec<usize> = ghosts.chain(strangers.map(|(_, (_, host))| *host)).collect();
+            let foreign_watchers = state.ceph.foreign_watchers.iter().filter(|(_, (of, _))| Some(*of) == vm);
+            let mut hosts: Vec<usize> = ghosts.chain(foreign_watchers.map(|(_, (_, host))| *host)).collect();
             for (host, machine) in state.machines.iter().enumerate() {
                 let holds = machine.processes.iter().any(|p| Some(p.vm) == vm && !p.incoming && watched(p.watch_until));
                 hosts.extend(holds.then_some(host));
@@ -173,7 +173,7 @@ impl CephPort for End {
             let in_force = state.ceph.entries.get(&ip).filter(|entry| now < entry.until);
             let in_force = in_force.map_or(now + lag, |entry| entry.in_force);
             let epoch = state.refuse(ip, until, in_force);
-            state.log(format_args!("ceph: refuses {ip} in epoch {epoch}"));
+            state.log(format_args!("ceph: rejects {ip} in epoch {epoch}"));
             world.settle_at(in_force);
             world.settle_at(until);
             Ok(epoch)
@@ -184,7 +184,7 @@ impl CephPort for End {
     async fn unblock(&self, _: StorageId, ip: IpAddr) -> Result<u64> {
         self.ask(|state| {
             may_change(state)?;
-            state.unblock(ip, "the controller lifts it");
+            state.unblock(ip, "the controller removes the fence");
             Ok(state.ceph.epoch)
         })
         .await
@@ -203,7 +203,7 @@ impl State {
         if self.ceph.entries.remove(&ip).is_some() {
             self.ceph.epoch += 1;
             let epoch = self.ceph.epoch;
-            self.log(format_args!("ceph: lets {ip} in again in epoch {epoch}: {why}"));
+            self.log(format_args!("ceph: accepts {ip} again in epoch {epoch}: {why}"));
             self.settle_all();
         }
     }

@@ -1,8 +1,8 @@
-//! Who can write on which volume, and who has written: what the rules are judged by.
+//! The writers of each volume, present and past: the basis of the rules.
 //!
-//! A guest writes without end as long as its QEMU runs and its storage takes it. So a volume's record is a list of spans:
-//! this QEMU wrote from then until then.
-//! Invariant: spans come from the state of the world alone, never from what anybody believes.
+//! A guest writes as long as its QEMU runs and its storage accepts writes. So the history of a volume is a list of
+//! spans: this QEMU wrote from one time to another.
+//! Invariant: spans follow from the state of the world, never from what an actor observed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -57,7 +57,7 @@ impl Disks {
 }
 
 impl State {
-    /// Looks anew at who can write on a host, after something there changed.
+    /// Updates the writers on a host after a change.
     pub(crate) fn settle(&mut self, host: usize) {
         let now = self.now;
         let machine = &self.machines[host];

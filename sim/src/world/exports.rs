@@ -1,7 +1,7 @@
-//! Exports: who writes for a VM on a vhost or ZBS volume. Not its QEMU: the host's target does.
+//! Exports: the writers of VMs on vhost and ZBS volumes, which are the host's targets.
 //!
-//! A target that loses its storage holds what was in flight, and writes it when the storage is back, whether or not the QEMU
-//! is there by then (seen on a real target). An export lives until it is ended, or its target dies.
+//! A target that loses its storage holds the writes in flight, and writes them when the storage returns, with or
+//! without the QEMU (seen on a real target). An export lives until it is removed or its target dies.
 
 use std::time::Duration;
 

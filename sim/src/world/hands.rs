@@ -1,7 +1,7 @@
-//! What an agent does on its host: it starts, kills, ends exports, and ends what must not be there.
+//! The work of an agent on its host: start, kill, removal of exports, and kills of VMs that may not run there.
 //!
-//! As `drivers` does it, with the very same judgement of orders. A QEMU that is being started comes up though the agent
-//! dies meanwhile; one that was given up comes up paused, and is ended instead of resumed.
+//! The judgement of commands is that of `drivers`. A QEMU that is being started comes up even if the agent dies; a QEMU
+//! whose command timed out comes up paused and is killed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -95,27 +95,27 @@ async fn launch(at: &At, vm: usize, incarnation: u64) -> Result<StartVmCmdReply>
     state.newest_map_spreads();
     let (now, ips) = (state.now, state.machines[at.host].storage_ips.clone());
     if state.checks.vhost_of(vm).is_none() && state.ceph.refuses(&ips, now) {
-        return failed("the storage refuses this host");
+        return failed("the storage rejects this host");
     }
     let pid = state.spawn(at.host, vm, incarnation, false);
     if state.short_lived.contains_key(&vm) {
         let (world, host) = (at.world.clone(), at.host);
         tokio::spawn(async move {
             tokio::time::sleep(SHORT_LIFE).await;
-            world.state().end(host, "it ends by itself", |process| process.pid == pid);
+            world.state().end(host, "it stops at once", |process| process.pid == pid);
         });
     }
     Ok(StartVmCmdReply { pid, accel: "kvm".to_owned(), memory: "memfd".to_owned() })
 }
 
-/// A domain comes up that was given up: paused, as it was asked for. Whoever asked for it ends it.
+/// A domain whose command timed out comes up: paused, as requested. The agent kills it.
 async fn comes_late(at: At, vm: usize, incarnation: u64, after: Duration) {
     if at.work_on_host(after).await.is_ok() {
         let paused = !sabotage::on(Sabotage::LateResume);
         let mut state = at.state();
         let pid = state.spawn_as(at.host, vm, incarnation, |process| process.paused = paused);
         if paused {
-            state.end(at.host, "it was given up before it came", |process| process.pid == pid);
+            state.end(at.host, "its command had timed out", |process| process.pid == pid);
         }
     }
     let mut state = at.state();
@@ -195,8 +195,8 @@ impl State {
         (0..self.machines.len()).for_each(|host| self.sweep(host));
     }
 
-    /// An agent that learned that a VM is over here up to some incarnation ends what appears without a newer order. It hears
-    /// of each exec, so that it is gone before its guest has booted.
+    /// An agent that learned that a VM is over here up to some incarnation ends what appears without a newer order. It
+    /// hears of each exec, so that it is gone before its guest has booted.
     pub(super) fn sweep(&mut self, host: usize) {
         let machine = &self.machines[host];
         let looks = machine.answers()
@@ -209,7 +209,7 @@ impl State {
         };
         let intruders: Vec<u64> = machine.processes.iter().filter(|p| over(p)).map(|p| p.uid).collect();
         if looks && !intruders.is_empty() && !sabotage::on(Sabotage::IntruderIgnored) {
-            self.end(host, "it is over here: nobody ordered it", |process| intruders.contains(&process.uid));
+            self.end(host, "the VM may not run here", |process| intruders.contains(&process.uid));
         }
     }
 }

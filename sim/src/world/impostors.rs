@@ -1,4 +1,4 @@
-//! Who looks like a VM, or answers for another: claims, migrations, addresses that were given twice.
+//! Processes that look like a VM, and hosts that answer for another: claims, migrations, duplicate addresses.
 
 use super::{State, World, machine::Process};
 use crate::fault::Claimant;
@@ -15,7 +15,7 @@ impl State {
         self.claims = left;
         let over: Vec<(u64, usize, u64)> = over;
         for (_, host, uid) in over {
-            self.end(host, "whoever started it ends it", |process| process.uid == uid);
+            self.end(host, "stopped by its owner", |process| process.uid == uid);
         }
     }
 }
@@ -50,7 +50,7 @@ impl World {
     }
 
     pub(super) fn migration_begins(&self, state: &mut State, vm: &str, to: Option<usize>) {
-        let (Some(to), Some((at, vm))) = (to, self.whereabouts(state, vm)) else { return };
+        let (Some(to), Some((at, vm))) = (to, self.location(state, vm)) else { return };
         if at != to && state.machines[to].on {
             state.spawn(to, vm, 0, true);
         }
@@ -65,7 +65,7 @@ impl World {
         let well = |state: &State, host: usize| state.machines[host].answers() && state.machines[host].contact;
         let ips = state.machines[to].storage_ips.clone();
         let can = succeeds && well(state, to) && !state.ceph.refuses(&ips, state.now);
-        let source = self.whereabouts(state, vm).filter(|(at, _)| *at != to && can && well(state, *at));
+        let source = self.location(state, vm).filter(|(at, _)| *at != to && can && well(state, *at));
         let Some((from, _)) = source else {
             state.end(to, "the migration failed", |process| process.uid == uid);
             state.machines[to].exports.retain(|_, export| export.uid != uid);

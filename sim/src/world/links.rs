@@ -1,6 +1,6 @@
-//! Who reaches whom, and how well.
+//! The networks: which node reaches which, with loss and delay.
 //!
-//! Invariant: a message is looked at twice, when it is sent and when it arrives: a cut in between loses it.
+//! Invariant: a message is checked twice, when it is sent and when it arrives: a cut in between loses it.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub(crate) struct Links {
 
 /// What becomes of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fate {
+pub(crate) struct Delivery {
     /// It arrives after so long, unless the way is cut by then.
     pub(crate) after: Option<Duration>,
     pub(crate) twice: bool,
@@ -90,7 +90,7 @@ impl Links {
 
 impl State {
     /// What becomes of a message of management that is sent now.
-    pub(crate) fn send(&mut self, from: Node, to: Node) -> Fate {
+    pub(crate) fn send(&mut self, from: Node, to: Node) -> Delivery {
         let worst = |of: &[(u64, u32)]| of.iter().map(|(_, percent)| *percent).max().unwrap_or(0);
         let (loss, twice) = (worst(&self.links.loss), worst(&self.links.duplication));
         let slow = self.links.delay.iter().map(|(_, millis)| *millis).max().unwrap_or(0);
@@ -99,6 +99,6 @@ impl State {
         if slow > 0 {
             after += self.some(0..slow);
         }
-        Fate { after: (!lost).then_some(after), twice: twice > 0 && self.rng.random_range(0..100) < twice }
+        Delivery { after: (!lost).then_some(after), twice: twice > 0 && self.rng.random_range(0..100) < twice }
     }
 }

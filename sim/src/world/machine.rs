@@ -22,7 +22,7 @@ use ringfence_messages::{
 use uuid::Uuid;
 
 use super::{State, exports::Export};
-use crate::fault::{Claimant, Lie, SshTrouble};
+use crate::fault::{BogusReply, Claimant, SshFault};
 
 /// The pid of every host's target.
 const TARGET_PID: u32 = 7;
@@ -56,7 +56,7 @@ pub(crate) struct Machine {
     pub(crate) agent_life: u32,
     pub(crate) agent_freezes: u32,
     pub(crate) slow: Vec<(u64, u64)>,
-    pub(crate) lies: Vec<(u64, Lie)>,
+    pub(crate) bogus_replies: Vec<(u64, BogusReply)>,
     pub(crate) disk_full: u32,
     pub(crate) orders: Orders,
     /// The furthest that it has heard of the journal; durable.
@@ -65,7 +65,7 @@ pub(crate) struct Machine {
     pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     /// Tasks that were done, so that a repeat does nothing.
     pub(crate) done: HashMap<Uuid, Duration>,
-    pub(crate) ssh: Vec<(u64, SshTrouble)>,
+    pub(crate) ssh: Vec<(u64, SshFault)>,
     pub(crate) processes: Vec<Process>,
     /// VMs, by number, that something starts again when they are killed: by so many faults, so many ms later.
     pub(crate) respawns: BTreeMap<usize, (u32, u64)>,
@@ -125,12 +125,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Whether it waits for a migration, as far as an agent or a sibling can tell: they ask QEMU, whose command line stays.
+    /// Whether it waits for a migration, as far as an agent or a sibling can tell: they ask QEMU, whose command line
+    /// stays.
     pub(crate) fn seems_incoming(&self) -> bool {
         self.incoming || (self.came && sabotage::on(Sabotage::IncomingForever))
     }
 
-    /// Whether whoever kills this VM's QEMUs takes it for one.
+    /// Whether a kill of this VM's QEMUs includes the process.
     pub(crate) fn is_killed_for(&self, vm: usize) -> bool {
         self.vm == vm && self.claim != Some(Claimant::LocalUser)
     }
@@ -153,7 +154,7 @@ impl Machine {
             agent_life: 0,
             agent_freezes: 0,
             slow: Vec::new(),
-            lies: Vec::new(),
+            bogus_replies: Vec::new(),
             disk_full: 0,
             orders: Orders::default(),
             witness: None,

@@ -1,28 +1,28 @@
-//! The simulated world: machines, networks, storages, disks that remember who wrote; and the ports into it.
+//! The simulated world: machines, networks, storages, the history of each volume; and the ports into it.
 //!
 //! ```text
 //!   controller 1 --\                                            /-- machine: agent, sshd, processes, targets
-//!   controller 2 ---> ends (the ports) --> links, with faults --> -- ceph: watches, blocklist, epochs
-//!                                                               \-- office: epoch, lock, journal
+//!   controller 2 ---> ends (the ports) --> links, with faults --> -- ceph: watchers, blocklist, epochs
+//!                                                               \-- leadership: epoch, lock, journal
 //! ```
-//! Invariants: one thread, virtual time, every choice from the seed. What a call does at the far end goes on when the
-//! caller gave up or died: a request that was sent is not taken back. Nothing here knows the actors: only the ports'
-//! traits, the inventory, and the orders that a host refuses (the agent's own code).
-//! Rejected: a port that decides at once and answers later. Most of what is worth finding happens in between.
+//! Invariants: one thread, virtual time, every choice from the seed; a request that was sent continues after its caller
+//! timed out or died; nothing here depends on the actors: only on the ports' traits, the inventory, and the agent's own
+//! judgement of commands.
+//! Alternatives considered: a port that decides at once and replies later. Most bugs are in between.
 
 mod agent;
 mod calls;
 mod ceph;
 mod disks;
 mod exports;
+mod faults;
 mod hands;
 mod impostors;
+mod leadership;
 mod links;
 mod machine;
-mod office;
 mod ssh;
 mod storages;
-mod trouble;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,9 +42,9 @@ pub(crate) use self::{
     ceph::Ceph,
     disks::{Disks, vhost_of},
     exports::Export,
+    leadership::Leadership,
     links::Links,
     machine::{Machine, Process},
-    office::Office,
 };
 use crate::check::Checks;
 
@@ -68,7 +68,7 @@ pub(crate) struct State {
     pub(crate) links: Links,
     pub(crate) ceph: Ceph,
     pub(crate) disks: Disks,
-    pub(crate) office: Office,
+    pub(crate) leadership: Leadership,
     pub(crate) checks: Checks,
     pub(crate) controllers: Vec<Controller>,
     /// So many more are to be started.
@@ -129,7 +129,7 @@ impl World {
             links: Links::default(),
             ceph: Ceph::default(),
             disks: Disks::default(),
-            office: Office::default(),
+            leadership: Leadership::default(),
             checks: Checks::new(&inventory),
             controllers: Vec::new(),
             controllers_wanted: 1,
@@ -168,7 +168,7 @@ impl World {
     }
 
     pub(crate) fn host(&self, id: HostId) -> Result<usize> {
-        self.hosts.get(&id).copied().ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no host {id}")))
+        self.hosts.get(&id).copied().ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("host {id} does not exist")))
     }
 
     pub(crate) fn host_named(&self, name: &str) -> Option<usize> {
@@ -176,14 +176,14 @@ impl World {
     }
 
     pub(crate) fn vm(&self, id: VmId) -> Result<usize> {
-        self.vms.get(&id).copied().ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("no VM {id}")))
+        self.vms.get(&id).copied().ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("VM {id} does not exist")))
     }
 
     pub(crate) fn vm_named(&self, name: &str) -> Option<usize> {
         self.vm(VmId::from_name(name)).ok()
     }
 
-    /// Whoever waits for something to move looks again.
+    /// Wakes all waiters for a change.
     pub(crate) fn moved(&self) {
         self.moved.notify_waiters();
     }

@@ -1,6 +1,7 @@
-//! What a sibling does on a failed host by SSH.
+//! The work of a sibling host on a failed host over SSH.
 //!
-//! It reaches whoever answers at the host's address. What runs there goes on though the connection breaks.
+//! It reaches the host that answers at the failed host's address. A program that was started there continues after the
+//! connection broke.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::{
     hands::kill,
     links::Node,
 };
-use crate::fault::SshTrouble;
+use crate::fault::SshFault;
 
 /// How long SSH may take to connect, and its command to end (domain).
 const SSH_CONNECT: Duration = Duration::from_secs(8);
@@ -37,7 +38,7 @@ pub(super) async fn over_ssh(
     expected: &Machine,
 ) -> Result<SiblingFenceVmOnHostReply> {
     let unknown = |reason: &str| {
-        let details = format!("whether vm-{vm} runs there is not known: {reason}");
+        let details = format!("whether vm-{vm} runs there is unknown: {reason}");
         Err(ErrorCode::new(Code::OPERATION, details).with("reason", reason))
     };
     let failed = at.state().answers_at(failed);
@@ -46,7 +47,7 @@ pub(super) async fn over_ssh(
         let state = at.state();
         let open = state.links.both_ways(here, there);
         let machine = &state.machines[failed];
-        let closed = machine.ssh.iter().any(|(_, how)| *how == SshTrouble::Refused);
+        let closed = machine.ssh.iter().any(|(_, how)| *how == SshFault::Refused);
         (open && machine.on, closed, machine.freezes > 0, machine.boot)
     };
     let nobody = |reason: &str| {
@@ -66,13 +67,13 @@ pub(super) async fn over_ssh(
     }
     let trouble = at.state().machines[failed].ssh.first().map(|(_, how)| *how);
     match trouble {
-        Some(SshTrouble::Hangs) => {
+        Some(SshFault::Hangs) => {
             at.work(SSH_CONNECT).await?;
             return unknown("timeout");
         }
-        Some(SshTrouble::Auth) => return unknown("auth-failed"),
-        Some(SshTrouble::HostKey) => return unknown("host-key-mismatch"),
-        Some(SshTrouble::Exit255) => return unknown("bad-exit"),
+        Some(SshFault::Auth) => return unknown("auth-failed"),
+        Some(SshFault::HostKey) => return unknown("host-key-mismatch"),
+        Some(SshFault::Exit255) => return unknown("bad-exit"),
         _ => {}
     }
     let (reached, sight, wordy) = {
@@ -108,7 +109,7 @@ pub(super) async fn over_ssh(
     };
     match said {
         Ok(Ok(Ok((found, killed, alive, reason)))) if open => {
-            if trouble == Some(SshTrouble::Truncated) {
+            if trouble == Some(SshFault::Truncated) {
                 return unknown("truncated");
             }
             Ok(SiblingFenceVmOnHostReply {

@@ -1,4 +1,4 @@
-//! Vhost targets, and the MDS agents of ZBS that put them on hosts.
+//! Vhost targets, and the MDS agents of ZBS that deploy them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How faults begin and end.
+//! The beginning and end of each fault.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,11 +11,12 @@ use super::{
 };
 use crate::fault::{Fault, Looker};
 
-/// TCP backs off: a client whose storage was away writes again so much later (domain: 12 to 27 s after a minute).
+/// Time until a client writes again after its storage returned, in ms: TCP backoff, measured 12 to 27 s after a minute
+/// (lab/README.md). Too low: the slow return is never tested. Too high: runs take longer.
 const SLOWEST_RECONNECT_MILLIS: u64 = 27_000;
 
 impl World {
-    /// Something goes wrong, for so long.
+    /// Begins a fault, and ends it after `lasting`.
     pub(crate) fn begin(self: &Arc<Self>, fault: Fault, lasting: Duration) {
         let id = {
             let mut state = self.state();
@@ -37,7 +38,7 @@ impl World {
                 state.sweep_all();
                 state.settle_all();
             }
-            // Whoever lost its storage comes back later; whoever waits for a watch to time out looks again.
+            // Clients that lost their storage return later; watch timeouts are checked again.
             let at = world.state().now;
             world.settle_at(at + WATCH_TIMEOUT);
             world.settle_at(at + Duration::from_millis(SLOWEST_RECONNECT_MILLIS));
@@ -56,8 +57,8 @@ impl World {
         }
     }
 
-    /// Where a VM's QEMU is; the one that does not wait for a migration.
-    pub(super) fn whereabouts(&self, state: &State, vm: &str) -> Option<(usize, usize)> {
+    /// Host and number of a VM's QEMU that does not wait for a migration.
+    pub(super) fn location(&self, state: &State, vm: &str) -> Option<(usize, usize)> {
         let vm = self.vm_named(vm)?;
         let is = |p: &super::machine::Process| p.vm == vm && !p.incoming && p.claim.is_none();
         let on = |machine: &super::Machine| machine.processes.iter().any(is);
@@ -92,8 +93,8 @@ impl World {
             Fault::Ssh { host: name, how } => {
                 host(name).into_iter().for_each(|at| listed!(state.machines[at].ssh, *how));
             }
-            Fault::AgentLies { host: name, how } => {
-                host(name).into_iter().for_each(|at| listed!(state.machines[at].lies, *how));
+            Fault::BogusReplies { host: name, how } => {
+                host(name).into_iter().for_each(|at| listed!(state.machines[at].bogus_replies, *how));
             }
             Fault::SlowAgent { host: name, millis } => {
                 host(name).into_iter().for_each(|at| listed!(state.machines[at].slow, *millis));
@@ -102,25 +103,25 @@ impl World {
                 host(name).into_iter().for_each(|at| count(&mut state.machines[at].disk_full));
             }
             Fault::QemuCrash { vm } if begins => {
-                if let Some((at, vm)) = self.whereabouts(state, vm) {
+                if let Some((at, vm)) = self.location(state, vm) {
                     state.end(at, "it crashed", |p| p.vm == vm && !p.incoming && p.claim.is_none());
                 }
             }
             Fault::QemuRestart { vm, host: name } if begins => {
                 let (Some(at), Some(number)) = (host(name), self.vm_named(vm)) else { return };
-                let ended = state.end(at, "somebody restarts it", |p| p.vm == number && p.claim.is_none());
+                let ended = state.end(at, "restarted by a local user", |p| p.vm == number && p.claim.is_none());
                 let ips = state.machines[at].storage_ips.clone();
                 match ended.first() {
                     Some(_) if state.ceph.refuses(&ips, state.now) => {
-                        state.log(format_args!("{name}: a new QEMU of {vm} is refused by the storage"));
+                        state.log(format_args!("{name}: the storage rejects a new QEMU of {vm}"));
                     }
                     Some(before) => drop(state.spawn(at, number, before.incarnation, false)),
                     None => {}
                 }
             }
-            Fault::Stranger { vm, host: name } => {
+            Fault::ForeignWatcher { vm, host: name } => {
                 let (Some(at), Some(number)) = (host(name), self.vm_named(vm)) else { return };
-                listed!(state.ceph.strangers, (number, at));
+                listed!(state.ceph.foreign_watchers, (number, at));
             }
             Fault::QemuUnkillable { vm } => {
                 let Some(vm) = self.vm_named(vm) else { return };
@@ -131,7 +132,7 @@ impl World {
             Fault::Respawn { vm, after_millis } => {
                 let Some(number) = self.vm_named(vm) else { return };
                 if begins {
-                    if let Some((at, _)) = self.whereabouts(state, vm) {
+                    if let Some((at, _)) = self.location(state, vm) {
                         let of = state.machines[at].respawns.entry(number).or_default();
                         *of = (of.0 + 1, *after_millis);
                     }
@@ -172,10 +173,10 @@ impl World {
             Fault::Ceph { how } => listed!(state.ceph.trouble, *how),
             Fault::BlocklistRemoved { host: name } if begins => {
                 let Some(at) = host(name) else { return };
-                // With a survivor there nothing could be kept: whoever removes a fence by hand is told so.
+                // With a survivor on the host no rule could hold: the documentation warns operators of that.
                 if state.machines[at].processes.is_empty() {
                     for ip in state.machines[at].storage_ips.clone() {
-                        state.unblock(ip, "somebody removed it");
+                        state.unblock(ip, "removed by an operator");
                     }
                 }
             }
@@ -183,7 +184,7 @@ impl World {
                 let (Some(at), now) = (host(name), state.now) else { return };
                 for ip in state.machines[at].storage_ips.clone() {
                     let epoch = state.refuse(ip, now + Duration::from_secs(86_400), now);
-                    state.log(format_args!("ceph: refuses {ip} in epoch {epoch}: somebody wants it"));
+                    state.log(format_args!("ceph: rejects {ip} in epoch {epoch}: added by an operator"));
                 }
                 state.settle_all();
             }
@@ -210,8 +211,8 @@ impl World {
                 count(&mut state.rivals);
                 if begins { state.controllers_wanted += 1 } else { self.service_manager(state) }
             }
-            Fault::JournalBroken => count(&mut state.office.broken),
-            Fault::ClockJump { seconds } => state.office.clock += if begins { *seconds } else { -*seconds },
+            Fault::JournalBroken => count(&mut state.leadership.broken),
+            Fault::ClockJump { seconds } => state.leadership.clock += if begins { *seconds } else { -*seconds },
             Fault::TargetHangs { host: name } => {
                 host(name).into_iter().for_each(|at| count(&mut state.machines[at].targets_hang));
             }
@@ -237,8 +238,8 @@ impl World {
                 let Some(number) = self.vm_named(vm) else { return };
                 count(state.short_lived.entry(number).or_default());
                 state.short_lived.retain(|_, faults| *faults > 0);
-                if let Some((at, _)) = self.whereabouts(state, vm).filter(|_| begins) {
-                    state.end(at, "it ends by itself", |p| p.vm == number && !p.incoming && p.claim.is_none());
+                if let Some((at, _)) = self.location(state, vm).filter(|_| begins) {
+                    state.end(at, "it stops at once", |p| p.vm == number && !p.incoming && p.claim.is_none());
                 }
             }
             Fault::Migration { vm, to, succeeds } => match begins {
@@ -272,9 +273,9 @@ impl World {
         state.links.open(Node::Host(at), Node::Ceph)
     }
 
-    /// One controller is to run: the one in office. Whoever was deposed ends, unless rivals are what is being looked at.
+    /// One controller should run: the leader. A stale leader stops, unless a fault has rivals.
     fn service_manager(&self, state: &mut State) {
-        let leader = state.office.leader;
+        let leader = state.leadership.leader;
         if state.rivals == 0 {
             for (n, controller) in state.controllers.iter_mut().enumerate() {
                 controller.alive &= Some(n) == leader;
@@ -297,7 +298,7 @@ impl World {
         if let Some(at) = at {
             let machine = &mut state.machines[at];
             machine.targets.values_mut().for_each(|up| *up = false);
-            // The next one exports what a QEMU here has open.
+            // The next target exports the volumes that a QEMU of this host has open.
             let processes = &machine.processes;
             machine.exports.retain(|_, export| processes.iter().any(|process| process.uid == export.uid));
         }
@@ -324,7 +325,7 @@ impl World {
         machine.autostart = ran.map(|process| (process.vm, process.incarnation)).collect();
     }
 
-    /// What ran before is up before anybody can look: its agent and sshd are ordered after libvirt's autostart.
+    /// VMs with autostart run before any search: agent and sshd start after libvirt.
     fn power_on(self: &Arc<Self>, state: &mut State, at: usize, id: u64) {
         if state.machines[at].on || state.machines[at].off_by != id {
             return;
@@ -342,7 +343,7 @@ impl World {
                 state.newest_map_spreads();
                 state.ceph.refuses(&ips, state.now)
             };
-            // QEMU does not come up on a disk that it cannot open.
+            // QEMU does not start with a disk that it cannot open.
             if contact && !refused {
                 state.spawn(at, vm, incarnation, false);
             }

@@ -1,9 +1,9 @@
-//! JSON that two readers cannot understand differently.
+//! Strict JSON that two readers cannot interpret differently.
 //!
-//! Invariants: an object names each key once; what is an object in a type is an object in the text. serde by itself takes
-//! the last of two equal keys in a map, and a list for a struct: `{"alive": true, "alive": false}` and `[[]]` would be answers,
-//! and an answer may prove that a VM is dead (I2).
-//! Rejected: `deny_unknown_fields` on answers: newer peers and other versions of Ceph say more.
+//! Invariants: an object has each key once; an object of a type is an object in the text. serde takes the last of two
+//! equal keys in a map, and a list for a struct: `{"alive": true, "alive": false}` and `[[]]` would be valid replies,
+//! and a reply may prove that a VM is dead (I2).
+//! Alternatives considered: `deny_unknown_fields` on replies. Newer peers and other versions of Ceph have more fields.
 
 use std::{fmt, marker::PhantomData};
 
@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// A struct that is read from an object only. Its own derive refuses keys that stand twice.
+/// A struct that is read only from an object. Its derive rejects duplicate keys.
 pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -34,7 +34,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Any JSON, each key once.
+/// Parses any JSON and rejects duplicate keys.
 pub(crate) fn value(text: &[u8]) -> serde_json::Result<Value> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Once.deserialize(&mut reader)?;
@@ -42,16 +42,16 @@ pub(crate) fn value(text: &[u8]) -> serde_json::Result<Value> {
     Ok(value)
 }
 
-/// Reads a type from JSON; its structs from objects only.
+/// Reads a type from JSON; its structs only from objects.
 pub(crate) fn read<T: DeserializeOwned + Serialize>(value: Value) -> serde_json::Result<T> {
     let read: T = serde_json::from_value(value.clone())?;
     match same_shape(&serde_json::to_value(&read)?, &value) {
         true => Ok(read),
-        false => Err(serde_json::Error::custom("a list stands where an object is expected")),
+        false => Err(serde_json::Error::custom("list in place of an object")),
     }
 }
 
-/// Whether objects are objects and lists are lists wherever both say something.
+/// Whether both have objects and lists in the same places, where both have a value.
 fn same_shape(read: &Value, said: &Value) -> bool {
     match (read, said) {
         (Value::Object(read), Value::Object(said)) => {
@@ -63,7 +63,7 @@ fn same_shape(read: &Value, said: &Value) -> bool {
     }
 }
 
-/// Reads any value as serde_json does, but for keys that stand twice.
+/// Reads any value as serde_json does, but rejects duplicate keys.
 struct Once;
 
 impl<'de> DeserializeSeed<'de> for Once {
@@ -118,7 +118,7 @@ impl<'de> Visitor<'de> for Once {
         while let Some(key) = map.next_key::<String>()? {
             let value = map.next_value_seed(Once)?;
             if all.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("{key:.40?} stands twice in one object")));
+                return Err(A::Error::custom(format_args!("duplicate key {key:.40?} in an object")));
             }
             all.insert(key, value);
         }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_no_objects_and_no_key_stands_twice() {
+    fn lists_for_objects_and_duplicate_keys_are_rejected() {
         let pair = Pair { a: true, b: vec![(1, 2)] };
         let text = r#"{"a": true, "b": [[1, 2]], "more": {}}"#;
         assert_eq!(read::<Pair>(value(text.as_bytes()).unwrap()).unwrap(), pair);

@@ -1,14 +1,16 @@
-//! The pump: the actix actor that takes messages out of a mailbox and has the bus's actor handle them.
+//! The mailbox loop: the actix actor that takes messages from a mailbox and calls the handlers of the bus's actor.
 //!
 //! ```text
 //!            panic, restart allowed            backoff over
-//! Running ---------------------------> Resting ------------> Running (a new value of the factory)
+//! Running ---------------------------> Backoff ------------> Running (a new value of the factory)
 //!    | stop, or panic too often
-//!    +---> Ended: mailbox closed, watchers told, address free
+//!    +---> Ended: mailbox closed, watchers notified, address free
 //! ```
-//! Invariants: timers and neighbours get their turn after [`TURN`] and at most [`UNTIMED`] + [`SLICE`] messages more; queued messages
-//! survive a panic; no task of a dead incarnation reaches its successor; `Ended` happens exactly once.
-//! Rejected: actix's `Supervisor`. It does not survive a panic and restarts without limit (see docs/adr/0001).
+//!
+//! Invariants: timers and other actors get their turn after [`TURN`] and at most [`UNTIMED`] + [`SLICE`] more messages;
+//! queued messages survive a panic; no task of a dead incarnation reaches its successor; `Ended` happens exactly once.
+//! Alternatives considered: actix's `Supervisor`. It does not survive a panic and restarts without limit
+//! (docs/adr/0001).
 
 use std::{
     future::Future,
@@ -25,28 +27,28 @@ use crate::{
     actor::{Actor, Exit},
     bus::Bus,
     context::{Ctx, Tasks},
-    envelope::{Panicked, Return},
+    envelope::{Panicked, TaskResult},
     mailbox::{Item, Mailbox},
     stats,
     supervise::{RestartPolicy, Restarts},
 };
 
-/// Messages that are handled between two looks at the clock. Too low: the look costs as much as the message.
-/// Too high: one busy actor delays every timer of its thread by that many messages.
+/// Messages between two reads of the clock. Too low: the read costs as much as the message. Too high: a busy actor
+/// delays every timer of its thread by that many messages.
 pub const SLICE: usize = 6;
 
-/// Messages that are handled before the first look at the clock: an actor that has no more than these, the usual
-/// case, is spared the look.
+/// Messages before the first read of the clock: an actor with no more than these, the usual case, needs no read. Too
+/// low: most turns read the clock. Too high: as for [`SLICE`].
 pub const UNTIMED: usize = 2;
 
-/// How long messages are handled before the runtime gets a turn, to the next multiple of [`SLICE`]. Too low: the
-/// runtime's turn (a system call) costs more than the messages. Too high: timers and neighbours wait for so long.
+/// Time of messages before the runtime gets a turn, rounded up to a multiple of [`SLICE`] messages. Too low: the
+/// runtime's turn (a system call) costs more than the messages. Too high: timers and other actors wait that long.
 pub const TURN: Duration = Duration::from_millis(1);
 
-/// Messages that are handled before the runtime gets a turn, however quick they are.
+/// Messages before the runtime gets a turn, however fast they are. Too low and too high: as for [`TURN`].
 pub const MAX_TURN: usize = 256;
 
-pub(crate) struct Pump<A: Actor> {
+pub(crate) struct MailboxLoop<A: Actor> {
     actor: Option<A>,
     factory: Box<dyn FnMut() -> A>,
     mailbox: Arc<Mailbox<A>>,
@@ -54,21 +56,21 @@ pub(crate) struct Pump<A: Actor> {
     tasks: Tasks,
     policy: RestartPolicy,
     restarts: Restarts,
-    resting: Option<Pin<Box<Sleep>>>,
+    backoff: Option<Pin<Box<Sleep>>>,
     exclusive: bool,
-    /// Nothing was there when it last looked.
+    /// The mailbox was empty at the last read.
     idle: bool,
     ended: bool,
 }
 
-impl<A: Actor> Pump<A> {
+impl<A: Actor> MailboxLoop<A> {
     pub(crate) fn new(
         factory: Box<dyn FnMut() -> A>,
         mailbox: Arc<Mailbox<A>>,
         bus: Bus,
         policy: RestartPolicy,
     ) -> Self {
-        Pump {
+        MailboxLoop {
             actor: None,
             factory,
             mailbox,
@@ -76,14 +78,14 @@ impl<A: Actor> Pump<A> {
             tasks: Tasks::default(),
             policy,
             restarts: Restarts::default(),
-            resting: None,
+            backoff: None,
             exclusive: false,
             idle: false,
             ended: false,
         }
     }
 
-    /// Makes the actor and lets it start. False if it panicked for the last time.
+    /// Creates and starts the actor. False if the mailbox loop ended.
     fn build(&mut self) -> bool {
         let made = Panicked::caught(|| (self.factory)()).and_then(|actor| {
             let actor = self.actor.insert(actor);
@@ -101,23 +103,23 @@ impl<A: Actor> Pump<A> {
         }
     }
 
-    /// Gives up the incarnation. False if it was the last.
+    /// Drops the incarnation and schedules the next one. False if no restart is left.
     fn panicked(&mut self, panicked: Panicked) -> bool {
         let address = self.mailbox.address;
         self.tasks.abort();
-        self.mailbox.clear_returns();
+        self.mailbox.clear_results();
         self.exclusive = false;
         let broken = self.actor.take();
         let _ = Panicked::caught(|| drop(broken));
         match self.restarts.after_panic(&self.policy, Instant::now()) {
             Some(wait) => {
-                tracing::error!(actor = %address, panic = panicked.0, ?wait, "an actor panicked and is rebuilt");
+                tracing::error!(actor = %address, panic = panicked.0, ?wait, "actor panicked and will be rebuilt");
                 self.mailbox.restarts.fetch_add(1, Relaxed);
-                self.resting = Some(Box::pin(tokio::time::sleep(wait)));
+                self.backoff = Some(Box::pin(tokio::time::sleep(wait)));
                 true
             }
             None => {
-                tracing::error!(actor = %address, panic = panicked.0, "an actor panicked too often and is given up");
+                tracing::error!(actor = %address, panic = panicked.0, "actor panicked too often and was stopped");
                 stats::ESCALATIONS.add();
                 self.end(Exit::Escalated(panicked.0));
                 false
@@ -137,7 +139,7 @@ impl<A: Actor> Pump<A> {
         self.bus.ended(self.mailbox.address, &exit);
     }
 
-    /// Handles up to `count` things. `Ok(true)` if there may be more, `Err` if the actor ended.
+    /// Handles up to `count` items. `Ok(true)` if there may be more, `Err` if the actor ended.
     fn slice(&mut self, count: usize, cx: &mut Context<'_>) -> Result<bool, ()> {
         for _ in 0..count {
             let Some(actor) = self.actor.as_mut() else { return Ok(true) };
@@ -150,16 +152,16 @@ impl<A: Actor> Pump<A> {
                     return Ok(false);
                 }
                 Item::Message(envelope) => envelope.deliver(actor, &mut ctx),
-                Item::Return(Return::Then(then)) => Panicked::caught(|| then(actor, &mut ctx)),
-                Item::Return(Return::Terminated(who, why)) => {
+                Item::TaskResult(TaskResult::Then(then)) => Panicked::caught(|| then(actor, &mut ctx)),
+                Item::TaskResult(TaskResult::Terminated(who, why)) => {
                     Panicked::caught(|| actor.terminated(who, &why, &mut ctx))
                 }
-                Item::Return(Return::Resume) => {
+                Item::TaskResult(TaskResult::Resume) => {
                     self.exclusive = false;
                     Ok(())
                 }
-                Item::Return(Return::Panicked(panicked)) => Err(panicked),
-                Item::Return(Return::Stop) => {
+                Item::TaskResult(TaskResult::Panicked(panicked)) => Err(panicked),
+                Item::TaskResult(TaskResult::Stop) => {
                     ctx.stop = true;
                     Ok(())
                 }
@@ -184,7 +186,7 @@ impl<A: Actor> Pump<A> {
         Ok(true)
     }
 
-    /// Handles messages until [`TURN`] or [`MAX_TURN`] is over. As [`slice`](Pump::slice).
+    /// Handles messages until [`TURN`] or [`MAX_TURN`] is over. Returns the same as [`slice`](MailboxLoop::slice).
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
         if !self.slice(UNTIMED, cx)? {
             return Ok(false);
@@ -202,11 +204,11 @@ impl<A: Actor> Pump<A> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(sleep) = &mut self.resting {
+        while let Some(sleep) = &mut self.backoff {
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            self.resting = None;
+            self.backoff = None;
             if !self.build() {
                 return Poll::Ready(());
             }
@@ -215,8 +217,8 @@ impl<A: Actor> Pump<A> {
             Err(()) => Poll::Ready(()),
             Ok(false) => Poll::Pending,
             Ok(true) => {
-                // Woken again only after the runtime has looked at its timers. A plain wake would have this
-                // task polled up to 61 times before that.
+                // Woken again only after the runtime has checked its timers. After a plain wake the runtime would poll
+                // this task up to 61 times before that.
                 let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
                 Poll::Pending
             }
@@ -224,41 +226,41 @@ impl<A: Actor> Pump<A> {
     }
 }
 
-impl<A: Actor> actix::Actor for Pump<A> {
+impl<A: Actor> actix::Actor for MailboxLoop<A> {
     type Context = actix::Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         if self.build() {
-            ctx.spawn(Pumping);
+            ctx.spawn(RunMailbox);
         } else {
             ctx.stop();
         }
     }
 }
 
-impl<A: Actor> Drop for Pump<A> {
-    /// The system went down under the actor: nobody is left waiting.
+impl<A: Actor> Drop for MailboxLoop<A> {
+    /// The runtime stopped: fails the queued messages, so that no sender waits.
     fn drop(&mut self) {
         self.end(Exit::Stopped);
     }
 }
 
-/// Nothing in a pump is pinned in place: its actor is plain data to it.
-impl<A: Actor> Unpin for Pump<A> {}
+/// The mailbox loop pins nothing: the actor is plain data to it.
+impl<A: Actor> Unpin for MailboxLoop<A> {}
 
-/// The pump as a future of its actix actor.
-struct Pumping;
+/// The mailbox loop as a future of its actix actor.
+struct RunMailbox;
 
-impl<A: Actor> ActorFuture<Pump<A>> for Pumping {
+impl<A: Actor> ActorFuture<MailboxLoop<A>> for RunMailbox {
     type Output = ();
 
     fn poll(
         self: Pin<&mut Self>,
-        pump: &mut Pump<A>,
-        ctx: &mut actix::Context<Pump<A>>,
+        mailbox_loop: &mut MailboxLoop<A>,
+        ctx: &mut actix::Context<MailboxLoop<A>>,
         task: &mut Context<'_>,
     ) -> Poll<()> {
-        let poll = pump.poll(task);
+        let poll = mailbox_loop.poll(task);
         if poll.is_ready() {
             ctx.stop();
         }

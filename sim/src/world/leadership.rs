@@ -1,7 +1,7 @@
-//! Who is in office, and the journal.
+//! Leadership, and the journal.
 //!
-//! The journal takes records only from who is in office: a clustered journal rejects a deposed writer, and an embedded
-//! one has a single process.
+//! The journal accepts records only from the leader: a clustered journal rejects a stale leader, and an embedded one
+//! has a single process.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,41 +11,43 @@ use ringfence_messages::{Code, ErrorCode, Result};
 
 use super::{End, State};
 
-/// Epochs, the lock, the journal.
+/// Epoch, lock and journal.
 #[derive(Debug, Default)]
-pub(crate) struct Office {
+pub(crate) struct Leadership {
     pub(crate) leader: Option<usize>,
     epoch: u64,
     pub(crate) records: Vec<Record>,
     /// The newest record of each subject of a topic.
     latest: BTreeMap<(String, String), usize>,
-    /// Faults that keep it from being written.
+    /// Number of active faults that prevent writes.
     pub(crate) broken: u32,
-    /// The wall clock is wrong by so many seconds.
+    /// Error of the wall clock in seconds.
     pub(crate) clock: i64,
 }
 
 impl State {
     fn append(&mut self, controller: usize, new: Vec<NewRecord>) -> Result<Vec<Record>> {
-        if self.office.leader != Some(controller) {
-            return Err(ErrorCode::new(Code::IO, "the journal is another controller's now"));
+        if self.leadership.leader != Some(controller) {
+            return Err(ErrorCode::new(Code::IO, "journal belongs to another controller"));
         }
-        if self.office.broken > 0 {
-            return Err(ErrorCode::new(Code::IO, "the journal cannot be written: disk full"));
+        if self.leadership.broken > 0 {
+            return Err(ErrorCode::new(Code::IO, "journal cannot be written: disk full"));
         }
         for record in &new {
             fits(record)?;
         }
         let mut appended = Vec::with_capacity(new.len());
         for NewRecord { topic, subject, payload, waited } in new {
-            let seq = self.office.records.len() as u64 + 1;
+            let seq = self.leadership.records.len() as u64 + 1;
             let at = self.now.saturating_sub(waited);
-            let time = format!("{:.3}", at.as_secs_f64() + self.office.clock as f64);
+            let time = format!("{:.3}", at.as_secs_f64() + self.leadership.clock as f64);
             let record = Record { seq, time, topic, subject, payload, hash: String::new() };
             self.log(crate::check::line(&record));
             self.check_record(&record, at);
-            self.office.latest.insert((record.topic.clone(), record.subject.clone()), self.office.records.len());
-            self.office.records.push(record.clone());
+            self.leadership
+                .latest
+                .insert((record.topic.clone(), record.subject.clone()), self.leadership.records.len());
+            self.leadership.records.push(record.clone());
             appended.push(record);
         }
         Ok(appended)
@@ -53,20 +55,20 @@ impl State {
 
     /// The newest record of one subject of a topic.
     pub(crate) fn latest_of(&self, topic: &str, subject: &str) -> Option<&Record> {
-        let newest = self.office.latest.get(&(topic.to_owned(), subject.to_owned()))?;
-        self.office.records.get(*newest)
+        let newest = self.leadership.latest.get(&(topic.to_owned(), subject.to_owned()))?;
+        self.leadership.records.get(*newest)
     }
 
-    /// The newest record of each subject of a topic, in order.
+    /// The newest record of each subject of a topic, oldest first.
     pub(crate) fn latest(&self, topic: &str) -> Vec<Record> {
-        let of = self.office.latest.range((topic.to_owned(), String::new())..);
+        let of = self.leadership.latest.range((topic.to_owned(), String::new())..);
         let mut newest: Vec<usize> = of.take_while(|((of, _), _)| of == topic).map(|(_, newest)| *newest).collect();
         newest.sort_unstable();
-        newest.into_iter().map(|newest| self.office.records[newest].clone()).collect()
+        newest.into_iter().map(|newest| self.leadership.records[newest].clone()).collect()
     }
 }
 
-/// As the journal of `drivers` judges it.
+/// The same limits as the journal of `drivers`.
 fn fits(record: &NewRecord) -> Result<()> {
     let payload = record.payload.to_string().len();
     match payload > MAX_PAYLOAD_BYTES {
@@ -79,16 +81,16 @@ fn fits(record: &NewRecord) -> Result<()> {
 }
 
 impl State {
-    /// The journal is a backup from now on, which lacks these many records.
+    /// Replaces the journal by a backup without the newest `lacks` records.
     pub(crate) fn restore(&mut self, lacks: u64) {
-        let kept = self.office.records.len().saturating_sub(lacks as usize);
-        let lacks = self.office.records.len() - kept;
-        self.office.records.truncate(kept);
-        self.office.latest.clear();
-        for (n, record) in self.office.records.iter().enumerate() {
-            self.office.latest.insert((record.topic.clone(), record.subject.clone()), n);
+        let kept = self.leadership.records.len().saturating_sub(lacks as usize);
+        let lacks = self.leadership.records.len() - kept;
+        self.leadership.records.truncate(kept);
+        self.leadership.latest.clear();
+        for (n, record) in self.leadership.records.iter().enumerate() {
+            self.leadership.latest.insert((record.topic.clone(), record.subject.clone()), n);
         }
-        self.log(format_args!("the journal is a backup of which {lacks} records are missing"));
+        self.log(format_args!("the journal is a backup that lacks {lacks} records"));
         self.recount_attempts();
     }
 }
@@ -105,15 +107,15 @@ impl LeadershipPort for End {
     async fn acquire(&self, above: u64) -> Result<u64> {
         self.disk(1..10).await;
         let mut state = self.world.state();
-        let epoch = state.office.epoch.max(above) + 1;
-        (state.office.epoch, state.office.leader) = (epoch, Some(self.controller));
+        let epoch = state.leadership.epoch.max(above) + 1;
+        (state.leadership.epoch, state.leadership.leader) = (epoch, Some(self.controller));
         let controller = self.controller;
-        state.log(format_args!("controller {controller} takes office in epoch {epoch}"));
+        state.log(format_args!("controller {controller} becomes the leader in epoch {epoch}"));
         Ok(epoch)
     }
 
     fn leads(&self) -> bool {
-        self.world.state().office.leader == Some(self.controller)
+        self.world.state().leadership.leader == Some(self.controller)
     }
 }
 
@@ -132,12 +134,12 @@ impl JournalPort for End {
 
     async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>> {
         let state = self.world.state();
-        Ok(state.office.records.iter().skip(after as usize).take(limit.min(MAX_READ)).cloned().collect())
+        Ok(state.leadership.records.iter().skip(after as usize).take(limit.min(MAX_READ)).cloned().collect())
     }
 
     async fn ends(&self) -> Result<Option<(String, u64)>> {
         let state = self.world.state();
-        let ends = state.office.records.first().zip(state.office.records.last());
+        let ends = state.leadership.records.first().zip(state.leadership.records.last());
         Ok(ends.map(|(first, last)| (first.hash.clone(), last.seq)))
     }
 

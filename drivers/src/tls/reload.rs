@@ -1,8 +1,8 @@
-//! A value made of files, made anew when they change.
+//! A value made of files, which is made again when they change.
 //!
-//! Invariants: files are looked at when the value is asked for, not by a watcher that could miss something; what cannot be
-//! made leaves the last good value, and is said once for each change. Rejected: SIGHUP. Whoever copies a file can forget it,
-//! and half a pair that is copied would be taken as it is.
+//! Invariants: files are checked when the value is requested, not by a watcher that could miss a change; if the value
+//! cannot be made, the last good one stays, with one log message per change.
+//! Alternatives considered: SIGHUP. An operator can forget it, and half of a copied pair would be used.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use ringfence_messages::Result;
 
-/// What tells a changed file from the same: inode, both times to the nanosecond, size.
+/// Identifies a version of a file: inode, both times to the nanosecond, size.
 type Stamp = (u64, (i64, i64), (i64, i64), u64);
 
 /// A value made of files.
@@ -24,7 +24,7 @@ pub struct Watched<T> {
 }
 
 impl<T> Watched<T> {
-    /// Makes the value for the first time.
+    /// Makes the first value.
     ///
     /// # Errors
     /// Those of `make`.
@@ -34,20 +34,20 @@ impl<T> Watched<T> {
         Ok(Watched { paths, make: Box::new(make), state: Mutex::new((seen, value)) })
     }
 
-    /// The value of the files as they are, or the last good one.
+    /// The value of the present files, or the last good one.
     pub fn current(&self) -> Arc<T> {
-        // Before they are read: a change while they are is seen by the next call.
+        // Before the files are read: the next call sees a change during the read.
         let now = stamps(&self.paths);
         let mut state = self.state.lock();
         if state.0 != now {
             state.0 = now;
             match (self.make)() {
                 Ok(value) => {
-                    tracing::info!(files = ?self.paths, "changed files were taken up");
+                    tracing::info!(files = ?self.paths, "changed files loaded");
                     state.1 = Arc::new(value);
                 }
                 Err(error) => {
-                    tracing::warn!(why = %error.details, "changed files are not taken up: those before stay in use")
+                    tracing::warn!(why = %error.details, "changed files are not taken up: the previous ones stay in use")
                 }
             }
         }
@@ -66,8 +66,8 @@ fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
-    let of = std::fs::metadata(path).ok()?;
-    Some((of.ino(), (of.mtime(), of.mtime_nsec()), (of.ctime(), of.ctime_nsec()), of.size()))
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.ino(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()), file.size()))
 }
 
 #[cfg(test)]
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_taken_up_and_one_that_cannot_be_used_leaves_the_last_good() {
+    fn changed_files_are_loaded_and_unusable_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("number");
         let read = {
