@@ -46,7 +46,7 @@ fn relayer(world: &World) -> Address {
 }
 
 #[test]
-fn a_child_never_outlives_its_parents_deadline() {
+fn child_inherits_its_parents_deadline() {
     testkit::run(|world| async move {
         let relay = relayer(&world);
         // Three hops of a second each: of ten seconds seven are left, whatever a hop would allow by itself.
@@ -57,7 +57,7 @@ fn a_child_never_outlives_its_parents_deadline() {
 }
 
 #[test]
-fn when_the_parents_time_is_over_the_last_hop_ends_too() {
+fn last_hop_inherits_the_first_deadline() {
     testkit::run(|world| async move {
         let relay = relayer(&world);
         let error = world.bus().ask_within(relay, Relay(5), Duration::from_millis(2500)).await.unwrap_err();
@@ -66,7 +66,7 @@ fn when_the_parents_time_is_over_the_last_hop_ends_too() {
 }
 
 #[test]
-fn the_default_deadline_holds_and_the_late_reply_is_dropped_and_counted() {
+fn late_reply_is_dropped_and_counted() {
     testkit::run(|world| async move {
         let log = Log::default();
         let l = log.clone();
@@ -82,7 +82,7 @@ fn the_default_deadline_holds_and_the_late_reply_is_dropped_and_counted() {
 }
 
 #[test]
-fn dropping_an_ask_does_not_take_the_message_back() {
+fn dropped_ask_does_not_cancel_the_message() {
     testkit::run(|world| async move {
         let counter = world.bus().spawn(world.id(), Counter::default).unwrap();
         drop(counter.ask(Add(5)));
@@ -92,7 +92,7 @@ fn dropping_an_ask_does_not_take_the_message_back() {
 }
 
 #[test]
-fn a_request_whose_deadline_passed_in_the_mailbox_is_not_handled() {
+fn expired_request_is_not_handled() {
     testkit::run(|world| async move {
         let counter = world.bus().spawn(world.id(), Counter::default).unwrap();
         let blocked = counter.ask(Exclusive(1000));
@@ -105,7 +105,7 @@ fn a_request_whose_deadline_passed_in_the_mailbox_is_not_handled() {
 }
 
 #[test]
-fn no_time_left_is_a_timeout_at_once_and_nothing_is_sent() {
+fn ask_without_time_left_sends_nothing() {
     testkit::run(|world| async move {
         let counter = world.bus().spawn(world.id(), Counter::default).unwrap();
         let error = counter.ask_within(Add(5), Duration::from_millis(1)).await.unwrap_err();
@@ -115,7 +115,7 @@ fn no_time_left_is_a_timeout_at_once_and_nothing_is_sent() {
 }
 
 #[test]
-fn a_promise_that_is_dropped_is_an_error_and_one_that_is_kept_a_timeout() {
+fn dropped_promise_is_an_error() {
     testkit::run(|world| async move {
         let counter = world.bus().spawn(world.id(), Counter::default).unwrap();
         assert_eq!(counter.ask(Promise_(false)).await.unwrap_err().code, Code::CANCELLED);

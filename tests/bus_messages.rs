@@ -11,7 +11,7 @@ use ringfence::{
 use uuid::Uuid;
 
 #[test]
-fn an_ask_by_reference_and_by_address_reach_the_same_actor() {
+fn reference_and_address_reach_the_same_actor() {
     testkit::run(|world| async move {
         let counter = world.bus().spawn(world.id(), Counter::default).unwrap();
         assert_eq!(counter.ask(Add(2)).await, Ok(2));
@@ -22,7 +22,7 @@ fn an_ask_by_reference_and_by_address_reach_the_same_actor() {
 }
 
 #[test]
-fn what_cannot_be_delivered_says_why_and_becomes_a_dead_letter() {
+fn undeliverable_message_becomes_a_dead_letter() {
     testkit::run(|world| async move {
         let probe = world.probe::<Slow>(None, |_| Ok(()));
         let nobody = Address::new(Kind::new("counter"), Uuid::from_u128(77));
@@ -67,7 +67,7 @@ fn control_goes_before_normal_before_bulk() {
 }
 
 #[test]
-fn a_full_lane_answers_at_once_and_the_other_lanes_go_on() {
+fn full_lane_rejects_and_other_lanes_continue() {
     testkit::run(|world| async move {
         let lanes = LaneLimits { normal: 3, ..LaneLimits::default() };
         let counter = world.bus().actor(world.id(), Counter::default).lanes(lanes).spawn().unwrap();
@@ -76,7 +76,7 @@ fn a_full_lane_answers_at_once_and_the_other_lanes_go_on() {
         assert_eq!(told.iter().filter(|t| t.is_ok()).count(), 3);
         let refused = told[4].clone().unwrap_err();
         assert_eq!(refused.code, Code::NOT_READY);
-        assert!(refused.details.contains("holds 3 messages"), "{refused}");
+        assert!(refused.details.contains("full: limit 3 messages"), "{refused}");
         let before = world.elapsed();
         assert_eq!(counter.ask(Add(9)).await.unwrap_err().code, Code::NOT_READY);
         assert_eq!(world.elapsed(), before, "the refusal waited for something");
@@ -100,7 +100,7 @@ fn a_lane_can_be_chosen_by_the_sender() {
 }
 
 #[test]
-fn an_exclusive_answer_holds_further_messages_back_and_a_later_one_does_not() {
+fn exclusive_reply_holds_the_mailbox() {
     testkit::run(|world| async move {
         let log = Log::default();
         let l = log.clone();
@@ -118,7 +118,7 @@ fn an_exclusive_answer_holds_further_messages_back_and_a_later_one_does_not() {
 }
 
 #[test]
-fn events_reach_actors_and_matching_streams_in_order() {
+fn events_reach_actors_and_matching_streams() {
     testkit::run(|world| async move {
         let log = Log::default();
         let l = log.clone();
@@ -146,7 +146,7 @@ fn events_reach_actors_and_matching_streams_in_order() {
 }
 
 #[test]
-fn a_stream_that_nobody_reads_misses_events_and_says_how_many() {
+fn unread_stream_counts_missed_events() {
     testkit::run(|world| async move {
         let mut doors = world.bus().subscribe("*").unwrap();
         for n in 0..ringfence::MAX_STREAM_BACKLOG + 5 {

@@ -27,7 +27,7 @@ fn a_panic_fails_one_message_and_loses_no_other() {
 }
 
 #[test]
-fn an_actor_that_keeps_panicking_is_given_up_and_its_watchers_are_told() {
+fn actor_that_keeps_panicking_is_stopped_and_reported() {
     testkit::run(|world| async move {
         let log = Log::default();
         let policy = RestartPolicy { max: 3, ..RestartPolicy::default() };
@@ -70,7 +70,7 @@ fn watch_of_missing_actor_and_stop_are_reported() {
 }
 
 #[test]
-fn a_stop_answers_what_is_queued_and_calls_stopped_once() {
+fn stop_answers_queued_messages() {
     testkit::run(|world| async move {
         let log = Log::default();
         let l = log.clone();
@@ -144,7 +144,7 @@ fn tasks_and_timers_die_with_their_incarnation() {
 }
 
 #[test]
-fn an_actor_whose_factory_panics_is_given_up_too() {
+fn actor_with_panicking_factory_is_stopped() {
     testkit::run(|world| async move {
         let policy = RestartPolicy { max: 2, ..RestartPolicy::default() };
         let factory = || -> Counter { panic!("cannot be made") };

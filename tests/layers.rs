@@ -1,4 +1,4 @@
-//! The rooms and their doors: who may depend on whom, what no room may say, and how large a file may grow.
+//! Rules about the crates: allowed dependencies, forbidden words, and the size of files.
 #![allow(missing_docs)]
 
 use std::{
@@ -9,8 +9,8 @@ use std::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Each room and the rooms that it may use (design: dependencies point one way).
-const DOORS: [(&str, &[&str]); 8] = [
+/// Each crate and the crates that it may use: dependencies point one way.
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("messages", &[]),
     (".", &["ringfence-messages"]),
     ("actors", &["ringfence", "ringfence-messages"]),
@@ -21,13 +21,13 @@ const DOORS: [(&str, &[&str]); 8] = [
     ("fuzz", &["ringfence-cli", "ringfence-drivers", "ringfence-messages", "ringfence-sim"]),
 ];
 
-/// The names under `[dependencies]` of a room's manifest; dev-dependencies are free.
-fn dependencies(room: &str) -> BTreeSet<String> {
-    let manifest = fs::read_to_string(Path::new(ROOT).join(room).join("Cargo.toml")).unwrap();
+/// The names under `[dependencies]` of a crate's manifest; dev-dependencies are not restricted.
+fn dependencies(krate: &str) -> BTreeSet<String> {
+    let manifest = fs::read_to_string(Path::new(ROOT).join(krate).join("Cargo.toml")).unwrap();
     let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
     let names = lines.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split(['.', ' ', '=']).next());
     let names: BTreeSet<String> = names.filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    assert!(!names.is_empty(), "{room}: no dependencies were found; did the manifest's form change?");
+    assert!(!names.is_empty(), "{krate}: no dependencies were found; did the form of the manifest change?");
     names
 }
 
@@ -46,47 +46,52 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn dependencies_point_one_way() {
-    for (room, doors) in DOORS {
-        let ours = dependencies(room).into_iter().filter(|name| name.starts_with("ringfence")).collect::<BTreeSet<_>>();
-        let allowed = doors.iter().map(|door| (*door).to_owned()).collect::<BTreeSet<_>>();
-        assert!(ours.is_subset(&allowed), "{room} uses {:?}", ours.difference(&allowed));
+    for (krate, allowed_crates) in ALLOWED {
+        let ours =
+            dependencies(krate).into_iter().filter(|name| name.starts_with("ringfence")).collect::<BTreeSet<_>>();
+        let allowed = allowed_crates.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert!(ours.is_subset(&allowed), "{krate} uses {:?}", ours.difference(&allowed));
     }
     let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
     let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
     let members: BTreeSet<&str> = members.split('"').skip(1).step_by(2).collect();
-    assert_eq!(members, DOORS.iter().map(|(room, _)| *room).collect(), "a room without a rule, or a rule without one");
+    assert_eq!(
+        members,
+        ALLOWED.iter().map(|(krate, _)| *krate).collect(),
+        "a crate without a rule, or a rule without a crate"
+    );
 }
 
 #[test]
 fn messages_need_no_runtime() {
-    // utoipa describes types for who asks for it, and runs nothing.
+    // utoipa is optional and runs nothing.
     let expected = ["bincode", "serde", "utoipa", "uuid"].map(str::to_owned).into_iter().collect();
     assert_eq!(dependencies("messages"), expected);
     let manifest = fs::read_to_string(Path::new(ROOT).join("messages/Cargo.toml")).unwrap();
     assert!(manifest.contains("\nutoipa = { workspace = true, optional = true }\n"));
 }
 
-/// The bus is for embedding: it must not know what Ringfence is for.
+/// The bus is for embedding: it has no words of the domain.
 #[test]
-fn the_bus_knows_no_vm_host_or_disk() {
+fn bus_has_no_domain_words() {
     const WORDS: [&str; 12] =
         ["vm", "vms", "host", "hosts", "storage", "disk", "volume", "ceph", "qemu", "vhost", "fence", "hypervisor"];
-    let mut said = BTreeMap::new();
+    let mut found_words = BTreeMap::new();
     for path in sources(&Path::new(ROOT).join("src")) {
         let text = fs::read_to_string(&path).unwrap();
         for (n, line) in text.lines().enumerate() {
             let words = line.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_lowercase);
             if let Some(word) = words.into_iter().find(|word| WORDS.contains(&word.as_str())) {
-                said.insert(format!("{}:{}", path.display(), n + 1), word);
+                found_words.insert(format!("{}:{}", path.display(), n + 1), word);
             }
         }
     }
-    assert!(said.is_empty(), "domain words in the bus: {said:#?}");
+    assert!(found_words.is_empty(), "domain words in the bus: {found_words:#?}");
 }
 
 /// Decisions run without a runtime: in tests, in the simulator, in a model checker.
 #[test]
-fn cores_are_plain() {
+fn cores_have_no_runtime_clock_or_randomness() {
     const CORES: [&str; 11] = [
         "core.rs",
         "backoff.rs",
@@ -113,7 +118,7 @@ fn cores_are_plain() {
         {
             assert!(
                 !text.contains(banned),
-                "{} says {banned:?}: a core has no runtime, clock or chance",
+                "{} has {banned:?}: a core has no runtime, clock or randomness",
                 path.display()
             );
         }
@@ -121,9 +126,9 @@ fn cores_are_plain() {
     assert!(cores >= 14, "only {cores} cores were found");
 }
 
-/// The simulated world is the far end of the ports: it judges the actors, so it must not know them.
+/// The simulated world implements the ports and judges the actors, so it must not use them.
 #[test]
-fn the_simulated_world_knows_ports_and_not_actors() {
+fn simulated_world_uses_ports_and_no_actors() {
     const KNOWN: [&str; 6] = ["ports", "inventory", "fence", "host", "sabotage", "texts"];
     for path in sources(&Path::new(ROOT).join("sim/src/world")) {
         let text = fs::read_to_string(&path).unwrap();
@@ -133,17 +138,17 @@ fn the_simulated_world_knows_ports_and_not_actors() {
             let names = rest.split(';').next().unwrap_or_default();
             let names = names.strip_prefix('{').unwrap_or(names);
             let first = names.split(|c: char| !c.is_ascii_alphanumeric()).find(|name| !name.is_empty()).unwrap();
-            assert!(KNOWN.contains(&first), "{} knows {first} of the actors", path.display());
+            assert!(KNOWN.contains(&first), "{} uses {first} of the actors", path.display());
         }
-        assert!(!text.contains("Actor::") && !text.contains("HostActor"), "{} knows an actor", path.display());
+        assert!(!text.contains("Actor::") && !text.contains("HostActor"), "{} uses an actor", path.display());
     }
 }
 
 /// One noun per file.
 #[test]
-fn files_are_of_one_sitting() {
+fn files_have_at_most_600_lines() {
     const MAX_LINES: usize = 600;
-    let rooms = [
+    let crates = [
         "src",
         "messages/src",
         "actors/src",
@@ -155,7 +160,7 @@ fn files_are_of_one_sitting() {
         "examples",
         "fuzz",
     ];
-    for path in rooms.iter().flat_map(|room| sources(&Path::new(ROOT).join(room))) {
+    for path in crates.iter().flat_map(|krate| sources(&Path::new(ROOT).join(krate))) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(
             lines <= MAX_LINES,

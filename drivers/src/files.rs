@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_read_from_a_file_of_ours_alone_and_a_pipe_is_not_waited_for() {
+    fn secret_file_must_be_private_and_regular() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, "secret").unwrap();

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_term_has_a_higher_epoch_also_above_what_a_restored_directory_forgot() {
+    async fn each_term_has_a_higher_epoch_also_after_a_restore() {
         let dir = tempfile::tempdir().unwrap();
         let office = || Embedded::new(StateDir::open(dir.path()).unwrap());
         assert_eq!(office().acquire(0).await.unwrap(), 1);

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_cut_in_the_middle_of_a_secret_is_hidden_whole() {
+    fn secret_at_a_cut_is_hidden_whole() {
         let told = format!("{}{SECRET}{}", "x".repeat(words::MAX_WORDS - 30), "y".repeat(100));
         let hidden = secrets().hide_in(serde_json::json!({ "error": told }));
         assert!(!hidden.to_string().contains("p\\\""), "{hidden}");

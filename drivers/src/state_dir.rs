@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_holder_is_refused_by_name_until_the_first_is_gone() {
+    fn second_process_is_rejected_with_the_first_ones_pid() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let first = StateDir::open(&path).unwrap();

@@ -48,7 +48,7 @@ fn call(ms: u64) -> Call {
 }
 
 #[tokio::test]
-async fn a_request_carries_task_deadline_and_token_and_a_good_answer_is_taken() {
+async fn request_has_task_deadline_and_token() {
     let body = format!(r#"{{"success":true,"hostUuid":"{}","version":"1","bootId":"b"}}"#, host());
     let (client, request) = serving(http("200 OK", &body), Duration::ZERO).await;
     let call = call(5000);
@@ -67,7 +67,7 @@ async fn a_request_carries_task_deadline_and_token_and_a_good_answer_is_taken() 
 }
 
 #[tokio::test]
-async fn the_words_of_an_agent_are_bounded_and_clean_and_never_the_token() {
+async fn agent_texts_are_bounded_clean_and_without_the_token() {
     let odd = format!("\u{1b}[2K\u{1b}]0;t\u{7}\r\nFORGED {TOKEN} {}", "x".repeat(70_000));
     let error = serde_json::json!({ "code": odd, "description": odd, "details": odd, "opaque": { odd.clone(): odd } });
     let error = serde_json::json!({ "code": "C", "description": "", "details": odd, "cause": error });
@@ -87,7 +87,7 @@ async fn the_words_of_an_agent_are_bounded_and_clean_and_never_the_token() {
 }
 
 #[tokio::test]
-async fn whatever_else_comes_is_an_error_that_says_what_came() {
+async fn malformed_reply_is_an_error_with_a_sample() {
     let ping = format!(r#""hostUuid":"{}","version":"1","bootId":"b""#, host());
     let nested = "[".repeat(100_000);
     for (what, answer, code, says) in [
@@ -101,7 +101,7 @@ async fn whatever_else_comes_is_an_error_that_says_what_came() {
             "HTML",
             http("502 Bad Gateway", "<html>nginx</html>"),
             Code::HTTP,
-            "502 Bad Gateway with what is no answer of an agent",
+            "502 Bad Gateway with no reply of an agent",
         ),
         ("nothing", http("200 OK", ""), Code::HTTP, "no reply of an agent"),
         ("a number", http("200 OK", "7"), Code::HTTP, "no reply of an agent"),
@@ -159,7 +159,7 @@ async fn whatever_else_comes_is_an_error_that_says_what_came() {
 }
 
 #[tokio::test]
-async fn a_peer_that_hangs_costs_the_timeout_and_no_more() {
+async fn hung_peer_costs_only_the_timeout() {
     let endless = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec();
     for answer in [Vec::new(), endless] {
         let (client, _) = serving(answer, Duration::from_secs(60)).await;

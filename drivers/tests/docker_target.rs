@@ -111,7 +111,7 @@ fn bdev(storage: StorageId, volumes: &Path) -> CreateVhostBdevCmd {
 }
 
 #[tokio::test]
-async fn a_target_in_a_container_is_deployed_healed_and_keeps_its_exports() {
+async fn container_target_is_redeployed_with_its_exports() {
     if !rustix::process::geteuid().is_root() {
         return skipped("a Docker engine needs root");
     }

@@ -165,7 +165,7 @@ impl Drop for Host {
 }
 
 #[tokio::test]
-async fn an_export_is_a_writer_until_it_is_ended_and_its_file_closed() {
+async fn export_is_a_writer_until_its_node_is_closed() {
     let mut host = Host::new();
     let (vm1, vm2) = (VmId::from_name("vm1"), VmId::from_name("vm2"));
     host.volume("vm1", 1);
@@ -191,7 +191,7 @@ async fn an_export_is_a_writer_until_it_is_ended_and_its_file_closed() {
 }
 
 #[tokio::test]
-async fn a_fence_ends_the_exports_and_kills_a_target_that_hangs() {
+async fn fence_removes_exports_and_kills_a_hung_target() {
     let mut host = Host::new();
     // A name of its own: the fence looks at the whole machine.
     let vm = VmId::from_name("fenced");
@@ -257,7 +257,7 @@ async fn one_bad_volume_is_named_and_stops_no_other() {
 }
 
 #[tokio::test]
-async fn a_guest_that_lost_its_target_is_reset_or_goes_on_as_the_policy_says() {
+async fn guest_without_target_is_reset_or_continues_by_policy() {
     let mut host = Host::new();
     host.volume("vm1", 1);
     host.deploy(OnTargetLoss::Reset).await;
@@ -288,7 +288,7 @@ async fn a_guest_that_lost_its_target_is_reset_or_goes_on_as_the_policy_says() {
 }
 
 #[tokio::test]
-async fn two_storages_whose_ids_begin_alike_have_folders_of_their_own() {
+async fn storages_with_similar_ids_have_separate_folders() {
     let dir = tempfile::tempdir().unwrap();
     let id = |text: &str| text.parse::<StorageId>().unwrap();
     let (one, two) = (id("0190a0b0-0000-7000-8000-000000000001"), id("0190a0b0-0000-7000-8000-000000000002"));

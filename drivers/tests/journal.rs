@@ -32,7 +32,7 @@ async fn filled(dir: &Path, count: u64) -> Journal {
 }
 
 #[tokio::test]
-async fn what_was_appended_is_there_in_order_also_after_a_reopen() {
+async fn appended_records_survive_a_reopen_in_sequence() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     let batch = vec![record("host", "a", 1), record("host", "b", 2), record("vm", "a", 3)];
@@ -145,7 +145,7 @@ fn skipped(why: &str) {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_with_the_reason_and_goes_on_when_there_is_room() {
+async fn full_disk_is_an_error_until_there_is_room() {
     if !rustix::process::geteuid().is_root() {
         return skipped("mounting a small tmpfs needs root");
     }
@@ -182,7 +182,7 @@ async fn a_full_disk_refuses_with_the_reason_and_goes_on_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn what_is_no_journal_of_ours_is_refused_with_the_fix() {
+async fn foreign_files_are_rejected_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("journal.db"), "this is not a database, but long enough to look like one").unwrap();
     let error = Journal::open(dir.path()).err().unwrap();
@@ -201,7 +201,7 @@ async fn what_is_no_journal_of_ours_is_refused_with_the_fix() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_too_large_is_refused_and_leaves_no_trace() {
+async fn too_large_record_is_rejected_without_a_trace() {
     let dir = tempfile::tempdir().unwrap();
     let journal = filled(dir.path(), 1).await;
     let huge = NewRecord { payload: json!("x".repeat(MAX_PAYLOAD_BYTES)), ..record("t", "s", 3) };
@@ -211,7 +211,7 @@ async fn a_record_that_is_too_large_is_refused_and_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn a_fact_that_waited_for_the_disk_keeps_the_time_at_which_it_happened() {
+async fn delayed_fact_keeps_its_own_time() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     let waited = Duration::from_secs(600);
@@ -223,7 +223,7 @@ async fn a_fact_that_waited_for_the_disk_keeps_the_time_at_which_it_happened() {
 
 /// What a doctor looks at: beside a controller that runs, and when none does.
 #[tokio::test]
-async fn the_head_is_read_without_touching_anything_and_an_altered_one_is_told() {
+async fn head_is_read_only_and_detects_alteration() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(Journal::head(dir.path()).unwrap(), None);
     let journal = filled(dir.path(), 3).await;

@@ -89,14 +89,15 @@ pub(crate) struct Checks {
 impl Checks {
     pub(crate) fn new(inventory: &Inventory) -> Checks {
         let size = |cluster| inventory.hosts.iter().filter(|host| host.cluster == cluster).count();
-        let of = inventory.hosts.iter().map(|host| (host.name.clone(), (host.cluster.to_string(), size(host.cluster))));
+        let clusters =
+            inventory.hosts.iter().map(|host| (host.name.clone(), (host.cluster.to_string(), size(host.cluster))));
         Checks {
             violations: Vec::new(),
             vhost: (0..inventory.vms.len()).map(|vm| vhost_of(inventory, vm)).collect(),
             attempts: BTreeMap::new(),
             failed: Vec::new(),
             started: BTreeMap::new(),
-            clusters: of.collect(),
+            clusters: clusters.collect(),
             storm_percent: 30,
             fences: 0,
             restarts: 0,
@@ -129,10 +130,10 @@ impl State {
         }
         self.checks.restarts += 1;
         let now = self.now;
-        let of = self.checks.started.entry(vm.to_owned()).or_default();
-        of.retain(|at| now.saturating_sub(*at) < STARTS_WINDOW);
-        of.push_back(now);
-        let often = of.len();
+        let starts = self.checks.started.entry(vm.to_owned()).or_default();
+        starts.retain(|at| now.saturating_sub(*at) < STARTS_WINDOW);
+        starts.push_back(now);
+        let often = starts.len();
         if often > STARTS_PER_MINUTE {
             self.violation("I8", format!("{vm} starts {often} times within a minute, limit {STARTS_PER_MINUTE}"));
         }
@@ -173,13 +174,13 @@ impl State {
 
     /// The hosts that the journal has in maintenance.
     pub(crate) fn maintained(&self) -> Vec<String> {
-        let of = self.machines.iter().map(|machine| machine.name.clone());
-        of.filter(|name| self.newest::<HostStateChanged>(name).is_some_and(|is| is.new_state == HostState::Maintenance))
-            .collect()
+        let names = self.machines.iter().map(|machine| machine.name.clone());
+        let state = |name: &String| self.newest::<HostStateChanged>(name).map(|change| change.new_state);
+        names.filter(|name| state(name) == Some(HostState::Maintenance)).collect()
     }
 
     fn in_quarantine(&self, host: usize) -> bool {
-        self.newest::<HostQuarantineChanged>(&self.machines[host].name).is_some_and(|is| is.quarantined)
+        self.newest::<HostQuarantineChanged>(&self.machines[host].name).is_some_and(|newest| newest.quarantined)
     }
 
     /// Attempts are those of the journal from now on, which lost some.
@@ -216,17 +217,17 @@ impl State {
         match record.topic.as_str() {
             FenceIntended::TOPIC => {
                 let Ok(intent) = record.event::<FenceIntended>() else { return };
-                let of = self.checks.attempts.entry(intent.attempt).or_insert((intent.vm, 0, 0));
-                of.1 += 1;
-                self.checks.fences += u32::from(of.1 == 1);
+                let (_, intents, _) = self.checks.attempts.entry(intent.attempt).or_insert((intent.vm, 0, 0));
+                *intents += 1;
+                self.checks.fences += u32::from(*intents == 1);
             }
             SiblingFenceAudited::TOPIC => {
                 let Ok(audit) = record.event::<SiblingFenceAudited>() else { return };
                 self.audited(&audit);
-                let of = self.checks.attempts.entry(audit.attempt).or_insert((audit.vm, 0, 0));
-                of.2 += 1;
-                if of.1 == 0 || of.2 > 1 {
-                    let what = format!("{}: {} intents, {} audits of one attempt", of.0, of.1, of.2);
+                let (vm, intents, audits) = self.checks.attempts.entry(audit.attempt).or_insert((audit.vm, 0, 0));
+                *audits += 1;
+                if *intents == 0 || *audits > 1 {
+                    let what = format!("{vm}: {intents} intents, {audits} audits of one attempt");
                     self.violation("I7", what);
                 }
             }
@@ -262,9 +263,9 @@ impl State {
         let dead = matches!(audit.outcome, FenceOutcome::SuccessKilled | FenceOutcome::SuccessAlreadyDead);
         let Some(host) = self.machines.iter().position(|machine| machine.id == audit.failed_host_uuid) else { return };
         let refused = self.ceph.refuses(&self.machines[host].storage_ips, self.now);
-        let is = |p: &Process| format!("vm-{}", p.vm) == audit.vm && !p.incoming && p.claim.is_none();
+        let is_vm = |p: &Process| format!("vm-{}", p.vm) == audit.vm && !p.incoming && p.claim.is_none();
         let held = |(vm, export): (&usize, &Export)| export.held && format!("vm-{vm}") == audit.vm;
-        let lives = self.machines[host].processes.iter().any(is) || self.machines[host].exports.iter().any(held);
+        let lives = self.machines[host].processes.iter().any(is_vm) || self.machines[host].exports.iter().any(held);
         if dead && lives && !refused {
             self.violation("I2", format!("{}: {} on {}, where it runs", audit.vm, audit.outcome, audit.failed_host));
         }
@@ -295,8 +296,8 @@ impl State {
         // A VM that did not stop has its own host in the record; its late stop is not part of a move.
         let moves = moves.filter(|of| of.host.as_ref() != Some(&of.from_host));
         let down = moves.filter(|of| {
-            let is = self.newest::<VmStateChanged>(&of.vm);
-            is.is_some_and(|is| matches!(is.new_state, VmState::Stopping | VmState::Stopped) && is.wanted)
+            let newest = self.newest::<VmStateChanged>(&of.vm);
+            newest.is_some_and(|vm| matches!(vm.new_state, VmState::Stopping | VmState::Stopped) && vm.wanted)
         });
         let down: Vec<String> = down.map(|of| of.vm).collect();
         if down.len() > MOVES_AT_ONCE {

@@ -17,7 +17,7 @@ fn size(hours: u64) -> Size {
 }
 
 #[test]
-fn a_seed_is_the_same_run_every_time_and_another_seed_is_another_run() {
+fn equal_seeds_give_equal_runs() {
     let play = |seed| run(&Plan::of_seed(seed, size(3))).log;
     let log = play(7);
     assert_eq!(log, play(7));
@@ -26,7 +26,7 @@ fn a_seed_is_the_same_run_every_time_and_another_seed_is_another_run() {
 }
 
 #[test]
-fn a_campaign_runs_every_seed_once_and_ends_in_time() {
+fn campaign_runs_every_seed_once() {
     let mut seeds = Vec::new();
     let of = Campaign { seeds: 1..=6, size: size(2), jobs: 2, until: None };
     let summary = campaign(&of, |seed, _| seeds.push(seed));
@@ -40,7 +40,7 @@ fn a_campaign_runs_every_seed_once_and_ends_in_time() {
 
 /// What is wrong is that the VM is to stay where its host has no power; the other faults are noise.
 #[test]
-fn a_failing_plan_is_cut_down_to_the_fault_that_matters() {
+fn failing_plan_is_shrunk_to_the_relevant_fault() {
     let mut plan = Plan::of_seed(3, size(2));
     let step =
         |at: u64, fault| Step { at: Duration::from_secs(at), kind: StepKind::Fault(fault, Duration::from_secs(60)) };
@@ -59,7 +59,7 @@ fn a_failing_plan_is_cut_down_to_the_fault_that_matters() {
 }
 
 #[test]
-fn in_every_state_of_the_model_at_most_one_qemu_writes() {
+fn at_most_one_qemu_writes_in_every_state_of_the_model() {
     let checked = model::check(Protocol::new(), 13, 2);
     assert!(checked.violation.is_empty(), "{}", checked.violation.join("\n"));
     assert!(checked.moves && checked.states > 10_000, "the model is about nothing: {checked:?}");
@@ -68,7 +68,7 @@ fn in_every_state_of_the_model_at_most_one_qemu_writes() {
 /// K19: what a host shows for a moment takes no place away where the VM may run. Before claims added places, the model
 /// found two writers after nine actions.
 #[test]
-fn a_claim_that_ends_clears_no_place_that_it_is_not_about() {
+fn ended_claim_clears_no_other_host() {
     let checked = model::check(Protocol::with_claims(), 10, 2);
     assert!(checked.violation.is_empty(), "{}", checked.violation.join("\n"));
     assert!(checked.moves && checked.states > 10_000, "the model is about nothing: {checked:?}");

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_migration_keeps_every_record_and_its_hash() {
+    fn migration_keeps_records_and_hashes() {
         let dir = tempfile::tempdir().unwrap();
         let records = version_1(dir.path());
         let next = [MIGRATIONS[0], "ALTER TABLE events ADD COLUMN node TEXT", "CREATE TABLE terms (epoch INTEGER)"];
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(migrate(&mut connection, &next).unwrap(), 3, "and again changes nothing");
         drop(connection);
         let error = Journal::open(dir.path()).err().unwrap();
-        assert!(error.details.contains("schema version 3, this program knows 1"), "{error}");
+        assert!(error.details.contains("schema version 3, this program supports 1"), "{error}");
         // The program that knows version 3 finds them all.
         let connection = Connection::open(dir.path().join("journal.db")).unwrap();
         connection.pragma_update(None, "user_version", SCHEMA_VERSION).unwrap();
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_fails_midway_leaves_the_file_as_it_was() {
+    fn failed_migration_leaves_the_file_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let records = version_1(dir.path());
         let fails =
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_is_killed_midway_leaves_the_file_as_it_was() {
+    fn killed_migration_leaves_the_file_unchanged() {
         const DIR: &str = "RINGFENCE_TEST_MIGRATION";
         if let Some(dir) = std::env::var_os(DIR) {
             // Writes until it is killed.
@@ -109,7 +109,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let records = version_1(dir.path());
-        let name = "journal::schema::tests::a_migration_that_is_killed_midway_leaves_the_file_as_it_was";
+        let name = "journal::schema::tests::killed_migration_leaves_the_file_unchanged";
         let mut child = Command::new(std::env::current_exe().unwrap());
         let mut child = child.args(["--exact", name]).env(DIR, dir.path()).spawn().unwrap();
         // Until pages that are not committed lie in the log beside the file.

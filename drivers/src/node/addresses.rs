@@ -80,7 +80,7 @@ Local:
 ";
 
     #[test]
-    fn own_addresses_are_told_from_routes_and_broadcasts() {
+    fn own_addresses_exclude_routes_and_broadcasts() {
         assert_eq!(
             locals(TRIE).map(|ip| ip.to_string()).collect::<Vec<_>>(),
             ["10.77.0.11", "10.77.0.11", "10.78.0.11"]

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_and_does_not_stop_the_rest() {
+    fn unreadable_file_is_reported_and_the_rest_is_done() {
         let (_dir, files) = host();
         fs::write(files.autostart.join("a.xml"), "<domain").unwrap();
         fs::remove_file(files.autostart.join("ours.xml")).unwrap();

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_qemu_without_a_uuid_that_can_be_read_may_be_any() {
+    fn qemu_without_uuid_may_be_any_vm() {
         for line in [
             "q",
             "q -m 16",

@@ -191,13 +191,14 @@ async fn end_one(qmp: &mut Qmp, admin: &Path, bdev: &str) -> Result<()> {
     let Some((_, node)) = live(qmp, admin).await?.into_iter().find(|(id, _)| id == bdev) else { return Ok(()) };
     let deadline = Instant::now() + END_TIMEOUT;
     let hard = json!({ "id": bdev, "mode": "hard" });
-    let told = qmp.execute(admin, "block-export-del", hard, END_TIMEOUT).await;
+    let removed = qmp.execute(admin, "block-export-del", hard, END_TIMEOUT).await;
     loop {
         let gone = live(qmp, admin).await?.iter().all(|(id, _)| id != bdev);
         let closed = if gone {
             qmp.execute(admin, "blockdev-del", json!({ "node-name": node }), END_TIMEOUT).await.map(|_| ())
         } else {
-            let why = told.as_ref().err().map(|e| e.details.clone()).unwrap_or_else(|| "it is still there".to_owned());
+            let why =
+                removed.as_ref().err().map(|e| e.details.clone()).unwrap_or_else(|| "it is still there".to_owned());
             Err(ErrorCode::new(Code::OPERATION, format!("export {bdev}: {why}")))
         };
         match closed {

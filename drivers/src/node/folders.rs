@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn two_vms_whose_uuids_begin_alike_have_two_folders_or_one_is_refused() {
+    fn vms_with_similar_uuids_never_share_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (vm("019ab0c0-1111-7aaa-8000-000000000001"), vm("019ab0c0-1111-7bbb-8000-000000000002"));
         let folders = Folders::in_dir(dir.path().join("vm"));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn pid_files_of_this_and_of_the_former_version_are_known() {
+    fn pid_files_of_older_versions_are_found() {
         let folders = Folders::in_dir("/s/vm".into());
         let one = vm("019ab0c0-1111-7aaa-8000-000000000001");
         for (file, own, an_agents) in [

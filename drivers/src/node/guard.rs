@@ -38,8 +38,8 @@ struct Rounds {
 
 impl Rounds {
     fn due(&mut self, pids: Vec<u32>) -> Vec<u32> {
-        let there: HashSet<u32> = pids.iter().copied().collect();
-        self.looks.retain(|pid, _| there.contains(pid));
+        let present: HashSet<u32> = pids.iter().copied().collect();
+        self.looks.retain(|pid, _| present.contains(pid));
         let all = self.round.is_multiple_of(ALL_AFTER);
         self.round = self.round.wrapping_add(1);
         let mut due = pids;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_looked_at_while_it_is_young_and_once_in_a_while_after() {
+    fn young_processes_are_read_often_and_old_ones_rarely() {
         let mut rounds = Rounds::default();
         let looks: Vec<bool> = (0..2 * ALL_AFTER).map(|_| !rounds.due(vec![7]).is_empty()).collect();
         let young = usize::try_from(YOUNG).unwrap();

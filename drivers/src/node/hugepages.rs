@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_is_grown_by_what_is_missing_and_the_shortfall_is_named() {
+    fn pool_grows_by_the_missing_pages_and_reports_a_shortfall() {
         // The files do not grow by themselves, as a kernel without memory would not.
         let (root, hugepages) = host(24, 100);
         let error = hugepages.ensure(64).unwrap_err();

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hidden_processes_and_users_are_read_from_what_the_system_says() {
+    fn hidepid_and_users_are_read_from_the_system() {
         let mounts = |options: &str| format!("none / x rw 0 0\nproc /proc proc {options} 0 0\n");
         for (options, hidden) in
             [("rw,relatime", false), ("rw,hidepid=0", false), ("rw,hidepid=2", true), ("rw,hidepid=invisible", true)]
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_hangs_is_given_up_and_the_runtime_goes_on() {
+    async fn hung_read_times_out_and_the_runtime_continues() {
         let (let_go, hangs) = std::sync::mpsc::channel::<()>();
         let error = off_the_runtime("look", Duration::from_millis(50), move || hangs.recv()).await.unwrap_err();
         assert!(error.is(&Code::TIMEOUT) && error.details.contains("nothing is known"), "{error}");

@@ -38,16 +38,16 @@ pub(super) async fn waits(qemu: &Qemu) -> bool {
             let mut virsh = Command::new("virsh");
             virsh.args(["--connect", "qemu:///system", "domstate", &qemu.vm.to_string()]);
             virsh.env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
-            let said = tokio::time::timeout(ASK_TIMEOUT, virsh.output()).await;
-            said.is_ok_and(|said| {
-                said.is_ok_and(|said| said.status.success() && said.stdout.trim_ascii() == b"running")
+            let output = tokio::time::timeout(ASK_TIMEOUT, virsh.output()).await;
+            output.is_ok_and(|output| {
+                output.is_ok_and(|virsh| virsh.status.success() && virsh.stdout.trim_ascii() == b"running")
             })
         }
     };
     !runs
 }
 
-/// Whether any of these waits; all are asked at once.
+/// Whether each of these waits; all are queried at the same time.
 pub(super) async fn all_wait<'a>(qemus: impl IntoIterator<Item = &'a Qemu>) -> Vec<bool> {
     futures_util::future::join_all(qemus.into_iter().map(waits)).await
 }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_runs_is_a_vm_and_one_that_says_nothing_waits() {
+    async fn running_qemu_is_a_vm_and_unanswering_one_waits() {
         for (state, waits) in [
             (Some("running"), false),
             (Some("io-error"), false),

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn killed_means_gone_though_its_parent_has_not_reaped_it() {
+    async fn killed_process_is_gone_before_it_is_reaped() {
         let sleeper = Sleeper::start();
         let process = sleeper.process();
         assert!(process.is_alive());
@@ -290,7 +290,7 @@ mod tests {
     /// Fault 9: the main thread ended, another one goes on. Its arguments are found, and it is alive until it is
     /// killed.
     #[tokio::test]
-    async fn a_zombie_leader_with_live_threads_is_found_alive_and_killed() {
+    async fn zombie_leader_with_live_threads_is_killed() {
         // 60 is exit(2) of the calling thread alone.
         const PROGRAM: &str = "use threads; threads->create(sub { sleep 1000 }); syscall(60, 0)";
         let perl = Sleeper(Command::new("perl").args(["-e", PROGRAM, "--", "-uuid", "abc"]).spawn().unwrap());
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_is_not_the_one_meant_is_left_alone() {
+    async fn other_process_with_the_same_pid_is_not_killed() {
         let sleeper = Sleeper::start();
         let real = sleeper.process();
         let other_start = Process { start: real.start + 1, ..real.clone() };
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_finds_what_it_looks_for_and_nothing_else() {
+    fn scan_finds_only_matching_processes() {
         let sleeper = Sleeper::start();
         let process = sleeper.process();
         let found = Process::scan(|p| p.pid == process.pid && p.has_option("sleep", "1000")).unwrap();

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_qemu_should_not_be_asked_for_is_refused_by_name() {
+    fn unsupported_vms_are_rejected_with_the_reason() {
         let good = cmd(vec![vhost("/v/s", true)]);
         assert_eq!(check(&good), Ok(()));
         let domain = |name: &str, disks: &str| {
@@ -307,7 +307,7 @@ mod tests {
             ("0 disks", StartVmCmd { disks: vec![], ..good.clone() }),
             ("\"-x\" in", StartVmCmd { name: "-x".into(), ..good.clone() }),
             ("not absolute", StartVmCmd { disks: vec![vhost("v/s", true)], ..good.clone() }),
-            ("holds -uuid", StartVmCmd { qemu_args: vec!["-uuid".into()], ..good.clone() }),
+            ("has -uuid", StartVmCmd { qemu_args: vec!["-uuid".into()], ..good.clone() }),
             ("without zero bytes", StartVmCmd { qemu_args: vec!["a\0b".into()], ..good.clone() }),
         ];
         for (says, cmd) in cases {

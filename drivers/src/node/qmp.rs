@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_between_are_passed_over_and_errors_are_quoted() {
+    async fn events_are_skipped_and_errors_quoted() {
         let lines = "{\"QMP\":{}}\n{\"return\":{}}\n{\"event\":\"STOP\"}\n{\"return\":7}\n{\"error\":{\"desc\":\"no such node\"}}\n";
         let (_dir, path) = peer(lines).await;
         let mut qmp = Qmp::connect(&path, SECOND).await.unwrap();
@@ -117,13 +117,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_nonsense_and_broken_answers_are_told_apart() {
+    async fn qmp_failures_have_distinct_errors() {
         let cases = [
             ("", Code::TIMEOUT, "no answer within"),
             ("{\"QMP\":{}}\n", Code::TIMEOUT, "no answer within"),
             ("SSH-2.0\n", Code::OPERATION, "not JSON"),
             ("{\"hello\":1}\n", Code::OPERATION, "not QMP's"),
-            ("{\"QMP\":{}!", Code::OPERATION, "ends too early"),
+            ("{\"QMP\":{}!", Code::OPERATION, "is truncated"),
         ];
         for (lines, code, says) in cases {
             let (_dir, path) = peer(lines).await;

@@ -30,28 +30,30 @@ pub async fn look(cmd: &ScanHostCmd) -> Result<ScanHostCmdReply> {
         speaks(ip, cmd.ssh_port, b"", b"SSH-"),
         speaks(ip, cmd.agent_port, b"HEAD / HTTP/1.0\r\n\r\n", b"HTTP/"),
     );
-    let said = |name: &str, port: u16, result: &Result<(), String>| match result {
+    let text = |name: &str, port: u16, result: &Result<(), String>| match result {
         Ok(()) => format!("{name} answers on {ip} port {port}"),
         Err(why) => format!("{name} on {ip} port {port}: {why}"),
     };
-    let reason = format!("{}, {}", said("SSH", cmd.ssh_port, &ssh), said("agent", cmd.agent_port, &agent));
+    let reason = format!("{}, {}", text("SSH", cmd.ssh_port, &ssh), text("agent", cmd.agent_port, &agent));
     Ok(ScanHostCmdReply { ssh: ssh.is_ok(), agent: agent.is_ok(), reason })
 }
 
-/// Whether somebody there begins an answer like this.
+/// Whether a server at the port begins its answer with `expected`.
 async fn speaks(ip: IpAddr, port: u16, say: &[u8], expected: &[u8]) -> Result<(), String> {
     let exchange = async {
         let mut stream = TcpStream::connect((ip, port)).await?;
         stream.write_all(say).await?;
-        let mut said = vec![0; expected.len()];
-        stream.read_exact(&mut said).await?;
-        Ok::<_, std::io::Error>(said)
+        let mut answer = vec![0; expected.len()];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
     };
     match tokio::time::timeout(PROBE_TIMEOUT, exchange).await {
         Err(_) => Err(format!("no answer within {PROBE_TIMEOUT:?}")),
         Ok(Err(error)) => Err(error.to_string()),
-        // Somebody is there, whatever it is.
-        Ok(Ok(said)) if said != expected => Err(format!("unexpected answer {:?}", String::from_utf8_lossy(&said))),
+        // Something else listens at the port.
+        Ok(Ok(answer)) if answer != expected => {
+            Err(format!("unexpected answer {:?}", String::from_utf8_lossy(&answer)))
+        }
         Ok(Ok(_)) => Ok(()),
     }
 }

@@ -102,7 +102,7 @@ pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
         let reason = format!("this is machine {}, not {meant}: nothing was searched", machine.machine_id);
         return Ok(Killed { found: false, killed: false, alive: true, reason, sight: Sight::default(), machine });
     }
-    let (mut found, mut killed, mut kills, mut said) = (false, false, 0, Vec::new());
+    let (mut found, mut killed, mut kills, mut notes) = (false, false, 0, Vec::new());
     let exports = Exports::new(None, lookout);
     // Before the kill, for it goes by the QEMUs. The kill does not wait for its success.
     let adopted = exports.adopt().await;
@@ -110,39 +110,39 @@ pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
     let mut sight = Sight::full();
     let mut alive = loop {
         let seen = lookout.look().await?;
-        let there: Vec<_> = seen.of(vm).cloned().collect();
+        let processes: Vec<_> = seen.of(vm).cloned().collect();
         if !seen.sight.is_full() {
             sight = seen.sight.clone();
         }
-        if there.is_empty() {
+        if processes.is_empty() {
             if Instant::now() >= deadline {
-                said.extend(seen.strangers(vm).map(|who| format!("{who} and no VM")));
+                notes.extend(seen.strangers(vm).map(|who| format!("{who} and no VM")));
                 break false;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         }
         found = true;
-        let waits = migration::all_wait(&there).await;
-        if let Some((qemu, _)) = there.iter().zip(waits).find(|(_, waits)| *waits) {
-            said.push(format!("process {} waits for a migration and is not killed", qemu.process.pid));
+        let waits = migration::all_wait(&processes).await;
+        if let Some((qemu, _)) = processes.iter().zip(waits).find(|(_, waits)| *waits) {
+            notes.push(format!("process {} waits for a migration and is not killed", qemu.process.pid));
             break true;
         }
         if kills == MAX_KILLS {
-            said.push("something starts it again".to_owned());
+            notes.push("something starts it again".to_owned());
             break true;
         }
         kills += 1;
         let mut still_there = false;
-        for process in there.iter().map(|qemu| &qemu.process) {
+        for process in processes.iter().map(|qemu| &qemu.process) {
             match process.kill(GONE_TIMEOUT).await {
                 Ok(()) => {
                     killed = true;
-                    said.push(format!("killed process {}", process.pid));
+                    notes.push(format!("killed process {}", process.pid));
                 }
                 Err(error) => {
                     still_there = true;
-                    said.push(error.details);
+                    notes.push(error.details);
                 }
             }
         }
@@ -155,15 +155,15 @@ pub async fn kill(victim: &Victim, lookout: &Arc<Lookout>) -> Result<Killed> {
         match exports.end(vm).await.and_then(|ended| adopted.map(|()| ended)) {
             Ok(ended) => {
                 (found, killed) = (found || ended.found, killed || ended.found);
-                said.extend(ended.said);
+                notes.extend(ended.said);
             }
             Err(error) => {
                 (found, alive) = (true, true);
-                said.push(format!("the state of its exports is unknown: {}", error.details));
+                notes.push(format!("the state of its exports is unknown: {}", error.details));
             }
         }
     }
-    Ok(Killed { found, killed, alive, reason: said.join("; "), sight, machine })
+    Ok(Killed { found, killed, alive, reason: notes.join("; "), sight, machine })
 }
 
 /// Checks what a fence needs on a host, over the same path: login, shell, permission to kill, and the tools of the
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_asked_about_a_machine_that_was_never_heard_of() {
+    async fn unknown_machine_is_not_fenced_over_ssh() {
         let settings =
             SshSettings { user: "root".into(), key_file: "/nowhere".into(), known_hosts_file: "/nowhere".into() };
         for machine in ["", "$(reboot)", "0123456789ABCDEF0123456789ABCDEF"] {

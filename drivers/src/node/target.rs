@@ -187,7 +187,7 @@ impl Target {
     }
 
     async fn start(&self, volume_dir: Option<&Path>, exports: &[Export]) -> Result<Process> {
-        let said = match &self.runner {
+        let engine = match &self.runner {
             Runner::Process(program) => {
                 self.start_process(program).await?;
                 None
@@ -202,11 +202,11 @@ impl Target {
             match self.answers().await {
                 Ok(process) => return Ok(process),
                 Err(why) if Instant::now() >= deadline => {
-                    let said = match said {
+                    let output = match engine {
                         None => tail(&self.folder.0.join("target.log")),
                         Some(engine) => engine.tail(&self.container()).await,
                     };
-                    return Err(ErrorCode::new(Code::OPERATION, format!("the target does not start: {why}; {said}")));
+                    return Err(ErrorCode::new(Code::OPERATION, format!("target does not start: {why}; {output}")));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }

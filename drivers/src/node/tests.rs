@@ -159,7 +159,7 @@ async fn a_qemu_that_names_no_vm_makes_the_sight_less() {
 }
 
 #[tokio::test]
-async fn a_local_users_program_is_a_stranger_and_left_alone() {
+async fn local_users_program_is_a_stranger() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root starts processes of others");
         return;

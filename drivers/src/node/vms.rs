@@ -464,7 +464,7 @@ pub async fn version(binary: &str) -> Result<Version> {
     let output = output
         .map_err(|_| missing(format!("no answer within {START_TIMEOUT:?}")))?
         .map_err(|e| missing(e.to_string()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let line = said.lines().next().unwrap_or_default();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let line = stdout.lines().next().unwrap_or_default();
     Version::parse(line).ok_or_else(|| missing(format!("its version is not readable: {line:.80?}")))
 }

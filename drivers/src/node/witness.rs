@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_furthest_is_remembered_and_an_order_of_less_is_refused_also_after_a_restart() {
+    fn latest_head_is_remembered_and_older_commands_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let open = || Witness::open(dir.path()).unwrap();
         let witness = open();

@@ -153,9 +153,9 @@ impl ServerCertVerifier for TheVeryHost {
             return Ok(ServerCertVerified::assertion());
         }
         let asked = asked.map_or("that of a host of this controller's file".to_owned(), |role| role.to_string());
-        let is = identity.whose();
+        let owner = identity.whose();
         Err(refused(format!(
-            "its certificate is {is}, not {asked}: `ringfence pki issue --host NAME` creates the right one"
+            "its certificate is {owner}, not {asked}: `ringfence pki issue --host NAME` creates the right one"
         )))
     }
 
