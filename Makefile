@@ -117,7 +117,7 @@ prove:           ## I1 proven for any number of controllers, hosts and VMs, and 
 	scripts/setup.sh prove
 	target/tools/bin/python scripts/prove.py
 
-mutants:         ## the decisions broken one expression at a time: which no test notices; takes hours. MUTANTS="--file actors/src/fence/orders.rs" for one file
+mutants:         ## the decisions broken one expression at a time: which no test notices; takes hours. MUTANTS="--file actors/src/fence/guard.rs" for one file
 	scripts/setup.sh mutants
 	cargo mutants $(MUTANTS)
 

@@ -112,7 +112,7 @@ impl Scene {
 }
 
 #[test]
-fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
+fn host_is_drained_two_at_a_time_and_removed() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2", "v3", "plain", "off"]).await;
         scene.ask("off", StopVmMsg {}).await.unwrap();
@@ -149,7 +149,7 @@ fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
         assert_eq!((between, most), (0, 2));
         assert!(scene.events::<SiblingFenceAudited>().is_empty() && scene.events::<VmHaStarted>().is_empty());
         assert_eq!(scene.events::<HostDrained>().len(), 1);
-        assert_eq!(scene.standing().await.as_deref(), Some("drained: it was asked, and nothing runs there"));
+        assert_eq!(scene.standing().await.as_deref(), Some("drained: the host reports that nothing runs there"));
 
         let mut without = inventory(&["a", "b", "c"], &scene.vms);
         without.hosts.remove(0);
@@ -160,7 +160,7 @@ fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
 }
 
 #[test]
-fn without_room_nothing_is_stopped_and_it_goes_on_when_there_is_some() {
+fn drain_waits_for_room() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2"]).await;
         scene.room(100);
@@ -173,7 +173,7 @@ fn without_room_nothing_is_stopped_and_it_goes_on_when_there_is_some() {
         assert_eq!(scene.places().await, ["a", "a"]);
         assert!(scene.fake.take_calls().iter().all(|(_, call)| *call != "stop"), "one was stopped");
         let told = scene.events::<VmMoveChanged>();
-        assert!(told.len() == 2 && told.iter().all(|of| !of.moving && of.reason.contains("runs on")), "{told:?}");
+        assert!(told.len() == 2 && told.iter().all(|of| !of.moving && of.reason.contains("keeps running")), "{told:?}");
         let standing = scene.standing().await.unwrap();
         assert!(standing.contains("v2 stays for now: no host has room for v2"), "{standing}");
         assert!(scene.events::<HostDrained>().is_empty());
@@ -186,7 +186,7 @@ fn without_room_nothing_is_stopped_and_it_goes_on_when_there_is_some() {
 }
 
 #[test]
-fn a_vm_that_does_not_stop_runs_on_and_the_others_leave() {
+fn unstoppable_vm_stays_and_others_move() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2", "v3"]).await;
         let error = ErrorCode::new(Code::OPERATION, "QEMU of v2 is still there");
@@ -199,7 +199,7 @@ fn a_vm_that_does_not_stop_runs_on_and_the_others_leave() {
         let told = scene.events::<VmMoveChanged>();
         let stays = |of: &VmMoveChanged| of.vm == "v2" && of.moving && of.reason.contains("still there");
         assert!(told.iter().any(stays), "{told:?}");
-        assert!(scene.standing().await.unwrap().contains("v2 stays for now: it does not stop"));
+        assert!(scene.standing().await.unwrap().contains("v2 stays for now: the VM does not stop"));
 
         scene.fake.host(host("a"), |a| a.stop_error = None);
         tokio::time::sleep(40 * S).await;
@@ -208,7 +208,7 @@ fn a_vm_that_does_not_stop_runs_on_and_the_others_leave() {
 }
 
 #[test]
-fn a_start_that_fails_is_told_and_tried_elsewhere() {
+fn failed_start_is_reported_and_retried_elsewhere() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["plain"]).await;
         scene
@@ -223,7 +223,7 @@ fn a_start_that_fails_is_told_and_tried_elsewhere() {
 }
 
 #[test]
-fn activation_ends_a_drain_and_what_was_moved_stays() {
+fn activation_ends_drain_and_moved_vms_stay() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2", "v3"]).await;
         let error = ErrorCode::new(Code::OPERATION, "still there");
@@ -244,7 +244,7 @@ fn activation_ends_a_drain_and_what_was_moved_stays() {
 
 /// A controller is killed after each record of a drain; the next one brings it to its end.
 #[test]
-fn a_controller_that_is_killed_at_any_record_of_a_drain_leaves_nobody_down() {
+fn controller_killed_during_drain_leaves_no_vm_down() {
     const VMS: [&str; 3] = ["v1", "plain1", "plain2"];
     let whole = drain_until(usize::MAX);
     assert_eq!(whole.journal.events::<VmMoveChanged>().len(), 2 * VMS.len());

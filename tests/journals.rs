@@ -181,7 +181,7 @@ async fn every_journal_is_migrated_verified_read_and_appended_to() {
 }
 
 #[test]
-fn a_controller_goes_on_where_an_earlier_version_ended() {
+fn controller_continues_journal_of_earlier_version() {
     for (_, sql) in kept() {
         let dir = restored(&sql);
         run(goes_on, dir.path());
@@ -191,7 +191,7 @@ fn a_controller_goes_on_where_an_earlier_version_ended() {
 
 /// The same over a journal that today's version writes.
 #[test]
-fn a_controller_goes_on_where_the_one_before_it_ended() {
+fn controller_continues_where_previous_stopped() {
     let dir = tempfile::tempdir().unwrap();
     run(story, dir.path());
     run(goes_on, dir.path());

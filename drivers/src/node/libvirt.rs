@@ -16,7 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex as Quick;
-use ringfence_actors::fence::Orders;
+use ringfence_actors::fence::FencingGuard;
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
     vm::{StartVmCmd, StartVmCmdReply},
@@ -57,7 +57,7 @@ struct Creation {
     cmd: StartVmCmd,
     file: PathBuf,
     by: Instant,
-    orders: Arc<Mutex<Orders>>,
+    orders: Arc<Mutex<FencingGuard>>,
     lookout: Arc<Lookout>,
     _order: Order,
 }
@@ -82,7 +82,7 @@ impl Outstanding {
         xml: &str,
         file: &Path,
         by: Instant,
-        orders: &Arc<Mutex<Orders>>,
+        orders: &Arc<Mutex<FencingGuard>>,
         lookout: &Arc<Lookout>,
     ) -> Result<impl Future<Output = Result<StartVmCmdReply>> + use<>> {
         replace_file(file, xml.as_bytes()).map_err(|e| io_error("write", file, &e))?;
