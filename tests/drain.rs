@@ -1,4 +1,4 @@
-//! A host is emptied: all actors together, over ports made of memory and in virtual time.
+//! Drains: all actors together, over ports in memory and in virtual time.
 #![allow(missing_docs)]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -28,7 +28,7 @@ fn host(name: &str) -> HostId {
     HostId::from_name(name)
 }
 
-/// Hosts a, b, c; VMs of these names on Ceph, of 512 MiB. Those that are called plain are not brought back by themselves.
+/// Hosts a, b, c; VMs of these names on Ceph, of 512 MiB. Those called plain have HA mode None.
 fn inventory(hosts: &[&str], vms: &[&str]) -> Inventory {
     let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
     let vms = vms.iter().map(|name| Vm { ha: ha(name), ..vm_of(name) }).collect();
@@ -51,7 +51,7 @@ impl Scene {
         scene
     }
 
-    /// A controller over what another left.
+    /// A controller over the state that an earlier one left.
     async fn over(world: World, fake: Arc<FakeWorld>, vms: &[&'static str]) -> Scene {
         let ping = PingSettings { interval: S, timeout: S, sleep_after_failure: S / 5, ..PingSettings::default() };
         let settings = Settings { ping, ..Settings::default() };
@@ -84,7 +84,7 @@ impl Scene {
         self.ask(name, QueryVmMsg {}).await.unwrap()
     }
 
-    /// Where each VM runs: on disk of the hosts, and as it is believed.
+    /// Where each VM runs: on the disks of the hosts, and as observed.
     async fn places(&self) -> Vec<String> {
         let mut places = Vec::new();
         for name in &self.vms {
@@ -123,7 +123,7 @@ fn host_is_drained_two_at_a_time_and_removed() {
         assert_eq!(scene.fake.journal.records().len(), from, "a plan changes nothing");
 
         assert_eq!(scene.order("a", HostAction::Drain).await.state, HostState::Maintenance);
-        // Who orders it again does no harm.
+        // A repeated request does no harm.
         scene.order("a", HostAction::Drain).await;
         scene.order("a", HostAction::Maintain).await;
         tokio::time::sleep(10 * S).await;
@@ -132,7 +132,7 @@ fn host_is_drained_two_at_a_time_and_removed() {
         assert_eq!(places[4], "nowhere", "what is stopped stays as it is");
         assert_eq!(scene.shown("plain").await.incarnation, 2, "each is started once");
 
-        // Of each: intended before it is stopped, stopped before it is started; never more than two between the two.
+        // Each VM: intended before its stop, stopped before its start; never more than two in between.
         let (mut between, mut most) = (0i32, 0);
         for name in ["v1", "v2", "v3", "plain"] {
             let told = |record: &ringfence_actors::ports::Record| {
@@ -242,7 +242,7 @@ fn activation_ends_drain_and_moved_vms_stay() {
     });
 }
 
-/// A controller is killed after each record of a drain; the next one brings it to its end.
+/// A controller is killed after each record of a drain; the next one completes it.
 #[test]
 fn controller_killed_during_drain_leaves_no_vm_down() {
     const VMS: [&str; 3] = ["v1", "plain1", "plain2"];
@@ -273,7 +273,7 @@ fn controller_killed_during_drain_leaves_no_vm_down() {
     }
 }
 
-/// Runs a drain of `a` until so many records were made from its order on, and drops everything there.
+/// Runs a drain of `a` until this many records were made, and drops everything there.
 fn drain_until(records: usize) -> Arc<FakeWorld> {
     let fake = FakeWorld::new(["a", "b", "c"].map(host));
     let kept = fake.clone();

@@ -1,4 +1,4 @@
-//! HA and fencing: all actors together, over ports made of memory and in virtual time.
+//! HA and fencing: all actors together, over ports in memory and in virtual time.
 #![allow(missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -56,7 +56,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Hosts a, b, c that are Connected, and one far away in another cluster; VMs of these names on Ceph, NeverStop.
+    /// Hosts a, b, c that are Connected, and one in another cluster; VMs of these names on Ceph, `NeverStop`.
     async fn start_with(world: World, vms: &[&str], settings: Settings) -> Scene {
         let fake = FakeWorld::new(["a", "b", "c", "far"].map(host));
         let vms = vms.iter().map(|name| vm_of(name)).collect();
@@ -130,7 +130,7 @@ impl Scene {
     }
 }
 
-/// The whole story as the journal tells it.
+/// The whole failover as recorded in the journal.
 #[test]
 fn powered_off_host_is_fenced_and_returns_to_service() {
     testkit::run(|world| async move {
@@ -152,11 +152,11 @@ fn powered_off_host_is_fenced_and_returns_to_service() {
     });
 }
 
-/// Every span of the product, by its way from the first one.
+/// Every span of the product, with its path from the root.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<String>>>);
 
-/// What a span is called.
+/// Name of a span.
 struct Called(String);
 
 impl Visit for Called {
@@ -179,7 +179,7 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Seen {
     }
 }
 
-/// From HA's order over the VM to its fence, level by level: one trace, through four actors.
+/// From HA's command through the VM to its fence, level by level: one trace, through four actors.
 #[test]
 fn fence_is_traced_under_its_start() {
     let seen = Seen::default();
@@ -194,7 +194,7 @@ fn fence_is_traced_under_its_start() {
             assert_eq!(scene.place("vm1").await.0, VmState::Running);
             scene.power("a", true);
             scene.pass(10 * S).await;
-            // Another one's failure belongs to no trace of the first.
+            // The failure of another VM belongs to no trace of the first.
             let to = scene.place("vm1").await.1;
             scene.power(&to, false);
             scene.pass(10 * S).await;
@@ -208,7 +208,7 @@ fn fence_is_traced_under_its_start() {
     assert_eq!(seen, once.clone().chain(once).collect::<Vec<_>>());
 }
 
-/// Fault 29: the VM waits, nothing is fenced again and again, and it starts once when there is room.
+/// Fault 29: the VM waits, no fence is repeated, and it starts once when there is room.
 #[test]
 fn failover_waits_for_room_and_starts_once() {
     testkit::run(|world| async move {
@@ -217,7 +217,7 @@ fn failover_waits_for_room_and_starts_once() {
         for name in ["b", "c"] {
             scene.fake.host(host(name), |host| host.available_mib = 100);
         }
-        // What the hosts said before is not believed for ever.
+        // Earlier snapshots of the hosts expire.
         scene.pass(3 * S).await;
         scene.power("a", false);
         scene.pass(60 * S).await;
@@ -231,7 +231,7 @@ fn failover_waits_for_room_and_starts_once() {
     });
 }
 
-/// Fault 16: an entry that somebody removed is put back, and none ends before it is lifted.
+/// Fault 16: a removed entry is re-applied, and none ends before it is lifted.
 #[test]
 fn storage_fence_is_kept_until_removed() {
     testkit::run(|world| async move {
@@ -253,7 +253,7 @@ fn storage_fence_is_kept_until_removed() {
     });
 }
 
-/// K13: an entry on the blocklist that no record explains. Its host serves nobody, is cleaned and let in again.
+/// K13: a blocklist entry without a record. Its host serves no VM, is reconciled and returns to service.
 #[test]
 fn unknown_blocklist_entry_is_kept_until_reconciled() {
     testkit::run(|world| async move {
@@ -274,7 +274,7 @@ fn unknown_blocklist_entry_is_kept_until_reconciled() {
     });
 }
 
-/// K15: a dry run decides as the order does, and in its words.
+/// K15: a dry run decides as the start does, with the same text.
 #[test]
 fn dry_run_rejects_what_the_start_rejects() {
     testkit::run(|world| async move {
@@ -311,7 +311,7 @@ fn dry_run_rejects_what_the_start_rejects() {
     });
 }
 
-/// Fault 35: nobody can fence.
+/// Fault 35: no fencer is registered.
 #[test]
 fn policy_decides_without_fencer() {
     for (profile, starts) in [("safe", false), ("zstack", true)] {
@@ -332,7 +332,7 @@ fn policy_decides_without_fencer() {
     }
 }
 
-/// Fault 23: whoever was deposed decides on, and does nothing any more.
+/// Fault 23: a stale leader decides, but does nothing any more.
 #[test]
 fn stale_leader_touches_no_host() {
     testkit::run(|world| async move {
@@ -370,7 +370,7 @@ fn stale_leader_touches_no_host() {
     });
 }
 
-/// Fault 24, and I1: a permit is for one start of one VM on one host, and not for ever.
+/// Fault 24, and I1: a permit is for one start of one VM on one host, and it expires.
 #[test]
 fn expired_or_foreign_permit_starts_nothing() {
     testkit::run(|world| async move {
@@ -429,8 +429,8 @@ fn crashed_vm_restarts_and_stopped_vm_stays() {
     });
 }
 
-/// Found as seed 16: somebody moved a VM to another cluster. Who answers pings there is not in the list of its own, so
-/// that its last host was never asked. And found at scale: every start asked every host for itself.
+/// Found as seed 16: a VM was moved to another cluster. Its host was not in the list of the VM's own cluster, so the
+/// last host was never queried. Found at scale: every start queried every host by itself.
 #[test]
 fn concurrent_placements_share_queries() {
     testkit::run(|world| async move {
@@ -456,7 +456,7 @@ fn concurrent_placements_share_queries() {
         let mut once = ["a", "b", "c"].map(|name| (host(name), "facts"));
         once.sort();
         assert_eq!(asked, once, "each host once for all four");
-        // Each has room for one of them: home first, then the next best, then nobody.
+        // Each host has room for one of them: the last host first, then the next best, then none.
         let targets: Vec<_> = found.iter().map(|found| found.host_uuid).collect();
         assert_eq!(targets[0], Some(host("a")));
         assert_eq!(targets[1], Some(host("b")));

@@ -1,4 +1,4 @@
-//! The inventory changes while everything runs: what stays notices nothing, and nothing that may write leaves.
+//! Inventory changes at run time: the other items keep running, and no possible writer is removed.
 #![allow(missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -115,7 +115,7 @@ fn added_items_leave_others_untouched() {
         assert!(tried > 1, "it was tried {tried} times");
 
         let mut new = inventory(&["d", "a", "b"], vec![vm("vm1", 512), vm("vm2", 512)]);
-        // As before: only the order is another, and addresses follow from it.
+        // Unchanged items, in another order; addresses follow from the order.
         for of in &mut new.hosts {
             let n = ["a", "b", "d"].iter().position(|name| *name == of.name).unwrap() as u8;
             of.management_ip = format!("10.0.0.{}", n + 1);
@@ -200,11 +200,11 @@ fn host_is_removed_only_from_maintenance_and_empty() {
         assert_eq!(scene.change(without()).await.unwrap(), ["- host b"]);
         assert_eq!(scene.hosts().await.len(), 1);
 
-        // Nobody can ask b any more, and nobody has to.
+        // b cannot be queried any more, and need not be.
         scene.fake.host(host("b"), |b| b.answers = false);
         assert_eq!(scene.run("vm1", None).await.unwrap().host.as_deref(), Some("a"));
         scene.stop("vm1").await;
-        // One that comes back is as it was.
+        // A host that is added again keeps its state.
         scene.change(inventory(&["a", "b"], vec![vm("vm1", 512)])).await.unwrap();
         let b = scene.hosts().await.remove(1);
         assert_eq!((b.name.as_str(), b.state), ("b", ringfence_messages::host::HostState::Maintenance));
@@ -225,7 +225,7 @@ fn quarantined_host_cannot_change() {
     });
 }
 
-/// K13: what was blocked is what is renewed and lifted, whatever the host's addresses are by then.
+/// K13: the blocked addresses are renewed and lifted, even after the host's addresses changed.
 #[test]
 fn fence_survives_address_change() {
     testkit::run(|world| async move {
@@ -246,7 +246,7 @@ fn fence_survives_address_change() {
     });
 }
 
-/// K13: one that burnt down is not renewed on the blocklist for ever.
+/// K13: the blocklist entry of a destroyed host is not renewed for ever.
 #[test]
 fn quarantined_host_is_removed_after_attestation() {
     testkit::run(|world| async move {

@@ -1,4 +1,4 @@
-//! The actors together, over ports made of memory and in virtual time.
+//! Recovery: all actors together, over ports in memory and in virtual time.
 #![allow(missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -54,7 +54,7 @@ impl Scene {
         Scene::start(world, StorageKind::Vhost, &[Protocol::Vhost]).await
     }
 
-    /// Past this many pings of every host, and what they led to.
+    /// Waits for this many pings of every host, and their effects.
     async fn pings(&self, count: u32) {
         tokio::time::sleep(INTERVAL * count).await;
     }
@@ -140,7 +140,7 @@ fn redeploy_backoff_resets_after_recovery() {
         };
         assert_eq!(skipped(RedeployPhase::Intent, &scene), [0, 2, 4, 8, 16, 32, 64, 64]);
         assert_eq!(skipped(RedeployPhase::Failed, &scene), [0, 2, 4, 8, 16, 32, 64, 64]);
-        // Someone mends it by hand: the outage is over, and with it the backoff.
+        // An operator repairs it by hand: the outage is over, and with it the backoff.
         scene.fake.host(host("a"), |host| host.target = true);
         scene.pings(2).await;
         scene.fake.host(host("a"), |host| (host.target, host.deploy_error) = (false, None));
@@ -269,7 +269,7 @@ fn silent_host_is_disconnected_with_reason() {
     });
 }
 
-/// The way of one message, seen from the bus: a tap finds every deploy that the supervisor orders.
+/// The path of one message, seen from the bus: a tap sees every deploy that the supervisor requests.
 #[test]
 fn supervisor_requests_deploys_by_message() {
     testkit::run(|world| async move {

@@ -276,8 +276,8 @@ fn unproven_level_one_needs_every_storage() {
     assert_eq!(ends(alive.clone()), (Some(FenceOutcome::SuccessStorageFenced), true));
     let neither = World { storages: [Err(error("denied")), Ok(())], ..alive };
     assert_eq!(ends(neither), (Some(FenceOutcome::FailedStillAlive), false));
-    let nobody = World { report: Err(error("no sibling is connected")), ..World::unreachable() };
-    assert_eq!(ends(nobody), (Some(FenceOutcome::SuccessStorageFenced), true));
+    let no_sibling = World { report: Err(error("no sibling host is Connected")), ..World::unreachable() };
+    assert_eq!(ends(no_sibling), (Some(FenceOutcome::SuccessStorageFenced), true));
 
     // A volume that no storage can reject.
     let mut local = silent();

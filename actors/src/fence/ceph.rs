@@ -218,12 +218,12 @@ impl Fence {
     /// Why the fence must be applied again, if it must.
     fn due(&self, map: &CephMap, now: Instant) -> Option<&'static str> {
         match &self.in_force {
-            None => Some("it is not known to be in force"),
+            None => Some("it is not confirmed"),
             Some((_, reply))
                 if reply.addresses.iter().any(|ip| !map.blocked.contains(ip))
                     && !sabotage::on(Sabotage::NotPutBack) =>
             {
-                Some("somebody removed the entry")
+                Some("the entry was removed")
             }
             Some((at, _)) if now.duration_since(*at) >= LASTING / 2 => Some("half of its time is over"),
             Some(_) => None,

@@ -274,7 +274,7 @@ fn maintenance_stops_and_activation_restarts() {
     assert_eq!(orders(&active), ["ping"]);
     assert_eq!(core.on(pinged(0, true), 13 * S), [], "an answer from before");
     let reply = Event::PingDone { host: host(0), generation: 2, reply: pong(true) };
-    assert_eq!(orders(&core.on(reply, 13 * S)), ["check"], "the check from before was given up");
+    assert_eq!(orders(&core.on(reply, 13 * S)), ["check"], "the earlier check was dropped");
 }
 
 #[test]
@@ -484,7 +484,7 @@ proptest! {
                     }
                     Command::CheckHealth { .. } => prop_assert!(!in_flight.contains(&command)),
                     Command::Deploy { host, storage, protocol, attempt, skipped_pings } => {
-                        prop_assert!(!maintenance.contains(host) && last_ping_good.get(host) == Some(&true), "healed a host that is not well");
+                        prop_assert!(!maintenance.contains(host) && last_ping_good.get(host) == Some(&true), "redeployed on a host that is not well");
                         let same = |c: &Command| matches!(c, Command::Deploy { host: h, storage: s, protocol: p, .. } if (h, s, p) == (host, storage, protocol));
                         prop_assert!(!in_flight.iter().any(same), "two redeploys of one key");
                         let rule = if *attempt == 1 { 0 } else { 2u32.pow((attempt - 1).min(6)) };
