@@ -14,7 +14,7 @@ use criterion::Criterion;
 use ringfence::Bus;
 use ringfence_actors::{
     assembly::Assembly,
-    inventory::{Directory, Inventory, PingSettings, Settings},
+    inventory::{Inventory, InventoryIndex, PingSettings, Settings},
     recovery::core::{Command, Core, Event},
     testkit::{FakeWorld, cluster_of, storage_of},
 };
@@ -61,7 +61,7 @@ fn cycle(core: &mut Core, now: Duration, health: Health) -> usize {
                 Event::HealthDone { host, generation, storage, result: Ok(PROTOCOLS.map(report).to_vec().into()) }
             }
             Command::Deploy { host, storage, protocol, .. } => Event::DeployDone { host, storage, protocol },
-            Command::Tell(fact) => {
+            Command::Emit(fact) => {
                 black_box(fact);
                 continue;
             }
@@ -74,7 +74,7 @@ fn cycle(core: &mut Core, now: Duration, health: Health) -> usize {
 fn main() {
     let mut criterion = Criterion::default().sample_size(10).without_plots().configure_from_args();
     let settings = PingSettings { interval: INTERVAL, ..PingSettings::default() };
-    let directory = Arc::new(Directory::new(inventory()));
+    let directory = Arc::new(InventoryIndex::new(inventory()));
 
     let region = Region::new(ALLOCATOR);
     let mut core = Core::new(settings, directory.clone(), &HashMap::new(), &HashMap::new(), Duration::ZERO);

@@ -1,4 +1,4 @@
-//! A host is emptied: all actors together, over ports made of memory and in virtual time.
+//! Drains: all actors together, over ports in memory and in virtual time.
 #![allow(missing_docs)]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -28,7 +28,7 @@ fn host(name: &str) -> HostId {
     HostId::from_name(name)
 }
 
-/// Hosts a, b, c; VMs of these names on Ceph, of 512 MiB. Those that are called plain are not brought back by themselves.
+/// Hosts a, b, c; VMs of these names on Ceph, of 512 MiB. Those called plain have HA mode None.
 fn inventory(hosts: &[&str], vms: &[&str]) -> Inventory {
     let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
     let vms = vms.iter().map(|name| Vm { ha: ha(name), ..vm_of(name) }).collect();
@@ -51,7 +51,7 @@ impl Scene {
         scene
     }
 
-    /// A controller over what another left.
+    /// A controller over the state that an earlier one left.
     async fn over(world: World, fake: Arc<FakeWorld>, vms: &[&'static str]) -> Scene {
         let ping = PingSettings { interval: S, timeout: S, sleep_after_failure: S / 5, ..PingSettings::default() };
         let settings = Settings { ping, ..Settings::default() };
@@ -84,7 +84,7 @@ impl Scene {
         self.ask(name, QueryVmMsg {}).await.unwrap()
     }
 
-    /// Where each VM runs: on disk of the hosts, and as it is believed.
+    /// Where each VM runs: on the disks of the hosts, and as observed.
     async fn places(&self) -> Vec<String> {
         let mut places = Vec::new();
         for name in &self.vms {
@@ -112,7 +112,7 @@ impl Scene {
 }
 
 #[test]
-fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
+fn host_is_drained_two_at_a_time_and_removed() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2", "v3", "plain", "off"]).await;
         scene.ask("off", StopVmMsg {}).await.unwrap();
@@ -123,7 +123,7 @@ fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
         assert_eq!(scene.fake.journal.records().len(), from, "a plan changes nothing");
 
         assert_eq!(scene.order("a", HostAction::Drain).await.state, HostState::Maintenance);
-        // Who orders it again does no harm.
+        // A repeated request does no harm.
         scene.order("a", HostAction::Drain).await;
         scene.order("a", HostAction::Maintain).await;
         tokio::time::sleep(10 * S).await;
@@ -132,7 +132,7 @@ fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
         assert_eq!(places[4], "nowhere", "what is stopped stays as it is");
         assert_eq!(scene.shown("plain").await.incarnation, 2, "each is started once");
 
-        // Of each: intended before it is stopped, stopped before it is started; never more than two between the two.
+        // Each VM: intended before its stop, stopped before its start; never more than two in between.
         let (mut between, mut most) = (0i32, 0);
         for name in ["v1", "v2", "v3", "plain"] {
             let told = |record: &ringfence_actors::ports::Record| {
@@ -149,7 +149,7 @@ fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
         assert_eq!((between, most), (0, 2));
         assert!(scene.events::<SiblingFenceAudited>().is_empty() && scene.events::<VmHaStarted>().is_empty());
         assert_eq!(scene.events::<HostDrained>().len(), 1);
-        assert_eq!(scene.standing().await.as_deref(), Some("drained: it was asked, and nothing runs there"));
+        assert_eq!(scene.standing().await.as_deref(), Some("drained: the host reports that nothing runs there"));
 
         let mut without = inventory(&["a", "b", "c"], &scene.vms);
         without.hosts.remove(0);
@@ -160,7 +160,7 @@ fn a_host_is_emptied_two_at_a_time_told_and_may_leave_the_inventory() {
 }
 
 #[test]
-fn without_room_nothing_is_stopped_and_it_goes_on_when_there_is_some() {
+fn drain_waits_for_room() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2"]).await;
         scene.room(100);
@@ -173,7 +173,7 @@ fn without_room_nothing_is_stopped_and_it_goes_on_when_there_is_some() {
         assert_eq!(scene.places().await, ["a", "a"]);
         assert!(scene.fake.take_calls().iter().all(|(_, call)| *call != "stop"), "one was stopped");
         let told = scene.events::<VmMoveChanged>();
-        assert!(told.len() == 2 && told.iter().all(|of| !of.moving && of.reason.contains("runs on")), "{told:?}");
+        assert!(told.len() == 2 && told.iter().all(|of| !of.moving && of.reason.contains("keeps running")), "{told:?}");
         let standing = scene.standing().await.unwrap();
         assert!(standing.contains("v2 stays for now: no host has room for v2"), "{standing}");
         assert!(scene.events::<HostDrained>().is_empty());
@@ -186,7 +186,7 @@ fn without_room_nothing_is_stopped_and_it_goes_on_when_there_is_some() {
 }
 
 #[test]
-fn a_vm_that_does_not_stop_runs_on_and_the_others_leave() {
+fn unstoppable_vm_stays_and_others_move() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2", "v3"]).await;
         let error = ErrorCode::new(Code::OPERATION, "QEMU of v2 is still there");
@@ -199,7 +199,7 @@ fn a_vm_that_does_not_stop_runs_on_and_the_others_leave() {
         let told = scene.events::<VmMoveChanged>();
         let stays = |of: &VmMoveChanged| of.vm == "v2" && of.moving && of.reason.contains("still there");
         assert!(told.iter().any(stays), "{told:?}");
-        assert!(scene.standing().await.unwrap().contains("v2 stays for now: it does not stop"));
+        assert!(scene.standing().await.unwrap().contains("v2 stays for now: the VM does not stop"));
 
         scene.fake.host(host("a"), |a| a.stop_error = None);
         tokio::time::sleep(40 * S).await;
@@ -208,7 +208,7 @@ fn a_vm_that_does_not_stop_runs_on_and_the_others_leave() {
 }
 
 #[test]
-fn a_start_that_fails_is_told_and_tried_elsewhere() {
+fn failed_start_is_reported_and_retried_elsewhere() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["plain"]).await;
         scene
@@ -223,7 +223,7 @@ fn a_start_that_fails_is_told_and_tried_elsewhere() {
 }
 
 #[test]
-fn activation_ends_a_drain_and_what_was_moved_stays() {
+fn activation_ends_drain_and_moved_vms_stay() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["v1", "v2", "v3"]).await;
         let error = ErrorCode::new(Code::OPERATION, "still there");
@@ -242,9 +242,9 @@ fn activation_ends_a_drain_and_what_was_moved_stays() {
     });
 }
 
-/// A controller is killed after each record of a drain; the next one brings it to its end.
+/// A controller is killed after each record of a drain; the next one completes it.
 #[test]
-fn a_controller_that_is_killed_at_any_record_of_a_drain_leaves_nobody_down() {
+fn controller_killed_during_drain_leaves_no_vm_down() {
     const VMS: [&str; 3] = ["v1", "plain1", "plain2"];
     let whole = drain_until(usize::MAX);
     assert_eq!(whole.journal.events::<VmMoveChanged>().len(), 2 * VMS.len());
@@ -273,7 +273,7 @@ fn a_controller_that_is_killed_at_any_record_of_a_drain_leaves_nobody_down() {
     }
 }
 
-/// Runs a drain of `a` until so many records were made from its order on, and drops everything there.
+/// Runs a drain of `a` until this many records were made, and drops everything there.
 fn drain_until(records: usize) -> Arc<FakeWorld> {
     let fake = FakeWorld::new(["a", "b", "c"].map(host));
     let kept = fake.clone();

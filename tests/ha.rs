@@ -1,4 +1,4 @@
-//! HA and fencing: all actors together, over ports made of memory and in virtual time.
+//! HA and fencing: all actors together, over ports in memory and in virtual time.
 #![allow(missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -56,7 +56,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Hosts a, b, c that are Connected, and one far away in another cluster; VMs of these names on Ceph, NeverStop.
+    /// Hosts a, b, c that are Connected, and one in another cluster; VMs of these names on Ceph, `NeverStop`.
     async fn start_with(world: World, vms: &[&str], settings: Settings) -> Scene {
         let fake = FakeWorld::new(["a", "b", "c", "far"].map(host));
         let vms = vms.iter().map(|name| vm_of(name)).collect();
@@ -130,9 +130,9 @@ impl Scene {
     }
 }
 
-/// The whole story as the journal tells it.
+/// The whole failover as recorded in the journal.
 #[test]
-fn a_host_that_loses_its_power_is_fenced_its_vm_moves_and_it_comes_back() {
+fn powered_off_host_is_fenced_and_returns_to_service() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["vm1"]).await;
         scene.run("vm1", "a").await;
@@ -152,11 +152,11 @@ fn a_host_that_loses_its_power_is_fenced_its_vm_moves_and_it_comes_back() {
     });
 }
 
-/// Every span of the product, by its way from the first one.
+/// Every span of the product, with its path from the root.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<String>>>);
 
-/// What a span is called.
+/// Name of a span.
 struct Called(String);
 
 impl Visit for Called {
@@ -179,9 +179,9 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Seen {
     }
 }
 
-/// From HA's order over the VM to its fence, level by level: one trace, through four actors.
+/// From HA's command through the VM to its fence, level by level: one trace, through four actors.
 #[test]
-fn a_fence_is_traced_under_the_start_that_wants_it_and_nothing_lives_in_a_span_for_ever() {
+fn fence_is_traced_under_its_start() {
     let seen = Seen::default();
     let only = Targets::new().with_target(spans::TARGET, tracing::Level::INFO);
     let subscriber = tracing_subscriber::registry().with(seen.clone().with_filter(only));
@@ -194,7 +194,7 @@ fn a_fence_is_traced_under_the_start_that_wants_it_and_nothing_lives_in_a_span_f
             assert_eq!(scene.place("vm1").await.0, VmState::Running);
             scene.power("a", true);
             scene.pass(10 * S).await;
-            // Another one's failure belongs to no trace of the first.
+            // The failure of another VM belongs to no trace of the first.
             let to = scene.place("vm1").await.1;
             scene.power(&to, false);
             scene.pass(10 * S).await;
@@ -208,16 +208,16 @@ fn a_fence_is_traced_under_the_start_that_wants_it_and_nothing_lives_in_a_span_f
     assert_eq!(seen, once.clone().chain(once).collect::<Vec<_>>());
 }
 
-/// Fault 29: the VM waits, nothing is fenced again and again, and it starts once when there is room.
+/// Fault 29: the VM waits, no fence is repeated, and it starts once when there is room.
 #[test]
-fn without_room_anywhere_a_vm_waits_and_starts_once_when_there_is_some() {
+fn failover_waits_for_room_and_starts_once() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["vm1"]).await;
         scene.run("vm1", "a").await;
         for name in ["b", "c"] {
             scene.fake.host(host(name), |host| host.available_mib = 100);
         }
-        // What the hosts said before is not believed for ever.
+        // Earlier snapshots of the hosts expire.
         scene.pass(3 * S).await;
         scene.power("a", false);
         scene.pass(60 * S).await;
@@ -231,9 +231,9 @@ fn without_room_anywhere_a_vm_waits_and_starts_once_when_there_is_some() {
     });
 }
 
-/// Fault 16: an entry that somebody removed is put back, and none ends before it is lifted.
+/// Fault 16: a removed entry is re-applied, and none ends before it is lifted.
 #[test]
-fn a_storage_fence_is_put_back_and_renewed_until_it_is_lifted() {
+fn storage_fence_is_kept_until_removed() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &[]).await;
         let to = Address::new(CephActor::KIND, StorageId::from_name("s"));
@@ -253,9 +253,9 @@ fn a_storage_fence_is_put_back_and_renewed_until_it_is_lifted() {
     });
 }
 
-/// K13: an entry on the blocklist that no record explains. Its host serves nobody, is cleaned and let in again.
+/// K13: a blocklist entry without a record. Its host serves no VM, is reconciled and returns to service.
 #[test]
-fn what_is_found_on_the_blocklist_is_kept_until_its_host_is_clean() {
+fn unknown_blocklist_entry_is_kept_until_reconciled() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["vm1"]).await;
         scene.run("vm1", "a").await;
@@ -274,16 +274,16 @@ fn what_is_found_on_the_blocklist_is_kept_until_its_host_is_clean() {
     });
 }
 
-/// K15: a dry run decides as the order does, and in its words.
+/// K15: a dry run decides as the start does, with the same text.
 #[test]
-fn a_dry_run_refuses_what_the_order_refuses() {
+fn dry_run_rejects_what_the_start_rejects() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["vm1"]).await;
         scene.run("vm1", "a").await;
         let dry_run =
             async || scene.world.bus().ask(Scene::vm("vm1"), PlanHaStartMsg { host_uuid: None }).await.unwrap();
         let plan = dry_run().await;
-        assert_eq!((plan.feasible, plan.steps), (false, vec!["nothing: it runs".to_owned()]));
+        assert_eq!((plan.feasible, plan.steps), (false, vec!["nothing: the VM runs".to_owned()]));
 
         let stranger = "10.9.9.9".parse().unwrap();
         scene.fake.ceph.lock().watchers.insert("vm1".to_owned(), vec![stranger]);
@@ -291,7 +291,7 @@ fn a_dry_run_refuses_what_the_order_refuses() {
         scene.pass(20 * S).await;
         let refused = scene.ha_start("vm1").await.unwrap_err().to_string();
         let plan = dry_run().await;
-        assert!(refused.contains("volume is in use") && plan.evidence.iter().any(|said| said.contains("10.9.9.9:0/1")));
+        assert!(refused.contains("is in use by") && plan.evidence.iter().any(|said| said.contains("10.9.9.9:0/1")));
         assert_eq!((plan.feasible, plan.steps), (false, vec![refused]));
 
         scene.power("b", false);
@@ -311,9 +311,9 @@ fn a_dry_run_refuses_what_the_order_refuses() {
     });
 }
 
-/// Fault 35: nobody can fence.
+/// Fault 35: no fencer is registered.
 #[test]
-fn without_a_fencer_the_policy_decides_and_it_is_audited() {
+fn policy_decides_without_fencer() {
     for (profile, starts) in [("safe", false), ("zstack", true)] {
         testkit::run(move |world| async move {
             let fence = match profile {
@@ -332,13 +332,13 @@ fn without_a_fencer_the_policy_decides_and_it_is_audited() {
     }
 }
 
-/// Fault 23: whoever was deposed decides on, and does nothing any more.
+/// Fault 23: a stale leader decides, but does nothing any more.
 #[test]
-fn a_deposed_controller_touches_no_host() {
+fn stale_leader_touches_no_host() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["vm1"]).await;
         scene.run("vm1", "a").await;
-        scene.fake.deposed.store(true, std::sync::atomic::Ordering::Relaxed);
+        scene.fake.stale_leader.store(true, std::sync::atomic::Ordering::Relaxed);
         scene.fake.take_calls();
         let to = Address::new(HostActor::KIND, host("a"));
         for refused in [
@@ -364,15 +364,15 @@ fn a_deposed_controller_touches_no_host() {
                 .map(|_| ()),
             scene.world.bus().ask(Scene::vm("vm1"), StopVmMsg {}).await.map(|_| ()),
         ] {
-            assert!(refused.unwrap_err().to_string().contains("not in office any more"));
+            assert!(refused.unwrap_err().to_string().contains("not the leader any more"));
         }
         assert!(scene.fake.take_calls().is_empty(), "it was asked all the same");
     });
 }
 
-/// Fault 24, and I1: a permit is for one start of one VM on one host, and not for ever.
+/// Fault 24, and I1: a permit is for one start of one VM on one host, and it expires.
 #[test]
-fn a_permit_that_expired_or_is_for_another_host_starts_nothing() {
+fn expired_or_foreign_permit_starts_nothing() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &[]).await;
         let cmd = || StartVmCmd {
@@ -392,7 +392,7 @@ fn a_permit_that_expired_or_is_for_another_host_starts_nothing() {
         scene.pass(31 * S).await;
         let to = Address::new(HostActor::KIND, host("a"));
         let late = scene.world.bus().ask(to, LaunchVmMsg { permit: old, cmd: cmd() }).await.unwrap_err();
-        assert!(late.is(&Code::CHANGE_STATE) && late.details.contains("not good any more"), "{late}");
+        assert!(late.is(&Code::CHANGE_STATE) && late.details.contains("has expired"), "{late}");
         assert!(scene.fake.host(host("a"), |host| host.vms.is_empty()));
         scene.world.bus().ask(to, LaunchVmMsg { permit: permit(), cmd: cmd() }).await.unwrap();
         assert!(!scene.fake.host(host("a"), |host| host.vms.is_empty()));
@@ -400,7 +400,7 @@ fn a_permit_that_expired_or_is_for_another_host_starts_nothing() {
 }
 
 #[test]
-fn a_host_that_answers_is_neither_quarantined_nor_attested_off() {
+fn answering_host_is_neither_quarantined_nor_attested() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &[]).await;
         let ha = Address::singleton(HaActor::KIND);
@@ -409,12 +409,12 @@ fn a_host_that_answers_is_neither_quarantined_nor_attested_off() {
         assert!(error.details.contains("is not Disconnected"), "{error}");
         let confirm = ConfirmHostFencedMsg { host_uuid: host("a"), by: "me".to_owned() };
         let error = scene.world.bus().ask(ha, confirm).await.unwrap_err();
-        assert!(error.details.contains("cannot be off"), "{error}");
+        assert!(error.details.contains("can be attested off"), "{error}");
     });
 }
 
 #[test]
-fn what_was_stopped_stays_stopped_and_what_died_is_brought_back_on_the_same_host() {
+fn crashed_vm_restarts_and_stopped_vm_stays() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &["vm1", "vm2"]).await;
         scene.run("vm1", "a").await;
@@ -429,10 +429,10 @@ fn what_was_stopped_stays_stopped_and_what_died_is_brought_back_on_the_same_host
     });
 }
 
-/// Found as seed 16: somebody moved a VM to another cluster. Who answers pings there is not in the list of its own, so
-/// that its last host was never asked. And found at scale: every start asked every host for itself.
+/// Found as seed 16: a VM was moved to another cluster. Its host was not in the list of the VM's own cluster, so the
+/// last host was never queried. Found at scale: every start queried every host by itself.
 #[test]
-fn who_asks_for_a_target_at_the_same_time_shares_the_answers_and_a_host_elsewhere_can_be_asked() {
+fn concurrent_placements_share_queries() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, &[]).await;
         scene.fake.take_calls();
@@ -456,7 +456,7 @@ fn who_asks_for_a_target_at_the_same_time_shares_the_answers_and_a_host_elsewher
         let mut once = ["a", "b", "c"].map(|name| (host(name), "facts"));
         once.sort();
         assert_eq!(asked, once, "each host once for all four");
-        // Each has room for one of them: home first, then the next best, then nobody.
+        // Each host has room for one of them: the last host first, then the next best, then none.
         let targets: Vec<_> = found.iter().map(|found| found.host_uuid).collect();
         assert_eq!(targets[0], Some(host("a")));
         assert_eq!(targets[1], Some(host("b")));

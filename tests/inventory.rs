@@ -1,4 +1,4 @@
-//! The inventory changes while everything runs: what stays notices nothing, and nothing that may write leaves.
+//! Inventory changes at run time: the other items keep running, and no possible writer is removed.
 #![allow(missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -9,7 +9,7 @@ use ringfence::{
 };
 use ringfence_actors::{
     assembly::Assembly,
-    change::InventoryChanged,
+    diff::InventoryChanged,
     fence::ceph::{CHECK_EVERY, CephActor},
     ha::HaActor,
     inventory::{Inventory, PingSettings, Settings, Vm},
@@ -98,7 +98,7 @@ fn refused(result: Result<Vec<String>>, says: &str) {
 }
 
 #[test]
-fn a_host_a_storage_and_a_vm_come_and_those_that_stay_notice_nothing() {
+fn added_items_leave_others_untouched() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         // The target of `b` stays down: its backoff must not start over.
@@ -115,7 +115,7 @@ fn a_host_a_storage_and_a_vm_come_and_those_that_stay_notice_nothing() {
         assert!(tried > 1, "it was tried {tried} times");
 
         let mut new = inventory(&["d", "a", "b"], vec![vm("vm1", 512), vm("vm2", 512)]);
-        // As before: only the order is another, and addresses follow from it.
+        // Unchanged items, in another order; addresses follow from the order.
         for of in &mut new.hosts {
             let n = ["a", "b", "d"].iter().position(|name| *name == of.name).unwrap() as u8;
             of.management_ip = format!("10.0.0.{}", n + 1);
@@ -145,11 +145,14 @@ fn a_host_a_storage_and_a_vm_come_and_those_that_stay_notice_nothing() {
 }
 
 #[test]
-fn a_vm_leaves_only_when_it_is_stopped_and_remembers_when_it_is_back() {
+fn vm_is_removed_only_stopped_and_keeps_its_state() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         scene.run("vm1", Some("a")).await.unwrap();
-        refused(scene.change(inventory(&["a", "b"], vec![])).await, "VM vm1 is Running: `ringfence vm stop vm1` first");
+        refused(
+            scene.change(inventory(&["a", "b"], vec![])).await,
+            "VM vm1 is Running; run `ringfence vm stop vm1` first",
+        );
         assert_eq!(scene.shown("vm1").await.unwrap().state, VmState::Running, "it is as it was");
         scene.stop("vm1").await;
         assert_eq!(scene.change(inventory(&["a", "b"], vec![])).await.unwrap(), ["- VM vm1"]);
@@ -162,13 +165,13 @@ fn a_vm_leaves_only_when_it_is_stopped_and_remembers_when_it_is_back() {
 }
 
 #[test]
-fn what_changes_of_a_running_vm_counts_at_its_next_start_and_its_disks_do_not_change_under_it() {
+fn running_vm_change_applies_at_next_start() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         scene.run("vm1", Some("a")).await.unwrap();
         let mut other = vm("vm1", 512);
         other.volumes[0].install_path = "ceph://rbd/another".parse().unwrap();
-        refused(scene.change(inventory(&["a", "b"], vec![other])).await, "change only while it is stopped");
+        refused(scene.change(inventory(&["a", "b"], vec![other])).await, "cannot change; stop the VM first");
 
         let lines = scene.change(inventory(&["a", "b"], vec![vm("vm1", 8192)])).await.unwrap();
         assert_eq!(lines, ["~ VM vm1: memory_mib: 512 -> 8192"]);
@@ -179,29 +182,29 @@ fn what_changes_of_a_running_vm_counts_at_its_next_start_and_its_disks_do_not_ch
 }
 
 #[test]
-fn a_host_leaves_only_from_maintenance_with_nothing_left_on_it() {
+fn host_is_removed_only_from_maintenance_and_empty() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         scene.run("vm1", Some("b")).await.unwrap();
         let without = || inventory(&["a"], vec![vm("vm1", 512)]);
         refused(
             scene.change(without()).await,
-            "host b has VMs (vm1): `ringfence host drain b` moves them, or stop them first",
+            "host b has VMs (vm1): move them with `ringfence host drain b`, or stop them first",
         );
         scene.stop("vm1").await;
         refused(scene.change(without()).await, "`ringfence host maintain b` first");
         scene.maintain("b").await;
         scene.fake.host(host("b"), |b| b.answers = false);
-        refused(scene.change(without()).await, "cannot be asked what runs on it");
+        refused(scene.change(without()).await, "does not list what runs there");
         scene.fake.host(host("b"), |b| b.answers = true);
         assert_eq!(scene.change(without()).await.unwrap(), ["- host b"]);
         assert_eq!(scene.hosts().await.len(), 1);
 
-        // Nobody can ask b any more, and nobody has to.
+        // b cannot be queried any more, and need not be.
         scene.fake.host(host("b"), |b| b.answers = false);
         assert_eq!(scene.run("vm1", None).await.unwrap().host.as_deref(), Some("a"));
         scene.stop("vm1").await;
-        // One that comes back is as it was.
+        // A host that is added again keeps its state.
         scene.change(inventory(&["a", "b"], vec![vm("vm1", 512)])).await.unwrap();
         let b = scene.hosts().await.remove(1);
         assert_eq!((b.name.as_str(), b.state), ("b", ringfence_messages::host::HostState::Maintenance));
@@ -209,7 +212,7 @@ fn a_host_leaves_only_from_maintenance_with_nothing_left_on_it() {
 }
 
 #[test]
-fn a_host_in_quarantine_stays_as_it_is() {
+fn quarantined_host_cannot_change() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         scene.fake.host(host("b"), |b| (b.answers, b.ssh) = (false, false));
@@ -222,9 +225,9 @@ fn a_host_in_quarantine_stays_as_it_is() {
     });
 }
 
-/// K13: what was blocked is what is renewed and lifted, whatever the host's addresses are by then.
+/// K13: the blocked addresses are renewed and lifted, even after the host's addresses changed.
 #[test]
-fn a_fence_outlives_a_change_of_the_hosts_addresses() {
+fn fence_survives_address_change() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         let ceph = Address::new(CephActor::KIND, StorageId::from_name("s"));
@@ -243,9 +246,9 @@ fn a_fence_outlives_a_change_of_the_hosts_addresses() {
     });
 }
 
-/// K13: one that burnt down is not renewed on the blocklist for ever.
+/// K13: the blocklist entry of a destroyed host is not renewed for ever.
 #[test]
-fn a_host_in_quarantine_leaves_for_good_once_a_human_says_that_it_is_off() {
+fn quarantined_host_is_removed_after_attestation() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         scene.fake.host(host("b"), |b| (b.answers, b.ssh) = (false, false));
@@ -272,7 +275,7 @@ fn a_host_in_quarantine_leaves_for_good_once_a_human_says_that_it_is_off() {
 }
 
 #[test]
-fn a_change_that_cannot_be_recorded_changes_nothing() {
+fn unrecorded_change_is_not_applied() {
     testkit::run(|world| async move {
         let scene = Scene::start(world).await;
         scene.fake.journal.set_broken(Some(ErrorCode::new(Code::IO, "disk full")));

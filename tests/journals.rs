@@ -34,7 +34,7 @@ use rusqlite::Connection;
 
 const S: Duration = Duration::from_secs(1);
 
-/// The journals that are kept, by the version of their schema.
+/// The kept journals, by schema version.
 fn kept() -> Vec<(i64, PathBuf)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("drivers/tests/journals");
     let mut kept: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).map(version).collect();
@@ -48,7 +48,7 @@ fn version(path: PathBuf) -> (i64, PathBuf) {
     (version.unwrap_or_else(|| panic!("{name} is not schema-N.sql")), path)
 }
 
-/// A kept journal as the file that it was.
+/// A kept journal as a file.
 fn restored(sql: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let connection = Connection::open(dir.path().join("journal.db")).unwrap();
@@ -65,7 +65,7 @@ fn host(name: &str) -> HostId {
     HostId::from_name(name)
 }
 
-/// A controller over a world of memory and a journal on disk; hosts a, b, c, and two VMs on Ceph.
+/// A controller over a world in memory and a journal on disk; hosts a, b, c, and two VMs on Ceph.
 async fn controller(world: &World, fake: &Arc<FakeWorld>, dir: &Path) -> Assembly {
     let vms = vec![vm_of("vm1"), vm_of("vm2")];
     let inventory = Inventory { storages: vec![ceph_of("s")], vms, ..cluster_of(["a", "b", "c"]) };
@@ -109,7 +109,7 @@ async fn story(world: World, dir: PathBuf) {
     panic!("vm1 was not brought back");
 }
 
-/// A controller that starts over the story's journal knows how it ended; a is still without power.
+/// A controller that starts over that journal replays how it ended; a is still without power.
 async fn goes_on(world: World, dir: PathBuf) {
     let fake = FakeWorld::new(["a", "b", "c"].map(host));
     off(&fake, "a");
@@ -128,7 +128,7 @@ async fn goes_on(world: World, dir: PathBuf) {
     let ha = world.bus().ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await.unwrap();
     let a = ha.hosts.iter().find(|of| of.host_uuid == host("a")).expect("a is in trouble");
     assert!(a.standing.contains("quarantine"), "{}", a.standing);
-    // The storage refuses it still: what was fenced is put back where it is missing.
+    // The storage still rejects it: a missing fence is re-applied.
     tokio::time::sleep(30 * S).await;
     assert_eq!(fake.ceph.lock().map.blocked.len(), 1);
 }
@@ -138,7 +138,7 @@ fn run(act: impl AsyncFnOnce(World, PathBuf) + 'static, dir: &Path) {
     testkit::run(move |world| async move { act(world, dir).await });
 }
 
-/// Whoever raises the version keeps a journal of every version before, and of the new one.
+/// A new schema version needs a journal of every earlier version, and of the new one.
 #[test]
 fn there_is_a_journal_of_every_version() {
     let versions: Vec<i64> = kept().into_iter().map(|(version, _)| version).collect();
@@ -181,7 +181,7 @@ async fn every_journal_is_migrated_verified_read_and_appended_to() {
 }
 
 #[test]
-fn a_controller_goes_on_where_an_earlier_version_ended() {
+fn controller_continues_journal_of_earlier_version() {
     for (_, sql) in kept() {
         let dir = restored(&sql);
         run(goes_on, dir.path());
@@ -189,9 +189,9 @@ fn a_controller_goes_on_where_an_earlier_version_ended() {
     }
 }
 
-/// The same over a journal that today's version writes.
+/// The same over a journal of the current version.
 #[test]
-fn a_controller_goes_on_where_the_one_before_it_ended() {
+fn controller_continues_where_previous_stopped() {
     let dir = tempfile::tempdir().unwrap();
     run(story, dir.path());
     run(goes_on, dir.path());

@@ -1,4 +1,4 @@
-//! The actors together, over ports made of memory and in virtual time.
+//! Recovery: all actors together, over ports in memory and in virtual time.
 #![allow(missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -54,7 +54,7 @@ impl Scene {
         Scene::start(world, StorageKind::Vhost, &[Protocol::Vhost]).await
     }
 
-    /// Past this many pings of every host, and what they led to.
+    /// Waits for this many pings of every host, and their effects.
     async fn pings(&self, count: u32) {
         tokio::time::sleep(INTERVAL * count).await;
     }
@@ -83,7 +83,7 @@ fn broken() -> ErrorCode {
 }
 
 #[test]
-fn a_target_that_is_down_is_redeployed_after_the_host_was_prepared() {
+fn down_target_is_redeployed_after_preparation() {
     testkit::run(|world| async move {
         let scene = Scene::vhost(world).await;
         scene.pings(3).await;
@@ -107,7 +107,7 @@ fn a_target_that_is_down_is_redeployed_after_the_host_was_prepared() {
 }
 
 #[test]
-fn a_start_that_needs_a_target_which_is_down_redeploys_it_at_once() {
+fn start_redeploys_a_target_that_is_down() {
     testkit::run(|world| async move {
         let scene = Scene::vhost(world).await;
         scene.fake.host(host("a"), |host| host.deploy_error = Some(broken()));
@@ -130,7 +130,7 @@ fn a_start_that_needs_a_target_which_is_down_redeploys_it_at_once() {
 }
 
 #[test]
-fn redeploys_of_a_hopeless_target_back_off_and_start_over_after_it_recovered() {
+fn redeploy_backoff_resets_after_recovery() {
     testkit::run(|world| async move {
         let scene = Scene::vhost(world).await;
         scene.fake.host(host("a"), |host| host.deploy_error = Some(broken()));
@@ -140,7 +140,7 @@ fn redeploys_of_a_hopeless_target_back_off_and_start_over_after_it_recovered() {
         };
         assert_eq!(skipped(RedeployPhase::Intent, &scene), [0, 2, 4, 8, 16, 32, 64, 64]);
         assert_eq!(skipped(RedeployPhase::Failed, &scene), [0, 2, 4, 8, 16, 32, 64, 64]);
-        // Someone mends it by hand: the outage is over, and with it the backoff.
+        // An operator repairs it by hand: the outage is over, and with it the backoff.
         scene.fake.host(host("a"), |host| host.target = true);
         scene.pings(2).await;
         scene.fake.host(host("a"), |host| (host.target, host.deploy_error) = (false, None));
@@ -151,7 +151,7 @@ fn redeploys_of_a_hopeless_target_back_off_and_start_over_after_it_recovered() {
 }
 
 #[test]
-fn what_fails_to_prepare_is_warned_of_recorded_and_does_not_stop_the_deploy() {
+fn failed_preparation_is_recorded_and_deploy_continues() {
     testkit::run(|world| async move {
         let scene = Scene::vhost(world).await;
         scene.fake.host(host("a"), |host| host.prepare_error = Some(broken()));
@@ -165,7 +165,7 @@ fn what_fails_to_prepare_is_warned_of_recorded_and_does_not_stop_the_deploy() {
 }
 
 #[test]
-fn a_health_check_that_cannot_look_leaves_the_statuses_and_is_shown() {
+fn failed_health_check_keeps_statuses_and_is_shown() {
     testkit::run(|world| async move {
         let scene = Scene::vhost(world).await;
         scene.pings(3).await;
@@ -181,7 +181,7 @@ fn a_health_check_that_cannot_look_leaves_the_statuses_and_is_shown() {
 
 /// Any protocol Connected makes the storage Connected on the host.
 #[test]
-fn one_protocol_of_two_keeps_the_storage_connected_while_the_other_is_mended() {
+fn one_healthy_protocol_keeps_storage_connected() {
     testkit::run(|world| async move {
         let scene = Scene::start(world, StorageKind::Zbs, &[Protocol::Cbd, Protocol::Vhost]).await;
         scene.fake.host(host("a"), |host| host.deploy_error = Some(broken()));
@@ -201,7 +201,7 @@ fn one_protocol_of_two_keeps_the_storage_connected_while_the_other_is_mended() {
 }
 
 #[test]
-fn nothing_is_pinged_or_healed_in_maintenance_and_a_restart_remembers_it() {
+fn maintenance_stops_pings_also_after_restart() {
     let fake = FakeWorld::new([host("a"), host("b")]);
     let again = fake.clone();
     testkit::run(|world| async move {
@@ -230,7 +230,7 @@ fn nothing_is_pinged_or_healed_in_maintenance_and_a_restart_remembers_it() {
 }
 
 #[test]
-fn without_a_journal_nothing_is_deployed_and_when_it_is_back_the_facts_are_all_there() {
+fn no_redeploy_without_journal_and_no_lost_event() {
     testkit::run(|world| async move {
         let scene = Scene::vhost(world).await;
         scene.pings(2).await;
@@ -250,7 +250,7 @@ fn without_a_journal_nothing_is_deployed_and_when_it_is_back_the_facts_are_all_t
 }
 
 #[test]
-fn a_host_that_does_not_answer_is_disconnected_with_the_reason_and_not_healed() {
+fn silent_host_is_disconnected_with_reason() {
     testkit::run(|world| async move {
         let scene = Scene::vhost(world).await;
         scene.pings(2).await;
@@ -269,9 +269,9 @@ fn a_host_that_does_not_answer_is_disconnected_with_the_reason_and_not_healed() 
     });
 }
 
-/// The way of one message, seen from the bus: a tap finds every deploy that the supervisor orders.
+/// The path of one message, seen from the bus: a tap sees every deploy that the supervisor requests.
 #[test]
-fn the_supervisor_orders_deploys_by_message() {
+fn supervisor_requests_deploys_by_message() {
     testkit::run(|world| async move {
         let tap = world.tap::<DeployClientMsg>();
         let scene = Scene::vhost(world).await;

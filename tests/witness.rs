@@ -1,4 +1,4 @@
-//! A journal that is behind what hosts have heard: all actors together, over ports made of memory and in virtual time.
+//! A journal that is behind what hosts have heard: all actors together, over ports in memory and in virtual time.
 #![allow(missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -11,8 +11,8 @@ use ringfence::{
 use ringfence_actors::{
     assembly::Assembly,
     fence::PERMIT_VALIDITY,
-    inventory::{Catalog, Inventory, PingSettings, Settings},
-    office::Standing,
+    inventory::{Inventory, PingSettings, Settings, SharedInventory},
+    leader::LeaderStatus,
     restore,
     testkit::{FakeWorld, ceph_of, cluster_of, vm_of},
     vm::VmActor,
@@ -33,7 +33,7 @@ fn vm() -> Address {
     Address::new(VmActor::KIND, VmId::from_name("vm1"))
 }
 
-/// What the host has heard.
+/// The witness of a host.
 fn witness(fake: &FakeWorld, name: &str) -> Option<JournalHead> {
     fake.host(host(name), |host| host.witness.clone())
 }
@@ -48,7 +48,7 @@ async fn controller(world: &World, fake: &Arc<FakeWorld>) -> Assembly {
 }
 
 #[test]
-fn hosts_remember_how_far_the_journal_is() {
+fn hosts_keep_journal_head() {
     testkit::run(|world| async move {
         let fake = FakeWorld::new(["a", "b"].map(host));
         let assembly = controller(&world, &fake).await;
@@ -59,18 +59,18 @@ fn hosts_remember_how_far_the_journal_is() {
             let heard = witness(&fake, name).unwrap();
             assert_eq!((heard.seq, heard.epoch, heard.generation), (newest, assembly.epoch, 0), "{name}");
         }
-        assert!(assembly.standing.may_act().is_ok() && fake.journal.events::<ControllerBehind>().is_empty());
+        assert!(assembly.leader_status.may_act().is_ok() && fake.journal.events::<ControllerBehind>().is_empty());
     });
 }
 
 #[test]
-fn a_controller_that_is_behind_does_nothing_and_says_so_once() {
+fn behind_controller_rejects_acts_and_reports_once() {
     testkit::run(|world| async move {
         let fake = FakeWorld::new(["a", "b"].map(host));
         let assembly = controller(&world, &fake).await;
         world.bus().ask(vm(), StartVmMsg { host_uuid: Some(host("a")) }).await.unwrap();
         tokio::time::sleep(2 * S).await;
-        // As if it had been copied here, and its original had gone on.
+        // As if the journal was copied here, and the original continued.
         let ahead = |name| {
             fake.host(host(name), |host| {
                 let heard = host.witness.as_mut().unwrap();
@@ -88,7 +88,7 @@ fn a_controller_that_is_behind_does_nothing_and_says_so_once() {
         fake.take_calls();
         let refused = world.bus().ask(vm(), StopVmMsg {}).await.unwrap_err();
         assert!(refused.to_string().contains("serve --restored"), "{refused}");
-        // Not even what needs no intent, or has it already.
+        // Also acts without an intent, or with an earlier one.
         fake.host(host("a"), |host| host.vms.clear());
         let records = fake.journal.records().len();
         tokio::time::sleep(60 * S).await;
@@ -97,16 +97,17 @@ fn a_controller_that_is_behind_does_nothing_and_says_so_once() {
         assert_eq!(acts, []);
         let more = fake.journal.records().split_off(records);
         assert!(more.iter().all(|record| record.topic != ControllerBehind::TOPIC), "{more:?}");
-        assert!(assembly.standing.may_act().unwrap_err().is(&Code::CHANGE_STATE));
+        assert!(assembly.leader_status.may_act().unwrap_err().is(&Code::CHANGE_STATE));
         assert_eq!(witness(&fake, "b").unwrap().seq, further.seq, "what a host has heard never goes back");
-        // Its own records outgrow what hosts have heard: a restart does not make it whole.
-        let restarted = Standing::open(Catalog::new(Inventory::default()), fake.ports().journal).await.unwrap();
+        // Its own records outgrow what hosts have heard: a restart does not complete it.
+        let restarted =
+            LeaderStatus::open(SharedInventory::new(Inventory::default()), fake.ports().journal).await.unwrap();
         assert!(restarted.may_act().is_err() && restarted.head().is_none(), "hosts must not take its head for news");
     });
 }
 
 #[test]
-fn after_a_human_declares_it_restored_it_acts_again_above_all_that_was_heard_of() {
+fn restored_controller_acts_above_all_witnesses() {
     testkit::run(|world| async move {
         let fake = FakeWorld::new(["a", "b", "c"].map(host));
         let former = JournalHead { journal_id: "former".to_owned(), generation: 4, seq: 900, epoch: 17 };
@@ -127,7 +128,7 @@ fn after_a_human_declares_it_restored_it_acts_again_above_all_that_was_heard_of(
         assert_eq!(world.bus().ask(vm(), QueryVmMsg {}).await.unwrap().state, VmState::Running);
         assert_eq!(fake.journal.events::<ControllerRestored>(), [restored]);
         assert!(fake.journal.events::<ControllerBehind>().is_empty());
-        // The former one would find that it is behind.
+        // The former controller would detect that it is behind.
         assert!(former.is_behind(&witness(&fake, "b").unwrap()));
     });
 }

@@ -275,7 +275,7 @@ async fn no_mds_at_all_is_an_error_within_the_callers_time() {
 
 /// From the ping to the MDS and back: both protocols, the whole deploy flow, and an outage that backs off.
 #[test]
-fn a_zbs_storage_is_healed_through_its_mds() {
+fn zbs_storage_is_redeployed_through_mds() {
     actix::System::new().block_on(async {
         let (mds, url) = Mds::serve().await;
         let world = FakeWorld::new([host()]);

@@ -1,9 +1,10 @@
 //! One host: every command to its agent passes through its actor.
 //!
-//! Purpose: one place where commands to a host can be tapped, counted and intercepted, and the last one where a deposed
-//! controller is stopped. Invariants: what acts on the host is sent only while in office, and says in which epoch; a ping is
-//! Connected only if the right host answered in time; a command's timeout is what is left of its sender's
-//! deadline; of its last pings so many are remembered, no more. There is no `core.rs`: the one decision is [`judge_ping`], a function.
+//! Purpose: one place where commands to a host are tapped, counted and intercepted, and the last one that stops a
+//! stale leader.
+//! Invariants: commands that act on the host are sent only by the leader, with its epoch. A ping is Connected only if
+//! the right host answered in time. A command's timeout is what remains of its sender's deadline. The history of
+//! pings is bounded. There is no `core.rs`: the one decision is [`judge_ping`], a function.
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
@@ -25,29 +26,28 @@ use tokio::time::Instant;
 
 use crate::{
     audit::Recorder,
-    change::RetireMsg,
+    diff::RetireMsg,
     fence::StartPermit,
     invariant,
-    office::Standing,
+    leader::LeaderStatus,
     ports::{Call, HostAgentPort, LeadershipPort},
     sabotage::{self, Sabotage},
 };
 
-/// Starts a VM's QEMU on the host: the order, and the right to it (I1).
+/// Starts the QEMU of a VM on the host: the command, and the permit for it (I1).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LaunchVmMsg {
-    /// The right. It makes this message one that stays in its process.
+    /// The permit. It keeps this message in its process.
     pub permit: StartPermit,
-    /// The order.
+    /// The command.
     pub cmd: StartVmCmd,
 }
 message!(LaunchVmMsg, 1 => StartVmCmdReply);
 
-/// Pings that are remembered of each host. Too low: no picture of how it was. Too high: at 12 bytes each and 100,000 hosts these
-/// are some 80 MB.
+/// Pings kept of each host. Too low: too short a history. Too high: at 12 bytes each, 100,000 hosts need 80 MB.
 pub const PINGS_KEPT: usize = 60;
 
-/// When a ping ended, since its actor began, and how it went.
+/// One ping: when it ended since the start of the actor, its duration and its result.
 #[derive(Clone, Copy)]
 struct Past {
     at_s: u32,
@@ -66,7 +66,7 @@ impl Pings {
         u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
 
-    fn remember(&self, took: Duration, answered: bool) {
+    fn record(&self, took: Duration, answered: bool) {
         let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let mut past = self.past.lock();
         if past.len() == PINGS_KEPT {
@@ -75,10 +75,10 @@ impl Pings {
         past.push_back(Past { at_s: self.since(), took_us, answered });
     }
 
-    fn told(&self) -> Vec<Pinged> {
+    fn history(&self) -> Vec<Pinged> {
         let now = self.since();
-        let told = |of: &Past| Pinged { ago_s: now - of.at_s, took_us: of.took_us, answered: of.answered };
-        self.past.lock().iter().map(told).collect()
+        let pinged = |ping: &Past| Pinged { ago_s: now - ping.at_s, took_us: ping.took_us, answered: ping.answered };
+        self.past.lock().iter().map(pinged).collect()
     }
 }
 
@@ -87,30 +87,30 @@ pub struct HostActor {
     id: HostId,
     agents: Arc<dyn HostAgentPort>,
     leadership: Arc<dyn LeadershipPort>,
-    standing: Standing,
+    leader_status: LeaderStatus,
     epoch: u64,
     pings: Arc<Pings>,
 }
 
 impl HostActor {
-    /// The actor of this host, under the controller of this epoch.
+    /// The actor of this host; `epoch` is the epoch of this controller.
     pub fn new(
         id: HostId,
         agents: Arc<dyn HostAgentPort>,
         leadership: Arc<dyn LeadershipPort>,
-        standing: Standing,
+        leader_status: LeaderStatus,
         epoch: u64,
     ) -> HostActor {
         let pings = Arc::new(Pings { began: Instant::now(), past: Mutex::default() });
-        HostActor { id, agents, leadership, standing, epoch, pings }
+        HostActor { id, agents, leadership, leader_status, epoch, pings }
     }
 
-    /// Asked right before anything is done to the host: another controller may have taken office since it was decided.
-    fn in_office(&self) -> Result<()> {
-        match self.leadership.leads() || sabotage::on(Sabotage::DeposedActs) {
-            true => self.standing.may_act(),
-            false => Err(ErrorCode::new(Code::CHANGE_STATE, "this controller is not in office any more")),
+    /// Checked right before each act on the host: another controller may have become the leader since the decision.
+    fn check_leadership(&self) -> Result<()> {
+        if !self.leadership.leads() && !sabotage::on(Sabotage::DeposedActs) {
+            return Err(ErrorCode::new(Code::CHANGE_STATE, "this controller is not the leader any more"));
         }
+        self.leader_status.may_act()
     }
 
     fn post<M, F>(
@@ -157,23 +157,23 @@ impl Handler<PingHostMsg> for HostActor {
     fn handle(&mut self, message: PingHostMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (agents, host, pings) = (self.agents.clone(), self.id, self.pings.clone());
         let call = Call::within(Duration::from_millis(message.timeout_ms));
-        let (standing, leadership) = (self.standing.clone(), self.leadership.clone());
+        let (leader_status, leadership) = (self.leader_status.clone(), self.leadership.clone());
         let recorder = Recorder::new(ctx.bus().clone());
         AsyncReply::new(async move {
             let began = Instant::now();
-            let answer = agents.ping(host, standing.head(), call).await;
+            let answer = agents.ping(host, leader_status.head(), call).await;
             let took = began.elapsed();
-            // Before anybody hears that the host answers. Of one that was deposed, another knows more, and all is well.
+            // Before any actor learns that the host answers. For a stale leader a witness that is ahead is normal.
             if let Ok(HostPingReply { host_uuid, witness: Some(witness), .. }) = &answer
                 && (*host_uuid == host && leadership.leads())
-                && let Some(behind) = standing.heard(host, witness).await
+                && let Some(behind) = leader_status.heard(host, witness).await
             {
-                // Not waited for: the journal may be what fails. It stands in the log in any case.
+                // Not awaited: the journal itself may fail. The log has it in any case.
                 drop(recorder.fact(behind));
             }
             metrics::histogram!("ringfence_ping_seconds").record(took);
             let judged = judge_ping(host, answer);
-            pings.remember(took, judged.connected);
+            pings.record(took, judged.connected);
             Ok(judged)
         })
     }
@@ -183,7 +183,7 @@ impl Handler<QueryPingsMsg> for HostActor {
     type Answer = Result<PingsReply>;
 
     fn handle(&mut self, _: QueryPingsMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        Ok(PingsReply { pings: self.pings.told() })
+        Ok(PingsReply { pings: self.pings.history() })
     }
 }
 
@@ -196,7 +196,7 @@ impl Handler<RetireMsg> for HostActor {
     }
 }
 
-/// What one answer, or the lack of it, says about a host.
+/// Judges one answer to a ping, or the lack of one.
 pub fn judge_ping(host: HostId, answer: Result<HostPingReply>) -> PingHostReply {
     let failed = |reason: String| PingHostReply {
         connected: false,
@@ -209,7 +209,8 @@ pub fn judge_ping(host: HostId, answer: Result<HostPingReply>) -> PingHostReply 
             PingHostReply { connected: true, reason: None, boot_id: reply.boot_id, machine: reply.machine }
         }
         Ok(reply) if reply.host_uuid == host => failed(format!(
-            "its agent is version {:.40}, this controller works with {AGENT_VERSION}: install the same on both",
+            "agent version {:.40} differs from the controller's version {AGENT_VERSION}; install the same \
+             version on both",
             reply.version
         )),
         Ok(reply) => failed(format!("another host answered: {} instead of {host}", reply.host_uuid)),
@@ -217,10 +218,10 @@ pub fn judge_ping(host: HostId, answer: Result<HostPingReply>) -> PingHostReply 
     }
 }
 
-/// The version that an agent must have: the controller's own. They are built and installed together.
+/// The version that an agent must have: the controller's own. Both are built and installed together.
 pub const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// `asks` anybody may, `acts` only who is in office; `stamped` commands say in which epoch.
+/// `asks` commands need no leadership, `acts` commands do; `stamped` commands carry the epoch.
 macro_rules! posts {
     ($($kind:ident $command:ty => $method:ident;)*) => {$(
         impl Handler<$command> for HostActor {
@@ -237,14 +238,14 @@ macro_rules! posts {
         }
     )*};
     (@asks $host:ident, $command:ident) => { Ok::<(), ErrorCode>(()) };
-    (@acts $host:ident, $command:ident) => { $host.in_office() };
+    (@acts $host:ident, $command:ident) => { $host.check_leadership() };
     (@asks_stamped $host:ident, $command:ident) => {{
         $command.epoch = $host.epoch;
         Ok::<(), ErrorCode>(())
     }};
     (@acts_stamped $host:ident, $command:ident) => {{
         $command.epoch = $host.epoch;
-        $host.in_office()
+        $host.check_leadership()
     }};
 }
 
@@ -266,13 +267,13 @@ impl Handler<LaunchVmMsg> for HostActor {
 
     fn handle(&mut self, LaunchVmMsg { permit, mut cmd }: LaunchVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let covers = invariant!("I1", permit.covers(self.id, &cmd), "{permit:?} is not for {cmd:?}");
-        let may = self.in_office();
-        cmd.head = self.standing.head();
+        let may = self.check_leadership();
+        cmd.head = self.leader_status.head();
         self.post::<LaunchVmMsg, _>(ctx, move |agents, host, mut call| async move {
             may?;
-            // The agent must not act on it after it expired: what is left of it bounds the call.
+            // The agent must not act on an expired permit: the rest of its validity bounds the call.
             let left = permit.left(Instant::now().into_std()).filter(|_| covers).ok_or_else(|| {
-                let details = format!("the permit to start {} is not good any more: try again", cmd.name);
+                let details = format!("the start permit of {} has expired; retry", cmd.name);
                 ErrorCode::new(Code::CHANGE_STATE, details)
             })?;
             call.timeout = call.timeout.min(left);
@@ -288,16 +289,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_pings_are_remembered_and_no_more() {
+    async fn ping_history_is_bounded() {
         let pings = Pings { began: Instant::now(), past: Mutex::default() };
         for n in 0..PINGS_KEPT as u64 + 5 {
             tokio::time::advance(Duration::from_secs(1)).await;
-            pings.remember(Duration::from_micros(n), n % 2 == 0);
+            pings.record(Duration::from_micros(n), n % 2 == 0);
         }
-        let told = pings.told();
-        assert_eq!(told.len(), PINGS_KEPT);
-        assert_eq!(told[0], Pinged { ago_s: PINGS_KEPT as u32 - 1, took_us: 5, answered: false });
-        assert_eq!(told[PINGS_KEPT - 1], Pinged { ago_s: 0, took_us: 64, answered: true });
+        let history = pings.history();
+        assert_eq!(history.len(), PINGS_KEPT);
+        assert_eq!(history[0], Pinged { ago_s: PINGS_KEPT as u32 - 1, took_us: 5, answered: false });
+        assert_eq!(history[PINGS_KEPT - 1], Pinged { ago_s: 0, took_us: 64, answered: true });
     }
 
     fn reply(host: &str, version: &str) -> HostPingReply {
@@ -311,20 +312,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_host_and_version_count_as_connected() {
+    fn only_right_host_and_version_are_connected() {
         let judge = |answer| judge_ping(HostId::from_name("a"), answer);
         let good = judge(Ok(reply("a", AGENT_VERSION)));
         assert_eq!(
             good,
             PingHostReply { connected: true, reason: None, boot_id: "b1".into(), machine: Machine::default() }
         );
-        for (answer, says) in [
+        for (answer, expected) in [
             (Ok(reply("b", AGENT_VERSION)), "another host answered"),
-            (Ok(reply("a", "9.9.9")), "its agent is version 9.9.9"),
+            (Ok(reply("a", "9.9.9")), "agent version 9.9.9 differs"),
             (Err(ErrorCode::new(Code::TIMEOUT, "no answer in 2s")), "no answer in 2s"),
         ] {
             let PingHostReply { connected, reason, .. } = judge(answer);
-            assert!(!connected && reason.as_ref().is_some_and(|r| r.contains(says)), "{reason:?} lacks {says:?}");
+            assert!(
+                !connected && reason.as_ref().is_some_and(|r| r.contains(expected)),
+                "{reason:?} lacks {expected:?}"
+            );
         }
     }
 }

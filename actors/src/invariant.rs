@@ -1,8 +1,8 @@
-//! Rules that are checked in every build: a debug build panics, a release build refuses and counts.
+//! Rules that every build checks: a debug build panics, a release build rejects the step and counts.
 
-/// Checks a rule of the product (I1 to I8). In a debug build a violation panics; in a release build it is
-/// logged, counted as `ringfence_invariant_violations_total{id}`, and the expression is `false` so that the
-/// caller can refuse.
+/// Checks a rule of the product (I1 to I8). In a debug build a violation panics. In a release build it is logged and
+/// counted as `ringfence_invariant_violations_total{id}`, and the expression is `false` so that the caller rejects
+/// the step.
 #[macro_export]
 macro_rules! invariant {
     ($id:literal, $holds:expr, $($what:tt)+) => {{

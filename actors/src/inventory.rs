@@ -1,7 +1,7 @@
-//! What the controller is told to look after: clusters, hosts, storages and VMs, and how often it looks.
+//! The inventory (clusters, hosts, storages, VMs) and the settings of the actors.
 //!
-//! Invariant: an [`Inventory`] is checked where it is read (names unique, references resolved), so that no
-//! actor has to handle a dangling id.
+//! Invariant: an [`Inventory`] is checked where it is read (names unique, references resolved), so that no actor has
+//! to handle a dangling id.
 
 use std::{collections::HashMap, fmt::Display, net::IpAddr, ops::Deref, sync::Arc, time::Duration};
 
@@ -16,61 +16,61 @@ use ringfence_messages::{
 
 use crate::fence::Policy;
 
-/// Everything that is looked after. Lists keep the order of the config.
+/// The whole inventory. Lists keep the order of the config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// The clusters.
+    /// All clusters.
     pub clusters: Vec<Cluster>,
-    /// The hosts.
+    /// All hosts.
     pub hosts: Vec<Host>,
-    /// The storages.
+    /// All storages.
     pub storages: Vec<Storage>,
-    /// The VMs.
+    /// All VMs.
     pub vms: Vec<Vm>,
 }
 
-/// Hosts that share storage and may stand in for each other.
+/// Hosts that share storage; VMs fail over within a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    /// Its id.
+    /// Unique id.
     pub id: ClusterId,
-    /// Its name.
+    /// Unique name.
     pub name: String,
 }
 
 /// A host that runs VMs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Its id.
+    /// Unique id.
     pub id: HostId,
-    /// Its name.
+    /// Unique name.
     pub name: String,
-    /// Its cluster.
+    /// The cluster of the host.
     pub cluster: ClusterId,
     /// Literal address of its management interface.
     pub management_ip: String,
-    /// Its agent's port there.
+    /// Port of the agent at `management_ip`.
     pub agent_port: u16,
-    /// Its SSH port there.
+    /// Port of the SSH server at `management_ip`.
     pub ssh_port: u16,
-    /// Addresses from which it reaches storage; what a storage fence blocks. All of them: a host that writes from
-    /// another one goes on.
+    /// Addresses from which the host reaches storage; a storage fence blocks them. The list must be complete: a host
+    /// that writes from another address is not fenced.
     pub storage_ips: Vec<IpAddr>,
 }
 
 /// A primary storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
-    /// Its id.
+    /// Unique id.
     pub id: StorageId,
-    /// Its name.
+    /// Unique name.
     pub name: String,
-    /// What it is.
+    /// Kind of storage.
     pub kind: StorageKind,
     /// The clusters whose hosts use it.
     pub clusters: Vec<ClusterId>,
-    /// The protocols by which they do, in the order in which they are reported. Empty for a kind that has
-    /// nothing to deploy on a host.
+    /// The protocols by which hosts use it, in the order of reports. Empty for a kind that has nothing to deploy on a
+    /// host.
     pub protocols: Vec<Protocol>,
     /// Directory on every host where volumes of kind `vhost` and `dir` lie; `None` for the agent's own.
     pub volume_dir: Option<String>,
@@ -78,8 +78,8 @@ pub struct Storage {
     pub on_target_loss: OnTargetLoss,
     /// Ceph: `ceph.conf` on the hosts, and the user there.
     pub ceph: Option<CephHostAccess>,
-    /// Ceph: addresses that watch volumes without running their VMs, such as rbd-mirror's. They are no users of a volume, and
-    /// no host's: a storage fence never blocks them.
+    /// Ceph: addresses that watch volumes without running their VMs, such as rbd-mirror's. They are not users of a
+    /// volume, and a storage fence never blocks them.
     pub watchers_allowed: Vec<IpAddr>,
 }
 
@@ -95,30 +95,30 @@ pub struct CephHostAccess {
 /// A virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vm {
-    /// Its id.
+    /// Unique id.
     pub id: VmId,
-    /// Its name.
+    /// Unique name.
     pub name: String,
-    /// Its cluster.
+    /// The cluster of the VM.
     pub cluster: ClusterId,
-    /// Whether it is brought back by itself.
+    /// Whether the controller fails it over automatically.
     pub ha: HaMode,
     /// Guest memory in MiB.
     pub memory_mib: u64,
-    /// More arguments of QEMU; `{host}`, `{vm}` and `{uuid}` are replaced when it starts.
+    /// Extra QEMU arguments; `{host}`, `{vm}` and `{uuid}` are replaced at the start.
     pub qemu_args: Vec<String>,
-    /// A libvirt domain, if it is started through libvirt; the same words are replaced in it.
+    /// The libvirt domain of a VM that libvirt starts; the same placeholders are replaced.
     pub libvirt_xml: Option<String>,
-    /// Its volumes, at least one; the root volume first.
+    /// Volumes, at least one; the root volume first.
     pub volumes: Vec<Volume>,
 }
 
 /// A volume of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// The storage it lies on.
+    /// The storage of the volume.
     pub storage: StorageId,
-    /// Where on it.
+    /// Path on the storage.
     pub install_path: InstallPath,
     /// Whether the VM boots from it first.
     pub root: bool,
@@ -127,16 +127,15 @@ pub struct Volume {
 /// How hosts are pinged. Defaults as ZStack's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PingSettings {
-    /// From the start of one ping of a host to the start of the next. Too low: agents do nothing but answer.
-    /// Too high: an outage goes unseen for as long.
+    /// From the start of one ping of a host to the start of the next. Too low: agents only answer pings. Too high: an
+    /// outage goes unseen for as long.
     pub interval: Duration,
-    /// How long one try may take. Must be positive; larger than `interval` is allowed (a ping in flight is
-    /// never doubled).
+    /// Limit of one ping. Must be positive; larger than `interval` is allowed (a host has at most one ping in
+    /// flight).
     pub timeout: Duration,
-    /// Tries in a row that must fail before a host is Disconnected; at least 1. Too low: one lost packet
-    /// fails a host.
+    /// Failed pings in a row before a host is Disconnected; at least 1. Too low: one lost packet fails a host.
     pub max_failure: u32,
-    /// Between a failed try and the next.
+    /// Wait between a failed ping and the next.
     pub sleep_after_failure: Duration,
     /// Pings in flight over all hosts; at least 1. Too low: a cycle takes longer than the interval. Too high:
     /// the controller's sockets and the network see bursts.
@@ -155,14 +154,15 @@ impl Default for PingSettings {
     }
 }
 
-/// How VMs are brought back.
+/// How VMs are failed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HaSettings {
-    /// VMs that are fenced and started at once (I8); at least 1. Too low: a host's VMs come back one by one. Too high:
-    /// targets and the storage see a burst.
+    /// Failovers in progress at the same time (I8); at least 1. Too low: the VMs of a host return one by one. Too
+    /// high: target hosts and the storage see a burst.
     pub parallelism: usize,
-    /// Percent of a cluster's hosts that may be away at once before nothing is fenced any more; one may always. Too
-    /// low: a rack's failure needs a human. Too high: a fault of the controller's own network fences half of a cluster.
+    /// Percent of a cluster's hosts that may be unreachable before fencing is suspended; one host always may. Too
+    /// low: the failure of a rack needs an operator. Too high: a fault of the controller's own network fences half of
+    /// a cluster.
     pub storm_brake_percent: u32,
 }
 
@@ -179,13 +179,13 @@ pub struct Settings {
     pub ping: PingSettings,
     /// How doubtful cases of fencing are decided.
     pub fence: Policy,
-    /// Whether siblings of other clusters may fence where none of the own can.
+    /// Whether hosts of other clusters may act as sibling hosts if none of the own cluster can.
     pub cross_cluster_siblings: bool,
     /// Whether the shipped fencer is registered.
     pub sibling_fencer: bool,
-    /// How VMs are brought back.
+    /// How VMs are failed over.
     pub ha: HaSettings,
-    /// Hugepages of 2 MiB that a host is prepared with before a vhost target is deployed.
+    /// Hugepages of 2 MiB that the agent reserves before a vhost target is deployed.
     pub hugepages: u64,
 }
 
@@ -202,31 +202,31 @@ impl Default for Settings {
     }
 }
 
-/// The directory that is in force, for all actors. Who has to hold still while he works takes one [`now`](Catalog::now) and
-/// keeps it; who keeps something for each thing compares it with the next one.
+/// The current inventory, shared by all actors. An actor that needs a consistent view takes one
+/// [`now`](SharedInventory::now) and keeps it; an actor with state per item compares that view with the next one.
 #[derive(Clone, Debug)]
-pub struct Catalog(Arc<RwLock<Arc<Directory>>>);
+pub struct SharedInventory(Arc<RwLock<Arc<InventoryIndex>>>);
 
-impl Catalog {
-    /// With this inventory in force.
-    pub fn new(inventory: Inventory) -> Catalog {
-        Catalog(Arc::new(RwLock::new(Arc::new(Directory::new(inventory)))))
+impl SharedInventory {
+    /// Shares this inventory.
+    pub fn new(inventory: Inventory) -> SharedInventory {
+        SharedInventory(Arc::new(RwLock::new(Arc::new(InventoryIndex::new(inventory)))))
     }
 
-    /// What is in force.
-    pub fn now(&self) -> Arc<Directory> {
+    /// The current inventory.
+    pub fn now(&self) -> Arc<InventoryIndex> {
         self.0.read().clone()
     }
 
-    /// Puts another one into force.
+    /// Replaces the current inventory.
     pub(crate) fn set(&self, inventory: Inventory) {
-        *self.0.write() = Arc::new(Directory::new(inventory));
+        *self.0.write() = Arc::new(InventoryIndex::new(inventory));
     }
 }
 
-/// An inventory that finds a thing by its id at once. Immutable.
+/// An inventory with an index by id. Immutable.
 #[derive(Debug, Default)]
-pub struct Directory {
+pub struct InventoryIndex {
     inventory: Inventory,
     clusters: HashMap<ClusterId, usize>,
     hosts: HashMap<HostId, usize>,
@@ -234,10 +234,10 @@ pub struct Directory {
     vms: HashMap<VmId, usize>,
 }
 
-impl Directory {
+impl InventoryIndex {
     /// Indexes an inventory.
-    pub fn new(inventory: Inventory) -> Directory {
-        Directory {
+    pub fn new(inventory: Inventory) -> InventoryIndex {
+        InventoryIndex {
             clusters: inventory.clusters.iter().enumerate().map(|(i, c)| (c.id, i)).collect(),
             hosts: inventory.hosts.iter().enumerate().map(|(i, h)| (h.id, i)).collect(),
             storages: inventory.storages.iter().enumerate().map(|(i, s)| (s.id, i)).collect(),
@@ -279,7 +279,7 @@ impl Directory {
     }
 }
 
-impl Deref for Directory {
+impl Deref for InventoryIndex {
     type Target = Inventory;
 
     fn deref(&self) -> &Inventory {
@@ -287,13 +287,13 @@ impl Deref for Directory {
     }
 }
 
-impl Directory {
-    /// A host's name, for people; its uuid where the inventory does not know it any more.
+impl InventoryIndex {
+    /// Name of a host for readers; its uuid if it is not in the inventory.
     pub fn host_name(&self, id: HostId) -> String {
         self.host(id).map_or_else(|_| id.to_string(), |host| host.name.clone())
     }
 
-    /// The name of a VM; its id if it is none of ours.
+    /// Name of a VM for readers; its uuid if it is not in the inventory.
     pub fn vm_name(&self, id: VmId) -> String {
         self.vm(id).map_or_else(|_| id.to_string(), |vm| vm.name.clone())
     }

@@ -1,8 +1,10 @@
 //! The narrow traits through which the actors reach the world. `drivers` and `sim` implement them.
 //!
-//! Invariants: every call is bounded by its [`Call::timeout`]; a timeout, a refusal and nonsense are errors
-//! that say so, never a made-up answer; a call repeated with the same [`Call::task`] does nothing twice.
-//! Rejected: one `post(path, json)` method. It would move the protocol's types into every implementation.
+//! Invariants: every call is bounded by its [`Call::timeout`]. A timeout, a rejection and a malformed answer are
+//! errors with their reason, never a made-up answer. A call repeated with the same [`Call::task`] is carried out
+//! once.
+//! Alternatives considered: one `post(path, json)` method. It would move the protocol's types into every
+//! implementation.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -33,29 +35,29 @@ use uuid::Uuid;
 
 use crate::fence::StartPermit;
 
-/// How one call is made.
+/// Task id and time limit of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Names the task, so that a repeat is recognised.
+    /// Id of the task, so that a repeat is recognised.
     pub task: Uuid,
-    /// After this the call is over, with `SYS.1001`.
+    /// Time limit; the call then fails with `SYS.1001`.
     pub timeout: Duration,
 }
 
 impl Call {
-    /// A call of its own that takes at most `timeout`.
+    /// A new task that takes at most `timeout`.
     pub fn within(timeout: Duration) -> Call {
         Call { task: Uuid::new_v4(), timeout }
     }
 }
 
-/// The agents of all hosts. Every method fails with `SYS.1001` (timeout), `HOST.1010` (not reachable),
-/// `SYS.1015` (an answer that is not the protocol's) or the agent's own error.
+/// The agents of all hosts. Every method fails with `SYS.1001` (timeout), `HOST.1010` (not reachable), `SYS.1015` (a
+/// malformed answer) or the agent's own error.
 #[async_trait]
 pub trait HostAgentPort: Send + Sync {
-    /// Asks the agent who it is, and tells it how far the journal is. The caller compares the uuid.
+    /// Pings the agent and reports how far the journal is. The caller compares the uuid in the reply.
     async fn ping(&self, host: HostId, head: Option<JournalHead>, call: Call) -> Result<HostPingReply>;
-    /// What the host has.
+    /// Capacity of the host.
     async fn facts(&self, host: HostId, cmd: HostFactsCmd, call: Call) -> Result<HostFactsReply>;
     /// Prepares hugepages and docker.
     async fn prepare_vhost_target_env(
@@ -64,9 +66,9 @@ pub trait HostAgentPort: Send + Sync {
         cmd: PrepareVhostTargetEnvCmd,
         call: Call,
     ) -> Result<PrepareVhostTargetEnvReply>;
-    /// Makes the vhost target run.
+    /// Starts or restarts the vhost target.
     async fn deploy_vhost(&self, host: HostId, cmd: DeployVhostCmd, call: Call) -> Result<DeployVhostReply>;
-    /// Looks whether the vhost target runs.
+    /// Whether the vhost target runs.
     async fn vhost_health(&self, host: HostId, cmd: VhostTargetHealthCmd, call: Call)
     -> Result<VhostTargetHealthReply>;
     /// Exports a volume.
@@ -78,7 +80,7 @@ pub trait HostAgentPort: Send + Sync {
     ) -> Result<CreateVhostBdevReply>;
     /// Ends an export.
     async fn delete_vhost_bdev(&self, host: HostId, cmd: DeleteVhostBdevCmd, call: Call) -> Result<Done>;
-    /// Starts a VM. Whoever has a permit that covers the order may (I1).
+    /// Starts a VM, with a permit that covers the command (I1).
     async fn start_vm(
         &self,
         host: HostId,
@@ -88,65 +90,66 @@ pub trait HostAgentPort: Send + Sync {
     ) -> Result<StartVmCmdReply>;
     /// Stops a VM; success means verified gone.
     async fn stop_vm(&self, host: HostId, cmd: StopVmCmd, call: Call) -> Result<Done>;
-    /// The QEMU processes there.
+    /// Lists the QEMU processes of the host.
     async fn list_vms(&self, host: HostId, cmd: ListVmsCmd, call: Call) -> Result<ListVmsReply>;
-    /// Has this host make sure, over SSH, that a VM does not run on a failed sibling of it.
+    /// Makes this host verify over SSH that a VM does not run on a failed sibling host, and kill it there if it does.
     async fn sibling_fence(
         &self,
         host: HostId,
         cmd: SiblingFenceVmCmd,
         call: Call,
     ) -> Result<SiblingFenceVmOnHostReply>;
-    /// Has this host look whether anything answers on another one.
+    /// Makes this host probe another one.
     async fn scan_host(&self, host: HostId, cmd: ScanHostCmd, call: Call) -> Result<ScanHostCmdReply>;
 }
 
-/// The Ceph clusters of all Ceph storages. Every call is bounded by itself; an error means "not known".
+/// The Ceph clusters of all Ceph storages. Every call has its own time limit; an error means "unknown".
 #[async_trait]
 pub trait CephPort: Send + Sync {
-    /// Who has an image open.
+    /// The clients that have an image open.
     async fn watchers(&self, storage: StorageId, pool: &str, image: &str) -> Result<Vec<Watcher>>;
-    /// Which daemons the cluster has, and which addresses it refuses.
+    /// The daemons of the cluster, and the addresses that it rejects.
     async fn map(&self, storage: StorageId) -> Result<CephMap>;
-    /// Has the cluster refuse every client from an address for so long; the epoch of the OSD map in which that is
-    /// read back.
+    /// Makes the cluster reject every client of an address for this time. Returns the epoch of the OSD map in which
+    /// the entry was read back.
     async fn block(&self, storage: StorageId, ip: IpAddr, lasting: Duration) -> Result<u64>;
-    /// Lets an address in again; the epoch in which that is read back.
+    /// Removes the blocklist entry of an address. Returns the epoch in which the removal was read back.
     async fn unblock(&self, storage: StorageId, ip: IpAddr) -> Result<u64>;
 }
 
-/// What a fence needs to know of a cluster.
+/// The state of a cluster that a fence needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CephMap {
-    /// The OSD map's epoch.
+    /// Epoch of the OSD map.
     pub epoch: u64,
-    /// Addresses of which every client is refused.
+    /// Addresses of which every client is rejected.
     pub blocked: BTreeSet<IpAddr>,
-    /// Addresses that it refuses by an entry of another form than a fence's, which ends by a time of its own.
+    /// Addresses rejected by an entry of another form than a fence's; such an entry expires on its own.
     pub blocked_otherwise: BTreeSet<IpAddr>,
-    /// The addresses of its daemons, such as `("osd.0", 10.77.0.2)`.
+    /// The addresses of the daemons, such as `("osd.0", 10.77.0.2)`.
     pub daemons: Vec<(String, IpAddr)>,
 }
 
-/// Who is in office. One controller at a time has the highest epoch; agents refuse orders of a lower one.
+/// Leadership. One controller at a time has the highest epoch; agents reject commands of a lower one.
 #[async_trait]
 pub trait LeadershipPort: Send + Sync {
-    /// Takes office: an epoch above every earlier one and above `above`, durable when it returns.
+    /// Becomes the leader: an epoch above every earlier one and above `above`, durable when it returns.
     ///
     /// # Errors
-    /// Somebody else is in office, or it cannot be made durable: nothing may then be ordered.
+    /// Another controller is the leader, or the epoch cannot be made durable: this controller must then send no
+    /// command.
     async fn acquire(&self, above: u64) -> Result<u64>;
-    /// Whether this controller is still in office. Asked before every permit.
+    /// Whether this controller is still the leader. Checked before every permit.
     fn leads(&self) -> bool;
 }
 
-/// The MDS agents of all ZBS storages. Fails over between the MDS agents of a storage by itself; knows the
-/// SSH credentials of the hosts, which therefore are no arguments. Errors as [`HostAgentPort`]'s.
+/// The MDS agents of all ZBS storages. The implementation fails over between the MDS agents of a storage and has the
+/// SSH credentials of the hosts, which are therefore no arguments. Errors as in [`HostAgentPort`].
 #[async_trait]
 pub trait MdsPort: Send + Sync {
     /// Installs the ZBS client on a host.
     async fn deploy_client(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done>;
-    /// Brings what the client needs on the host up to date.
+    /// Updates the dependencies of the client on the host.
     async fn update_host_dependency(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done>;
     /// Puts a vhost target on the host.
     async fn deploy_vhost(&self, storage: StorageId, host: HostId, call: Call) -> Result<Done>;
@@ -169,16 +172,16 @@ pub trait MdsPort: Send + Sync {
     ) -> Result<CreateVhostBdevReply>;
 }
 
-/// A record that is to be made.
+/// A record to append.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRecord {
     /// The event's topic.
     pub topic: String,
-    /// What it is about.
+    /// The item that the event is about.
     pub subject: String,
     /// The event as a JSON object.
     pub payload: Value,
-    /// How long ago it happened: a fact that waited for a full disk keeps its own time.
+    /// How long ago it happened: an event that waited for a full disk keeps its own time.
     pub waited: Duration,
 }
 
@@ -202,37 +205,36 @@ pub struct Record {
 }
 
 impl Record {
-    /// The event that it tells of.
+    /// Decodes the event.
     ///
     /// # Errors
-    /// `SYS.1016` if it is not such an event: another version wrote it, or it is damaged.
+    /// `SYS.1016` if the payload is not such an event: another version wrote it, or it is damaged.
     pub fn event<E: Event>(&self) -> Result<E> {
         E::deserialize(&self.payload).map_err(|e| {
-            ErrorCode::new(Code::IO, format!("record {} of the journal is not a {}: {e}", self.seq, E::TOPIC))
+            ErrorCode::new(Code::IO, format!("journal record {} is not a valid {} event: {e}", self.seq, E::TOPIC))
         })
     }
 }
 
-/// The most records that one [`JournalPort::read`] gives. Too low: many round trips. Too high: one reader
-/// holds that much memory.
+/// Most records of one [`JournalPort::read`]. Too low: many round trips. Too high: one reader holds that much memory.
 pub const MAX_READ: usize = 1000;
 
 /// The largest payload of a record as JSON text, 64 KiB. Too low: a deploy's steps do not fit. Too high: one
 /// event fills the memory of every reader.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 
-/// The durable, hash-chained log of intents and facts.
+/// The durable, hash-chained log of intents and events.
 #[async_trait]
 pub trait JournalPort: Send + Sync {
-    /// Appends in order, all or none. Durable (synced to disk) when it returns. The audit is the only one who
-    /// appends, one append at a time.
+    /// Appends in order, all or none. Durable (synced to disk) when it returns. Only the audit appends, one append at
+    /// a time.
     ///
     /// # Errors
-    /// `SYS.1016` if it cannot be written; nothing was then recorded.
+    /// `SYS.1016` if it cannot be written; nothing was recorded.
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>>;
     /// The records after `after` in order, at most `limit` and [`MAX_READ`].
     async fn read(&self, after: u64, limit: usize) -> Result<Vec<Record>>;
-    /// The newest record of each subject of a topic, ordered by `seq`: the state that the topic tells.
+    /// The newest record of each subject of a topic, ordered by `seq`: the current state of the topic.
     async fn latest(&self, topic: &str) -> Result<Vec<Record>>;
     /// The hash of the first record, and the newest one's `seq`; `None` if there are none.
     async fn ends(&self) -> Result<Option<(String, u64)>> {
@@ -244,15 +246,17 @@ pub trait JournalPort: Send + Sync {
     async fn latest_of(&self, topic: &str, subject: &str) -> Result<Option<Record>> {
         Ok(self.latest(topic).await?.into_iter().find(|record| record.subject == subject))
     }
-    /// The newest records, the oldest of them first, at most `limit` and [`MAX_READ`]: of these topics about one subject,
-    /// or of all. Unless overridden it reads everything.
-    async fn newest(&self, of: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>> {
+    /// The newest records, the oldest of them first, at most `limit` and [`MAX_READ`]: of these topics about one
+    /// subject, or of all. Unless overridden it reads everything.
+    async fn newest(&self, filter: Option<(&[&str], &str)>, limit: usize) -> Result<Vec<Record>> {
         let (limit, mut after, mut newest) = (limit.min(MAX_READ), 0, VecDeque::new());
         loop {
             let page = self.read(after, MAX_READ).await?;
             let (last, more) = (page.last().map_or(after, |record| record.seq), page.len() == MAX_READ);
             let wanted = |record: &Record| {
-                of.is_none_or(|(topics, subject)| record.subject == subject && topics.contains(&record.topic.as_str()))
+                filter.is_none_or(|(topics, subject)| {
+                    record.subject == subject && topics.contains(&record.topic.as_str())
+                })
             };
             newest.extend(page.into_iter().filter(wanted));
             newest.drain(..newest.len().saturating_sub(limit));
@@ -273,7 +277,7 @@ pub struct Ports {
     pub mds: Arc<dyn MdsPort>,
     /// The Ceph clusters.
     pub ceph: Arc<dyn CephPort>,
-    /// Who is in office.
+    /// Leadership.
     pub leadership: Arc<dyn LeadershipPort>,
     /// The journal.
     pub journal: Arc<dyn JournalPort>,

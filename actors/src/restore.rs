@@ -1,8 +1,9 @@
-//! Going on from a journal that was restored from a backup, because a human said so.
+//! Continues from a journal that was restored from a backup, on request of an operator.
 //!
-//! Invariants: the new journal is above all that hosts have heard of, in generation and term of office; no order of the records
-//! that are missing can be carried out any more when it is recorded. Rejected: taking the furthest witness for what happened. It says how
-//! far the journal was, not what stood in it; who runs where is asked of the hosts.
+//! Invariants: generation and epoch of the new journal are above all that hosts have heard. No command of the missing
+//! records can still be carried out when the restore is recorded.
+//! Alternatives considered: trust the furthest witness. It proves how far the journal was, not what it contained; the
+//! hosts list what runs.
 
 use std::time::Duration;
 
@@ -19,15 +20,15 @@ use crate::{
     ports::{Call, NewRecord, Ports},
 };
 
-/// How long a host may take to say what it has heard, before a restored journal is gone on from. Too low: one that is slow is
+/// Time limit of one host's answer before the controller continues from a restored journal. Too low: a slow host is
 /// not heard. Too high: hosts that are off delay the start.
 pub const WITNESS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Hosts that are asked at once. Too low: a thousand hosts take long. Too high: as many sockets.
+/// Hosts queried at the same time. Too low: a thousand hosts take long. Too high: as many sockets.
 const WITNESSES_AT_ONCE: usize = 100;
 
-/// Declares that the work goes on from this journal: hosts are asked what they have heard, then what is on its way of the former
-/// controller's orders may come to its end, then it is recorded. To be called before [`Assembly::start`].
+/// Declares this journal restored: queries all hosts for what they have heard, waits until no command of the former
+/// controller can still be carried out, then records the restore. Call it before [`Assembly::start`].
 ///
 /// [`Assembly::start`]: crate::assembly::Assembly::start
 ///
@@ -45,16 +46,16 @@ pub async fn restore(ports: &Ports, hosts: Vec<(HostId, String)>) -> Result<Cont
     let heard = u32::try_from(answers.len() - silent.len()).unwrap_or(u32::MAX);
     let witnesses: Vec<JournalHead> = answers.into_iter().flatten().flatten().collect();
     let own = ports.journal.latest(ControllerRestored::TOPIC).await?.pop();
-    let own = own.map(|of| of.event::<ControllerRestored>()).transpose()?.map_or(0, |of| of.generation);
+    let own = own.map(|record| record.event::<ControllerRestored>()).transpose()?.map_or(0, |event| event.generation);
     let restored = ControllerRestored {
         journal_id: Uuid::new_v4().to_string(),
-        generation: witnesses.iter().map(|of| of.generation).fold(own, u64::max) + 1,
-        epoch: witnesses.iter().map(|of| of.epoch).max().unwrap_or_default(),
-        witness: witnesses.into_iter().max_by_key(|of| (of.generation, of.epoch, of.seq)),
+        generation: witnesses.iter().map(|head| head.generation).fold(own, u64::max) + 1,
+        epoch: witnesses.iter().map(|head| head.epoch).max().unwrap_or_default(),
+        witness: witnesses.into_iter().max_by_key(|head| (head.generation, head.epoch, head.seq)),
         heard,
         silent,
     };
-    // Nobody remembers the orders of the records that are missing. No host obeys one after its permit's time.
+    // The commands of the missing records are unknown. No host carries one out after its permit has expired.
     tokio::time::sleep(PERMIT_VALIDITY).await;
     let payload = serde_json::to_value(&restored).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
     let (topic, subject) = (ControllerRestored::TOPIC.to_owned(), restored.subject());

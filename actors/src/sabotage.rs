@@ -1,40 +1,40 @@
-//! Ways to break the rules on purpose, to see that tests, simulator and model notice: `make sabotage`.
+//! Rules broken on purpose, so that tests, simulator and model must fail: `make sabotage`.
 //!
-//! Invariant: without the feature `sabotage`, which nothing that ships has, [`on`] is `false` at compile time and every
-//! broken path is gone. With it, the environment's `RINGFENCE_SABOTAGE` chooses one.
+//! Invariant: without the feature `sabotage`, which no package has, [`on`] is `false` at compile time and every
+//! broken path is removed. With it, the environment variable `RINGFENCE_SABOTAGE` selects one.
 
-/// One way to break a rule. Each is a mistake that somebody could make.
+/// One broken rule. Each is a plausible mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// A failed question for watchers counts as "nobody".
+    /// Watchers that cannot be read count as none.
     UnknownWatchersAreNobody,
-    /// A sibling that cannot tell counts as "dead".
+    /// A sibling host without a result counts as "dead".
     UnknownIsDead,
     /// "Still alive after the kill" counts as "killed".
     StillAliveIsKilled,
-    /// "SSH cannot reach it" needs no storage fence.
+    /// An unreachable SSH server needs no storage fence.
     UnreachableIsDead,
-    /// Watchers are not looked at again after the fence.
+    /// Watchers are not read again after the fence.
     NoSecondLook,
-    /// Fences and starts are not recorded before they are done.
+    /// Fences and starts are not recorded before they happen.
     NoIntent,
-    /// Hosts do not remember epochs.
+    /// Hosts forget epochs.
     ForgetEpoch,
-    /// Hosts do not remember incarnations.
+    /// Hosts forget incarnations.
     ForgetIncarnation,
-    /// "It does not run here" does not void the orders given so far.
+    /// The report "does not run here" does not void earlier start commands.
     NothingIsVoid,
-    /// Orders have no time after which they are void.
+    /// Start commands never expire.
     OrdersNeverVoid,
-    /// A kill is proof though an order may still be carried out.
+    /// A kill counts as proof although a start command may still be carried out.
     OrderedIsForgotten,
-    /// A host that cannot be asked counts as one that says "not here".
+    /// A host that cannot be queried counts as "not running here".
     SilentIsClear,
-    /// Where else the VM is found does not matter.
+    /// A VM found on another host is ignored.
     FoundElsewhereIgnored,
     /// A permit never expires.
     PermitNeverExpires,
-    /// A deposed controller goes on.
+    /// A stale leader continues.
     DeposedActs,
     /// Targets are redeployed on hosts in quarantine.
     HealTheFenced,
@@ -44,67 +44,67 @@ pub enum Sabotage {
     NoCap,
     /// The storm brake never engages.
     NoStormBrake,
-    /// A host is let in again before what is left on it is killed.
+    /// A host returns to service before leftover VMs are killed.
     LiftBeforeClean,
-    /// A storage fence is never lifted.
+    /// A storage fence is never removed.
     NeverLift,
-    /// A storage fence that somebody removed is not put back.
+    /// A storage fence that was removed from outside is not re-applied.
     NotPutBack,
-    /// After a restart a fence whose storage cannot be asked is forgotten.
+    /// After a restart a fence is forgotten if its storage does not answer.
     ForgetFences,
-    /// A fence that succeeds is not audited.
+    /// A successful fence is not audited.
     NoAudit,
-    /// A drain stops VMs that have nowhere to go.
+    /// A drain stops VMs that no other host has room for.
     DrainAnyway,
-    /// A drain stops all VMs of a host at once.
+    /// A drain stops all VMs of a host at the same time.
     DrainAtOnce,
-    /// A VM that a drain stopped is started elsewhere at once.
+    /// A VM stopped by a drain starts elsewhere at once.
     DrainUnwatched,
     /// A restart forgets which VMs a drain stopped and did not start.
     ForgetMoves,
-    /// Where a VM is seen replaces where it may run.
+    /// A claim replaces the hosts where the VM may run.
     ClaimReplacesPlace,
-    /// What a host of another cluster shows is believed.
+    /// A claim from a host of another cluster is accepted.
     OtherClusterBelieved,
-    /// A local user's process is a VM.
+    /// The process of a local user counts as a VM.
     StrangersAreVms,
-    /// "Not there" counts whoever looked.
+    /// "Not running here" counts without full sight.
     BlindIsFull,
-    /// What another machine says counts for the one that is meant.
+    /// A report of another machine counts for the host.
     OtherMachineCounts,
-    /// "Not there" counts though a watch says otherwise.
+    /// "Not running here" counts although a watcher contradicts it.
     ContradictionIsDead,
-    /// What a human attested counts for every later outage too.
+    /// An attestation counts for every later outage.
     AttestationStays,
-    /// A VM that is believed stopped on a host that does not answer is fenced past the storm brake.
+    /// A VM observed as stopped on an unreachable host is fenced past the storm brake.
     BrakeBypassed,
-    /// VMs are started before every host was heard.
+    /// VMs start before every host listed its processes.
     NoCensus,
-    /// What nobody ordered is left to run.
+    /// An intruder is left running.
     IntruderIgnored,
-    /// Exports are not ended with their VM.
+    /// Exports do not end with their VM.
     ExportsLive,
-    /// An export without a QEMU is no writer.
+    /// An export without a QEMU does not count as a writer.
     ExportIsNothing,
-    /// A start that was given up is resumed when it comes up late.
+    /// An aborted start is resumed when it comes up late.
     LateResume,
-    /// A start that failed after the fence moves the VM's place.
+    /// A start that failed after the fence changes the VM's host.
     StartForgets,
-    /// A QEMU that came by a migration waits for one for ever.
+    /// A QEMU that arrived by a migration waits for one for ever.
     IncomingForever,
-    /// Words from outside are recorded as they come.
+    /// Text from outside is recorded without a limit.
     WordsUncut,
-    /// A start that worked ends the backoff at once.
+    /// A successful start resets the backoff at once.
     StartIsSuccess,
-    /// A controller whose journal is behind what hosts have heard goes on.
+    /// A controller whose journal is behind continues.
     BehindActs,
-    /// What a journal says of hosts from before it was restored counts.
+    /// Records about hosts from before a restore count.
     BackupBelieved,
-    /// What the blocklist has and no record explains is left there.
+    /// A blocklist entry without a record is ignored.
     EntriesIgnored,
 }
 
-/// Whether this one was chosen.
+/// Whether this one is selected.
 #[cfg(feature = "sabotage")]
 pub fn on(which: Sabotage) -> bool {
     static CHOSEN: std::sync::LazyLock<Option<String>> =
@@ -112,7 +112,7 @@ pub fn on(which: Sabotage) -> bool {
     CHOSEN.as_deref().is_some_and(|chosen| chosen == format!("{which:?}"))
 }
 
-/// Whether this one was chosen: never.
+/// Whether this one is selected: never.
 #[cfg(not(feature = "sabotage"))]
 #[inline(always)]
 pub const fn on(_: Sabotage) -> bool {

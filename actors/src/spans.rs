@@ -1,9 +1,10 @@
-//! What is traced: spans that say who asked whom for what, how long it took, and how it ended.
+//! Trace spans: which actor queried which, for what, how long it took, and how it ended.
 //!
-//! Invariants: a span only tells; nothing is decided by it. All have one [`TARGET`], so that logs and traces are chosen apart,
-//! and while nobody collects traces none is made. Names follow OpenTelemetry's conventions where there is one
-//! (`host.name`, `error.type`, `url.path`), the product's own begin with `ringfence.`.
-//! Rejected: `#[instrument]` (its names are those of functions, and it lists what it was not told to leave out).
+//! Invariants: no decision depends on a span. All spans have one [`TARGET`], so that logs and traces are selected
+//! separately; without a collector no span is created. Names follow OpenTelemetry where it has one (`host.name`,
+//! `error.type`, `url.path`); the product's own begin with `ringfence.`.
+//! Alternatives considered: `#[instrument]`. Its names are those of functions, and it records every argument that is
+//! not skipped.
 
 use std::future::Future;
 
@@ -13,7 +14,7 @@ use tracing::{Instrument, Span};
 /// The target of every span.
 pub const TARGET: &str = "ringfence_spans";
 
-/// A span of the product, with fields for how it ends.
+/// A span with fields for its outcome.
 #[macro_export]
 macro_rules! span {
     ($name:literal $(, $($fields:tt)*)?) => {
@@ -29,12 +30,12 @@ macro_rules! span {
     };
 }
 
-/// Says on a span that it ended well, and how.
+/// Records a success on a span.
 pub fn well(span: &Span, outcome: &str) {
     span.record("outcome", outcome);
 }
 
-/// Says on a span that it ended with an error.
+/// Records an error on a span.
 pub fn failed(span: &Span, outcome: &str, error: &ErrorCode) {
     span.record("outcome", outcome);
     span.record("error.type", tracing::field::display(&error.code));
@@ -42,7 +43,7 @@ pub fn failed(span: &Span, outcome: &str, error: &ErrorCode) {
     span.record("otel.status_description", tracing::field::display(error));
 }
 
-/// Does work in a span, which then says how it ended.
+/// Runs work in a span and records its outcome.
 pub async fn within<T>(span: Span, work: impl Future<Output = Result<T>>) -> Result<T> {
     let result = work.instrument(span.clone()).await;
     match &result {

@@ -1,7 +1,7 @@
-//! Ports made of memory: hosts and a journal that a test arranges and looks into.
+//! Ports in memory: hosts and a journal that a test arranges and inspects.
 //!
-//! They keep the ports' promises (a task repeated is done once, a stale order is refused) but have no faults of
-//! their own beyond what a test arranges. The simulator's world is another thing.
+//! They keep the ports' promises (a repeated task is carried out once, a stale command is rejected) but have no
+//! faults beyond those that a test arranges. The simulator's world is in `sim`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -84,10 +84,10 @@ pub fn ceph_of(name: &str) -> Storage {
     Storage { ceph: Some(access), ..storage_of(name, StorageKind::Ceph, &[]) }
 }
 
-/// The VM of this name, of the cluster `c1`, which must never stop, of 512 MiB, on the image `rbd/NAME` of the storage `s`.
+/// A VM of this name in cluster `c1`: `NeverStop`, 512 MiB, on the image `rbd/NAME` of the storage `s`.
 ///
 /// # Panics
-/// If no image can have that name.
+/// If the name is no valid image name.
 pub fn vm_of(name: &str) -> Vm {
     let volume = Volume {
         storage: StorageId::from_name("s"),
@@ -111,30 +111,30 @@ pub fn vm_of(name: &str) -> Vm {
 pub struct FakeHost {
     /// Its agent answers.
     pub answers: bool,
-    /// Its SSH answers siblings.
+    /// Its SSH answers sibling hosts.
     pub ssh: bool,
-    /// Memory that it says is available, in MiB.
+    /// Reported available memory, in MiB.
     pub available_mib: u64,
-    /// Its vhost target runs; a deploy makes it so.
+    /// Its vhost target runs; a deploy starts it.
     pub target: bool,
-    /// Why a deploy of the target fails, if it does.
+    /// Error of a deploy of the target, if it fails.
     pub deploy_error: Option<ErrorCode>,
-    /// Why preparing the host fails, if it does.
+    /// Error of the preparation of the host, if it fails.
     pub prepare_error: Option<ErrorCode>,
-    /// Why nobody can look at the target's health, if so.
+    /// Error of the health check, if it fails.
     pub health_error: Option<ErrorCode>,
-    /// Why a VM does not start, if so.
+    /// Error of a VM's start, if it fails.
     pub start_error: Option<ErrorCode>,
-    /// This VM's QEMU does not end, and a stop of it fails like this.
+    /// The QEMU of this VM does not end, and its stop fails with this error.
     pub stop_error: Option<(VmId, ErrorCode)>,
     /// The QEMU processes, by VM.
     pub vms: BTreeMap<VmId, RunningVm>,
-    /// The furthest that it has heard of a journal.
+    /// The furthest journal head that it has heard.
     pub witness: Option<JournalHead>,
 }
 
 impl Default for FakeHost {
-    /// A host that answers and has nothing on it yet.
+    /// A host that answers and runs nothing.
     fn default() -> Self {
         FakeHost {
             answers: true,
@@ -160,24 +160,24 @@ pub struct FakeWorld {
     /// The Ceph cluster, one for all Ceph storages.
     pub ceph: Mutex<FakeCeph>,
     epoch: AtomicU64,
-    /// Another controller is in office.
-    pub deposed: AtomicBool,
-    /// Pings that were answered or refused.
+    /// Another controller is the leader.
+    pub stale_leader: AtomicBool,
+    /// Pings, answered or not.
     pub pings: AtomicU64,
-    /// Looks at a protocol's health.
+    /// Health checks of protocols.
     pub health_checks: AtomicU64,
     /// The journal.
     pub journal: Arc<MemoryJournal>,
 }
 
 impl FakeWorld {
-    /// A world of these hosts, as [`FakeHost::default`] says.
+    /// A world of these hosts, as in [`FakeHost::default`].
     pub fn new(hosts: impl IntoIterator<Item = HostId>) -> Arc<FakeWorld> {
         let hosts = hosts.into_iter().map(|id| (id, FakeHost::default())).collect();
         Arc::new(FakeWorld { hosts: Mutex::new(hosts), ..FakeWorld::default() })
     }
 
-    /// The ports into this world.
+    /// The ports of this world.
     pub fn ports(self: &Arc<Self>) -> Ports {
         Ports {
             agents: self.clone(),
@@ -188,7 +188,7 @@ impl FakeWorld {
         }
     }
 
-    /// Changes a host or looks at it.
+    /// Changes or inspects a host.
     ///
     /// # Panics
     /// If there is no such host.
@@ -196,7 +196,7 @@ impl FakeWorld {
         change(self.hosts.lock().get_mut(&id).expect("a host of this world"))
     }
 
-    /// The calls, pings and health checks left out, since this was asked last.
+    /// The calls since the last query, without pings and health checks.
     pub fn take_calls(&self) -> Vec<(HostId, &'static str)> {
         std::mem::take(&mut self.calls.lock())
     }
@@ -214,12 +214,12 @@ impl FakeWorld {
     }
 }
 
-/// What a host that sees everything says of its processes.
+/// A list of processes with full sight.
 pub fn list(vms: Vec<RunningVm>) -> ListVmsReply {
     ListVmsReply { vms, sight: Sight::full(), ..ListVmsReply::default() }
 }
 
-/// The machine that a host is in this world.
+/// The machine of a host in this world.
 pub fn machine(host: HostId) -> Machine {
     Machine { machine_id: host.0.simple().to_string(), boot_id: "boot".to_owned() }
 }
@@ -233,9 +233,10 @@ impl HostAgentPort for FakeWorld {
     async fn ping(&self, host: HostId, head: Option<JournalHead>, _: Call) -> Result<HostPingReply> {
         self.pings.fetch_add(1, Relaxed);
         let version = AGENT_VERSION.to_owned();
-        self.reach(host, "", |of| {
-            of.witness = head.map(|head| head.heard_after(of.witness.as_ref())).or(of.witness.take());
-            let (boot_id, machine, witness) = ("boot".to_owned(), machine(host), of.witness.clone());
+        self.reach(host, "", |fake_host| {
+            fake_host.witness =
+                head.map(|head| head.heard_after(fake_host.witness.as_ref())).or(fake_host.witness.take());
+            let (boot_id, machine, witness) = ("boot".to_owned(), machine(host), fake_host.witness.clone());
             Ok(HostPingReply { host_uuid: host, version, boot_id, machine, witness })
         })
     }
@@ -284,9 +285,12 @@ impl HostAgentPort for FakeWorld {
     }
 
     async fn create_vhost_bdev(&self, host: HostId, cmd: CreateVhostBdevCmd, _: Call) -> Result<CreateVhostBdevReply> {
-        self.reach(host, "export", |host| match host.target {
-            true => Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) }),
-            false => Err(ErrorCode::new(Code::NOT_READY, "the target does not run")),
+        self.reach(host, "export", |host| {
+            if host.target {
+                Ok(CreateVhostBdevReply { socket_path: format!("/run/{}.sock", cmd.bdev_name) })
+            } else {
+                Err(ErrorCode::new(Code::NOT_READY, "the target does not run"))
+            }
         })
     }
 
@@ -324,7 +328,7 @@ impl HostAgentPort for FakeWorld {
         })
     }
 
-    /// The failed host is reached if its SSH answers; what runs there is killed.
+    /// The failed host is reached if its SSH answers; the VM there is killed.
     async fn sibling_fence(&self, host: HostId, cmd: SiblingFenceVmCmd, _: Call) -> Result<SiblingFenceVmOnHostReply> {
         self.reach(host, "sibling fence", |_| Ok(()))?;
         let (ssh_reachable, found) = self
@@ -351,11 +355,11 @@ impl HostAgentPort for FakeWorld {
 /// What a test arranges of the Ceph cluster.
 #[derive(Clone, Debug, Default)]
 pub struct FakeCeph {
-    /// Who watches which image.
+    /// Watchers of each image.
     pub watchers: BTreeMap<String, Vec<IpAddr>>,
-    /// Which addresses are refused.
+    /// Daemons and rejected addresses.
     pub map: CephMap,
-    /// Why it does not answer, if so.
+    /// Error of every call, if it fails.
     pub error: Option<ErrorCode>,
 }
 
@@ -373,7 +377,7 @@ impl CephPort for FakeWorld {
         unless(&ceph.error).map(|()| ceph.map.clone())
     }
 
-    /// Whoever is refused loses its watch.
+    /// A rejected client loses its watch.
     async fn block(&self, _: StorageId, ip: IpAddr, _: Duration) -> Result<u64> {
         let mut ceph = self.ceph.lock();
         unless(&ceph.error)?;
@@ -401,7 +405,7 @@ impl LeadershipPort for FakeWorld {
     }
 
     fn leads(&self) -> bool {
-        !self.deposed.load(Relaxed)
+        !self.stale_leader.load(Relaxed)
     }
 }
 
@@ -441,7 +445,7 @@ impl MdsPort for FakeWorld {
     }
 }
 
-/// A journal that forgets when it is dropped.
+/// A journal in memory.
 #[derive(Default)]
 pub struct MemoryJournal {
     records: Mutex<Vec<Record>>,
@@ -449,7 +453,7 @@ pub struct MemoryJournal {
 }
 
 impl MemoryJournal {
-    /// From now on nothing can be written, with this error; `None` mends it.
+    /// Fails every append with this error; `None` ends that.
     pub fn set_broken(&self, error: Option<ErrorCode>) {
         *self.broken.lock() = error;
     }
@@ -459,14 +463,14 @@ impl MemoryJournal {
         self.records.lock().clone()
     }
 
-    /// The records of one topic so far, each as the event that it tells of.
+    /// The records of one topic so far, decoded.
     ///
     /// # Panics
     /// If one is not such an event.
     pub fn events<E: ringfence_messages::Event>(&self) -> Vec<E> {
         let records = self.records.lock();
-        let of = records.iter().filter(|record| record.topic == E::TOPIC);
-        of.map(|record| record.event().expect("the topic's own event")).collect()
+        let of_topic = records.iter().filter(|record| record.topic == E::TOPIC);
+        of_topic.map(|record| record.event().expect("the topic's own event")).collect()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ringfence_actors::{assembly::Assembly, change::Change};
+use ringfence_actors::{assembly::Assembly, diff::InventoryDiff};
 use ringfence_drivers::{
     agent_client::AgentClient,
     ceph::Clusters,
@@ -175,7 +175,7 @@ impl Keeper {
         serde_json::to_value(outcome).map_err(|why| ErrorCode::new(Code::INTERNAL, why.to_string()))
     }
 
-    async fn put_into_force(&mut self, change: &Change, new: ControllerConfig, by: &str) -> Result<()> {
+    async fn put_into_force(&mut self, change: &InventoryDiff, new: ControllerConfig, by: &str) -> Result<()> {
         let written = (new.source.managed != self.config.source.managed).then(|| new.source.write()).transpose()?;
         let changed = match self.endpoints.extend(&new) {
             Ok(()) => self.assembly.change(change, new.inventory.clone(), by).await,

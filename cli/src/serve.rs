@@ -184,7 +184,7 @@ impl Controller {
 #[async_trait]
 impl Backend for Controller {
     async fn healthy(&self) -> Result<()> {
-        if let Some(behind) = self.assembly.standing.behind() {
+        if let Some(behind) = self.assembly.leader_status.behind() {
             return Err(ErrorCode::new(Code::NOT_READY, behind.to_string()));
         }
         self.assembly.ports.journal.read(0, 1).await?;
@@ -197,7 +197,7 @@ impl Backend for Controller {
             metrics::picture(&known.hosts, &vms, &known.storages, &known.refs, self.thoughts().await.ok().as_ref());
         }
         self.notifier.measure();
-        self.certificates.measure(self.assembly.catalog.now().hosts.iter().map(|host| host.id));
+        self.certificates.measure(self.assembly.inventory.now().hosts.iter().map(|host| host.id));
         self.metrics.run_upkeep();
         self.metrics.render()
     }
@@ -217,7 +217,7 @@ impl Backend for Controller {
 
     async fn storages(&self) -> Result<Vec<StorageInventory>> {
         let known = self.known().await?;
-        let directory = self.assembly.catalog.now();
+        let directory = self.assembly.inventory.now();
         let inventory = |of: &ringfence_actors::inventory::Storage| StorageInventory {
             uuid: of.id,
             name: of.name.clone(),
@@ -232,7 +232,7 @@ impl Backend for Controller {
     async fn vms(&self) -> Result<Vec<VmInventory>> {
         let asked: Vec<_> = self
             .assembly
-            .catalog
+            .inventory
             .now()
             .vms
             .iter()
@@ -291,7 +291,7 @@ impl Backend for Controller {
             judger_class_name: "Operator".to_owned(),
             soft_avoid_host_uuids: Vec::new(),
             host_uuid: host,
-            ha_reason: "an operator asked for it".to_owned(),
+            ha_reason: "requested by an operator".to_owned(),
         };
         self.assembly.bus.ask_within(Address::singleton(HaActor::KIND), order, VM_DEADLINE).await?;
         self.vm(vm).await
@@ -320,7 +320,7 @@ impl Backend for Controller {
         let fence = self.assembly.ports.journal.latest_of(SiblingFenceAudited::TOPIC, &vm.name).await?;
         let fence = fence.map(|record| Ok::<_, ErrorCode>((record.time.clone(), record.event()?))).transpose()?;
         let host = hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid);
-        let braked = self.assembly.catalog.now().vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));
+        let braked = self.assembly.inventory.now().vms.iter().any(|of| of.id == id && ha.braked.contains(&of.cluster));
         Ok(explain::vm(&vm, host, &ha, fence.as_ref(), braked))
     }
 
@@ -349,14 +349,14 @@ impl Backend for Controller {
     }
 
     fn host_id(&self, text: &str) -> Result<HostId> {
-        let directory = self.assembly.catalog.now();
+        let directory = self.assembly.inventory.now();
         let mut all = directory.hosts.iter();
         let found = all.find(|host| host.name == text || text.parse() == Ok(host.id));
         found.map(|host| host.id).ok_or_else(|| missing("host", text))
     }
 
     fn vm_id(&self, text: &str) -> Result<VmId> {
-        let directory = self.assembly.catalog.now();
+        let directory = self.assembly.inventory.now();
         let mut all = directory.vms.iter();
         let found = all.find(|vm| vm.name == text || text.parse() == Ok(vm.id));
         found.map(|vm| vm.id).ok_or_else(|| missing("VM", text))

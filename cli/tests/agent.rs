@@ -266,11 +266,11 @@ async fn a_stale_start_is_refused_also_after_a_restart_of_the_agent() {
     agent.stop().await;
 
     let agent = Agent::start(settings(&state)).await;
-    refused(&agent.post("/vm/start", order(2, 5)).await, "2 was ordered already");
-    refused(&agent.post("/vm/start", order(1, 9)).await, "2 was ordered already");
-    refused(&agent.post("/vm/start", order(3, 4)).await, "epoch 5 gave orders already");
+    refused(&agent.post("/vm/start", order(2, 5)).await, "2 is already known");
+    refused(&agent.post("/vm/start", order(1, 9)).await, "2 is already known");
+    refused(&agent.post("/vm/start", order(3, 4)).await, "epoch 5 is already known");
     assert_eq!(agent.post("/vm/start", order(3, 6)).await["success"], true);
-    refused(&agent.post("/vm/start", order(9, 5)).await, "epoch 6 gave orders already");
+    refused(&agent.post("/vm/start", order(9, 5)).await, "epoch 6 is already known");
     assert_eq!(agent.post("/vm/stop", json!({ "vmUuid": vm })).await["success"], true);
     agent.stop().await;
 }

@@ -70,7 +70,7 @@ fn a_vm_that_is_called_dead_and_watched_from_there_is_refused_by_the_storage_fir
     let mark = lab.mark();
     lab.order(&["vm", "ha-start", "vm3"]).unwrap();
     let (outcome, reason) = lab.fence_of(mark, "vm3");
-    assert!(outcome == "success-storage-fenced" && reason.contains("called dead there"), "{outcome}: {reason}");
+    assert!(outcome == "success-storage-fenced" && reason.contains("reported dead there"), "{outcome}: {reason}");
     lab.moved_from("host-c", "vm3");
     lab.no_split_brain();
 }

@@ -75,20 +75,20 @@ fn whatever_ssh_cannot_say_is_unknown_and_a_shared_address_is_never_blocked() {
     };
 
     std::fs::write(&known_hosts, without.join("\n") + "\n").unwrap();
-    refused("host-key-mismatch", "10.77.0.2 is the address of");
+    refused("host-key-mismatch", "10.77.0.2 is also the address of");
     std::fs::write(&known_hosts, &keys).unwrap();
     lab.console("host-c", "mv /root/.ssh/authorized_keys /root/.ssh/away");
-    refused("auth-failed", "10.77.0.2 is the address of");
+    refused("auth-failed", "10.77.0.2 is also the address of");
     lab.console("host-c", "mv /root/.ssh/away /root/.ssh/authorized_keys");
     instead_of_the_program(&lab, "exit 255");
-    refused("bad-exit", "10.77.0.2 is the address of");
+    refused("bad-exit", "10.77.0.2 is also the address of");
     instead_of_the_program(&lab, "echo {}");
-    refused("unparsable", "10.77.0.2 is the address of");
+    refused("unparsable", "10.77.0.2 is also the address of");
     // The session's own end takes the answer with it.
     instead_of_the_program(&lab, "kill -9 $PPID");
-    refused("truncated", "10.77.0.2 is the address of");
+    refused("truncated", "10.77.0.2 is also the address of");
     instead_of_the_program(&lab, "sleep 60");
-    refused("timeout", "10.77.0.2 is the address of");
+    refused("timeout", "10.77.0.2 is also the address of");
     assert_ne!(lab.qemu("host-c", "vm3"), 0);
     lab.writes("host-c", "vm3");
 
@@ -267,7 +267,7 @@ fn a_qemu_that_comes_back_after_the_kill_is_found_and_refused_by_the_storage() {
     // As long as something restarts it, the host stays out, and its storage closed.
     lab.ok("agent-up.sh", &["host-c"]);
     lab.until("it is said why host-c stays out", |lab| {
-        lab.order(&["explain", "host-c"]).unwrap().contains("something restarts it")
+        lab.order(&["explain", "host-c"]).unwrap().contains("something on the host restarts it")
     });
     assert_ne!(lab.status("host-c"), "Connected");
     lab.console("host-c", "kill -9 -$(cat /run/again.pid)");
@@ -294,7 +294,7 @@ fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
             "setsid sh -c 'sleep 1000 | rbd --id compute watch rbd/vm3' </dev/null >/dev/null 2>&1 & echo $! > /run/watch.pid",
         );
         let error = start.join().unwrap().unwrap_err();
-        assert!(error.contains("after the fence: volume is in use: ceph://rbd/vm3 by 10.77.0.12"), "{error}");
+        assert!(error.contains("after the fence: volume ceph://rbd/vm3 is in use by 10.77.0.12"), "{error}");
     });
     assert_eq!(lab.fence_of(mark, "vm3").0, "failed");
     assert_eq!(lab.qemu("host-c", "vm3"), 0, "the old one is dead all the same");
@@ -337,7 +337,7 @@ fn another_sibling_goes_where_the_first_one_died_and_what_is_dead_is_dead() {
     let mark = lab.mark();
     lab.order(&["vm", "ha-start", "vm3"]).unwrap();
     let (outcome, reason) = lab.fence_of(mark, "vm3");
-    assert!(outcome == "success-already-dead" && reason.contains("no such QEMU"), "{outcome}: {reason}");
+    assert!(outcome == "success-already-dead" && reason.contains("no QEMU of the VM"), "{outcome}: {reason}");
     lab.moved_from("host-a", "vm3");
     lab.no_split_brain();
 }
@@ -358,7 +358,7 @@ fn without_the_storages_answer_nothing_starts_until_it_answers_or_a_human_does()
     lab.until("HA says why", |lab| !lab.facts(mark, "ha.vm-blocked").is_empty());
     let why = lab.facts(mark, "ha.vm-blocked")[0]["reason"].to_string();
     kill_process(mon, Signal::CONT).unwrap();
-    assert!(why.contains("who watches ceph://rbd/vm1 is not known"), "{why}");
+    assert!(why.contains("the watchers of ceph://rbd/vm1 are unknown"), "{why}");
     assert!(lab.facts(mark, "fence.intent").is_empty(), "a fence without knowing the watchers");
     lab.moved_from("host-a", "vm1");
 
@@ -399,9 +399,9 @@ fn without_the_storages_answer_nothing_starts_until_it_answers_or_a_human_does()
     for line in [
         "nothing is changed",
         "does not answer pings",
-        "a sibling kills vm3 on host-c",
-        "Ceph refuses 10.77.0.13",
-        "start it on host-",
+        "a sibling host kills vm3 on host-c",
+        "Ceph rejects 10.77.0.13",
+        "start the VM on host-",
     ] {
         assert!(plan.contains(line), "{line:?} is missing in {plan}");
     }

@@ -76,7 +76,7 @@ fn the_plug_is_pulled_and_the_host_comes_back_with_a_vm_that_was_started_at_boot
     let at = lab.moved_from("host-a", "vm1");
     assert!(lab.disk("vm1").0 > before);
     let (outcome, reason) = lab.fence_of(mark, "vm1");
-    assert!(outcome == "success-storage-fenced" && reason.contains("refuses 10.77.0.11"), "{outcome}: {reason}");
+    assert!(outcome == "success-storage-fenced" && reason.contains("rejects 10.77.0.11"), "{outcome}: {reason}");
     assert_eq!(lab.shown("vms", "vm2", "host"), "host-b", "others stay where they are");
     let explained = lab.order(&["explain", "host-a"]).unwrap();
     assert!(explained.contains("quarantined") && explained.contains("confirm-fenced"), "{explained}");
@@ -116,7 +116,7 @@ fn a_host_that_only_reaches_its_storage_is_refused_by_it_before_the_vm_starts_el
     lab.ok("host-cut.sh", &["host-b", "lan"]);
     let at = lab.moved_from("host-b", "vm2");
     let (outcome, reason) = lab.fence_of(mark, "vm2");
-    assert!(outcome == "success-storage-fenced" && reason.contains("refuses 10.77.0.12"), "{outcome}: {reason}");
+    assert!(outcome == "success-storage-fenced" && reason.contains("rejects 10.77.0.12"), "{outcome}: {reason}");
     assert_ne!(lab.qemu("host-b", "vm2"), 0, "nobody could kill it");
     let serial = lab.serial("host-b", "vm2");
     let last = serial.trim_end_matches(['E', 'e']);

@@ -73,7 +73,7 @@ async fn a_vm_comes_survives_the_controllers_death_and_goes_only_when_it_is_stop
     cluster.until("vm2 is found running", WITHIN, again).await.unwrap();
 
     let refused = refuses(&cluster, &["inventory", "remove", "vm", "vm2", "--yes"]);
-    assert!(refused.contains("VM vm2 is Running: `ringfence vm stop vm2` first"), "{refused}");
+    assert!(refused.contains("VM vm2 is Running; run `ringfence vm stop vm2` first"), "{refused}");
     assert_eq!(state(&cluster, "vm2").await.as_deref(), Some("Running"));
     says(&cluster, &["vm", "stop", "vm2"]);
     assert_eq!(says(&cluster, &["inventory", "remove", "vm", "vm2", "--yes"]), "- VM vm2\nin force\n");

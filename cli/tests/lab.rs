@@ -105,7 +105,7 @@ fn a_drained_host_is_empty_and_its_vm_counts_on_elsewhere_though_the_controller_
     assert!(after > before && by == at, "the guest's counter goes on: {before}, {after} by {by}");
     lab.until("host-a is drained", |lab| !lab.facts(mark, "ha.host-drained").is_empty());
     let explained = lab.order(&["explain", "host-a"]).unwrap();
-    assert!(explained.contains("drained: it was asked, and nothing runs there"), "{explained}");
+    assert!(explained.contains("drained: the host reports that nothing runs there"), "{explained}");
     assert!(lab.facts(mark, "ceph.ha.sibling-fence").is_empty(), "nobody had to be fenced");
     lab.no_split_brain();
 }

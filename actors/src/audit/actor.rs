@@ -8,22 +8,22 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::core::{Command, Core, Token};
-use crate::{office::Standing, ports::JournalPort};
+use crate::{leader::LeaderStatus, ports::JournalPort};
 
 /// The one writer of the journal.
 pub struct AuditActor {
     core: Core,
     journal: Arc<dyn JournalPort>,
-    standing: Standing,
+    leader_status: LeaderStatus,
     owed: HashMap<Token, Promise<RecordReply>>,
     next: Token,
     born: Instant,
 }
 
 impl AuditActor {
-    /// An audit over this journal, which says where it stands.
-    pub fn new(journal: Arc<dyn JournalPort>, standing: Standing) -> AuditActor {
-        AuditActor { core: Core::new(), journal, standing, owed: HashMap::new(), next: 0, born: Instant::now() }
+    /// An audit over this journal; `leader_status` decides whether intents are accepted.
+    pub fn new(journal: Arc<dyn JournalPort>, leader_status: LeaderStatus) -> AuditActor {
+        AuditActor { core: Core::new(), journal, leader_status, owed: HashMap::new(), next: 0, born: Instant::now() }
     }
 
     fn carry_out(&mut self, commands: Vec<Command>, ctx: &mut Ctx<'_, Self>) {
@@ -33,10 +33,10 @@ impl AuditActor {
                     let journal = self.journal.clone();
                     ctx.spawn_detached(async move { journal.append(records).await }, |audit, result, ctx| {
                         match &result {
-                            Ok(records) => audit.standing.recorded(records),
+                            Ok(records) => audit.leader_status.recorded(records),
                             Err(error) => {
                                 metrics::counter!("ringfence_journal_append_failures_total").increment(1);
-                                tracing::error!(%error, backlog = audit.core.backlog(), "the journal cannot be written");
+                                tracing::error!(%error, backlog = audit.core.backlog(), "journal append failed");
                             }
                         }
                         let commands = audit.core.appended(result, audit.born.elapsed());
@@ -58,7 +58,7 @@ impl AuditActor {
                         hash: record.hash,
                     };
                     if let Err(error) = ctx.bus().publish(event) {
-                        tracing::warn!(%error, "a live view of the journal misses a record");
+                        tracing::warn!(%error, "journal record not published");
                     }
                 }
                 Command::WakeAt(at) => {
@@ -90,9 +90,9 @@ impl Handler<RecordMsg> for AuditActor {
 
     fn handle(&mut self, message: RecordMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<RecordMsg>();
-        // The one gate before everything that cannot be undone: each such act has an intent (I4).
+        // The one gate before every irreversible act: each has an intent (I4).
         if message.durability == Durability::Intent
-            && let Err(error) = self.standing.may_act()
+            && let Err(error) = self.leader_status.may_act()
         {
             promise.complete(Err(error));
             return answer;

@@ -1,4 +1,4 @@
-//! Decides what is appended when, and what is answered to whom, while the journal fails and recovers.
+//! Decides when records are appended and how requests are answered while the journal fails and recovers.
 //!
 //! ```text
 //!            append ok                    append failed
@@ -6,9 +6,9 @@
 //!   |  record            ^   ^                              |
 //!   +--------------------+   +------- wakeup at `until` ----+
 //! ```
-//! Invariants: one append in flight; records are appended in the order in which they came; every record is
-//! answered exactly once (I6); pending records are bounded (I8), and so is each: one that does not fit is shortened.
-//! Rejected: dropping the oldest facts when full. The newcomer is refused instead: its sender can react.
+//! Invariants: one append in flight; records are appended in the order of arrival; every record is answered exactly
+//! once (I6); pending records are bounded (I8), and so is each: a record that does not fit is shortened.
+//! Alternatives considered: drop the oldest events when full. The newest is rejected instead: its sender can react.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -20,30 +20,30 @@ use ringfence_messages::{
 use super::shorten::shortened;
 use crate::ports::{MAX_PAYLOAD_BYTES, NewRecord, Record};
 
-/// Records that wait for the journal at most. Too low: a storm of facts is refused while the disk is slow. Too
-/// high: memory, at up to [`MAX_PAYLOAD_BYTES`] each.
+/// Most records that wait for the journal. Too low: a storm of events is rejected while the disk is slow. Too high:
+/// memory, at up to [`MAX_PAYLOAD_BYTES`] each.
 pub const MAX_PENDING: usize = 10_000;
 
-/// Records of one append at most. Too low: one sync per few records. Too high: the first waits for the last.
+/// Most records of one append. Too low: one sync per few records. Too high: the first waits for the last.
 pub const MAX_BATCH: usize = 256;
 
 /// First wait after a failed append; it doubles with each further failure.
 pub const RETRY_FLOOR: Duration = Duration::from_millis(100);
 
-/// Longest wait between tries. Too high: the journal is writable again and nobody notices.
+/// Longest wait between attempts. Too high: a journal that is writable again is noticed late.
 pub const RETRY_CEILING: Duration = Duration::from_secs(5);
 
-/// What a reply is owed for; the shell chooses it.
+/// Id of a pending reply; chosen by the shell.
 pub(crate) type Token = u64;
 
-/// What the shell is to do.
+/// Output of the core.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     /// Append these and report [`Core::appended`].
     Append(Vec<NewRecord>),
     /// Answer a request.
     Reply(Token, Result<RecordReply>),
-    /// Tell the bus of a durable record.
+    /// Publish a durable record.
     Publish(Record),
     /// Call [`Core::wakeup`] at this time.
     WakeAt(Duration),
@@ -83,12 +83,12 @@ impl Core {
         self.pending.len() + in_flight
     }
 
-    /// Why the journal cannot be written now, if so.
+    /// Why the journal is not writable, if so.
     pub(crate) fn blocked(&self) -> Option<&ErrorCode> {
         if let State::Blocked { why } = &self.state { Some(why) } else { None }
     }
 
-    /// Someone wants a record made.
+    /// Accepts or rejects a record.
     pub(crate) fn record(&mut self, token: Token, message: RecordMsg, now: Duration) -> Vec<Command> {
         if let Err(error) = self.admit(&message) {
             return vec![Command::Reply(token, Err(error))];
@@ -109,7 +109,10 @@ impl Core {
 
     fn admit(&self, message: &RecordMsg) -> Result<()> {
         if self.backlog() >= MAX_PENDING {
-            let error = ErrorCode::new(Code::NOT_READY, format!("{MAX_PENDING} records wait for the journal already"));
+            let error = ErrorCode::new(
+                Code::NOT_READY,
+                format!("the journal backlog is full: {MAX_PENDING} records are waiting"),
+            );
             return Err(match self.blocked() {
                 Some(why) => error.caused_by(why.clone()),
                 None => error,
@@ -154,7 +157,7 @@ impl Core {
         }
     }
 
-    /// The time asked for by [`Command::WakeAt`] has come.
+    /// The time of [`Command::WakeAt`] has come.
     pub(crate) fn wakeup(&mut self, now: Duration) -> Vec<Command> {
         if !matches!(self.state, State::Blocked { .. }) {
             return Vec::new();
@@ -176,7 +179,7 @@ impl Core {
 }
 
 fn refused(why: &ErrorCode) -> ErrorCode {
-    ErrorCode::new(Code::IO, "the journal cannot be written, so nothing that needs a record may be done")
+    ErrorCode::new(Code::IO, "the journal is not writable: actions that need a record are rejected")
         .caused_by(why.clone())
 }
 
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn records_that_come_while_appending_go_as_one_batch_in_order() {
+    fn records_during_an_append_form_one_ordered_batch() {
         let mut core = Core::new();
         assert_eq!(
             core.record(1, message("a", Durability::Fact), Duration::ZERO),
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_append_refuses_intents_and_keeps_facts() {
+    fn failed_append_rejects_intents_and_keeps_events() {
         let mut core = Core::new();
         core.record(1, message("a", Durability::Fact), Duration::ZERO);
         core.record(2, message("b", Durability::Intent), Duration::ZERO);
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_that_waits_keeps_its_own_time() {
+    fn waiting_event_keeps_its_own_time() {
         let at = Duration::from_secs;
         let mut core = Core::new();
         core.record(1, message("a", Durability::Fact), at(10));
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_between_tries_doubles_to_its_ceiling_and_starts_over_after_a_success() {
+    fn append_backoff_doubles_to_ceiling_and_resets() {
         let mut core = Core::new();
         core.record(1, message("a", Durability::Fact), Duration::ZERO);
         let mut waits = Vec::new();
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_backlog_is_bounded_and_the_refusal_names_the_cause() {
+    fn full_backlog_rejects_with_the_cause() {
         let mut core = Core::new();
         core.record(0, message("first", Durability::Fact), Duration::ZERO);
         core.appended(Err(disk_full()), Duration::ZERO);
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_recorded_in_fewer_words() {
+    fn oversized_record_is_shortened() {
         for durability in [Durability::Fact, Durability::Intent] {
             let mut core = Core::new();
             let mut huge = message("a", durability);
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_recorded_is_refused_before_it_blocks_others() {
+    fn malformed_record_is_rejected_without_blocking() {
         let mut core = Core::new();
         let mut odd = message("b", Durability::Fact);
         odd.payload = "{".into();

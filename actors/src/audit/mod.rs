@@ -1,8 +1,8 @@
 //! The audit: the one writer of the journal.
 //!
-//! Facts and intents of all actors pass through [`AuditActor`], in order. While the journal cannot be written
-//! (disk full, say) intents are refused at once, so that nothing irreversible happens unrecorded (I4); facts
-//! have happened already and are kept until they can be written.
+//! Events and intents of all actors pass through [`AuditActor`], in order. While the journal is not writable (such as
+//! on a full disk) intents are rejected at once, so that nothing irreversible happens unrecorded (I4); events have
+//! happened already and are kept until they can be written.
 
 mod actor;
 mod core;

@@ -1,4 +1,4 @@
-//! How an actor records and publishes an event: one call, journal first.
+//! Records and publishes events: one call, journal first.
 
 use ringfence::{Address, Bus};
 use ringfence_messages::{
@@ -17,16 +17,16 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A handle on this bus's audit.
+    /// A handle on the audit of this bus.
     pub fn new(bus: Bus) -> Recorder {
         Recorder { bus }
     }
 
-    /// Records an intent (I4) and returns its sequence number once it is durable; then the act may follow.
-    /// Nothing is published: an intent is not a fact.
+    /// Records an intent (I4) and returns its sequence number once it is durable; then the act may follow. An intent
+    /// is not published: it is not an event yet.
     ///
     /// # Errors
-    /// The act must not be done: the journal cannot be written, or did not answer in time.
+    /// The journal is not writable, or did not answer in time: the act must not happen.
     pub async fn intent<E: Event>(&self, event: &E) -> Result<u64> {
         if sabotage::on(Sabotage::NoIntent) {
             return self.record(event, Durability::Fact).await.or(Ok(0));
@@ -34,22 +34,22 @@ impl Recorder {
         self.record(event, Durability::Intent).await
     }
 
-    /// Records a fact and publishes it. The publication does not wait for the journal's disk: who acts on the
-    /// fact records an intent of its own before it does anything irreversible.
+    /// Records an event and publishes it. The publication does not wait for the journal's disk: an actor that acts on
+    /// it records its own intent before anything irreversible.
     pub fn fact<E: Event>(&self, event: E) -> impl Future<Output = Result<u64>> + use<E> {
         let message = message(&event, Durability::Fact);
         if let Err(error) = self.bus.publish(event) {
-            tracing::warn!(%error, topic = E::TOPIC, "a subscriber misses an event");
+            tracing::warn!(%error, topic = E::TOPIC, "event not published to a subscriber");
         }
-        // Sent now, not when it is awaited: facts are recorded in the order in which they are told. And sent
-        // without a deadline of whoever asked: what happened is recorded though he has given up.
+        // Sent now, not when awaited, so that events are recorded in order; and without the requester's deadline: an
+        // event is recorded even if the requester has timed out.
         let sent =
             message.map(|message| ringfence::detached(|| self.bus.ask(Address::singleton(AuditActor::KIND), message)));
         async move {
             let sent = sent?.await;
             if let Err(error) = &sent {
                 metrics::counter!("ringfence_journal_facts_unconfirmed_total", "topic" => E::TOPIC).increment(1);
-                tracing::error!(%error, topic = E::TOPIC, "not known to be in the journal");
+                tracing::error!(%error, topic = E::TOPIC, "event may be missing from the journal");
             }
             sent.map(|reply| reply.seq)
         }

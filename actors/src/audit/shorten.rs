@@ -1,19 +1,19 @@
-//! A record that does not fit, made to fit: what happened is told in fewer words rather than not at all.
+//! Shortens a record that does not fit, instead of losing it.
 //!
-//! Invariants: what comes out is an object of at most [`MAX_PAYLOAD_BYTES`] that has [`MARK`]; ids, numbers and short words stay as
-//! they are, so that the event can still be read; lists lose their ends only where shorter words are not enough. Hosts and VMs
-//! beyond the end of a list are then not told: who decides by a list looks for the mark.
-//! Rejected: refusing the record. A fence whose audit does not fit would be a fence that nobody was told of.
+//! Invariants: the result is an object of at most [`MAX_PAYLOAD_BYTES`] with [`MARK`]. Ids, numbers and short strings
+//! stay, so that the event can still be decoded. Lists lose their ends only where shorter strings are not enough; a
+//! consumer that decides by a list checks for the mark.
+//! Alternatives considered: reject the record. The audit record of a fence would be lost.
 
 use ringfence_messages::words;
 use serde_json::{Map, Value, json};
 
 use crate::ports::MAX_PAYLOAD_BYTES;
 
-/// The field of a shortened record that says how many bytes it had.
+/// The field of a shortened record with its original size in bytes.
 pub const MARK: &str = "shortenedFromBytes";
 
-/// What is tried, one after the other: bytes of each text, and length of each list.
+/// Attempts in order: bytes of each string, and length of each list.
 const TRIES: [(usize, usize); 8] = [
     (4096, usize::MAX),
     (1024, usize::MAX),
@@ -25,7 +25,7 @@ const TRIES: [(usize, usize); 8] = [
     (64, 4),
 ];
 
-/// The payload as it fits.
+/// The shortened payload.
 pub(super) fn shortened(payload: &Value, bytes: usize) -> Value {
     let tries = TRIES.iter().map(|(words, list)| marked(cut(payload, *words, *list), bytes));
     let plain = || {
@@ -54,8 +54,8 @@ fn marked(payload: Value, bytes: usize) -> Value {
 fn cut(value: &Value, most: usize, list: usize) -> Value {
     match value {
         Value::String(said) => words::cut(said, most).into(),
-        Value::Array(all) => all.iter().take(list).map(|of| cut(of, most, list)).collect(),
-        Value::Object(all) => all.iter().map(|(key, of)| (key.clone(), cut(of, most, list))).collect(),
+        Value::Array(all) => all.iter().take(list).map(|item| cut(item, most, list)).collect(),
+        Value::Object(all) => all.iter().map(|(key, item)| (key.clone(), cut(item, most, list))).collect(),
         other => other.clone(),
     }
 }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_of_a_fence_can_still_be_read() {
+    fn shortened_fence_audit_is_still_decodable() {
         let host = HostId::from_name("host-a");
         let evidence = Evidence {
             host_uuid: host,
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_fits_somehow() {
+    fn any_payload_can_be_shortened() {
         let deep = (0..100).fold(json!(vec!["x".repeat(1000); 100]), |inner, _| json!([inner]));
         for huge in [
             json!({ "id": "a", "list": vec!["y".repeat(40); 10_000] }),

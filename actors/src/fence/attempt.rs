@@ -1,22 +1,22 @@
-//! One attempt to prove that a VM cannot write any more on one place, so that it may start.
+//! One attempt to prove that a VM cannot write any more on one host, so that it may start.
 //!
 //! ```text
-//! watching --somebody else, not known--> refused
-//!    | nobody else
-//!    +-- no place is silent --own watch--> waits for it to end --it stays--> refused
-//!    |                      --nobody-----------------------------------------------> passed
-//!    +-- this place is silent:
-//!        intent -> sibling --killed, dead--------------------------+
-//!                     | still alive, unreachable, no sibling       v
-//!                  intent -> storage, every cluster -----> watching again --somebody new--> refused
-//!                     | not confirmed             ^                | nobody else
-//!                  human's word --none--> refused |                +--> audit -> passed
-//!                     +----> watching again       +-- an own watch stays though it is called dead
+//! watchers --another client, or unknown--> rejected
+//!    | no other client
+//!    +-- no host unreachable --own watch--> waits for its end --it stays--> rejected
+//!    |                       --none---------------------------------------> passed
+//!    +-- this host is unreachable:
+//!        intent -> sibling host --killed, dead---------------------+
+//!                     | still alive, unreachable, no sibling host  v
+//!                  intent -> storage, every cluster -----> watchers again --new client--> rejected
+//!                     | not confirmed             ^                | no other client
+//!                  attestation --none--> rejected |                +--> audit -> passed
+//!                     +----> watchers again       +-- an own watch stays although reported dead
 //! ```
-//! Invariants: one audit for every attempt that recorded an intent, and none for others; a pass only after the last look
-//! at the watchers; a watch from where the VM is called dead contradicts that (K3): it ends within
-//! [`WATCH_GONE`], or the storage has to refuse the host, or nothing starts; an answer that nobody waits for changes nothing.
-//! Several silent places are several attempts: a permit needs a pass for each.
+//! Invariants: one audit record for every attempt that recorded an intent, and none for others. A pass follows only
+//! the last check of the watchers. A watch from a host where the VM was reported dead contradicts that report (K3):
+//! it ends within [`WATCH_GONE`], or the storage must reject the host, or nothing starts. An answer that no state
+//! waits for changes nothing. Several unreachable hosts need several attempts: a permit needs a pass for each.
 
 use std::{
     net::IpAddr,
@@ -39,115 +39,114 @@ use super::{
 };
 use crate::sabotage::{self, Sabotage};
 
-/// For so long a watch of a client that is dead may stay: Ceph's watch timeout (30 s) and some more. A clean quit ends it
-/// in 0.2 s. Too low: a QEMU that died is called alive. Too high: a start that is refused in the end is refused late.
+/// Time for which the watch of a dead client may stay: Ceph's watch timeout (30 s) and a margin. A clean quit ends it
+/// in 0.2 s. Too low: a dead QEMU counts as alive. Too high: a rejection comes late.
 pub const WATCH_GONE: Duration = Duration::from_secs(35);
 
-/// Between looks at a watch that should end.
+/// Between two checks of a watch that should end.
 pub const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
-/// The place that an attempt is about.
+/// The host that an attempt is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Every place was asked, and says that it does not run there: only the watchers are looked at.
-    Clear,
-    /// This one cannot be asked.
-    Silent(HostId),
+pub enum LastHost {
+    /// Every host was queried and does not run the VM: only the watchers are checked.
+    ConfirmedAbsent,
+    /// This host cannot be queried.
+    Unreachable(HostId),
 }
 
-/// What is to be proven, and for which start.
+/// What an attempt must prove, and for which start.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Case {
-    /// Names the attempt.
+pub struct FenceRequest {
+    /// Id of the attempt.
     pub attempt: Uuid,
-    /// The VM.
+    /// The VM to start.
     pub vm: VmId,
-    /// The cluster of the host where it ran last.
+    /// Cluster of the host where it ran last.
     pub cluster: ClusterId,
-    /// The place that is to be cleared.
-    pub place: Place,
-    /// The machine that this place was when it last answered.
+    /// The host to clear.
+    pub place: LastHost,
+    /// The machine of that host at its last answer.
     pub machine: Machine,
-    /// Every address from which that host reaches storage.
+    /// Every storage address of that host.
     pub addresses: Vec<IpAddr>,
-    /// Every address from which any host where the VM may run reaches storage: watches from there are its own.
+    /// Every storage address of all hosts where the VM may run: a watch from there is the VM's own.
     pub own: Vec<IpAddr>,
-    /// Where it is to be started.
+    /// Target host of the start.
     pub target: HostId,
-    /// Which start that is.
+    /// Incarnation of the start.
     pub incarnation: u64,
-    /// The controller's term of office.
+    /// Epoch of the controller.
     pub epoch: u64,
     /// All volumes of the VM.
     pub volumes: Vec<(StorageId, InstallPath)>,
-    /// Who attested that the host is off, if somebody did.
-    pub human: Option<String>,
-    /// An order to start it there may lie in the socket of an agent that stands still, and be carried out yet: that
-    /// nothing of it runs there now proves nothing.
+    /// The operator who attested that the host is off, if any did.
+    pub attested_by: Option<String>,
+    /// A start command may still be in the socket of a frozen agent there: that nothing runs there now is no proof.
     pub ordered: bool,
     /// How doubtful cases are decided.
     pub policy: Policy,
 }
 
-/// What happens to an attempt.
+/// Input of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Who watches the volume of this index.
+    /// The watchers of the volume of this index.
     Watched(usize, Result<Vec<Watcher>>),
-    /// The intent is durable and the host out of service, or not.
+    /// Whether the intent is durable and the host in quarantine.
     Intended(Result<()>),
-    /// A sibling's report, or why there is none.
+    /// The report of a sibling host, or why there is none.
     Reported(Result<SiblingFenceVmOnHostReply>),
-    /// A storage refuses the host, or that is not known.
+    /// Whether a storage is known to reject the host.
     Blocked(StorageId, Result<StorageFenceReply>),
-    /// The time of [`Command::Wait`] is over.
+    /// The time of [`Command::Wait`] has passed.
     Waited,
 }
 
-/// What is to be done for it.
+/// Output of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Ask who watches the volume of this index.
+    /// Query the watchers of the volume of this index.
     Watch(usize),
-    /// Take the host out of service and record the intent.
+    /// Quarantine the host and record the intent.
     Intend(FenceLevel),
-    /// Ask the fencer.
+    /// Send the request to the fencer.
     AskFencer,
-    /// Have this storage refuse the host.
+    /// Make this storage reject the host.
     Block(StorageId),
-    /// Say [`Event::Waited`] after this time.
+    /// Return [`Event::Waited`] after this time.
     Wait(Duration),
     /// Record that the attestation of this host no longer counts.
     EndAttestation(HostId),
-    /// Record how it ended.
+    /// Write the audit record.
     Audit {
-        /// How.
+        /// Outcome of the attempt.
         outcome: FenceOutcome,
-        /// Who went to the failed host.
+        /// The sibling host that acted.
         executor: Option<HostId>,
-        /// What was found, look by look.
+        /// All evidence, in order.
         evidence: Vec<Evidence>,
     },
-    /// It ended.
+    /// The attempt ended.
     Done(Result<Passed>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum State {
-    /// Waits for watchers; at the end of it comes the ladder, or the permit with this outcome.
+    /// Waits for watchers; then the fencing levels begin, or the start is permitted with this outcome.
     Watching {
         found: Vec<Option<Result<Vec<Watcher>>>>,
         fenced: Option<FenceOutcome>,
     },
-    /// Waits for an own watch to end.
+    /// Waits for the VM's own watch to end.
     Lingering {
         fenced: Option<FenceOutcome>,
     },
     /// Waits for the intent of this level.
     Intending(FenceLevel),
-    /// Waits for the sibling.
+    /// Waits for the sibling host.
     Reporting,
-    /// Waits for storages.
+    /// Waits for the storages.
     Blocking {
         left: Vec<StorageId>,
         refused: bool,
@@ -158,29 +157,29 @@ enum State {
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
-    case: Case,
+    request: FenceRequest,
     state: State,
-    /// Whether an intent is durable, so that an audit is owed.
+    /// An intent is durable, so an audit record must follow.
     owes_audit: bool,
     executor: Option<HostId>,
-    /// What level 2 leads to, once level 1 said.
+    /// Outcomes of level 2: fenced, and not fenced.
     storage: (FenceOutcome, FenceOutcome),
-    /// The addresses that each storage refuses now because of it.
+    /// The addresses that each storage rejects because of this attempt.
     refused: Vec<(StorageId, IpAddr)>,
     began: Instant,
-    /// Since when an own watch has contradicted "dead".
+    /// Since when an own watch has contradicted a report of death.
     contradicted: Option<Instant>,
-    /// A sibling reached the machine that is meant, or a QEMU of the VM: neither is off (K9).
+    /// A sibling host reached the failed host's machine, or a QEMU of the VM, so the host is not off (K9).
     reached: bool,
-    /// What was found, look by look.
+    /// All evidence, in order.
     evidence: Vec<Evidence>,
 }
 
 impl Attempt {
-    /// Begins.
-    pub fn begin(case: Case, now: Instant) -> (Attempt, Vec<Command>) {
+    /// Begins an attempt.
+    pub fn begin(request: FenceRequest, now: Instant) -> (Attempt, Vec<Command>) {
         let mut attempt = Attempt {
-            case,
+            request,
             state: State::Done,
             owes_audit: false,
             executor: None,
@@ -195,9 +194,9 @@ impl Attempt {
         (attempt, commands)
     }
 
-    /// What it is about.
-    pub fn case(&self) -> &Case {
-        &self.case
+    /// The request of the attempt.
+    pub fn request(&self) -> &FenceRequest {
+        &self.request
     }
 
     /// Handles one event.
@@ -211,7 +210,8 @@ impl Attempt {
                 self.watched(now)
             }
             (Event::Intended(Err(error)), State::Intending(_)) => {
-                let error = ErrorCode::new(Code::IO, "no fence without a durable intent").caused_by(error);
+                let error =
+                    ErrorCode::new(Code::IO, "the fence is aborted: its intent is not durable").caused_by(error);
                 self.refuse(FenceOutcome::Failed, error)
             }
             (Event::Waited, State::Lingering { fenced }) => self.watch(fenced, now),
@@ -244,7 +244,7 @@ impl Attempt {
                         self.found(
                             Source::Storage,
                             Verdict::Dead,
-                            format!("refuses {at} since OSD map epoch {epoch}"),
+                            format!("rejects {at} since OSD map epoch {epoch}"),
                             now,
                         );
                         self.refused.extend(reply.addresses.into_iter().map(|ip| (storage, ip)));
@@ -260,7 +260,7 @@ impl Attempt {
                         Vec::new()
                     }
                     (true, false) => self.watch(Some(self.storage.0), now),
-                    (true, true) => self.ask_human(self.storage.1, now),
+                    (true, true) => self.check_attestation(self.storage.1, now),
                 }
             }
             (_, state) => {
@@ -270,14 +270,14 @@ impl Attempt {
         }
     }
 
-    /// Who watches every Ceph volume; `fenced` says that this is the second look.
+    /// Queries the watchers of every Ceph volume; `fenced` is set for the check after the fence.
     fn watch(&mut self, fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
         let blind = fenced.is_some() && sabotage::on(Sabotage::NoSecondLook);
         let ceph = |path: &InstallPath| !blind && matches!(path, InstallPath::Ceph { .. });
-        let volumes = self.case.volumes.iter().enumerate();
+        let volumes = self.request.volumes.iter().enumerate();
         let commands: Vec<_> =
             volumes.filter(|(_, (_, path))| ceph(path)).map(|(index, _)| Command::Watch(index)).collect();
-        let found = self.case.volumes.iter().map(|(_, path)| (!ceph(path)).then(|| Ok(Vec::new()))).collect();
+        let found = self.request.volumes.iter().map(|(_, path)| (!ceph(path)).then(|| Ok(Vec::new()))).collect();
         self.state = State::Watching { found, fenced };
         if commands.is_empty() { self.watched(now) } else { commands }
     }
@@ -287,8 +287,8 @@ impl Attempt {
         if found.iter().any(Option::is_none) {
             return Vec::new();
         }
-        let named = found.iter().flatten().zip(&self.case.volumes).map(|(w, (_, path))| (path.to_string(), w));
-        let (verdict, fenced) = (tables::watched(named, &self.case.own), *fenced);
+        let named = found.iter().flatten().zip(&self.request.volumes).map(|(w, (_, path))| (path.to_string(), w));
+        let (verdict, fenced) = (tables::watched(named, &self.request.own), *fenced);
         match verdict {
             Watched::Refuse(why) => {
                 let why = if fenced.is_some() { format!("after the fence: {why}") } else { why };
@@ -300,31 +300,31 @@ impl Attempt {
         }
     }
 
-    /// Nobody has a volume open who would contradict what was found.
+    /// No client has a volume open that would contradict the evidence.
     fn passes(&mut self, fenced: Option<FenceOutcome>, now: Instant) -> Vec<Command> {
-        match (self.case.place, fenced) {
-            (Place::Clear, _) => vec![self.pass(None)],
-            (Place::Silent(_), None) => self.intend(FenceLevel::Sibling),
-            (Place::Silent(host), Some(outcome)) => {
-                self.found(Source::Watchers, Verdict::Dead, "nobody else has a volume open".to_owned(), now);
+        match (self.request.place, fenced) {
+            (LastHost::ConfirmedAbsent, _) => vec![self.pass(None)],
+            (LastHost::Unreachable(_), None) => self.intend(FenceLevel::Sibling),
+            (LastHost::Unreachable(host), Some(outcome)) => {
+                self.found(Source::Watchers, Verdict::Dead, "no other client has a volume open".to_owned(), now);
                 let mut commands = self.audit(outcome);
                 let evidence = self.evidence.clone();
-                let cleared = Cleared::new(self.case.vm, host, Proof::Fenced { host, outcome }, evidence);
+                let cleared = Cleared::new(self.request.vm, host, Proof::Fenced { host, outcome }, evidence);
                 commands.push(self.pass(Some(cleared)));
                 commands
             }
         }
     }
 
-    /// Hosts where the VM may run have a volume open.
+    /// Clients on hosts where the VM may run have a volume open.
     fn watched_by_its_own(
         &mut self,
         by: &[(usize, Watcher)],
         fenced: Option<FenceOutcome>,
         now: Instant,
     ) -> Vec<Command> {
-        if let (Place::Silent(_), None) = (self.case.place, fenced) {
-            return match by.iter().try_for_each(|(_, by)| tables::own_watches(by, &self.case.policy)) {
+        if let (LastHost::Unreachable(_), None) = (self.request.place, fenced) {
+            return match by.iter().try_for_each(|(_, by)| tables::own_watches(by, &self.request.policy)) {
                 Ok(()) => self.intend(FenceLevel::Sibling),
                 Err(why) => {
                     self.found(Source::Watchers, Verdict::Alive, why.clone(), now);
@@ -332,14 +332,16 @@ impl Attempt {
                 }
             };
         }
-        // A client that the storage refuses cannot write, if the fence covers its address. Another silent place has an
-        // attempt of its own.
+        // A client that the storage rejects cannot write, if the fence covers its address. Other unreachable hosts
+        // have their own attempts.
         let refused = |nth: usize, ip: IpAddr| {
-            self.case.volumes.get(nth).is_some_and(|(storage, _)| self.refused.contains(&(*storage, ip)))
+            self.request.volumes.get(nth).is_some_and(|(storage, _)| self.refused.contains(&(*storage, ip)))
         };
-        let lives = |(nth, of): &&(usize, Watcher)| self.case.addresses.contains(&of.ip) && !refused(*nth, of.ip);
+        let lives = |(nth, watcher): &&(usize, Watcher)| {
+            self.request.addresses.contains(&watcher.ip) && !refused(*nth, watcher.ip)
+        };
         let Some((_, by)) = by.iter().find(lives) else { return self.passes(fenced, now) };
-        // It is called dead, and its own client has the volume open (K3).
+        // Reported dead, but its own client has the volume open (K3).
         if sabotage::on(Sabotage::ContradictionIsDead) {
             return self.passes(fenced, now);
         }
@@ -349,13 +351,13 @@ impl Attempt {
             return vec![Command::Wait(WATCH_AGAIN)];
         }
         let why = format!(
-            "a client at {} has a volume open though the VM is called dead there: one of both is wrong",
+            "a client at {} has a volume open although the VM was reported dead there: the evidence contradicts itself",
             by.address
         );
         self.found_unknown(Source::Watchers, UnknownReason::Contradicted, why.clone(), now);
-        // A storage that was asked already could not refuse it, or does not cover that address.
-        let asked = self.evidence.iter().any(|of| of.source == Source::Storage);
-        if self.case.place != Place::Clear && !asked && self.case.policy.profile == Profile::Safe {
+        // A storage that was asked before could not reject the host, or does not cover that address.
+        let tried = self.evidence.iter().any(|evidence| evidence.source == Source::Storage);
+        if self.request.place != LastHost::ConfirmedAbsent && !tried && self.request.policy.profile == Profile::Safe {
             return self.ask_storage(FenceOutcome::SuccessStorageFenced, FenceOutcome::Failed, now);
         }
         let mut commands = self.refuse(FenceOutcome::Failed, ErrorCode::new(Code::HOST_START_VM, why));
@@ -369,63 +371,64 @@ impl Attempt {
     }
 
     fn reported(&mut self, report: Result<SiblingFenceVmOnHostReply>, now: Instant) -> Vec<Command> {
-        let next = tables::reported(&report, &self.case.machine, &self.case.policy);
-        self.reached = report.as_ref().is_ok_and(|reply| tables::is_on(reply, &self.case.machine));
-        self.told(&report, next, now);
+        let next = tables::reported(&report, &self.request.machine, &self.request.policy);
+        self.reached = report.as_ref().is_ok_and(|reply| tables::is_on(reply, &self.request.machine));
+        self.note_report(&report, next, now);
         let next = match next {
-            Next::Start(_) if self.case.ordered && !sabotage::on(Sabotage::OrderedIsForgotten) => {
-                let said = "an order to start it there is not void yet".to_owned();
-                self.found_unknown(Source::Sibling, UnknownReason::Contradicted, said, now);
+            Next::Start(_) if self.request.ordered && !sabotage::on(Sabotage::OrderedIsForgotten) => {
+                let finding = "an earlier start command may still be carried out there".to_owned();
+                self.found_unknown(Source::Sibling, UnknownReason::Contradicted, finding, now);
                 Next::Storage { fenced: FenceOutcome::SuccessStorageFenced, not: FenceOutcome::Failed }
             }
             next => next,
         };
         match next {
             Next::Start(outcome) => self.watch(Some(outcome), now),
-            Next::Refuse(outcome) => self.ask_human(outcome, now),
+            Next::Refuse(outcome) => self.check_attestation(outcome, now),
             Next::Storage { fenced, not } => self.ask_storage(fenced, not, now),
         }
     }
 
     fn ask_storage(&mut self, fenced: FenceOutcome, not: FenceOutcome, now: Instant) -> Vec<Command> {
         self.storage = (fenced, not);
-        match self.case.volumes.iter().find(|(_, path)| !matches!(path, InstallPath::Ceph { .. })) {
+        match self.request.volumes.iter().find(|(_, path)| !matches!(path, InstallPath::Ceph { .. })) {
             Some((_, path)) => {
-                let said = format!("{path} is not on Ceph, nothing can refuse its writes");
-                self.found(Source::Storage, Verdict::Unknown, said, now);
-                self.ask_human(not, now)
+                let finding = format!("{path} is not on Ceph: no storage fence is possible");
+                self.found(Source::Storage, Verdict::Unknown, finding, now);
+                self.check_attestation(not, now)
             }
             None => self.intend(FenceLevel::Storage),
         }
     }
 
-    /// The last level. An operator who stands before the host knows better than a level that could not reach it; one that did
-    /// reach it contradicts the attestation.
-    fn ask_human(&mut self, outcome: FenceOutcome, now: Instant) -> Vec<Command> {
-        match self.case.human.clone() {
+    /// The last level. An attestation overrides a level that could not reach the host. A level that did reach it contradicts
+    /// the attestation.
+    fn check_attestation(&mut self, outcome: FenceOutcome, now: Instant) -> Vec<Command> {
+        match self.request.attested_by.clone() {
             Some(by) if self.reached && !sabotage::on(Sabotage::AttestationStays) => {
-                let said = format!("{by} attested that the host is off, and a sibling host reached it");
-                self.found_unknown(Source::Human, UnknownReason::Contradicted, said, now);
-                let why = format!("it may still write where it ran last: {outcome}: {}", story(&self.evidence));
-                let mut commands = self.refuse(outcome, ErrorCode::new(Code::HOST_START_VM, why));
+                let finding = format!("{by} attested that the host is off, but a sibling host reached it");
+                self.found_unknown(Source::Human, UnknownReason::Contradicted, finding, now);
+                let mut commands = self.refuse_unproven(outcome);
                 self.end_attestation(&mut commands);
                 commands
             }
             Some(by) => {
-                let said = format!("{by} attested that the host is off");
-                self.push(Evidence { by: Some(by), ..self.of(Source::Human, Verdict::Dead, said, now) });
+                let finding = format!("{by} attested that the host is off");
+                self.push(Evidence { by: Some(by), ..self.evidence_of(Source::Human, Verdict::Dead, finding, now) });
                 self.watch(Some(FenceOutcome::SuccessHumanConfirmed), now)
             }
-            None => {
-                let why = format!("it may still write where it ran last: {outcome}: {}", story(&self.evidence));
-                self.refuse(outcome, ErrorCode::new(Code::HOST_START_VM, why))
-            }
+            None => self.refuse_unproven(outcome),
         }
     }
 
-    /// What was found is younger than the attestation and contradicts it: it does not count for the next attempt either.
+    fn refuse_unproven(&mut self, outcome: FenceOutcome) -> Vec<Command> {
+        let why = format!("the VM may still write on its last host: {outcome}: {}", evidence_text(&self.evidence));
+        self.refuse(outcome, ErrorCode::new(Code::HOST_START_VM, why))
+    }
+
+    /// Newer evidence contradicts the attestation, so it does not count for the next attempt either.
     fn end_attestation(&self, commands: &mut Vec<Command>) {
-        if let (Place::Silent(host), Some(_)) = (self.case.place, &self.case.human) {
+        if let (LastHost::Unreachable(host), Some(_)) = (self.request.place, &self.request.attested_by) {
             commands.insert(0, Command::EndAttestation(host));
         }
     }
@@ -446,24 +449,22 @@ impl Attempt {
 
     fn pass(&mut self, cleared: Option<Cleared>) -> Command {
         self.state = State::Done;
-        Command::Done(Ok(Passed { vm: self.case.vm, cleared }))
+        Command::Done(Ok(Passed { vm: self.request.vm, cleared }))
     }
 
-    /// Notes what the sibling found.
-    fn told(&mut self, report: &Result<SiblingFenceVmOnHostReply>, next: Next, now: Instant) {
-        let (verdict, unknown, said) = match report {
+    /// Adds the evidence of the sibling host.
+    fn note_report(&mut self, report: &Result<SiblingFenceVmOnHostReply>, next: Next, now: Instant) {
+        let (verdict, unknown, finding) = match report {
             Ok(reply) => {
                 self.executor = reply.executor_host_uuid;
-                let doubt = tables::doubted(reply, &self.case.machine);
+                let doubt = tables::doubted(reply, &self.request.machine);
                 let found = match (doubt, reply.ssh_reachable, reply.killed, reply.alive) {
-                    (Some(UnknownReason::OtherMachine), ..) => {
-                        "another machine answered there, or it is not known which"
-                    }
-                    (Some(_), ..) => "could not have seen everything there",
-                    (None, false, _, _) => "cannot reach it",
-                    (None, true, true, false) => "killed it, verified gone",
-                    (None, true, false, false) => "no such QEMU there, verified",
-                    (None, true, _, true) => "it is still alive",
+                    (Some(UnknownReason::OtherMachine), ..) => "another or an unidentified machine answered",
+                    (Some(_), ..) => "not every process there is visible",
+                    (None, false, _, _) => "host unreachable",
+                    (None, true, true, false) => "killed the VM, verified gone",
+                    (None, true, false, false) => "no QEMU of the VM there, verified",
+                    (None, true, _, true) => "the VM is still alive",
                 };
                 let verdict = match (doubt, reply.ssh_reachable, reply.alive, next) {
                     (None, true, true, _) => Verdict::Alive,
@@ -477,26 +478,26 @@ impl Attempt {
                     .opaque
                     .get("reason")
                     .and_then(|word| serde_json::from_value(serde_json::Value::String(word.clone())).ok());
-                let said = match error.opaque.get("reason") {
+                let finding = match error.opaque.get("reason") {
                     Some(reason) => format!("{reason}: {error}"),
                     None => error.to_string(),
                 };
-                (Verdict::Unknown, unknown, said)
+                (Verdict::Unknown, unknown, finding)
             }
         };
         let reply = report.as_ref().ok();
-        let of = self.of(Source::Sibling, verdict, said, now);
+        let base = self.evidence_of(Source::Sibling, verdict, finding, now);
         self.push(Evidence {
             unknown,
             by: self.executor.map(|host| host.to_string()),
             machine: reply.and_then(|reply| reply.machine.clone()),
             sight: reply.and_then(|reply| reply.sight.clone()),
-            ..of
+            ..base
         });
     }
 
-    fn of(&self, source: Source, verdict: Verdict, said: String, now: Instant) -> Evidence {
-        let host_uuid = if let Place::Silent(host) = self.case.place { host } else { self.case.target };
+    fn evidence_of(&self, source: Source, verdict: Verdict, finding: String, now: Instant) -> Evidence {
+        let host_uuid = if let LastHost::Unreachable(host) = self.request.place { host } else { self.request.target };
         let after = now.saturating_duration_since(self.began).as_millis();
         Evidence {
             host_uuid,
@@ -507,32 +508,32 @@ impl Attempt {
             machine: None,
             sight: None,
             after_ms: u64::try_from(after).unwrap_or(u64::MAX),
-            said,
+            said: finding,
         }
     }
 
-    fn found(&mut self, source: Source, verdict: Verdict, said: String, now: Instant) {
-        self.push(self.of(source, verdict, said, now));
+    fn found(&mut self, source: Source, verdict: Verdict, finding: String, now: Instant) {
+        self.push(self.evidence_of(source, verdict, finding, now));
     }
 
-    fn found_unknown(&mut self, source: Source, unknown: UnknownReason, said: String, now: Instant) {
-        self.push(Evidence { unknown: Some(unknown), ..self.of(source, Verdict::Unknown, said, now) });
+    fn found_unknown(&mut self, source: Source, unknown: UnknownReason, finding: String, now: Instant) {
+        self.push(Evidence { unknown: Some(unknown), ..self.evidence_of(source, Verdict::Unknown, finding, now) });
     }
 
     fn push(&mut self, evidence: Evidence) {
         self.evidence.push(evidence);
     }
 
-    /// The storages of the VM's volumes, each once.
+    /// The storages of the VM's volumes, without duplicates.
     fn clusters(&self) -> Vec<StorageId> {
-        let mut storages: Vec<_> = self.case.volumes.iter().map(|(storage, _)| *storage).collect();
+        let mut storages: Vec<_> = self.request.volumes.iter().map(|(storage, _)| *storage).collect();
         storages.sort();
         storages.dedup();
         storages
     }
 }
 
-/// What was found as one line, for readers.
-pub fn story(evidence: &[Evidence]) -> String {
+/// All evidence as one line, for readers.
+pub fn evidence_text(evidence: &[Evidence]) -> String {
     evidence.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

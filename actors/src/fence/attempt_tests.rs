@@ -1,4 +1,4 @@
-//! Attempts, step by step. A world of answers, and what an attempt does with it.
+//! Attempts, step by step, against a world of answers.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use ringfence_messages::{
 use uuid::Uuid;
 
 use super::{
-    attempt::{Attempt, Case, Command, Event, Place, WATCH_AGAIN, WATCH_GONE, story},
+    attempt::{Attempt, Command, Event, FenceRequest, LastHost, WATCH_AGAIN, WATCH_GONE, evidence_text},
     permit::Passed,
     policy::Profile,
 };
@@ -29,8 +29,8 @@ fn machine(id: &str) -> Machine {
     Machine { machine_id: id.to_owned(), boot_id: "b".to_owned() }
 }
 
-fn case(place: Place) -> Case {
-    Case {
+fn request(place: LastHost) -> FenceRequest {
+    FenceRequest {
         attempt: Uuid::nil(),
         vm: VmId::from_name("vm1"),
         cluster: ClusterId::from_name("c1"),
@@ -45,7 +45,7 @@ fn case(place: Place) -> Case {
             (StorageId::from_name("ceph-1"), "ceph://rbd/vm1".parse().unwrap()),
             (StorageId::from_name("ceph-2"), "ceph://rbd/data".parse().unwrap()),
         ],
-        human: None,
+        attested_by: None,
         ordered: false,
         policy: Profile::Safe.policy(),
     }
@@ -54,7 +54,7 @@ fn case(place: Place) -> Case {
 /// How the world answers.
 #[derive(Clone, Debug)]
 struct World {
-    /// The watchers at each look; the last ones stay.
+    /// The watchers at each check; the last ones stay.
     watchers: Vec<Result<Vec<&'static str>>>,
     intent: Result<()>,
     report: Result<SiblingFenceVmOnHostReply>,
@@ -98,11 +98,11 @@ impl World {
         }
     }
 
-    /// Runs an attempt to its end; everything that it ordered.
-    fn run(&self, case: Case) -> Vec<Command> {
+    /// Runs an attempt to its end and returns its commands.
+    fn run(&self, request: FenceRequest) -> Vec<Command> {
         let mut now = Instant::now();
-        let storages: Vec<_> = case.volumes.iter().map(|(storage, _)| *storage).collect();
-        let (mut attempt, commands) = Attempt::begin(case, now);
+        let storages: Vec<_> = request.volumes.iter().map(|(storage, _)| *storage).collect();
+        let (mut attempt, commands) = Attempt::begin(request, now);
         let mut todo: std::collections::VecDeque<_> = commands.into();
         let (mut all, mut looks) = (Vec::new(), 0);
         while let Some(command) = todo.pop_front() {
@@ -137,9 +137,9 @@ impl World {
         all
     }
 
-    /// How it ended: the audited outcome, and whether a permit was given.
-    fn ends(&self, case: Case) -> (Option<FenceOutcome>, bool) {
-        let all = self.run(case);
+    /// The audited outcome, and whether a permit was given.
+    fn ends(&self, request: FenceRequest) -> (Option<FenceOutcome>, bool) {
+        let all = self.run(request);
         let audits: Vec<_> = all
             .iter()
             .filter_map(|c| if let Command::Audit { outcome, .. } = c { Some(*outcome) } else { None })
@@ -151,8 +151,8 @@ impl World {
 }
 
 #[test]
-fn a_kill_is_intended_done_looked_at_again_audited_and_only_then_permitted() {
-    let all = World::killed().run(case(Place::Silent(host("a"))));
+fn kill_needs_intent_second_check_and_audit_before_permit() {
+    let all = World::killed().run(request(LastHost::Unreachable(host("a"))));
     let kinds: Vec<&str> = all
         .iter()
         .map(|command| match command {
@@ -171,38 +171,38 @@ fn a_kill_is_intended_done_looked_at_again_audited_and_only_then_permitted() {
     assert_eq!(kinds, ["watch", "watch", "intend sibling", "ask", "watch", "watch", "audit", "permit"]);
     let Some(Command::Audit { outcome, executor, evidence }) = all.iter().rev().nth(1) else { panic!() };
     assert_eq!((*outcome, *executor), (FenceOutcome::SuccessKilled, Some(host("c"))));
-    assert!(story(evidence).contains("verified gone"), "{evidence:?}");
+    assert!(evidence_text(evidence).contains("verified"), "{evidence:?}");
     let looks: Vec<_> = evidence.iter().map(|of| (of.source, of.verdict)).collect();
     assert_eq!(looks, [(Source::Sibling, Verdict::Dead), (Source::Watchers, Verdict::Dead)]);
-    assert_eq!(evidence[0].machine, Some(machine("m")), "the machine that was looked at is in the audit");
+    assert_eq!(evidence[0].machine, Some(machine("m")), "the inspected machine is in the audit");
     let Some(Command::Done(Ok(Passed { cleared: Some(cleared), .. }))) = all.last() else { panic!() };
     assert_eq!(cleared.host(), host("a"));
 }
 
 #[test]
-fn where_nothing_is_to_be_fenced_watchers_alone_decide_and_nothing_is_audited() {
+fn watchers_alone_decide_without_fence_or_audit() {
     let world = |ips: &[&'static str]| World { watchers: vec![Ok(ips.to_vec()), Ok(Vec::new())], ..World::killed() };
     for (ran, ips, starts) in [
         (false, &[][..], true),
         (false, &[OTHER], false),
         (true, &[], true),
-        // What a QEMU that died leaves behind for 30 s: it ends.
+        // The watch of a dead QEMU: it ends within 30 s.
         (true, &[FAILED], true),
         (true, &[OTHER], false),
     ] {
-        let mut case = case(Place::Clear);
+        let mut request = request(LastHost::ConfirmedAbsent);
         if !ran {
-            (case.addresses, case.own) = (Vec::new(), Vec::new());
+            (request.addresses, request.own) = (Vec::new(), Vec::new());
         }
-        assert_eq!(world(ips).ends(case), (None, starts), "{ran} {ips:?}");
+        assert_eq!(world(ips).ends(request), (None, starts), "{ran} {ips:?}");
     }
     let unknown = World { watchers: vec![Err(error("no answer")), Ok(Vec::new())], ..World::killed() };
-    assert_eq!(unknown.ends(case(Place::Clear)), (None, false), "a start without knowing the watchers");
+    assert_eq!(unknown.ends(request(LastHost::ConfirmedAbsent)), (None, false), "a start without knowing the watchers");
 }
 
-/// K3: "not there" beside a watch from there is waited out, for as long as the watch of a dead client may last.
+/// K3: a report "not there" beside a watch from there is waited out, as long as the watch of a dead client may last.
 #[test]
-fn a_watch_from_where_it_is_called_dead_is_waited_out_and_stays_a_sign_of_life() {
+fn own_watch_after_death_report_is_waited_out() {
     let stays = |looks: usize| World {
         watchers: std::iter::repeat_n(Ok(vec![FAILED]), looks).chain([Ok(Vec::new())]).collect(),
         ..World::killed()
@@ -210,17 +210,17 @@ fn a_watch_from_where_it_is_called_dead_is_waited_out_and_stays_a_sign_of_life()
     let waits = |all: &[Command]| all.iter().filter(|c| **c == Command::Wait(WATCH_AGAIN)).count();
     let limit = (WATCH_GONE.as_secs() / WATCH_AGAIN.as_secs()) as usize;
 
-    // An agent says that it is not there; nothing is fenced, whatever the watch does.
-    let all = stays(limit).run(case(Place::Clear));
+    // An agent reports that it is not there; nothing is fenced, whatever the watch does.
+    let all = stays(limit).run(request(LastHost::ConfirmedAbsent));
     assert!(matches!(all.last(), Some(Command::Done(Ok(_)))), "{all:?}");
     assert_eq!(waits(&all), limit);
-    let all = stays(limit + 5).run(case(Place::Clear));
+    let all = stays(limit + 5).run(request(LastHost::ConfirmedAbsent));
     let Some(Command::Done(Err(refused))) = all.last() else { panic!("started: {all:?}") };
-    assert!(refused.to_string().contains("one of both is wrong"), "{refused}");
+    assert!(refused.to_string().contains("contradicts itself"), "{refused}");
     assert_eq!(waits(&all), limit, "it is waited for, and not for ever");
 
-    // A sibling killed it, "verified gone"; the watch goes on: the storage has to refuse the host.
-    let silent = || case(Place::Silent(host("a")));
+    // A sibling host killed it, verified; the watch stays: the storage must reject the host.
+    let silent = || request(LastHost::Unreachable(host("a")));
     assert_eq!(stays(3).ends(silent()), (Some(FenceOutcome::SuccessKilled), true), "it ends: nothing more is done");
     let all = stays(1000).run(silent());
     assert!(all.iter().any(|c| matches!(c, Command::Block(_))), "{all:?}");
@@ -230,43 +230,46 @@ fn a_watch_from_where_it_is_called_dead_is_waited_out_and_stays_a_sign_of_life()
     let Some(Command::Audit { evidence, .. }) = denied.run(silent()).into_iter().rev().nth(1) else { panic!() };
     assert!(evidence.iter().any(|of| of.unknown == Some(UnknownReason::Contradicted)), "{evidence:?}");
 
-    // Nor does a human's word stand against it.
+    // An attestation does not override the watch either.
     let mut confirmed = silent();
-    confirmed.human = Some("root".to_owned());
+    confirmed.attested_by = Some("root".to_owned());
     let lost =
         World { storages: [Err(error("denied")), Ok(())], report: reply(false, true, false, false), ..stays(1000) };
     assert_eq!(lost.ends(confirmed.clone()), (Some(FenceOutcome::Failed), false));
     assert!(lost.run(confirmed).contains(&Command::EndAttestation(host("a"))), "the watch is younger");
 }
 
-/// K1: a storage fence whose addresses are not those from which the host is seen writing proves nothing.
+/// K1: a storage fence whose addresses are not those of the writing client proves nothing.
 #[test]
-fn a_storage_fence_that_does_not_cover_the_watching_address_is_no_proof() {
-    let mut wide = case(Place::Silent(host("a")));
+fn storage_fence_of_another_address_is_no_proof() {
+    let mut wide = request(LastHost::Unreachable(host("a")));
     wide.addresses.push("10.0.0.2".parse().unwrap());
     wide.own.push("10.0.0.2".parse().unwrap());
     let world = World { watchers: vec![Ok(vec!["10.0.0.2"])], ..World::unreachable() };
     assert_eq!(world.ends(wide), (Some(FenceOutcome::Failed), false));
 }
 
-/// K1, K2: what a sibling reports of another machine, or with less than full sight, is not "dead".
+/// K1, K2: a sibling host's report of another machine, or without full sight, is not "dead".
 #[test]
-fn a_report_of_another_machine_or_of_a_blind_one_leads_to_the_next_level() {
+fn report_of_other_machine_or_without_sight_escalates() {
     let dead = || reply(true, false, false, false).unwrap();
     let other = SiblingFenceVmOnHostReply { machine: Some(machine("other")), ..dead() };
     let blind = SiblingFenceVmOnHostReply { sight: Some(Sight { euid: 1000, ..Sight::full() }), ..dead() };
     for (report, why) in [(other, UnknownReason::OtherMachine), (blind, UnknownReason::Blind)] {
         let world = World { report: Ok(report), ..World::unreachable() };
-        assert_eq!(world.ends(case(Place::Silent(host("a")))), (Some(FenceOutcome::SuccessStorageFenced), true));
-        let all = world.run(case(Place::Silent(host("a"))));
+        assert_eq!(
+            world.ends(request(LastHost::Unreachable(host("a")))),
+            (Some(FenceOutcome::SuccessStorageFenced), true)
+        );
+        let all = world.run(request(LastHost::Unreachable(host("a"))));
         let Some(Command::Audit { evidence, .. }) = all.into_iter().rev().nth(1) else { panic!() };
         assert_eq!((evidence[0].verdict, evidence[0].unknown), (Verdict::Unknown, Some(why)));
     }
 }
 
 #[test]
-fn what_a_sibling_cannot_prove_every_storage_must() {
-    let silent = || case(Place::Silent(host("a")));
+fn unproven_level_one_needs_every_storage() {
+    let silent = || request(LastHost::Unreachable(host("a")));
     let ends = |world: World| world.ends(silent());
     assert_eq!(ends(World::unreachable()), (Some(FenceOutcome::SuccessStorageFenced), true));
     let one_refuses = World { storages: [Ok(()), Err(error("quorum lost"))], ..World::unreachable() };
@@ -275,10 +278,10 @@ fn what_a_sibling_cannot_prove_every_storage_must() {
     assert_eq!(ends(alive.clone()), (Some(FenceOutcome::SuccessStorageFenced), true));
     let neither = World { storages: [Err(error("denied")), Ok(())], ..alive };
     assert_eq!(ends(neither), (Some(FenceOutcome::FailedStillAlive), false));
-    let nobody = World { report: Err(error("no sibling is connected")), ..World::unreachable() };
-    assert_eq!(ends(nobody), (Some(FenceOutcome::SuccessStorageFenced), true));
+    let no_sibling = World { report: Err(error("no sibling host is Connected")), ..World::unreachable() };
+    assert_eq!(ends(no_sibling), (Some(FenceOutcome::SuccessStorageFenced), true));
 
-    // A volume that no storage can refuse.
+    // A volume that no storage can reject.
     let mut local = silent();
     local.volumes[1].1 = InstallPath::Vhost { name: "x".to_owned() };
     assert_eq!(World::unreachable().ends(local.clone()), (Some(FenceOutcome::FailedUnreachable), false));
@@ -286,8 +289,8 @@ fn what_a_sibling_cannot_prove_every_storage_must() {
 }
 
 #[test]
-fn while_an_order_may_still_be_carried_out_there_no_kill_is_proof_enough() {
-    let ordered = Case { ordered: true, ..case(Place::Silent(host("a"))) };
+fn kill_is_no_proof_while_a_start_command_is_valid() {
+    let ordered = FenceRequest { ordered: true, ..request(LastHost::Unreachable(host("a"))) };
     for report in [reply(true, false, true, true), reply(true, false, false, false)] {
         let world = World { report, ..World::killed() };
         assert_eq!(world.ends(ordered.clone()), (Some(FenceOutcome::SuccessStorageFenced), true));
@@ -297,9 +300,9 @@ fn while_an_order_may_still_be_carried_out_there_no_kill_is_proof_enough() {
 }
 
 #[test]
-fn a_humans_word_is_the_last_level_and_is_not_taken_against_a_stranger() {
-    let mut confirmed = case(Place::Silent(host("a")));
-    confirmed.human = Some("root".to_owned());
+fn attestation_is_last_and_yields_to_foreign_watcher() {
+    let mut confirmed = request(LastHost::Unreachable(host("a")));
+    confirmed.attested_by = Some("root".to_owned());
     let lost = World { storages: [Err(error("quorum lost")), Ok(())], ..World::unreachable() };
     assert_eq!(lost.ends(confirmed.clone()), (Some(FenceOutcome::SuccessHumanConfirmed), true));
     assert_eq!(World::killed().ends(confirmed.clone()), (Some(FenceOutcome::SuccessKilled), true), "proof goes first");
@@ -307,11 +310,11 @@ fn a_humans_word_is_the_last_level_and_is_not_taken_against_a_stranger() {
     assert_eq!(stranger.ends(confirmed), (Some(FenceOutcome::Failed), false));
 }
 
-/// K9, I2: a sibling reached the machine that an operator attested to be off: one of both is wrong.
+/// K9, I2: a sibling host reaches the machine that an operator attested to be off.
 #[test]
-fn an_attestation_does_not_count_for_a_machine_that_answers() {
-    let mut confirmed = case(Place::Silent(host("a")));
-    confirmed.human = Some("root".to_owned());
+fn attestation_does_not_count_for_a_reachable_machine() {
+    let mut confirmed = request(LastHost::Unreachable(host("a")));
+    confirmed.attested_by = Some("root".to_owned());
     let denied = |report| World { storages: [Err(error("denied")), Ok(())], report, ..World::unreachable() };
     let with = |change: &dyn Fn(&mut SiblingFenceVmOnHostReply), bits: [bool; 4]| {
         let [ssh, alive, found, killed] = bits;
@@ -334,28 +337,28 @@ fn an_attestation_does_not_count_for_a_machine_that_answers() {
         let world = denied(report);
         assert_eq!(world.ends(confirmed.clone()), (Some(outcome), false), "{:?}", world.report);
         let ends = Command::EndAttestation(host("a"));
-        assert!(world.run(confirmed.clone()).contains(&ends), "it does not count for the next attempt either");
+        assert!(world.run(confirmed.clone()).contains(&ends), "it must not count for the next attempt");
     }
-    // An order may still be under way on a host that answers.
-    let ordered = Case { ordered: true, ..confirmed.clone() };
+    // An earlier start command may still be carried out on a reachable host.
+    let ordered = FenceRequest { ordered: true, ..confirmed.clone() };
     assert_eq!(denied(with(&same, dead)).ends(ordered), (Some(FenceOutcome::Failed), false));
-    // Another machine has the address: that says nothing of the one that is off.
+    // A different machine at the address is no evidence about the host that is off.
     let elsewhere = denied(with(&other, dead));
     assert_eq!(elsewhere.ends(confirmed), (Some(FenceOutcome::SuccessHumanConfirmed), true));
 }
 
 #[test]
-fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
+fn new_watcher_during_fence_denies_permit() {
     for second in [Ok(vec![OTHER]), Err(error("no answer"))] {
         let world = World { watchers: vec![Ok(Vec::new()), second], ..World::killed() };
-        assert_eq!(world.ends(case(Place::Silent(host("a")))), (Some(FenceOutcome::Failed), false));
+        assert_eq!(world.ends(request(LastHost::Unreachable(host("a")))), (Some(FenceOutcome::Failed), false));
     }
 }
 
 #[test]
-fn without_a_durable_intent_nothing_is_touched() {
+fn failed_intent_touches_nothing() {
     let world = World { intent: Err(error("disk full")), ..World::unreachable() };
-    let all = world.run(case(Place::Silent(host("a"))));
+    let all = world.run(request(LastHost::Unreachable(host("a"))));
     assert!(
         !all.iter().any(|c| matches!(c, Command::AskFencer | Command::Block(_) | Command::Audit { .. })),
         "{all:?}"
@@ -372,24 +375,25 @@ fn any_watchers() -> impl Strategy<Value = Result<Vec<&'static str>>> {
 }
 
 proptest! {
-    // Most worlds end early: so many that the rare ones come, too.
+    // Most worlds end early. So many cases also reach the rare ones.
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
-    /// I1 and I7 over every world: a permit only if death or refusal is proven and nobody else has the volume open at
-    /// the end; exactly one audit if and only if an intent was durable; no audit that says success without a permit.
+    /// I1 and I7 over every world: a permit only if death or rejection is proven and no other client has the volume
+    /// open at the end; exactly one audit record if and only if an intent was durable; no success in the audit
+    /// without a permit.
     #[test]
     fn no_permit_without_proof(
         first in any_watchers(), second in any_watchers(), intent in any_result(Just(())),
         report in any_result((any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>())),
         storages in [any_result(Just(())), any_result(Just(()))],
-        human in any::<bool>(), silent in any::<bool>(),
+        attested_by in any::<bool>(), silent in any::<bool>(),
     ) {
         let report = report.and_then(|(ssh, alive, found, killed)| reply(ssh, alive, found, killed));
         let world = World { watchers: vec![first, second.clone()], intent: intent.clone(), report: report.clone(), storages: storages.clone() };
-        let mut case = case(if silent { Place::Silent(host("a")) } else { Place::Clear });
-        case.human = human.then(|| "root".to_owned());
-        let (outcome, permitted) = world.ends(case.clone());
-        let asked = world.run(case).iter().any(|c| matches!(c, Command::AskFencer | Command::Block(_)));
+        let mut request = request(if silent { LastHost::Unreachable(host("a")) } else { LastHost::ConfirmedAbsent });
+        request.attested_by = attested_by.then(|| "root".to_owned());
+        let (outcome, permitted) = world.ends(request.clone());
+        let asked = world.run(request).iter().any(|c| matches!(c, Command::AskFencer | Command::Block(_)));
         prop_assert_eq!(outcome.is_some(), asked, "an audit for every attempt, and only for those");
         prop_assert!(!asked || intent.is_ok());
         if let Some(outcome) = outcome {
@@ -399,7 +403,7 @@ proptest! {
             let dead = report.as_ref().is_ok_and(|r| r.ssh_reachable && !r.alive && r.killed == r.qemu_found);
             let refused = storages.iter().all(Result::is_ok);
             let reached = report.as_ref().is_ok_and(|r| r.ssh_reachable);
-            prop_assert!(dead || refused || (human && !reached));
+            prop_assert!(dead || refused || (attested_by && !reached));
             prop_assert!(second.is_ok_and(|ips| !ips.contains(&OTHER)));
         }
     }

@@ -1,11 +1,12 @@
-//! One Ceph storage: who watches its images, and which hosts it refuses (level 2 of the ladder).
+//! One Ceph storage: watchers of its images, and the hosts that it rejects (fencing level 2).
 //!
 //! Invariants: an address that a daemon of the cluster or another host has is never blocked (fault 18). A fence is in
-//! force only when it was read back. Once intended it is kept, renewed before it ends and put back where it was taken
-//! away, until [`LiftStorageFenceMsg`], also over a restart: an entry must not end before the old QEMU is verified gone
-//! (seen on real Ceph: a survivor then writes again and never shows up as a watcher). What was blocked is what is renewed and
-//! lifted, whatever the inventory calls the host's addresses by then (K13). One order per host at a time.
-//! Rejected: blocking single clients (`IP:0/NONCE`): a client that restarts has another nonce.
+//! force only after it was read back. Once intended it is kept, renewed before it expires and re-applied if it was
+//! removed, until [`LiftStorageFenceMsg`], also after a restart: an entry must not end before the old QEMU is
+//! verified gone (seen on real Ceph: a survivor then writes again and never shows up as a watcher). The blocked
+//! addresses are the ones that are renewed and removed, even if the inventory has changed (K13). One operation per
+//! host at a time.
+//! Alternatives considered: block single clients (`IP:0/NONCE`). A client that restarts has another nonce.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,52 +29,51 @@ use tokio::time::Instant;
 
 use crate::{
     audit::Recorder,
-    change::RetireMsg,
-    inventory::{Catalog, Directory},
-    memory::{MEMORY_RETRY, not_ready},
+    diff::RetireMsg,
+    inventory::{InventoryIndex, SharedInventory},
     ports::{CephMap, CephPort, JournalPort},
+    replay::{REPLAY_RETRY, not_ready},
     sabotage::{self, Sabotage},
 };
 
-/// How long an entry lasts unless it is renewed (domain: Ceph's own default is 1 h). Too low: a controller that is away
-/// for so long lets a survivor write again. Too high: an entry that nobody lifts, because the journal was lost, keeps a
-/// host out for as long.
+/// Duration of an entry unless it is renewed (Ceph's own default is 1 h). Too low: a controller that is down that
+/// long lets a survivor write again. Too high: an entry whose journal was lost excludes a host that long.
 pub const LASTING: Duration = Duration::from_secs(24 * 3600);
 
-/// Between looks whether the entries are still there. Too high: one that somebody removed stays away for as long.
+/// Between two checks of the entries. Too high: a removed entry stays removed that long.
 pub const CHECK_EVERY: Duration = Duration::from_secs(20);
 
-/// For so long after it was read back a fence is not ordered again.
+/// A fence that was read back this recently is not applied again.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// One Ceph storage's actor.
 pub struct CephActor {
     flow: Flow,
     journal: Arc<dyn JournalPort>,
-    /// None until the journal said what was fenced before.
+    /// None until the journal is replayed.
     fences: Option<BTreeMap<HostId, Fence>>,
-    /// Hosts that the last look found on the blocklist and in no record.
+    /// Hosts that the last check found on the blocklist without a record.
     unknown: BTreeSet<HostId>,
 }
 
-/// A host that is refused, or may be.
+/// A host that the storage rejects, or may.
 #[derive(Debug, Default)]
 struct Fence {
-    /// When it was ordered and read back last; `None`: it is not known to be in force.
+    /// When it was applied and read back last; `None`: not confirmed.
     in_force: Option<(Instant, StorageFenceReply)>,
-    /// The cluster may refuse it: it was told to, by this controller or, as the journal says, by one before.
+    /// The cluster may reject the host: this controller or an earlier one sent the entry.
     told: bool,
-    /// What was or may have been blocked.
+    /// Addresses that were or may have been blocked.
     addresses: BTreeSet<IpAddr>,
     busy: bool,
     waiting: Vec<Promise<StorageFenceReply>>,
 }
 
-/// What an order works with to its end.
+/// Context of one operation.
 #[derive(Clone)]
 struct Flow {
     storage: StorageId,
-    catalog: Catalog,
+    inventory: SharedInventory,
     ceph: Arc<dyn CephPort>,
     recorder: Recorder,
 }
@@ -82,15 +82,15 @@ impl CephActor {
     /// The actor of this storage.
     pub fn new(
         storage: StorageId,
-        catalog: Catalog,
+        inventory: SharedInventory,
         ceph: Arc<dyn CephPort>,
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
     ) -> CephActor {
-        CephActor { flow: Flow { storage, catalog, ceph, recorder }, journal, fences: None, unknown: BTreeSet::new() }
+        CephActor { flow: Flow { storage, inventory, ceph, recorder }, journal, fences: None, unknown: BTreeSet::new() }
     }
 
-    fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
+    fn replay(&mut self, ctx: &mut Ctx<'_, Self>) {
         let (journal, storage) = (self.journal.clone(), self.flow.storage);
         let fenced = async move {
             let mut fenced = Vec::new();
@@ -113,17 +113,17 @@ impl CephActor {
                 };
                 this.fences = Some(fenced.into_iter().map(|(host, addresses)| (host, fence(addresses))).collect());
                 for host in hosts {
-                    this.order(host, "the controller started: what it had fenced stays so", ctx);
+                    this.order(host, "controller start: the existing fence is kept", ctx);
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the journal does not say which hosts are fenced on this storage");
-                ctx.after(MEMORY_RETRY, |this, ctx| this.remember(ctx));
+                tracing::error!(%error, "cannot read the storage fences from the journal");
+                ctx.after(REPLAY_RETRY, |this, ctx| this.replay(ctx));
             }
         });
     }
 
-    /// Orders the fence of a host, unless that is under way.
+    /// Applies the fence of a host, unless an operation is in progress.
     fn order(&mut self, host: HostId, reason: &str, ctx: &mut Ctx<'_, Self>) {
         let Some(fence) = self.fences.as_mut().map(|fences| fences.entry(host).or_default()) else { return };
         if std::mem::replace(&mut fence.busy, true) {
@@ -131,14 +131,15 @@ impl CephActor {
         }
         let renews = fence.in_force.is_some();
         let (flow, reason, blocked) = (self.flow.clone(), reason.to_owned(), fence.addresses.clone());
-        // Detached: it is for everyone who waits, and is finished though the first one gave up.
+        // Detached: the result is for every requester, even if the first one times out.
         ctx.spawn_detached(async move { flow.fence(host, blocked, reason, renews).await }, move |this, ended, _| {
             let Some(fence) = this.fences.as_mut().and_then(|fences| fences.get_mut(&host)) else { return };
             fence.busy = false;
             let result = match ended {
                 Ok(reply) => {
                     fence.addresses.extend(&reply.addresses);
-                    (fence.in_force, fence.told) = (Some((Instant::now(), reply.clone())), true);
+                    fence.in_force = Some((Instant::now(), reply.clone()));
+                    fence.told = true;
                     Ok(reply)
                 }
                 Err(Refused { error, touched }) => {
@@ -149,7 +150,7 @@ impl CephActor {
                 }
             };
             let waiting = std::mem::take(&mut fence.waiting);
-            // Forgotten only if the cluster was never told: another one would never be renewed and never be lifted.
+            // Forgotten only if the cluster never got the entry: else it would never be renewed or removed.
             if !fence.told {
                 this.fences.as_mut().map(|fences| fences.remove(&host));
             }
@@ -157,7 +158,7 @@ impl CephActor {
         });
     }
 
-    /// Looks whether the cluster still refuses whom it should, and nobody else.
+    /// Checks that the cluster rejects exactly the fenced hosts.
     fn check(&mut self, ctx: &mut Ctx<'_, Self>) {
         if self.fences.is_none() {
             return;
@@ -165,15 +166,15 @@ impl CephActor {
         let flow = self.flow.clone();
         let map = async move { flow.ceph.map(flow.storage).await };
         ctx.spawn_detached(map, |this, map, ctx| match map {
-            Err(error) => tracing::warn!(%error, storage = this.flow.name(), "whether fences hold is not known"),
+            Err(error) => tracing::warn!(%error, storage = this.flow.name(), "cannot check the storage fences"),
             Ok(map) => {
                 let fences = this.fences.iter().flatten().filter(|(_, fence)| !fence.busy);
                 let due: Vec<_> = fences
                     .filter_map(|(host, fence)| fence.due(&map, Instant::now()).map(|why| (*host, why)))
                     .collect();
                 for (host, why) in due {
-                    let name = this.flow.catalog.now().host_name(host);
-                    tracing::warn!(host = name, storage = this.flow.name(), "fence ordered again: {why}");
+                    let name = this.flow.inventory.now().host_name(host);
+                    tracing::warn!(host = name, storage = this.flow.name(), reason = why, "storage fence re-applied");
                     metrics::counter!("ringfence_storage_fence_renewals_total", "why" => why).increment(1);
                     this.order(host, why, ctx);
                 }
@@ -182,13 +183,14 @@ impl CephActor {
         });
     }
 
-    /// Keeps what is on the blocklist and in no record, so that it is not chosen as a target, is cleaned, and let in again (K13).
+    /// Adopts blocklist entries without a record, so that the host is no target, is reconciled, and returns to
+    /// service (K13).
     fn adopt(&mut self, map: &CephMap) {
         let Some(fences) = &mut self.fences else { return };
         let unknown = unknown(&self.flow, fences, map);
-        // Twice in a row: this map may be older than a fence that was lifted meanwhile.
+        // Twice in a row: this map may be older than the removal of a fence.
         for (host, addresses) in unknown.iter().filter(|(host, _)| self.unknown.contains(host)) {
-            let reason = "it is on the blocklist, and no record says why".to_owned();
+            let reason = "on the blocklist without a record".to_owned();
             drop(self.flow.recorder.fact(self.flow.event(*host, StorageFencePhase::Found, addresses, reason)));
             let addresses = addresses.iter().copied().collect();
             fences.insert(*host, Fence { told: true, addresses, ..Fence::default() });
@@ -197,31 +199,31 @@ impl CephActor {
     }
 }
 
-/// The hosts of this storage that the map refuses without a fence of ours.
+/// The hosts of this storage that the map rejects without a fence.
 fn unknown(flow: &Flow, fences: &BTreeMap<HostId, Fence>, map: &CephMap) -> BTreeMap<HostId, Vec<IpAddr>> {
-    let directory = flow.catalog.now();
-    let Ok(storage) = directory.storage(flow.storage) else { return BTreeMap::new() };
-    let of_it = directory.hosts.iter().filter(|of| storage.clusters.contains(&of.cluster));
+    let inventory = flow.inventory.now();
+    let Ok(storage) = inventory.storage(flow.storage) else { return BTreeMap::new() };
+    let of_it = inventory.hosts.iter().filter(|host| storage.clusters.contains(&host.cluster));
     let refused =
-        of_it.filter(|of| !fences.contains_key(&of.id) && !sabotage::on(Sabotage::EntriesIgnored)).map(|of| {
+        of_it.filter(|host| !fences.contains_key(&host.id) && !sabotage::on(Sabotage::EntriesIgnored)).map(|host| {
             let is_refused = |ip: &&IpAddr| map.blocked.contains(*ip) || map.blocked_otherwise.contains(*ip);
-            let blocked: Vec<IpAddr> = of.storage_ips.iter().filter(is_refused).copied().collect();
-            (of.id, blocked)
+            let blocked: Vec<IpAddr> = host.storage_ips.iter().filter(is_refused).copied().collect();
+            (host.id, blocked)
         });
-    // Whose address is not one host's alone is the doctor's to tell of.
-    refused.filter(|(host, blocked)| may_block(&directory, *host, blocked, map).is_ok()).collect()
+    // An address shared by several hosts is reported by the doctor.
+    refused.filter(|(host, blocked)| may_block(&inventory, *host, blocked, map).is_ok()).collect()
 }
 
 impl Fence {
-    /// Why it must be ordered again, if it must.
+    /// Why the fence must be applied again, if it must.
     fn due(&self, map: &CephMap, now: Instant) -> Option<&'static str> {
         match &self.in_force {
-            None => Some("it is not known to be in force"),
+            None => Some("it is not confirmed"),
             Some((_, reply))
                 if reply.addresses.iter().any(|ip| !map.blocked.contains(ip))
                     && !sabotage::on(Sabotage::NotPutBack) =>
             {
-                Some("somebody removed the entry")
+                Some("the entry was removed")
             }
             Some((at, _)) if now.duration_since(*at) >= LASTING / 2 => Some("half of its time is over"),
             Some(_) => None,
@@ -229,7 +231,7 @@ impl Fence {
     }
 }
 
-/// A fence that is not known to hold; `touched`: what the cluster may have been told.
+/// A fence that is not confirmed; `touched`: addresses that the cluster may have blocked.
 struct Refused {
     error: ErrorCode,
     touched: Vec<IpAddr>,
@@ -237,7 +239,10 @@ struct Refused {
 
 impl Flow {
     fn name(&self) -> String {
-        self.catalog.now().storage(self.storage).map_or_else(|_| self.storage.to_string(), |of| of.name.clone())
+        self.inventory
+            .now()
+            .storage(self.storage)
+            .map_or_else(|_| self.storage.to_string(), |storage| storage.name.clone())
     }
 
     fn event(
@@ -251,7 +256,7 @@ impl Flow {
             primary_storage_uuid: self.storage,
             storage: self.name(),
             host_uuid: host,
-            host: self.catalog.now().host_name(host),
+            host: self.inventory.now().host_name(host),
             phase,
             addresses: addresses.to_vec(),
             osd_epoch: None,
@@ -269,15 +274,15 @@ impl Flow {
         renews: bool,
     ) -> Result<StorageFenceReply, Refused> {
         let untouched = |error| Refused { error, touched: Vec::new() };
-        let directory = self.catalog.now();
-        match directory.host(host) {
-            Ok(of) => blocked.extend(&of.storage_ips),
+        let inventory = self.inventory.now();
+        match inventory.host(host) {
+            Ok(host) => blocked.extend(&host.storage_ips),
             Err(_) if !blocked.is_empty() => {}
             Err(error) => return Err(untouched(error)),
         }
         let addresses: Vec<IpAddr> = blocked.into_iter().collect();
         let map = self.ceph.map(self.storage).await.map_err(untouched)?;
-        may_block(&directory, host, &addresses, &map).map_err(untouched)?;
+        may_block(&inventory, host, &addresses, &map).map_err(untouched)?;
         let intent = self.event(host, StorageFencePhase::Intended, &addresses, reason.clone());
         self.recorder.intent(&intent).await.map_err(untouched)?;
         let mut osd_epoch = 0;
@@ -293,14 +298,15 @@ impl Flow {
         }
         let phase = if renews { StorageFencePhase::Renewed } else { StorageFencePhase::Fenced };
         let mut done = self.event(host, phase, &addresses, reason);
-        (done.osd_epoch, done.lasting_seconds) = (Some(osd_epoch), Some(LASTING.as_secs()));
-        // Told without waiting for the disk: what is in force is in force.
+        done.osd_epoch = Some(osd_epoch);
+        done.lasting_seconds = Some(LASTING.as_secs());
+        // Does not wait for the disk: the fence is in force already.
         drop(self.recorder.fact(done));
         Ok(StorageFenceReply { osd_epoch, addresses })
     }
 
     async fn lift(&self, host: HostId, addresses: Vec<IpAddr>) -> Result<Done> {
-        let reason = "no QEMU of a VM that moved is left on it".to_owned();
+        let reason = "no leftover QEMU is on the host".to_owned();
         let intent = self.event(host, StorageFencePhase::LiftIntended, &addresses, reason.clone());
         self.recorder.intent(&intent).await?;
         let mut lifted = self.event(host, StorageFencePhase::Lifted, &addresses, reason);
@@ -312,25 +318,25 @@ impl Flow {
     }
 }
 
-/// Whether addresses are this host's alone (fault 18). The doctor asks the same.
+/// Whether addresses belong to this host alone (fault 18). The doctor uses the same check.
 ///
 /// # Errors
-/// `SYS.1006`, naming the address and whose it is too.
-pub fn may_block(directory: &Directory, host: HostId, addresses: &[IpAddr], map: &CephMap) -> Result<()> {
-    let refused = |why: String| Err(ErrorCode::new(Code::OPERATION, format!("storage fence refused: {why}")));
+/// `SYS.1006` with the address and its other owner.
+pub fn may_block(inventory: &InventoryIndex, host: HostId, addresses: &[IpAddr], map: &CephMap) -> Result<()> {
+    let refused = |why: String| Err(ErrorCode::new(Code::OPERATION, format!("storage fence rejected: {why}")));
     if addresses.is_empty() {
-        let name = directory.host_name(host);
-        return refused(format!("{name} has no storage_ips in the config: nothing is known to block"));
+        let name = inventory.host_name(host);
+        return refused(format!("{name} has no `storage_ips`: there is no address to block"));
     }
     for ip in addresses {
         if let Some((daemon, _)) = map.daemons.iter().find(|(_, at)| at == ip) {
-            return refused(format!("{ip} is the address of {daemon} too: blocking it would hurt the cluster"));
+            return refused(format!("{ip} is also the address of {daemon}: blocking it would harm the cluster"));
         }
-        let others = directory.hosts.iter().filter(|other| other.id != host);
+        let others = inventory.hosts.iter().filter(|other| other.id != host);
         if let Some(other) =
             others.into_iter().find(|o| o.storage_ips.contains(ip) || o.management_ip.parse() == Ok(*ip))
         {
-            return refused(format!("{ip} is an address of {} too: blocking it would cut that one off", other.name));
+            return refused(format!("{ip} is also an address of {}: blocking it would cut that host off", other.name));
         }
     }
     Ok(())
@@ -350,14 +356,14 @@ impl Actor for CephActor {
     }
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
-        self.remember(ctx);
+        self.replay(ctx);
         ctx.every(CHECK_EVERY, |this, ctx| this.check(ctx));
     }
 
     fn observe(&self) -> serde_json::Value {
         let fences = self.fences.iter().flatten();
-        let directory = self.flow.catalog.now();
-        let named = fences.map(|(host, fence)| (directory.host_name(*host), fence.in_force.is_some().into()));
+        let inventory = self.flow.inventory.now();
+        let named = fences.map(|(host, fence)| (inventory.host_name(*host), fence.in_force.is_some().into()));
         serde_json::Value::Object(named.collect())
     }
 }
@@ -369,13 +375,14 @@ impl Handler<QueryWatchersMsg> for CephActor {
         let flow = self.flow.clone();
         AsyncReply::new(async move {
             let InstallPath::Ceph { pool, image } = message.install_path else {
-                let details = format!("{} does not lie on Ceph", message.install_path);
+                let details = format!("{} is not on Ceph", message.install_path);
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             };
             let mut watchers = flow.ceph.watchers(flow.storage, &pool, &image).await?;
-            // Those of rbd-mirror and the like use no volume; the config names them.
-            let directory = flow.catalog.now();
-            let allowed = directory.storage(flow.storage).map(|of| of.watchers_allowed.clone()).unwrap_or_default();
+            // Watchers that use no volume, such as rbd-mirror's, are listed in the config.
+            let inventory = flow.inventory.now();
+            let allowed =
+                inventory.storage(flow.storage).map(|storage| storage.watchers_allowed.clone()).unwrap_or_default();
             watchers.retain(|watcher| !allowed.contains(&watcher.ip));
             Ok(WatchersReply { watchers })
         })
@@ -429,7 +436,7 @@ impl Handler<ForgetStorageFenceMsg> for CephActor {
 }
 
 impl CephActor {
-    /// Ends a host's fence, with what was blocked, unless it is being ordered or ended right now.
+    /// Ends a host's fence, unless an operation is in progress.
     fn end<F>(&mut self, host: HostId, promise: Promise<Done>, ctx: &mut Ctx<'_, Self>, how: F)
     where
         F: AsyncFnOnce(Flow, Vec<IpAddr>) -> Result<Done> + 'static,
@@ -438,7 +445,7 @@ impl CephActor {
             None => return promise.complete(Err(not_ready())),
             Some(None) => return promise.complete(Ok(Done {})),
             Some(Some(fence)) if fence.busy => {
-                let details = "this host is being fenced right now: lift it when that ended";
+                let details = "a fence of this host is in progress; retry when it completes";
                 return promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, details)));
             }
             Some(Some(fence)) => fence,
@@ -455,10 +462,10 @@ impl CephActor {
             if result.is_ok() {
                 fences.remove(&host);
             }
-            // Somebody wanted it fenced while its fence was ended.
+            // A fence was requested while the old one was being removed.
             if !waiting.is_empty() {
                 fences.entry(host).or_default().waiting = waiting;
-                this.order(host, "wanted while its fence was ended", ctx);
+                this.order(host, "requested while the fence was being removed", ctx);
             }
             promise.complete(result);
         });
@@ -471,7 +478,7 @@ impl Handler<RetireMsg> for CephActor {
     fn handle(&mut self, _: RetireMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let fences = self.fences.as_ref().ok_or_else(not_ready)?;
         if let Some(host) = fences.keys().next() {
-            let details = format!("{} still refuses {host}: nobody would lift that", self.flow.name());
+            let details = format!("storage {} still rejects {host}: its fence must be removed first", self.flow.name());
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }
         ctx.stop();

@@ -1,19 +1,19 @@
 //! The right to start one incarnation of a VM on one host (I1).
 //!
-//! Invariants: only the fence makes one, out of evidence; it holds the evidence of every place that may run the VM, the
-//! target among them, and the last look at its watchers; it names the VM, the host, the incarnation and the epoch that
-//! it is good for, and it expires. [`HostAgentPort::start_vm`](crate::ports::HostAgentPort::start_vm) takes one, so that
-//! no code can start a VM without. It does not travel: to another process goes the order, which carries incarnation and
-//! epoch, and the agent refuses stale ones.
-//! Rejected: a permit that can be read from bytes (whoever can write bytes could then make one), and one that holds the
-//! proof of the last place alone (a claim of some other host would take the first place out of sight).
+//! Invariants: only the fence makes one, from evidence. It has the evidence of every host that may run the VM, the
+//! target included, and of the last check of its watchers. It is valid for one VM, host, incarnation and epoch, and
+//! it expires. [`HostAgentPort::start_vm`](crate::ports::HostAgentPort::start_vm) takes one, so no code can start a
+//! VM without it. It never leaves the process: the command that is sent carries incarnation and epoch, and the agent
+//! rejects stale ones.
+//! Alternatives considered: a permit that can be decoded from bytes (any client that can write bytes could make one),
+//! and one with the proof of the last host alone (a claim of another host would hide the first one).
 //!
 //! ```compile_fail
-//! // Nobody outside the fence makes a permit.
+//! // Code outside the fence cannot make a permit.
 //! let permit = ringfence_actors::fence::StartPermit { ..todo!() };
 //! ```
 //! ```compile_fail
-//! // Nobody outside the fence says that a place is clear.
+//! // Code outside the fence cannot declare a host clear.
 //! let cleared = ringfence_actors::fence::Cleared { ..todo!() };
 //! ```
 
@@ -31,26 +31,26 @@ use ringfence_messages::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-/// How long a permit is good for. Too low: a slow export of a volume outlives it. Too high: evidence grows old.
+/// Validity of a permit. Too low: a slow export of a volume outlives it. Too high: evidence grows old.
 pub const PERMIT_VALIDITY: Duration = Duration::from_secs(30);
 
-/// Why nothing of an earlier incarnation can write on one place.
+/// Why no earlier incarnation can write on one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// It never ran anywhere.
+    /// The VM never ran.
     NeverRan,
-    /// The host's agent, which sees everything there, says that it does not run there.
+    /// The host's agent, with full sight, reports that the VM does not run there.
     HostSaysGone(HostId),
-    /// It was fenced there; or the policy lets it start without proof, as the outcome says.
+    /// Fenced there; or the policy permits a start without proof, as the outcome shows.
     Fenced {
-        /// Where it ran.
+        /// The fenced host.
         host: HostId,
-        /// How it was fenced.
+        /// Outcome of the fence.
         outcome: FenceOutcome,
     },
 }
 
-/// One place on which nothing of a VM's earlier incarnations can write, and the evidence for it.
+/// One host on which no earlier incarnation of a VM can write, with the evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cleared {
     vm: VmId,
@@ -64,10 +64,10 @@ impl Cleared {
         Cleared { vm, host, proof, evidence }
     }
 
-    /// What a host's own agent said, which voided every order given so far before it looked.
+    /// Reads the list of a host's own agent, which voided every earlier start command before it was made.
     ///
     /// # Errors
-    /// `SYS.1006` with the reason `blind` if it could not have seen everything, and for a list that has the VM.
+    /// `SYS.1006` with the reason `blind` if the list was made without full sight, and for a list with the VM.
     pub fn by_listing(vm: VmId, host: HostId, reply: &ListVmsReply) -> Result<Cleared> {
         let word = |reason: UnknownReason| serde_json::to_value(reason).unwrap_or_default();
         if let Some(there) = reply.vms.iter().find(|writer| writer.vm_uuid == vm && writer.stranger.is_none()) {
@@ -87,34 +87,34 @@ impl Cleared {
             machine: Some(reply.machine.clone()),
             sight: Some(reply.sight.clone()),
             after_ms: 0,
-            said: "it does not run here, and orders to start it are void".to_owned(),
+            said: "the VM does not run here; earlier start commands are void".to_owned(),
         };
         Ok(Cleared { vm, host, proof: Proof::HostSaysGone(host), evidence: vec![evidence] })
     }
 
-    /// The place.
+    /// The cleared host.
     pub fn host(&self) -> HostId {
         self.host
     }
 }
 
-/// That an attempt ended well: nobody else has a volume open, and its place, if it had one, is clear.
+/// Proof that an attempt passed: no other client has a volume open, and its host, if it had one, is clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed {
     pub(in crate::fence) vm: VmId,
     pub(in crate::fence) cleared: Option<Cleared>,
 }
 
-/// Which start a permit is for.
+/// The start that a permit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     /// The VM.
     pub vm: VmId,
-    /// Where it is to be started.
+    /// Target host.
     pub target: HostId,
-    /// Which start it is.
+    /// Incarnation of the start.
     pub incarnation: u64,
-    /// The controller's term of office.
+    /// Epoch of the controller.
     pub epoch: u64,
 }
 
@@ -131,10 +131,10 @@ pub struct StartPermit {
 }
 
 impl StartPermit {
-    /// The permit for a start, once every place that may run the VM is clear.
+    /// The permit for a start, once every host that may run the VM is clear.
     ///
     /// # Errors
-    /// `HOST.1005` naming the first place that nothing proves clear, or if nobody looked at the watchers.
+    /// `HOST.1005` with the first host that is not proven clear, or if the watchers were not checked.
     pub fn earned(
         start: Start,
         places: &[HostId],
@@ -146,48 +146,48 @@ impl StartPermit {
         let looked = passed.iter().any(|passed| passed.vm == vm);
         let cleared: Vec<Cleared> =
             cleared.into_iter().chain(passed.into_iter().filter_map(|passed| passed.cleared)).collect();
-        let is_clear = |host: &HostId| cleared.iter().any(|of| of.vm == vm && of.host == *host);
+        let is_clear = |host: &HostId| cleared.iter().any(|proven| proven.vm == vm && proven.host == *host);
         let unproven = places.iter().chain([&target]).find(|host| !is_clear(host));
         if !looked {
-            return Err(ErrorCode::new(Code::HOST_START_VM, "nobody looked who has its volumes open"));
+            return Err(ErrorCode::new(Code::HOST_START_VM, "the watchers of its volumes were not checked"));
         }
         if let Some(host) = unproven.filter(|_| !sabotage::on(Sabotage::SilentIsClear)) {
-            let details = format!("nothing proves that it does not run on {host}");
+            let details = format!("no evidence proves that the VM does not run on {host}");
             return Err(ErrorCode::new(Code::HOST_START_VM, details));
         }
-        // The target is a place, too; where the VM ran says more about why it may start.
+        // The target may run the VM too; the proof of its last host explains more.
         let mut proofs: Vec<Proof> =
-            cleared.iter().filter(|of| places.contains(&of.host)).map(|of| of.proof.clone()).collect();
+            cleared.iter().filter(|proven| places.contains(&proven.host)).map(|proven| proven.proof.clone()).collect();
         if places.is_empty() {
             proofs.push(Proof::NeverRan);
         }
         proofs.sort_by_key(|proof| !matches!(proof, Proof::Fenced { .. }));
-        let evidence = cleared.into_iter().flat_map(|of| of.evidence).collect();
+        let evidence = cleared.into_iter().flat_map(|proven| proven.evidence).collect();
         let expires = now + PERMIT_VALIDITY;
         Ok(StartPermit { vm, host: target, incarnation, epoch, proofs, evidence, expires })
     }
 
-    /// Which start of the VM it is for.
+    /// Incarnation of the start.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// The controller's term of office that it was made in.
+    /// Epoch of the controller that made it.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Why it was given, place by place; fenced places first.
+    /// One proof for each host; fenced hosts first.
     pub fn proofs(&self) -> &[Proof] {
         &self.proofs
     }
 
-    /// What was found, look by look, on every place.
+    /// All evidence of all hosts.
     pub fn evidence(&self) -> &[Evidence] {
         &self.evidence
     }
 
-    /// How long it is still good; `None` if it expired.
+    /// Remaining validity; `None` after expiry.
     pub fn left(&self, now: Instant) -> Option<Duration> {
         if sabotage::on(Sabotage::PermitNeverExpires) {
             return Some(PERMIT_VALIDITY);
@@ -195,12 +195,12 @@ impl StartPermit {
         self.expires.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// Whether it is the permit for this order on this host.
+    /// Whether it permits this command on this host.
     pub fn covers(&self, host: HostId, cmd: &StartVmCmd) -> bool {
         (self.vm, self.host, self.incarnation, self.epoch) == (cmd.vm_uuid, host, cmd.incarnation, cmd.epoch)
     }
 
-    /// A permit for tests of what needs one.
+    /// A permit for tests.
     #[cfg(any(test, feature = "testkit"))]
     pub fn for_test(host: HostId, cmd: &StartVmCmd, now: Instant) -> StartPermit {
         let StartVmCmd { vm_uuid: vm, incarnation, epoch, .. } = *cmd;
@@ -210,7 +210,7 @@ impl StartPermit {
 }
 
 impl Proof {
-    /// The host that was fenced, if one was.
+    /// The fenced host, if one was fenced.
     pub fn fenced(&self) -> Option<HostId> {
         if let Proof::Fenced { host, .. } = self { Some(*host) } else { None }
     }
@@ -219,9 +219,9 @@ impl Proof {
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Proof::NeverRan => f.write_str("it never ran"),
-            Proof::HostSaysGone(_) => f.write_str("the host where it ran last says that it does not run there"),
-            Proof::Fenced { outcome, .. } => write!(f, "fenced where it ran last: {outcome}"),
+            Proof::NeverRan => f.write_str("the VM never ran"),
+            Proof::HostSaysGone(_) => f.write_str("its last host reports that it does not run there"),
+            Proof::Fenced { outcome, .. } => write!(f, "fenced on its last host: {outcome}"),
         }
     }
 }

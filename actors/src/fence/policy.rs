@@ -1,65 +1,65 @@
-//! How doubtful cases of fencing are decided: two profiles, and each case by itself.
+//! How doubtful cases of fencing are decided: two profiles, and each case on its own.
 
 use serde::Deserialize;
 
-/// Whether a doubtful case of fencing goes the safe way or ZStack's.
+/// The defaults of all doubtful cases: safe, or ZStack's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
-    /// Nothing starts without proof; the storage refuses what a sibling cannot kill.
+    /// No start without proof; the storage rejects a host on which no sibling host can kill the VM.
     #[default]
     Safe,
-    /// As the original change requests did: no storage fence.
+    /// As the original change requests: no storage fence.
     Zstack,
 }
 
-/// All watchers of a volume are the failed host's.
+/// All watchers of a volume are on the failed host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnWatchers {
-    /// Fence it.
+    /// Fence the host.
     Fence,
-    /// Refuse the start.
+    /// Reject the start.
     Block,
 }
 
-/// The failed host cannot be reached by SSH.
+/// The failed host is unreachable by SSH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnSshUnreachable {
-    /// Have the storage refuse it.
+    /// Make the storage reject the host.
     StorageFence,
-    /// Start all the same.
+    /// Start without proof.
     Allow,
-    /// Refuse the start.
+    /// Reject the start.
     Block,
 }
 
-/// Nobody can fence.
+/// No fencer is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnNoFencer {
-    /// Refuse the start.
+    /// Reject the start.
     Block,
-    /// Start all the same.
+    /// Start without proof.
     Allow,
 }
 
-/// How fencing decides (design: section 4).
+/// How fencing decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Whether the storage fences what a sibling cannot: only in [`Profile::Safe`].
+    /// Whether the storage fences a host on which no sibling host can kill the VM: only in [`Profile::Safe`].
     pub profile: Profile,
-    /// All watchers are the failed host's.
+    /// All watchers are on the failed host.
     pub on_watchers: OnWatchers,
-    /// The failed host cannot be reached by SSH.
+    /// The failed host is unreachable by SSH.
     pub on_ssh_unreachable: OnSshUnreachable,
-    /// Nobody can fence.
+    /// No fencer is registered.
     pub on_no_fencer: OnNoFencer,
 }
 
 impl Profile {
-    /// What the profile says where nothing else is said.
+    /// The defaults of the profile.
     pub const fn policy(self) -> Policy {
         match self {
             Profile::Safe => Policy {

@@ -1,8 +1,8 @@
-//! The shipped fencer: sends a sibling of the failed host to kill the VM there (level 1 of the ladder).
+//! The shipped fencer: sends a sibling host of the failed host to kill the VM there (fencing level 1).
 //!
-//! Invariants: a sibling is one that takes work now; they are tried in turn until one can tell, at most
-//! [`MAX_SIBLINGS`]. "Nothing answers there" is said only if every sibling that could be asked says so: one that is cut
-//! off itself must not make a host unreachable. What siblings saw a moment ago is not asked again.
+//! Invariants: a sibling host is one that serves now. They are tried in turn until one has a result, at most
+//! [`MAX_SIBLINGS`]. A host is unreachable only if every sibling host that could be queried reports that: a sibling
+//! host that is itself cut off must not make a host unreachable. A recent scan is not repeated.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,50 +18,51 @@ use tokio::time::Instant;
 
 use crate::{
     host::HostActor,
-    inventory::{Catalog, Directory},
+    inventory::{InventoryIndex, SharedInventory},
     recovery::RecoveryActor,
 };
 
-/// Where a fencer is registered: the SPI. Another fencer lives here in place of the shipped one.
+/// Address of the fencer: the SPI. Another fencer is registered here in place of the shipped one.
 pub const FENCER: Address = Address::singleton(SiblingFencer::KIND);
 
-/// Siblings that are asked at most. Too low: two bad ones block a fence. Too high: a fence that cannot succeed takes long.
+/// Sibling hosts that are tried at most. Too low: two broken ones block a fence. Too high: a fence that cannot
+/// succeed takes long.
 pub const MAX_SIBLINGS: usize = 3;
 
-/// How long a sibling may take to fence: its SSH has 8 s to connect and 20 s to kill (domain).
+/// Limit of a fence by a sibling host: its SSH has 8 s to connect and 20 s to kill.
 pub const FENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a sibling may take to look for a host. Its own probes have 1.5 s.
+/// Limit of a probe by a sibling host. Its own probes have 1.5 s.
 pub const SCAN_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// For so long what siblings saw stands for what they would see. Too high: a host that is back is not asked.
+/// Validity of a scan. Too high: a host that returned is not probed.
 pub const SCAN_FRESH: Duration = Duration::from_secs(4);
 
 /// The shipped fencer.
 pub struct SiblingFencer {
     inner: Arc<Inner>,
-    /// The last look at a host that nobody saw.
+    /// The last scan of each host that no sibling host reached.
     unseen: HashMap<HostId, (Instant, ScanHostReply)>,
 }
 
 struct Inner {
-    catalog: Catalog,
+    inventory: SharedInventory,
     bus: Bus,
     cross_cluster: bool,
 }
 
 impl SiblingFencer {
-    /// A fencer; `cross_cluster` lets hosts of other clusters stand in where none of the own can be asked.
-    pub fn new(catalog: Catalog, bus: Bus, cross_cluster: bool) -> SiblingFencer {
-        SiblingFencer { inner: Arc::new(Inner { catalog, bus, cross_cluster }), unseen: HashMap::new() }
+    /// A fencer; `cross_cluster` admits hosts of other clusters if none of the own cluster can be queried.
+    pub fn new(inventory: SharedInventory, bus: Bus, cross_cluster: bool) -> SiblingFencer {
+        SiblingFencer { inner: Arc::new(Inner { inventory, bus, cross_cluster }), unseen: HashMap::new() }
     }
 }
 
 impl Inner {
-    /// The hosts that can be sent to a failed one, the best first.
+    /// The sibling hosts of a failed host, the best first.
     async fn siblings(&self, failed: HostId, cluster: ClusterId, first: Option<HostId>) -> Result<Vec<HostId>> {
-        let directory = self.catalog.now();
-        let others = directory.clusters.iter().map(|c| c.id).filter(|id| self.cross_cluster && *id != cluster);
+        let inventory = self.inventory.now();
+        let others = inventory.clusters.iter().map(|c| c.id).filter(|id| self.cross_cluster && *id != cluster);
         let mut siblings = Vec::new();
         for cluster_uuid in std::iter::once(cluster).chain(others) {
             let ask = QueryServingHostsMsg { cluster_uuid };
@@ -74,8 +75,8 @@ impl Inner {
     }
 
     async fn fence(&self, message: SiblingFenceVmOnHostMsg) -> Result<SiblingFenceVmOnHostReply> {
-        let directory = self.catalog.now();
-        let failed = directory.host(message.failed_host_uuid)?;
+        let inventory = self.inventory.now();
+        let failed = inventory.host(message.failed_host_uuid)?;
         let cmd = SiblingFenceVmCmd {
             vm_uuid: message.vm_uuid,
             failed_host_ip: failed.management_ip.clone(),
@@ -101,9 +102,9 @@ impl Inner {
         }
         match (unreachable, errors.pop()) {
             (Some(reply), None) => Ok(reply),
-            // One got no answer there, another one could not tell: that is not "unreachable".
+            // One sibling host got no answer there, another one had no result: that is not "unreachable".
             (_, Some((sibling, error))) => {
-                let details = format!("{} could not tell", directory.host_name(sibling));
+                let details = format!("sibling host {} reported no result", inventory.host_name(sibling));
                 let reason = error.opaque.get("reason").cloned();
                 let failed = ErrorCode::new(Code::OPERATION, details).caused_by(error);
                 Err(match reason {
@@ -112,15 +113,15 @@ impl Inner {
                 })
             }
             (None, None) => {
-                let details = format!("no sibling of {} is connected and in service", failed.name);
+                let details = format!("no sibling host of {} is Connected and in service", failed.name);
                 Err(ErrorCode::new(Code::HOST_DISCONNECTED, details))
             }
         }
     }
 
     async fn scan(&self, host: HostId) -> Result<ScanHostReply> {
-        let directory = self.catalog.now();
-        let host = directory.host(host)?;
+        let inventory = self.inventory.now();
+        let host = inventory.host(host)?;
         let cmd = ScanHostCmd {
             host_uuid: host.id,
             host_ip: host.management_ip.clone(),
@@ -128,21 +129,21 @@ impl Inner {
             agent_port: host.agent_port,
         };
         let siblings = self.siblings(host.id, host.cluster, None).await?;
-        let asked = siblings
+        let probes = siblings
             .iter()
             .map(|sibling| self.bus.ask_within(Address::new(HostActor::KIND, *sibling), cmd.clone(), SCAN_TIMEOUT));
-        let answers = join_all(asked).await;
-        Ok(summary(&directory, siblings.into_iter().zip(answers)))
+        let answers = join_all(probes).await;
+        Ok(summary(&inventory, siblings.into_iter().zip(answers)))
     }
 }
 
-/// What siblings say together. One that could not look says nothing.
+/// The combined result of all sibling hosts. A failed probe counts for nothing.
 fn summary(
-    directory: &Directory,
+    inventory: &InventoryIndex,
     answers: impl IntoIterator<Item = (HostId, Result<ScanHostCmdReply>)>,
 ) -> ScanHostReply {
     let mut reply = ScanHostReply::default();
-    let mut said = Vec::new();
+    let mut reasons = Vec::new();
     for (sibling, answer) in answers {
         let what = match answer {
             Ok(answer) => {
@@ -150,11 +151,11 @@ fn summary(
                 if seen { &mut reply.seen_by } else { &mut reply.unseen_by }.push(sibling);
                 answer.reason
             }
-            Err(error) => format!("could not look: {error}"),
+            Err(error) => format!("probe failed: {error}"),
         };
-        said.push(format!("{}: {what}", directory.host_name(sibling)));
+        reasons.push(format!("{}: {what}", inventory.host_name(sibling)));
     }
-    reply.reason = if said.is_empty() { "there is no sibling that could look".to_owned() } else { said.join("; ") };
+    reply.reason = if reasons.is_empty() { "no sibling host can probe".to_owned() } else { reasons.join("; ") };
     reply
 }
 
@@ -214,14 +215,14 @@ mod tests {
     use crate::inventory::Inventory;
 
     #[test]
-    fn a_sibling_that_could_not_look_says_nothing() {
-        let directory = Directory::new(Inventory::default());
+    fn failed_probe_counts_for_nothing() {
+        let inventory = InventoryIndex::new(Inventory::default());
         let (a, b, c) = (HostId::from_name("a"), HostId::from_name("b"), HostId::from_name("c"));
-        let says = |ssh, agent| Ok(ScanHostCmdReply { ssh, agent, reason: "r".to_owned() });
+        let probed = |ssh, agent| Ok(ScanHostCmdReply { ssh, agent, reason: "r".to_owned() });
         let cut_off = Err(ErrorCode::new(Code::TIMEOUT, "no answer"));
-        let reply = summary(&directory, [(a, says(false, false)), (b, cut_off.clone()), (c, says(true, false))]);
+        let reply = summary(&inventory, [(a, probed(false, false)), (b, cut_off.clone()), (c, probed(true, false))]);
         assert_eq!((reply.seen_by, reply.unseen_by), (vec![c], vec![a]));
-        let reply = summary(&directory, [(b, cut_off)]);
-        assert!(reply.seen_by.is_empty() && reply.unseen_by.is_empty(), "nobody looked: {reply:?}");
+        let reply = summary(&inventory, [(b, cut_off)]);
+        assert!(reply.seen_by.is_empty() && reply.unseen_by.is_empty(), "no probe succeeded: {reply:?}");
     }
 }

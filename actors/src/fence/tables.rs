@@ -1,7 +1,7 @@
-//! The decision tables of a fence (design: section 4), row by row.
+//! The decision tables of a fence, row by row.
 //!
-//! Invariants: I2: nothing that is not known counts as dead; what contradicts itself is not known. A start without proof
-//! happens only where the policy names it. Each row has a test that names it.
+//! Invariants: I2: unknown never counts as dead, and a report that contradicts itself is unknown. A start without
+//! proof happens only where the policy has it. Each row has a test with its name.
 
 use std::net::IpAddr;
 
@@ -15,14 +15,14 @@ use ringfence_messages::{
 use super::policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Policy, Profile};
 use crate::sabotage::{self, Sabotage};
 
-/// What the watchers of a VM's volumes say.
+/// Verdict on the watchers of a VM's volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Watched {
-    /// Nobody.
+    /// No watcher.
     Nobody,
-    /// These, each with the number of its volume, all from the hosts where it may run.
+    /// These, each with the index of its volume, all on hosts where the VM may run.
     Own(Vec<(usize, Watcher)>),
-    /// The start is refused, for this reason.
+    /// The start is rejected, for this reason.
     Refuse(String),
 }
 
@@ -33,44 +33,44 @@ pub fn watched<'a>(volumes: impl IntoIterator<Item = (String, &'a Result<Vec<Wat
         let watchers = match watchers {
             Ok(watchers) => watchers,
             Err(_) if sabotage::on(Sabotage::UnknownWatchersAreNobody) => continue,
-            Err(error) => return Watched::Refuse(format!("who watches {volume} is not known: {error}")),
+            Err(error) => return Watched::Refuse(format!("the watchers of {volume} are unknown: {error}")),
         };
         if let Some(other) = watchers.iter().find(|watcher| !own.contains(&watcher.ip)) {
-            return Watched::Refuse(format!("volume is in use: {volume} by {}", other.address));
+            return Watched::Refuse(format!("volume {volume} is in use by {}", other.address));
         }
         found.extend(watchers.iter().cloned().map(|watcher| (nth, watcher)));
     }
     if found.is_empty() { Watched::Nobody } else { Watched::Own(found) }
 }
 
-/// What follows from watches of the hosts where the VM may run, before anything is fenced.
+/// Judges a watcher on a host where the VM may run, before a fence.
 pub fn own_watches(by: &Watcher, policy: &Policy) -> Result<(), String> {
     match policy.on_watchers {
         OnWatchers::Fence => Ok(()),
         OnWatchers::Block => Err(format!(
-            "volume is in use: by {}, which is the host where it ran last (fence.on_watchers = \"block\")",
+            "the volume is in use by {} on the VM's last host (`fence.on_watchers` = \"block\")",
             by.address
         )),
     }
 }
 
-/// What follows from a sibling's report.
+/// Verdict on a sibling host's report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// The VM may start.
     Start(FenceOutcome),
-    /// The storage is to fence.
+    /// The storage must fence.
     Storage {
-        /// How that ends if it does.
+        /// Outcome if it does.
         fenced: FenceOutcome,
-        /// How that ends if it does not.
+        /// Outcome if it does not.
         not: FenceOutcome,
     },
-    /// The start is refused.
+    /// The start is rejected.
     Refuse(FenceOutcome),
 }
 
-/// Why a sibling's report is not about what it should be about; `None` if it is. `machine` is the one that is meant.
+/// Why a sibling host's report does not count; `None` if it does. `machine` is the expected one.
 pub fn doubted(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> Option<UnknownReason> {
     if !reply.ssh_reachable {
         return None;
@@ -83,8 +83,8 @@ pub fn doubted(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> Option<U
     (!seen && !reply.alive && !sabotage::on(Sabotage::BlindIsFull)).then_some(UnknownReason::Blind)
 }
 
-/// Whether a report contradicts "the host is off": a sibling reached `machine`, or it is not known which, or a QEMU of the VM.
-/// Another machine at the host's address says nothing of the host.
+/// Whether a report contradicts an attestation: the sibling host reached `machine`, an unidentified machine, or a QEMU of the VM.
+/// A different machine at the host's address is no evidence about the host.
 pub fn is_on(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> bool {
     let is_known = |of: &Machine| !of.machine_id.is_empty();
     let other =
@@ -92,7 +92,7 @@ pub fn is_on(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> bool {
     reply.ssh_reachable && (!other || reply.qemu_found)
 }
 
-/// Judges a sibling's report; `machine` is the one that the failed host is.
+/// Judges a sibling host's report; `machine` is the one of the failed host.
 pub fn reported(report: &Result<SiblingFenceVmOnHostReply>, machine: &Machine, policy: &Policy) -> Next {
     use FenceOutcome::*;
     let higher = |not| match policy.profile {
@@ -124,7 +124,7 @@ pub fn reported(report: &Result<SiblingFenceVmOnHostReply>, machine: &Machine, p
             OnSshUnreachable::Allow => Next::Start(SuccessSshUnreachable),
             OnSshUnreachable::Block => Next::Refuse(FailedUnreachable),
         },
-        // It contradicts itself: killed what it did not find, or knows what it did not reach.
+        // Contradictory: killed a QEMU that was not found, or has a result without SSH.
         _ => higher(Failed),
     }
 }
@@ -154,21 +154,21 @@ mod tests {
     #[test]
     fn rows_of_watchers() {
         let unknown = || Err(ErrorCode::new(Code::TIMEOUT, "no answer"));
-        let refused = |volumes: &[Result<Vec<Watcher>>], says: &str| {
-            let Watched::Refuse(why) = judge(volumes) else { panic!("{volumes:?} was let through") };
-            assert!(why.contains(says), "{why}");
+        let refused = |volumes: &[Result<Vec<Watcher>>], expected: &str| {
+            let Watched::Refuse(why) = judge(volumes) else { panic!("{volumes:?} was not rejected") };
+            assert!(why.contains(expected), "{why}");
         };
-        // Query failed or odd. One volume that is not known is enough, wherever it stands.
-        refused(&[unknown()], "who watches v0 is not known");
-        refused(&[watchers(&[]), unknown()], "who watches v1 is not known");
-        // Some, not all from the failed host.
-        refused(&[watchers(&["10.0.0.9"])], "volume is in use: v0 by 10.0.0.9:0/7");
+        // Query failed or malformed. One unknown volume is enough, at any position.
+        refused(&[unknown()], "the watchers of v0 are unknown");
+        refused(&[watchers(&[]), unknown()], "the watchers of v1 are unknown");
+        // Some watchers, not all on the failed host.
+        refused(&[watchers(&["10.0.0.9"])], "volume v0 is in use by 10.0.0.9:0/7");
         refused(&[watchers(&["10.0.0.1", "10.0.0.9"])], "by 10.0.0.9:0/7");
-        refused(&[watchers(&["10.0.0.1"]), watchers(&["10.0.0.9"])], "v1 by 10.0.0.9:0/7");
-        // None.
+        refused(&[watchers(&["10.0.0.1"]), watchers(&["10.0.0.9"])], "v1 is in use by 10.0.0.9:0/7");
+        // No watchers.
         assert_eq!(judge(&[watchers(&[]), watchers(&[])]), Watched::Nobody);
         assert_eq!(judge(&[]), Watched::Nobody);
-        // Some, all from the failed host, by any of its addresses.
+        // Some, all on the failed host, at any of its addresses.
         let Watched::Own(by) = judge(&[watchers(&["10.0.0.1"]), watchers(&["10.0.0.2", "10.0.0.1"])]) else { panic!() };
         assert_eq!(by.len(), 3);
         assert_eq!(own_watches(&by[0].1, &SAFE), Ok(()));
@@ -197,7 +197,7 @@ mod tests {
         let unreachable = report(false, true, false, false);
         let alive = report(true, true, true, true);
         let broken: Result<_> = Err(ErrorCode::new(Code::TIMEOUT, "no answer"));
-        let nobody: Result<_> = Err(ErrorCode::new(Code::NO_ROUTE, "no actor lives there"));
+        let no_fencer: Result<_> = Err(ErrorCode::new(Code::NO_ROUTE, "no actor lives there"));
 
         for policy in [&SAFE, &ZSTACK] {
             assert_eq!(reported(&killed, &machine(), policy), Next::Start(SuccessKilled));
@@ -221,13 +221,13 @@ mod tests {
         assert_eq!(reported(&broken, &machine(), &SAFE), Next::Storage { fenced: SuccessStorageFenced, not: Failed });
         assert_eq!(reported(&broken, &machine(), &ZSTACK), Next::Refuse(Failed));
 
-        assert_eq!(reported(&nobody, &machine(), &SAFE), Next::Refuse(SkippedNoFencer));
-        assert_eq!(reported(&nobody, &machine(), &ZSTACK), Next::Start(SkippedNoFencer));
+        assert_eq!(reported(&no_fencer, &machine(), &SAFE), Next::Refuse(SkippedNoFencer));
+        assert_eq!(reported(&no_fencer, &machine(), &ZSTACK), Next::Start(SkippedNoFencer));
     }
 
-    /// Every one of the 16 reports: only the two rows that prove death start without a higher level, whatever the rest.
+    /// All 16 reports: only the two rows that prove death start without a higher level.
     #[test]
-    fn a_report_that_contradicts_itself_proves_nothing() {
+    fn contradictory_report_proves_nothing() {
         for bits in 0..16u8 {
             let [ssh, alive, found, killed] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
             let proves = matches!((ssh, alive, found, killed), (true, false, true, true) | (true, false, false, false));
@@ -236,15 +236,19 @@ mod tests {
         }
     }
 
-    /// K1, K2: who reached another machine, or could not see everything, knows nothing of the one that is meant.
+    /// K1, K2: a report of another machine, or without full sight, is unknown.
     #[test]
-    fn a_report_about_another_machine_or_without_full_sight_is_unknown() {
-        let of = |machine_id: &str| Machine { machine_id: machine_id.to_owned(), boot_id: "b".to_owned() };
+    fn report_of_other_machine_or_without_sight_is_unknown() {
+        let machine_of = |machine_id: &str| Machine { machine_id: machine_id.to_owned(), boot_id: "b".to_owned() };
         let dead = |machine: Option<Machine>, sight: Option<Sight>| {
             report(true, false, false, false).map(|reply| SiblingFenceVmOnHostReply { machine, sight, ..reply })
         };
         let full = Some(Sight::full());
-        for (machine, expected) in [(Some(of("other")), of("m")), (None, of("m")), (Some(of("m")), of(""))] {
+        for (machine, expected) in [
+            (Some(machine_of("other")), machine_of("m")),
+            (None, machine_of("m")),
+            (Some(machine_of("m")), machine_of("")),
+        ] {
             let report = dead(machine, full.clone());
             assert_eq!(doubted(report.as_ref().unwrap(), &expected), Some(UnknownReason::OtherMachine));
             assert!(!matches!(reported(&report, &expected, &SAFE), Next::Start(_)), "{report:?}");
@@ -252,11 +256,14 @@ mod tests {
         }
         for sight in [None, Some(Sight { hidepid: true, ..Sight::full() }), Some(Sight { unnamed: 1, ..Sight::full() })]
         {
-            let report = dead(Some(of("m")), sight);
-            assert_eq!(doubted(report.as_ref().unwrap(), &of("m")), Some(UnknownReason::Blind));
-            assert!(!matches!(reported(&report, &of("m"), &SAFE), Next::Start(_)), "{report:?}");
+            let report = dead(Some(machine_of("m")), sight);
+            assert_eq!(doubted(report.as_ref().unwrap(), &machine_of("m")), Some(UnknownReason::Blind));
+            assert!(!matches!(reported(&report, &machine_of("m"), &SAFE), Next::Start(_)), "{report:?}");
         }
-        let same = dead(Some(Machine { boot_id: "another".to_owned(), ..of("m") }), full);
-        assert!(matches!(reported(&same, &of("m"), &SAFE), Next::Start(_)), "another boot of it is the same machine");
+        let same = dead(Some(Machine { boot_id: "another".to_owned(), ..machine_of("m") }), full);
+        assert!(
+            matches!(reported(&same, &machine_of("m"), &SAFE), Next::Start(_)),
+            "another boot of it is the same machine"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The shell of HA: asks siblings, storages and VMs what the core wants to know, and carries its orders out.
+//! The shell of HA: queries hosts, storages and VMs for the core, and carries out its commands.
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
@@ -26,108 +26,108 @@ use ringfence_messages::{
 use tokio::time::Instant;
 
 use super::{
-    cleaning::Cleaner,
-    core::{Belief, Command, Core, Event, Fact, TICK},
-    memory,
+    core::{Command, Core, Event, HaEvent, ObservedState, TICK},
     placement::{Candidate, choose, rank},
+    reconciliation::Reconciler,
+    replay,
 };
 use crate::{
     audit::Recorder,
     fence::{FENCER, ceph::CephActor},
     host::HostActor,
-    inventory::{Catalog, HaSettings},
-    memory::{MEMORY_RETRY, not_ready},
+    inventory::{HaSettings, SharedInventory},
     ports::JournalPort,
     recovery::RecoveryActor,
+    replay::{REPLAY_RETRY, not_ready},
     span, spans,
     vm::{SEARCH_TIMEOUT, VmActor},
 };
 
-/// How long one VM may take to come back: three siblings, two storages, a start. Too low: a flow ends before its fence.
-pub const FLOW_TIMEOUT: Duration = Duration::from_secs(300);
+/// Limit of one failover: three sibling hosts, two storages, a start. Too low: the failover ends before its fence.
+pub const FAILOVER_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// For so long what a host said of its memory and its processes counts. Too high: a VM that something else just started
-/// is not noticed; its watchers and the fence do not depend on it.
-const GLANCE_FRESH: Duration = Duration::from_secs(2);
+/// Validity of a host's memory and processes. Too high: a VM that another program just started is missed; watchers
+/// and the fence do not depend on it.
+const SNAPSHOT_FRESH: Duration = Duration::from_secs(2);
 
-/// How long a host may take to say it.
-const GLANCE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit of one host's answer.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// For so long a start waits for the hosts of its cluster to be heard. Too low: who asks right after a start of the
-/// controller is told to try again. Too high: the answer comes after its deadline.
+/// Longest wait of a start for the hosts of its cluster to list their processes. Too low: a request right after the
+/// start of the controller is rejected. Too high: the answer comes after its deadline.
 const CENSUS_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Between looks whether they were.
+/// Between two checks during that wait.
 const CENSUS_POLL: Duration = Duration::from_millis(250);
 
-/// For so long memory is promised to a VM that was sent to a host; then it shows in what the host says.
-const PROMISE: Duration = Duration::from_secs(10);
+/// Validity of a reservation. After that the memory shows in the report of the host.
+const RESERVED_FOR: Duration = Duration::from_secs(10);
 
-/// HA: one for all hosts and VMs.
+/// The HA actor: one for all hosts and VMs.
 pub struct HaActor {
     settings: HaSettings,
     census_every: Duration,
-    pub(super) catalog: Catalog,
+    pub(super) inventory: SharedInventory,
     journal: Arc<dyn JournalPort>,
     pub(super) recorder: Recorder,
-    cleaner: Cleaner,
+    reconciler: Reconciler,
     born: Instant,
-    /// None until the journal was read.
+    /// None until the journal is replayed.
     pub(super) core: Option<Core>,
-    /// Operators who wait for a VM.
+    /// Operators that wait for a failover.
     askers: HashMap<VmId, Promise<HaStartVmInstanceReply>>,
-    pub(super) glances: HashMap<HostId, Glance>,
-    /// Who waits for the hosts of a cluster to be asked.
+    pub(super) snapshots: HashMap<HostId, HostSnapshot>,
+    /// Placement requests that wait for the hosts of a cluster.
     rounds: HashMap<ClusterId, Vec<(FindTargetMsg, Promise<TargetReply>)>>,
-    promised: Vec<PutAside>,
-    /// Since when starts in a cluster wait for its hosts to be heard.
+    reservations: Vec<Reservation>,
+    /// Since when starts in a cluster wait for its hosts to list their processes.
     census_since: HashMap<ClusterId, Instant>,
 }
 
 impl HaActor {
-    /// HA for everything in the directory; hosts are asked for their processes once in `census_every`.
+    /// HA for the whole inventory; hosts are queried for their processes once in `census_every`.
     pub fn new(
         settings: HaSettings,
         census_every: Duration,
-        catalog: Catalog,
+        inventory: SharedInventory,
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
         bus: Bus,
     ) -> HaActor {
-        let cleaner = Cleaner { catalog: catalog.clone(), bus, recorder: recorder.clone() };
+        let reconciler = Reconciler { inventory: inventory.clone(), bus, recorder: recorder.clone() };
         HaActor {
             settings,
             census_every,
-            catalog,
+            inventory,
             journal,
             recorder,
-            cleaner,
+            reconciler,
             born: Instant::now(),
             core: None,
             askers: HashMap::new(),
-            glances: HashMap::new(),
+            snapshots: HashMap::new(),
             rounds: HashMap::new(),
-            promised: Vec::new(),
+            reservations: Vec::new(),
             census_since: HashMap::new(),
         }
     }
 
-    fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
-        ctx.spawn_detached(memory::read(self.journal.clone()), |ha, memory, ctx| match memory {
-            Ok(memory) => {
-                ha.core = Some(Core::new(ha.settings, ha.census_every, ha.catalog.now(), memory));
+    fn replay(&mut self, ctx: &mut Ctx<'_, Self>) {
+        ctx.spawn_detached(replay::read(self.journal.clone()), |ha, state, ctx| match state {
+            Ok(state) => {
+                ha.core = Some(Core::new(ha.settings, ha.census_every, ha.inventory.now(), state));
                 ha.on(Event::Tick, ctx);
                 ctx.every(TICK, |ha, ctx| ha.on(Event::Tick, ctx));
                 ha.catch_up(ctx);
             }
             Err(error) => {
-                tracing::error!(%error, "the journal does not say what HA has to look after");
-                ctx.after(MEMORY_RETRY, |ha, ctx| ha.remember(ctx));
+                tracing::error!(%error, "cannot read the HA state from the journal");
+                ctx.after(REPLAY_RETRY, |ha, ctx| ha.replay(ctx));
             }
         });
     }
 
-    /// What changed while the journal was read was told to nobody here.
+    /// Events published during the replay were missed.
     fn catch_up(&mut self, ctx: &mut Ctx<'_, Self>) {
         let bus = ctx.bus().clone();
         let hosts = async move { bus.ask(Address::singleton(RecoveryActor::KIND), QueryHostsMsg {}).await };
@@ -139,14 +139,14 @@ impl HaActor {
                     }
                 }
             }
-            Err(_) => drop(ctx.after(MEMORY_RETRY, |ha, ctx| ha.catch_up(ctx))),
+            Err(_) => drop(ctx.after(REPLAY_RETRY, |ha, ctx| ha.catch_up(ctx))),
         });
     }
 
     pub(super) fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
         let now = self.born.elapsed();
         let Some(core) = &mut self.core else { return };
-        core.look_after(&self.catalog.now());
+        core.set_inventory(&self.inventory.now());
         for command in core.on(event, now) {
             self.carry_out(command, ctx);
         }
@@ -159,12 +159,12 @@ impl HaActor {
                 let scan = async move { bus.ask(FENCER, ScanHostMsg { host_uuid: host }).await };
                 ctx.spawn_detached(scan, move |ha, result, ctx| ha.on(Event::Scanned(host, result), ctx));
             }
-            Command::AskStanding(cluster) => {
+            Command::QueryAnswering(cluster) => {
                 let ask = QueryServingHostsMsg { cluster_uuid: cluster };
-                let standing = async move { bus.ask(Address::singleton(RecoveryActor::KIND), ask).await };
-                ctx.spawn_detached(standing, move |ha, reply, ctx| {
+                let serving = async move { bus.ask(Address::singleton(RecoveryActor::KIND), ask).await };
+                ctx.spawn_detached(serving, move |ha, reply, ctx| {
                     if let Ok(reply) = reply {
-                        ha.on(Event::Standing(cluster, reply.answering_host_uuids), ctx);
+                        ha.on(Event::Answering(cluster, reply.answering_host_uuids), ctx);
                     }
                 });
             }
@@ -173,49 +173,50 @@ impl HaActor {
                 ctx.spawn_detached(quarantined, move |ha, result, ctx| ha.on(Event::Quarantined(host, result), ctx));
             }
             Command::EndWord(host) => {
-                let (recorder, name) = (self.recorder.clone(), self.catalog.now().host_name(host));
-                let by = "it answered".to_owned();
+                let (recorder, name) = (self.recorder.clone(), self.inventory.now().host_name(host));
+                let by = "the host answered".to_owned();
                 let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };
                 ctx.spawn_detached(recorder.fact(over), |_, _, _| {});
             }
-            Command::Clean(host) => {
-                let cleaner = self.cleaner.clone();
-                ctx.spawn_detached(async move { cleaner.clean(host).await }, move |ha, result, ctx| {
+            Command::Reconcile(host) => {
+                let reconciler = self.reconciler.clone();
+                ctx.spawn_detached(async move { reconciler.reconcile(host).await }, move |ha, result, ctx| {
                     if let Err(error) = &result {
-                        tracing::warn!(%error, host = ha.catalog.now().host_name(host), "not clean yet");
+                        tracing::warn!(%error, host = ha.inventory.now().host_name(host), "host not reconciled yet");
                     }
-                    ha.on(Event::Cleaned(host, result), ctx);
+                    ha.on(Event::Reconciled(host, result), ctx);
                 });
             }
             Command::Watch(vm) => {
-                let directory = self.catalog.now();
-                let of = directory.vm(vm).ok();
-                let asked = of.iter().flat_map(|of| &of.volumes).map(|volume| {
+                let inventory = self.inventory.now();
+                let known = inventory.vm(vm).ok();
+                let queries = known.iter().flat_map(|vm| &vm.volumes).map(|volume| {
                     let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
                     bus.ask(Address::new(CephActor::KIND, volume.storage), ask)
                 });
-                let asked: Vec<_> = asked.collect();
-                ctx.spawn_detached(join_all(asked), move |ha, answers, ctx| {
-                    let nobody = !answers.is_empty()
+                let queries: Vec<_> = queries.collect();
+                ctx.spawn_detached(join_all(queries), move |ha, answers, ctx| {
+                    let unwatched = !answers.is_empty()
                         && answers.iter().all(|answer| answer.as_ref().is_ok_and(|reply| reply.watchers.is_empty()));
-                    ha.on(Event::Unwatched(vm, nobody), ctx);
+                    ha.on(Event::Unwatched(vm, unwatched), ctx);
                 });
             }
-            Command::Start { vm, judger, host, soft_avoid, reason } => {
+            Command::Start { vm, cause, host, soft_avoid, reason } => {
                 let ask = HaStartVmInstanceMsg {
                     vm_instance_uuid: vm,
-                    judger_class_name: judger.to_owned(),
+                    judger_class_name: cause.as_str().to_owned(),
                     soft_avoid_host_uuids: soft_avoid,
                     host_uuid: host,
                     ha_reason: reason,
                 };
                 let span = span!(
                     "ha.start",
-                    ringfence.vm = self.catalog.now().vm_name(vm),
-                    ringfence.judger = judger,
+                    ringfence.vm = self.inventory.now().vm_name(vm),
+                    ringfence.judger = cause.as_str(),
                     ringfence.reason = ask.ha_reason,
                 );
-                let started = async move { bus.ask_within(Address::new(VmActor::KIND, vm), ask, FLOW_TIMEOUT).await };
+                let started =
+                    async move { bus.ask_within(Address::new(VmActor::KIND, vm), ask, FAILOVER_TIMEOUT).await };
                 let started = spans::within(span, started);
                 let began = Instant::now();
                 ctx.spawn_detached(started, move |ha, result, ctx| {
@@ -239,36 +240,36 @@ impl HaActor {
                 ctx.spawn_detached(listed, move |ha, reply, ctx| ha.on(Event::Listed(host, reply), ctx));
             }
             Command::LookFor(vm, host_uuid) => {
-                let believed =
+                let observed =
                     async move { bus.ask(Address::new(VmActor::KIND, vm), LookForVmMsg { host_uuid }).await };
-                ctx.spawn_detached(believed, |ha, believed, ctx| {
-                    if let Ok(believed) = believed {
-                        ha.on(Event::Vm(believed.uuid, Belief::from(&believed)), ctx);
+                ctx.spawn_detached(observed, |ha, observed, ctx| {
+                    if let Ok(observed) = observed {
+                        ha.on(Event::Vm(observed.uuid, ObservedState::from(&observed)), ctx);
                     }
                 });
             }
-            command @ (Command::Place(_) | Command::IntendMove(_) | Command::Vacate(..)) => self.move_vm(command, ctx),
-            Command::Tell(fact) => {
+            command @ (Command::Place(_) | Command::IntendMove(_) | Command::Evict(..)) => self.move_vm(command, ctx),
+            Command::Emit(fact) => {
                 let recorder = &self.recorder;
                 match fact {
-                    Fact::HostFailed(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    Fact::Brake(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    Fact::Started(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    Fact::Blocked(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    Fact::Intruder(event) => {
+                    HaEvent::HostFailed(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HaEvent::Brake(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HaEvent::Started(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HaEvent::Blocked(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HaEvent::Intruder(event) => {
                         metrics::counter!("ringfence_vm_intruders_total", "phase" => event.phase.as_str()).increment(1);
                         drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {}));
                     }
-                    Fact::Move(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    Fact::Drained(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HaEvent::Move(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HaEvent::Drained(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                 }
             }
         }
     }
 
-    /// Durable first, then in force: a restart must not let the host back in.
+    /// Durable first, then in force: a restart must not return the host to service.
     fn quarantine(&self, host: HostId, reason: String, bus: Bus) -> impl Future<Output = Result<()>> + use<> {
-        let (recorder, name) = (self.recorder.clone(), self.catalog.now().host_name(host));
+        let (recorder, name) = (self.recorder.clone(), self.inventory.now().host_name(host));
         async move {
             let change =
                 HostQuarantineChanged { host_uuid: host, host: name, quarantined: true, reason: reason.clone() };
@@ -278,27 +279,31 @@ impl HaActor {
         }
     }
 
-    /// Asks the hosts of a cluster how they stand.
+    /// Queries the hosts of a cluster for their capacity and processes.
     pub(super) fn round(&self, cluster_uuid: ClusterId, bus: Bus) -> impl Future<Output = Result<Round>> + use<> {
-        let fresh: BTreeSet<HostId> =
-            self.glances.iter().filter(|(_, of)| of.at.elapsed() < GLANCE_FRESH).map(|(host, _)| *host).collect();
+        let fresh: BTreeSet<HostId> = self
+            .snapshots
+            .iter()
+            .filter(|(_, snapshot)| snapshot.at.elapsed() < SNAPSHOT_FRESH)
+            .map(|(host, _)| *host)
+            .collect();
         async move {
             let ask = QueryServingHostsMsg { cluster_uuid };
-            let standing = bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
-            let stale = standing.host_uuids.iter().filter(|host| !fresh.contains(host));
-            let glances = join_all(stale.map(|host| glance(bus.clone(), *host))).await;
-            Ok((standing, glances))
+            let serving = bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
+            let stale = serving.host_uuids.iter().filter(|host| !fresh.contains(host));
+            let snapshots = join_all(stale.map(|host| snapshot(bus.clone(), *host))).await;
+            Ok((serving, snapshots))
         }
     }
 
-    /// What a round found is for everyone who waited for it.
+    /// Answers every request that waited for the round.
     fn place(&mut self, cluster: ClusterId, found: Result<Round>, ctx: &mut Ctx<'_, Self>) {
         let waiting = self.rounds.remove(&cluster).unwrap_or_default();
-        let (standing, glances) = match found {
+        let (serving, snapshots) = match found {
             Ok(found) => found,
             Err(error) => return waiting.into_iter().for_each(|(_, promise)| promise.complete(Err(error.clone()))),
         };
-        self.glances.extend(glances);
+        self.snapshots.extend(snapshots);
         let unsettled = self.core.as_ref().and_then(|core| core.unsettled(cluster).first().copied());
         let since = unsettled.map(|_| *self.census_since.entry(cluster).or_insert_with(Instant::now));
         let mut later = Vec::new();
@@ -307,7 +312,7 @@ impl HaActor {
                 (Some(_), Some(since)) if since.elapsed() < CENSUS_PATIENCE => later.push((ask, promise)),
                 (Some(host), _) => promise.complete(Err(self.not_heard(host))),
                 (None, _) => {
-                    let target = self.target(&ask, &standing);
+                    let target = self.target(&ask, &serving);
                     promise.complete(Ok(target));
                 }
             }
@@ -316,55 +321,58 @@ impl HaActor {
             self.census_since.remove(&cluster);
         }
         if !later.is_empty() {
-            // Who asks right after a start of the controller waits for the hosts to be heard.
+            // Right after the start of the controller a request waits for the hosts to list their processes.
             self.rounds.insert(cluster, later);
             ctx.after(CENSUS_POLL, move |ha, ctx| ha.begin_round(cluster, ctx));
         }
     }
 
-    /// Detached: the first one who asked may give up before the others.
+    /// Detached: the first requester may time out before the others.
     fn begin_round(&self, cluster: ClusterId, ctx: &mut Ctx<'_, Self>) {
-        let asked = self.round(cluster, ctx.bus().clone());
-        ctx.spawn_detached(asked, move |ha, found, ctx| ha.place(cluster, found, ctx));
+        let round = self.round(cluster, ctx.bus().clone());
+        ctx.spawn_detached(round, move |ha, found, ctx| ha.place(cluster, found, ctx));
     }
 
     fn not_heard(&self, host: HostId) -> ErrorCode {
-        let name = self.catalog.now().host_name(host);
-        let details = format!("{name} was not heard since this controller took office: try again in a moment");
+        let name = self.inventory.now().host_name(host);
+        let details =
+            format!("{name} has not listed its processes since this controller became the leader; retry in a moment");
         ErrorCode::new(Code::NOT_READY, details)
     }
 
-    /// What is known of the hosts that take work.
-    pub(super) fn candidates(&self, standing: &ServingHostsReply) -> Vec<Candidate> {
-        let mut promised: HashMap<HostId, (u64, usize)> = HashMap::new();
-        for put_aside in self.promised.iter().filter(|of| of.at.elapsed() < PROMISE) {
-            let of = promised.entry(put_aside.host).or_default();
-            *of = (of.0 + put_aside.mib, of.1 + 1);
+    /// The hosts that can take VMs.
+    pub(super) fn candidates(&self, serving: &ServingHostsReply) -> Vec<Candidate> {
+        let mut reserved: HashMap<HostId, (u64, usize)> = HashMap::new();
+        for reservation in self.reservations.iter().filter(|reservation| reservation.at.elapsed() < RESERVED_FOR) {
+            let sum = reserved.entry(reservation.host).or_default();
+            *sum = (sum.0 + reservation.mib, sum.1 + 1);
         }
         let candidate = |host: &HostId| {
-            let (promised_mib, promised_vms) = promised.get(host).copied().unwrap_or_default();
-            let vms = self.core.as_ref().map_or(0, |core| core.vms_on(*host)) + promised_vms;
-            let available_mib = self.glances.get(host).and_then(|glance| glance.available_mib);
-            Candidate { host: *host, available_mib, promised_mib, vms }
+            let (reserved_mib, reserved_vms) = reserved.get(host).copied().unwrap_or_default();
+            let vms = self.core.as_ref().map_or(0, |core| core.vms_on(*host)) + reserved_vms;
+            let available_mib = self.snapshots.get(host).and_then(|snapshot| snapshot.available_mib);
+            Candidate { host: *host, available_mib, reserved_mib, vms }
         };
-        standing.host_uuids.iter().map(candidate).collect()
+        serving.host_uuids.iter().map(candidate).collect()
     }
 
-    fn target(&mut self, ask: &FindTargetMsg, standing: &ServingHostsReply) -> TargetReply {
-        // What was put aside for it before is its own: a drain asks before the stop, and the start asks again.
-        self.promised.retain(|of| of.at.elapsed() < PROMISE && of.vm != ask.vm_uuid);
-        let candidates = self.candidates(standing);
+    fn target(&mut self, ask: &FindTargetMsg, serving: &ServingHostsReply) -> TargetReply {
+        // An earlier reservation of the VM is its own: a drain queries before the stop, and the start queries again.
+        self.reservations
+            .retain(|reservation| reservation.at.elapsed() < RESERVED_FOR && reservation.vm != ask.vm_uuid);
+        let candidates = self.candidates(serving);
         let (roomy, full) = rank(&candidates, ask.memory_mib, &ask.soft_avoid_host_uuids);
         let target = choose((&roomy, &full), ask.host_uuid, ask.last_host_uuid, &ask.soft_avoid_host_uuids);
-        let promise = |host| PutAside { at: Instant::now(), host, vm: ask.vm_uuid, mib: ask.memory_mib };
-        self.promised.extend(target.filter(|_| !ask.dry_run).map(promise));
-        let seen = |host: &&HostId| self.glances.get(host).is_some_and(|glance| glance.vms.contains(&ask.vm_uuid));
-        let directory = self.catalog.now();
+        let reservation = |host| Reservation { at: Instant::now(), host, vm: ask.vm_uuid, mib: ask.memory_mib };
+        self.reservations.extend(target.filter(|_| !ask.dry_run).map(reservation));
+        let seen =
+            |host: &&HostId| self.snapshots.get(host).is_some_and(|snapshot| snapshot.vms.contains(&ask.vm_uuid));
+        let inventory = self.inventory.now();
         let not_pinged = |last: HostId| {
-            let elsewhere = directory.host(last).is_ok_and(|of| of.cluster != ask.cluster_uuid);
+            let elsewhere = inventory.host(last).is_ok_and(|host| host.cluster != ask.cluster_uuid);
             elsewhere || self.core.as_ref().is_some_and(|core| core.is_maintained(last))
         };
-        let answers = |last: HostId| standing.answering_host_uuids.contains(&last) || not_pinged(last);
+        let answers = |last: HostId| serving.answering_host_uuids.contains(&last) || not_pinged(last);
         let silent = ask.place_host_uuids.iter().copied().filter(|place| !answers(*place)).collect();
         let unheard = self.core.as_ref().map(|core| core.unheard(ask.cluster_uuid)).unwrap_or_default();
         let elsewhere = self.core.iter().flat_map(|core| core.claimed_elsewhere(ask.vm_uuid));
@@ -373,40 +381,40 @@ impl HaActor {
             full: u32::try_from(full.len()).unwrap_or(u32::MAX),
             silent_host_uuids: silent,
             unheard_host_uuids: unheard,
-            seen_host_uuids: standing.host_uuids.iter().filter(seen).copied().chain(elsewhere).collect(),
+            seen_host_uuids: serving.host_uuids.iter().filter(seen).copied().chain(elsewhere).collect(),
         }
     }
 }
 
-/// Memory that is promised to a VM.
-struct PutAside {
+/// Memory reserved for a VM whose start is in progress.
+struct Reservation {
     at: Instant,
     host: HostId,
     vm: VmId,
     mib: u64,
 }
 
-/// What a host said a moment ago of its memory and its QEMU processes: good for noticing something, no proof.
-pub(super) struct Glance {
+/// Memory and QEMU processes of a host as just reported: a hint, not a proof.
+pub(super) struct HostSnapshot {
     at: Instant,
     available_mib: Option<u64>,
     vms: Vec<VmId>,
 }
 
-/// How the hosts of a cluster stand, and what those said who were asked anew.
-pub(super) type Round = (ServingHostsReply, Vec<(HostId, Glance)>);
+/// The serving hosts of a cluster, and new snapshots.
+pub(super) type Round = (ServingHostsReply, Vec<(HostId, HostSnapshot)>);
 
-async fn glance(bus: Bus, host: HostId) -> (HostId, Glance) {
+async fn snapshot(bus: Bus, host: HostId) -> (HostId, HostSnapshot) {
     let to = Address::new(HostActor::KIND, host);
-    let facts = bus.ask_within(to, HostFactsCmd {}, GLANCE_TIMEOUT);
-    let listed = bus.ask_within(to, ListVmsCmd::default(), GLANCE_TIMEOUT);
+    let facts = bus.ask_within(to, HostFactsCmd {}, SNAPSHOT_TIMEOUT);
+    let listed = bus.ask_within(to, ListVmsCmd::default(), SNAPSHOT_TIMEOUT);
     let (facts, listed) = join(facts, listed).await;
     let vms = listed.map(|listed| {
         let of_vms = listed.vms.iter().filter(|vm| vm.stranger.is_none());
         of_vms.map(|vm| vm.vm_uuid).collect()
     });
     let vms = vms.unwrap_or_default();
-    (host, Glance { at: Instant::now(), available_mib: facts.ok().map(|facts| facts.available_mib), vms })
+    (host, HostSnapshot { at: Instant::now(), available_mib: facts.ok().map(|facts| facts.available_mib), vms })
 }
 
 impl Actor for HaActor {
@@ -435,7 +443,7 @@ impl Actor for HaActor {
         ctx.subscribe::<HostStateChanged>();
         ctx.subscribe::<VmStateChanged>();
         ctx.subscribe::<StorageFenceChanged>();
-        self.remember(ctx);
+        self.replay(ctx);
     }
 }
 
@@ -479,7 +487,7 @@ impl EventHandler<HostStateChanged> for HaActor {
 
 impl EventHandler<VmStateChanged> for HaActor {
     fn on_event(&mut self, event: &VmStateChanged, ctx: &mut Ctx<'_, Self>) {
-        self.on(Event::Vm(event.vm_uuid, Belief::from(event)), ctx);
+        self.on(Event::Vm(event.vm_uuid, ObservedState::from(event)), ctx);
     }
 }
 
@@ -488,13 +496,13 @@ impl Handler<QueryHaMsg> for HaActor {
 
     fn handle(&mut self, _: QueryHaMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let core = self.core.as_mut().ok_or_else(not_ready)?;
-        core.look_after(&self.catalog.now());
-        Ok(core.thoughts())
+        core.set_inventory(&self.inventory.now());
+        Ok(core.status())
     }
 }
 
-/// An operator wants a VM brought back: the fence is not spared. The VM's actor is asked through here alone, so that no
-/// host is let in again while one of its VMs is being fenced there.
+/// An operator requests a failover; the fence is not skipped. Every failover passes through this actor, so that no
+/// host returns to service while one of its VMs is being fenced there.
 impl Handler<HaStartVmInstanceMsg> for HaActor {
     type Answer = Promised<HaStartVmInstanceMsg>;
 
@@ -507,7 +515,8 @@ impl Handler<HaStartVmInstanceMsg> for HaActor {
         }
         match self.askers.entry(vm) {
             Entry::Occupied(_) => {
-                promise.complete(Err(ErrorCode::new(Code::CHANGE_STATE, "it is being brought back already")));
+                promise
+                    .complete(Err(ErrorCode::new(Code::CHANGE_STATE, "a failover of this VM is already in progress")));
             }
             Entry::Vacant(place) => {
                 place.insert(promise);
@@ -549,7 +558,7 @@ impl Handler<ConfirmHostFencedMsg> for HaActor {
             promise.complete(Err(error));
             return answer;
         }
-        let (recorder, name) = (self.recorder.clone(), self.catalog.now().host_name(host));
+        let (recorder, name) = (self.recorder.clone(), self.inventory.now().host_name(host));
         let event = HostConfirmedFenced { host_uuid: host, host: name, confirmed: true, by: message.by };
         ctx.spawn_detached(async move { recorder.intent(&event).await }, move |ha, result, ctx| {
             if result.is_ok() {
@@ -561,8 +570,8 @@ impl Handler<ConfirmHostFencedMsg> for HaActor {
     }
 }
 
-/// Who asks while the hosts of the cluster are being asked waits for the same answers: a hundred starts at once in a
-/// cluster of a thousand hosts are a thousand questions, not a hundred thousand.
+/// Requests that arrive while the hosts of the cluster are queried share the answers: a hundred starts in a cluster
+/// of a thousand hosts need a thousand queries, not a hundred thousand.
 impl Handler<FindTargetMsg> for HaActor {
     type Answer = Promised<FindTargetMsg>;
 

@@ -1,10 +1,12 @@
-//! Who was heard since this controller took office, and whom nobody may start VMs without.
+//! Which hosts listed their processes since this controller became the leader, and which must do so before a start.
 //!
-//! Invariants (K7): nothing is started in a cluster before each of its hosts listed its processes with full sight, or is
-//! out of service, or cannot be asked; one that cannot be asked is a silent place for VMs whose volumes nobody watches. A
-//! failed look is no look. Hosts in maintenance are asked too, and not waited for: an operator emptied them or answers for
-//! them, unless that is from before the journal was restored. One that fails before it was heard stays a place, in quarantine
-//! too. Rejected: believing the journal about where nothing runs; whatever starts VMs beside us does not write it.
+//! Invariants (K7): no VM of a cluster starts before each of its hosts listed its processes with full sight, is out
+//! of service, or cannot be queried. A host that cannot be queried counts as a host where VMs may run whose volumes
+//! have no watchers. A failed query counts as none. Hosts in maintenance are queried but not waited for: an operator
+//! emptied them, unless that was before the journal was restored. A host that fails before it was heard counts, also
+//! in quarantine.
+//! Alternatives considered: trust the journal about where nothing runs. Other programs that start VMs do not write
+//! it.
 
 use std::time::Duration;
 
@@ -14,20 +16,23 @@ use super::core::{CENSUS_PER_TICK, Command, Core, Host, MAX_DEAF, RETRY_CEILING}
 use crate::sabotage::{self, Sabotage};
 
 impl Core {
-    /// A host answered for its processes, or did not.
+    /// Handles a host's list of processes, or its error.
     pub(super) fn heard(&mut self, host: HostId, reply: &Result<ListVmsReply>, now: Duration) {
-        let Some(of) = self.hosts.get_mut(&host) else { return };
-        of.listing = false;
+        let Some(listed) = self.hosts.get_mut(&host) else { return };
+        listed.listing = false;
         match reply {
-            Ok(reply) if reply.sight.is_full() => (of.heard, of.deaf) = (true, 0),
-            // A blind one will see no more the next time.
-            Ok(_) => of.deaf = MAX_DEAF,
-            Err(_) => of.deaf = of.deaf.saturating_add(1),
+            Ok(reply) if reply.sight.is_full() => {
+                listed.heard = true;
+                listed.deaf = 0;
+            }
+            // A host without full sight would list no more the next time.
+            Ok(_) => listed.deaf = MAX_DEAF,
+            Err(_) => listed.deaf = listed.deaf.saturating_add(1),
         }
-        of.ask_again = if of.deaf < MAX_DEAF { Duration::ZERO } else { now + RETRY_CEILING };
+        listed.ask_again = if listed.deaf < MAX_DEAF { Duration::ZERO } else { now + RETRY_CEILING };
     }
 
-    /// Asks those who were not heard yet; rarely, once they proved deaf or blind.
+    /// Queries hosts that were not heard yet; rarely if they failed often or lack full sight.
     pub(super) fn ask_unheard(&mut self, now: Duration, commands: &mut Vec<Command>) {
         if !self.census_open {
             return;
@@ -42,7 +47,7 @@ impl Core {
         self.census_open = self.hosts.values().any(|host| !host.heard);
     }
 
-    /// The hosts of a cluster without whose word nothing is started there yet.
+    /// The hosts of a cluster that must list their processes before a VM starts there.
     pub fn unsettled(&self, cluster: ClusterId) -> Vec<HostId> {
         if !self.census_open || sabotage::on(Sabotage::NoCensus) {
             return Vec::new();
@@ -54,7 +59,7 @@ impl Core {
         self.of_cluster(cluster).filter(|(_, host)| waited_for(host)).map(|(id, _)| id).collect()
     }
 
-    /// The hosts of a cluster that cannot be asked and were never heard: places where something may run.
+    /// The hosts of a cluster that cannot be queried and were never heard: VMs may run there.
     pub fn unheard(&self, cluster: ClusterId) -> Vec<HostId> {
         if !self.census_open {
             return Vec::new();
@@ -67,13 +72,13 @@ impl Core {
     }
 
     fn of_cluster(&self, cluster: ClusterId) -> impl Iterator<Item = (HostId, &Host)> {
-        let of_cluster = self.directory.hosts.iter().filter(move |of| of.cluster == cluster);
-        of_cluster.filter_map(|of| self.hosts.get(&of.id).map(|host| (of.id, host)))
+        let of_cluster = self.inventory.hosts.iter().filter(move |item| item.cluster == cluster);
+        of_cluster.filter_map(|item| self.hosts.get(&item.id).map(|host| (item.id, host)))
     }
 }
 
 impl Host {
-    /// Somebody answers for what may run there: it was fenced, or an operator emptied it.
+    /// Whether it is settled what may run there: the host was fenced, or an operator emptied it.
     fn is_settled(&self) -> bool {
         (self.maintenance || self.quarantined) && !self.unproven
     }

@@ -1,11 +1,12 @@
-//! Decides which hosts failed and which VMs are brought back.
+//! Decides which hosts failed and which VMs are failed over.
 //!
-//! Invariants: a host is failed only if it is Disconnected, siblings looked for it and none saw it, or a human attested
-//! it; and only while so few hosts of its cluster are away that it is not rather us (storm brake, I8). A VM is brought
-//! back one flow at a time, so many at once over all hosts. A host is not cleaned while one of its VMs is in a flow, and
-//! no flow of its VMs begins while it is cleaned: a fence must not be lifted under a VM that was just permitted to
-//! start. Everything is derived anew on every tick; nothing waits for an event that may have been missed.
-//! Rejected: a queue of failed hosts. What is not in the queue after a crash is never done.
+//! Invariants: a host has failed only if it is Disconnected and sibling hosts probed it and none reached it, or an
+//! operator attested that it is off; and only while the storm brake of its cluster is not engaged (I8). A VM has one
+//! failover at a time, and at most `parallelism` run over all hosts. A host is not reconciled while one of its VMs is
+//! in a failover, and no failover of its VMs starts while it is reconciled: a fence must not be removed under a VM
+//! that was just permitted to start. Every decision is derived from the current state on every tick; nothing depends
+//! on an event that may have been missed.
+//! Alternatives considered: a queue of failed hosts. What is not in the queue after a crash is never done.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,176 +24,181 @@ use ringfence_messages::{
     vm::{ListVmsReply, VmIntruder, VmInventory, VmState, VmStateChanged},
 };
 
-use super::drain::{Drains, Move};
-use crate::inventory::{Directory, HaSettings};
+pub use super::failovers::FailoverReason;
+use super::{
+    drain::{Drains, Move},
+    failovers::{Failover, Searches},
+    verdicts::Scan,
+};
+use crate::inventory::{HaSettings, InventoryIndex};
 
-/// Between [`Event::Tick`]s.
+/// Between two [`Event::Tick`]s.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// Hosts that are asked for their processes in one tick, at most. Too low: a QEMU that died in a large cluster is seen
+/// Hosts queried for their processes in one tick, at most. Too low: a crashed QEMU in a large cluster is noticed
 /// late. Too high: a burst every second.
 pub const CENSUS_PER_TICK: usize = 500;
 
-/// For so long a look of siblings counts. Too high: a host that is back is failed.
+/// Validity of a scan by sibling hosts. Too high: a host that returned is declared failed.
 pub const SCAN_FRESH: Duration = Duration::from_secs(4);
 
-/// Between looks at a host that is away, at least.
+/// Shortest wait between two scans of an unreachable host.
 pub const SCAN_EVERY: Duration = Duration::from_secs(1);
 
-/// For so long a host that failed counts for the storm brake. Too low: a storm that comes host by host is not seen.
+/// Time for which a failed host counts for the storm brake. Too low: hosts that fail one by one engage no brake.
 pub const STORM_WINDOW: Duration = Duration::from_secs(60);
 
-/// Longest wait between tries to bring a VM back, or to hear a host that is deaf. Too high: a cause that is gone is noticed
-/// late.
+/// Longest wait between two failovers of a VM, or two queries of a host that does not list its processes. Too high: a
+/// remedy takes effect late.
 pub const RETRY_CEILING: Duration = Duration::from_secs(30);
 
-/// For so long a VM has to run before its start counts as one that worked. Too low: one that dies at once is started
-/// again and again. Too high: an old failure makes a new one slow.
+/// A VM must run this long before its start counts as a success. Too low: a VM that crashes at once is restarted for
+/// ever. Too high: an old failure makes a new failover slow.
 pub const STEADY: Duration = Duration::from_secs(60);
 
-/// So often in a row a VM may end within [`STEADY`] of its start; then a human is asked for. Too low: a guest that
-/// needs some tries stays down. Too high: the journal fills.
+/// Ends in a row within [`STEADY`] of a start, before an operator is needed. Too low: a guest that needs some
+/// attempts stays down. Too high: the journal fills.
 pub const MAX_DEATHS: u32 = 10;
 
-/// So often a host that is connected is asked in vain for its processes before VMs are started without its word, if
-/// their volumes can tell. Too low: one lost answer is a silent place. Too high: a broken agent keeps everybody waiting.
+/// Failed queries of a Connected host before VMs start without its list, if their volumes have watchers. Too low: one
+/// lost answer makes a host unheard. Too high: a broken agent delays every start.
 pub const MAX_DEAF: u32 = 3;
 
-/// Looks in a row at which nobody watches a VM's volumes before it counts as lost. One may be a watch that is just
+/// Checks in a row without any watcher of a VM's volumes, before the VM counts as lost. One may be a watch that is
 /// being renewed.
 pub const GONE_LOOKS: u32 = 2;
 
-/// What happens.
+/// Input of the core.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// [`TICK`] went by.
+    /// [`TICK`] has passed.
     Tick,
-    /// A try of a host's ping failed.
+    /// A ping of a host failed.
     Suspected(HostId),
     /// A host's status changed.
     HostChanged(HostId, HostStatus),
-    /// An operator took a host out of service, or put it back.
+    /// An operator put a host into maintenance, or ended the maintenance.
     Maintenance(HostId, bool),
-    /// An operator wants a host, which is in maintenance, emptied.
+    /// An operator requested the drain of a host in maintenance.
     Drain(HostId),
-    /// Siblings looked for a host.
+    /// Sibling hosts probed a host.
     Scanned(HostId, Result<ScanHostReply>),
-    /// These hosts of a cluster answer pings, asked for by [`Command::AskStanding`].
-    Standing(ClusterId, Vec<HostId>),
-    /// A storage refuses a host, and no record says why.
+    /// The hosts of a cluster that answer pings; reply to [`Command::QueryAnswering`].
+    Answering(ClusterId, Vec<HostId>),
+    /// A storage rejects a host without a record.
     Refused(HostId),
-    /// The quarantine of a host is durable and in force, or not.
+    /// Whether the quarantine of a host is durable and in force.
     Quarantined(HostId, Result<()>),
-    /// A host in quarantine is clean and was let out, or not.
-    Cleaned(HostId, Result<()>),
-    /// A human attested that a host is off.
+    /// Whether a quarantined host was reconciled and returned to service.
+    Reconciled(HostId, Result<()>),
+    /// An operator attested that a host is off.
     Confirmed(HostId),
     /// The attestation of a host no longer counts: the host answered.
     AttestationEnded(HostId),
-    /// What is believed of a VM.
-    Vm(VmId, Belief),
-    /// Nobody watches any volume of a VM; or somebody does, or it is not known.
+    /// The observed state of a VM.
+    Vm(VmId, ObservedState),
+    /// Whether all volumes of a VM are known to have no watcher.
     Unwatched(VmId, bool),
-    /// An operator wants a VM brought back.
+    /// An operator requested a failover, possibly to this host.
     Requested(VmId, Option<HostId>),
-    /// What came of [`Command::Start`].
+    /// Result of [`Command::Start`].
     Started(VmId, Result<Option<HostId>>),
-    /// The QEMU processes of a host, or why they are not known.
+    /// The processes of a host, or the error of the query.
     Listed(HostId, Result<ListVmsReply>),
-    /// Where a VM of a host that is drained has room, asked for by [`Command::Place`].
+    /// Target of a VM that is drained; reply to [`Command::Place`].
     Placed(VmId, Result<TargetReply>),
-    /// The intent to move a VM is durable, or cannot be made so.
+    /// Whether the intent to move a VM is durable.
     MoveIntended(VmId, Result<()>),
-    /// What came of [`Command::Vacate`]; success means verified gone.
-    Vacated(VmId, Result<Belief>),
+    /// Result of [`Command::Evict`]; success means verified gone.
+    Evicted(VmId, Result<ObservedState>),
 }
 
-/// What is believed of a VM.
+/// The observed state of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Belief {
-    /// Its state.
+pub struct ObservedState {
+    /// State of the VM.
     pub state: VmState,
     /// Where it runs, may run, or ran last.
     pub host: Option<HostId>,
-    /// Which start it is.
+    /// Incarnation of the VM.
     pub incarnation: u64,
-    /// Whether it is to run.
+    /// Whether the desired state is running.
     pub wanted: bool,
 }
 
-impl From<&VmStateChanged> for Belief {
-    fn from(event: &VmStateChanged) -> Belief {
+impl From<&VmStateChanged> for ObservedState {
+    fn from(event: &VmStateChanged) -> ObservedState {
         let VmStateChanged { new_state, host_uuid, incarnation, wanted, .. } = *event;
-        Belief { state: new_state, host: host_uuid, incarnation, wanted }
+        ObservedState { state: new_state, host: host_uuid, incarnation, wanted }
     }
 }
 
-impl From<&VmInventory> for Belief {
-    fn from(of: &VmInventory) -> Belief {
-        Belief { state: of.state, host: of.last_host_uuid, incarnation: of.incarnation, wanted: of.wanted }
+impl From<&VmInventory> for ObservedState {
+    fn from(vm: &VmInventory) -> ObservedState {
+        ObservedState { state: vm.state, host: vm.last_host_uuid, incarnation: vm.incarnation, wanted: vm.wanted }
     }
 }
 
-/// What is to be done.
+/// Output of the core.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Have siblings look for a host.
+    /// Sibling hosts probe this host.
     Scan(HostId),
-    /// Ask which hosts of a cluster answer.
-    AskStanding(ClusterId),
-    /// Take a host out of service, durably.
+    /// Query which hosts of a cluster answer pings.
+    QueryAnswering(ClusterId),
+    /// Quarantine a host durably, for this reason.
     Quarantine(HostId, String),
-    /// Kill what is left on a host, lift its fences, let it out of quarantine.
-    Clean(HostId),
-    /// A human's word that a host is off is over.
+    /// Kill leftover VMs on a host, remove its storage fences, and end its quarantine.
+    Reconcile(HostId),
+    /// Record the end of the attestation that a host is off.
     EndWord(HostId),
-    /// Look whether anybody watches a VM's volumes.
+    /// Query the watchers of a VM's volumes.
     Watch(VmId),
-    /// Have the VM's actor fence and start it.
+    /// Fence and start a VM.
     Start {
-        /// The VM.
+        /// The VM to start.
         vm: VmId,
-        /// Who decided.
-        judger: &'static str,
-        /// Where, if somebody said.
+        /// Why the VM is failed over.
+        cause: FailoverReason,
+        /// Target host requested by an operator.
         host: Option<HostId>,
-        /// Hosts to avoid.
+        /// Hosts to avoid if another one has room.
         soft_avoid: Vec<HostId>,
-        /// Why.
+        /// Reason for readers.
         reason: String,
     },
-    /// Answer the operator who wanted a VM brought back: refused.
+    /// Reject the failover that an operator requested.
     Refuse(VmId, ErrorCode),
-    /// Ask a host for its QEMU processes.
+    /// List the processes of a host.
     List(HostId),
-    /// Have a VM's actor look for it.
+    /// Make the VM's actor search the VM, on this host or its own.
     LookFor(VmId, Option<HostId>),
-    /// Ask where a VM that is to be moved has room.
+    /// Query a target host for a VM that is drained.
     Place(VmId),
-    /// Make a move durable before anything is done.
+    /// Make a move durable before the VM is stopped.
     IntendMove(VmMoveChanged),
-    /// Have a VM's actor stop it on this host.
-    Vacate(VmId, HostId),
-    /// Record and publish.
-    Tell(Fact),
+    /// Stop a VM on this host.
+    Evict(VmId, HostId),
+    /// Record and publish an event.
+    Emit(HaEvent),
 }
 
-/// What is told.
+/// An event for the journal and the bus.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fact {
+pub enum HaEvent {
     /// A host failed.
     HostFailed(HostFailed),
     /// The storm brake.
     Brake(StormBrakeChanged),
-    /// A VM was brought back.
+    /// A VM was failed over.
     Started(VmHaStarted),
-    /// A VM could not be brought back.
+    /// A failover failed.
     Blocked(VmHaBlocked),
-    /// A VM is not being moved any more, or cannot be.
+    /// A move of a VM ended, or cannot proceed.
     Move(VmMoveChanged),
-    /// A host is empty.
+    /// A host is drained.
     Drained(HostDrained),
-    /// A QEMU is claimed where it does not belong.
+    /// A host reports a QEMU where the VM does not belong.
     Intruder(VmIntruder),
 }
 
@@ -200,50 +206,51 @@ pub enum Fact {
 pub(super) struct Host {
     pub(super) status: Option<HostStatus>,
     pub(super) maintenance: bool,
-    /// A ping failed, and nothing since says that it is well.
+    /// A ping failed and none has succeeded since.
     pub(super) suspect: bool,
     pub(super) scanning: bool,
-    pub(super) scan: Option<(Duration, ScanHostReply)>,
+    pub(super) scan: Option<Scan>,
     pub(super) failed: Option<Duration>,
-    /// That it failed was told: as long as it cannot be recorded it fails anew with each look, which is no news.
+    /// The failure was emitted. While it cannot be recorded the host fails again with each scan, which is not a new
+    /// event.
     pub(super) told: bool,
     pub(super) quarantining: bool,
     pub(super) quarantined: bool,
     pub(super) confirmed: bool,
-    /// That it is in quarantine or maintenance says nothing of what runs there: it is from before the journal was restored, or
-    /// nobody had heard the host by then.
+    /// Quarantine or maintenance does not prove what runs there: it began before the journal was restored, or before
+    /// the host listed its processes.
     pub(super) unproven: bool,
-    /// A storage refuses it, and no cleaning that began since has seen to that.
+    /// A storage rejects the host, and no reconciliation that began later has handled that.
     pub(super) refused: bool,
-    pub(super) cleaning: bool,
+    pub(super) reconciling: bool,
     pub(super) answers: bool,
-    /// Its processes were listed, with full sight, since this controller took office.
+    /// The host listed its processes with full sight since this controller became the leader.
     pub(super) heard: bool,
-    /// It was asked so often in vain, or by somebody blind, that it is not waited for any more.
+    /// Failed queries for its processes; [`MAX_DEAF`] at once if its sight is not full.
     pub(super) deaf: u32,
     pub(super) listing: bool,
-    /// When it may be asked again.
+    /// Time of the next query for its processes.
     pub(super) ask_again: Duration,
-    pub(super) next_clean: Duration,
-    pub(super) clean_error: Option<String>,
+    pub(super) next_reconcile: Duration,
+    pub(super) reconcile_error: Option<String>,
 }
 
 #[derive(Debug)]
 pub(super) struct Vm {
-    pub(super) belief: Belief,
-    /// A flow is under way; it began at this incarnation, from this host, for this reason.
-    pub(super) flow: Option<(u64, Option<HostId>, String)>,
+    pub(super) observed: ObservedState,
+    /// The failover in progress.
+    pub(super) failover: Option<Failover>,
     pub(super) failures: u32,
-    /// Since when it runs, as far as is known; taken when it ended.
+    /// Start of the current run as observed; taken when it ended.
     pub(super) up_since: Option<Duration>,
-    /// How often in a row it ended within [`STEADY`] of its start.
+    /// Ends in a row within [`STEADY`] of a start.
     pub(super) deaths: u32,
     pub(super) next: Duration,
     pub(super) why: String,
     pub(super) watching: bool,
-    /// How often in a row it was looked for on a host that answers, and when it is looked for again.
-    pub(super) looks: (u32, Duration),
-    /// Looks in a row at which nobody watched its volumes.
+    /// Searches of the VM on a host that answers.
+    pub(super) searches: Searches,
+    /// Checks in a row without a watcher.
     pub(super) gone: u32,
 }
 
@@ -251,62 +258,76 @@ pub(super) struct Vm {
 #[derive(Debug)]
 pub struct Core {
     pub(super) settings: HaSettings,
-    pub(super) directory: Arc<Directory>,
+    pub(super) inventory: Arc<InventoryIndex>,
     pub(super) hosts: BTreeMap<HostId, Host>,
     pub(super) vms: BTreeMap<VmId, Vm>,
-    /// VMs that are to run and do not, or may not.
+    /// VMs that should be running but are not, or may not be.
     pub(super) lost: BTreeSet<VmId>,
     /// VMs that run or may run on a host.
     pub(super) on_host: BTreeMap<HostId, BTreeSet<VmId>>,
     pub(super) braked: BTreeSet<ClusterId>,
-    pub(super) flows: usize,
-    /// Hosts of one tick of the census, and where it stands.
-    pub(super) census: (usize, usize),
+    pub(super) failovers: usize,
+    /// Position of the census.
+    pub(super) census: Census,
     /// Ticks of one census.
     ticks: usize,
-    /// What is known of hosts that are not in the directory: one that comes back is as it was.
+    /// State of hosts outside the inventory: a host that is added again keeps it.
     gone: BTreeMap<HostId, Host>,
-    /// Some host was not heard yet.
+    /// Some host has not listed its processes yet.
     pub(super) census_open: bool,
-    /// Claims that were told of; true: of a QEMU like a VM's, on a host of another cluster.
+    /// Reported claims; true: of a QEMU like the VM's, on a host of another cluster.
     pub(super) intruders: BTreeMap<(HostId, VmId), bool>,
     pub(super) drains: Drains,
 }
 
-/// What the journal says.
+/// Where the census stands.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    pub(super) per_tick: usize,
+    pub(super) position: usize,
+}
+
+/// State replayed from the journal.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// Of VMs.
-    pub vms: Vec<(VmId, Belief)>,
+pub struct ReplayedState {
+    /// Observed states of VMs.
+    pub vms: Vec<(VmId, ObservedState)>,
     /// Hosts in quarantine.
     pub quarantined: BTreeSet<HostId>,
-    /// Hosts that a human attested to be off.
+    /// Hosts that an operator attested to be off.
     pub confirmed: BTreeSet<HostId>,
-    /// Hosts that a storage refuses, as far as is known.
+    /// Hosts that a storage rejects, as far as known.
     pub refused: BTreeSet<HostId>,
-    /// Hosts whose quarantine or maintenance is from before the journal was restored.
+    /// Hosts whose quarantine or maintenance began before the journal was restored.
     pub unproven: BTreeSet<HostId>,
     /// Hosts that failed and have not answered since.
     pub failed: BTreeSet<HostId>,
     /// Hosts in maintenance.
     pub maintenance: BTreeSet<HostId>,
-    /// Hosts that are to be emptied, and whether they were.
+    /// Hosts with a requested drain, and whether it has completed.
     pub draining: BTreeMap<HostId, bool>,
-    /// VMs whose move has not ended.
+    /// VMs with a move in progress.
     pub moves: BTreeMap<VmId, Move>,
 }
 
 impl Core {
-    /// Looks after everything in the directory. Every host is asked for its processes once in `census_every`.
-    pub fn new(settings: HaSettings, census_every: Duration, directory: Arc<Directory>, memory: Memory) -> Core {
-        let Memory { vms, quarantined, refused, confirmed, unproven, failed, maintenance, draining, moves } = memory;
+    /// A core for this inventory. Every host is queried for its processes once in `census_every`.
+    pub fn new(
+        settings: HaSettings,
+        census_every: Duration,
+        inventory: Arc<InventoryIndex>,
+        replayed: ReplayedState,
+    ) -> Core {
+        let ReplayedState { vms, quarantined, refused, confirmed, unproven, failed, maintenance, draining, moves } =
+            replayed;
         let mut gone = BTreeMap::<HostId, Host>::new();
         refused.into_iter().for_each(|id| gone.entry(id).or_default().refused = true);
         quarantined.into_iter().for_each(|id| gone.entry(id).or_default().quarantined = true);
-        // It failed before: that it is still away is no storm.
+        // A host that failed before the start of the controller is no storm.
         failed.iter().filter(|id| gone.contains_key(id)).copied().collect::<Vec<_>>().into_iter().for_each(|id| {
-            let of = gone.entry(id).or_default();
-            (of.failed, of.told) = (Some(Duration::ZERO), true);
+            let host = gone.entry(id).or_default();
+            host.failed = Some(Duration::ZERO);
+            host.told = true;
         });
         confirmed.into_iter().for_each(|id| gone.entry(id).or_default().confirmed = true);
         maintenance.into_iter().for_each(|id| gone.entry(id).or_default().maintenance = true);
@@ -314,85 +335,79 @@ impl Core {
         let ticks = (census_every.as_millis() / TICK.as_millis()).max(1) as usize;
         let mut core = Core {
             settings,
-            directory: Arc::default(),
+            inventory: Arc::default(),
             hosts: BTreeMap::new(),
             vms: BTreeMap::new(),
             lost: BTreeSet::new(),
             on_host: BTreeMap::new(),
             braked: BTreeSet::new(),
-            flows: 0,
-            census: (0, 0),
+            failovers: 0,
+            census: Census::default(),
             ticks,
             gone,
             census_open: true,
             intruders: BTreeMap::new(),
             drains: Drains::new(draining, moves),
         };
-        core.look_after(&directory);
-        for (id, mut belief) in vms {
-            // Whoever was running when the controller ended may have ended since.
-            if belief.state != VmState::Stopped {
-                belief.state = VmState::Unknown;
+        core.set_inventory(&inventory);
+        for (id, mut observed) in vms {
+            // A VM that ran when the controller stopped may have ended since.
+            if observed.state != VmState::Stopped {
+                observed.state = VmState::Unknown;
             }
-            core.believe(id, belief, Duration::ZERO);
+            core.observe(id, observed, Duration::ZERO);
         }
         core
     }
 
-    /// Takes charge of what this directory has. A host that is not in it any more is forgotten but for what an operator
-    /// or a fence said of it.
-    pub fn look_after(&mut self, directory: &Arc<Directory>) {
-        if Arc::ptr_eq(&self.directory, directory) {
+    /// Takes a new inventory. Of a removed host only quarantine, attestation, failure and maintenance are kept.
+    pub fn set_inventory(&mut self, inventory: &Arc<InventoryIndex>) {
+        if Arc::ptr_eq(&self.inventory, inventory) {
             return;
         }
-        self.directory = directory.clone();
+        self.inventory = inventory.clone();
         self.census_open = true;
         self.gone.append(&mut self.hosts);
-        self.hosts = directory.hosts.iter().map(|of| (of.id, self.gone.remove(&of.id).unwrap_or_default())).collect();
+        self.hosts =
+            inventory.hosts.iter().map(|item| (item.id, self.gone.remove(&item.id).unwrap_or_default())).collect();
         self.gone.values_mut().for_each(|host| {
             let Host { quarantined, confirmed, unproven, maintenance, failed, told, .. } = *host;
             *host = Host { quarantined, confirmed, unproven, maintenance, failed, told, ..Host::default() };
         });
-        self.census = (directory.hosts.len().div_ceil(self.ticks).min(CENSUS_PER_TICK), 0);
-        self.braked.retain(|id| directory.cluster(*id).is_ok());
+        self.census = Census { per_tick: inventory.hosts.len().div_ceil(self.ticks).min(CENSUS_PER_TICK), position: 0 };
+        self.braked.retain(|id| inventory.cluster(*id).is_ok());
     }
 
-    /// Handles one event. `now` never goes back.
+    /// Handles one event. `now` is monotonic.
     pub fn on(&mut self, event: Event, now: Duration) -> Vec<Command> {
         let mut commands = Vec::new();
         match event {
             Event::Tick => self.tick(now, &mut commands),
             Event::Suspected(host) => {
-                if let Some(of) = self.hosts.get_mut(&host) {
-                    of.suspect = true;
-                    of.answers = false;
+                if let Some(suspect) = self.hosts.get_mut(&host) {
+                    suspect.suspect = true;
+                    suspect.answers = false;
                     self.scan(host, &mut commands);
                 }
             }
             Event::HostChanged(host, status) => self.host_changed(host, status, now, &mut commands),
             Event::Maintenance(host, on) => {
-                if let Some(of) = self.hosts.get_mut(&host) {
-                    (of.maintenance, of.suspect, of.unproven) = (on, false, false);
+                if let Some(host) = self.hosts.get_mut(&host) {
+                    host.set_maintenance(on);
                 }
                 if !on {
-                    self.drain_ends(host);
+                    self.end_drain(host);
                 }
             }
-            Event::Drain(host) => self.drain_begins(host),
+            Event::Drain(host) => self.begin_drain(host),
             Event::Scanned(host, result) => {
-                if let Some(of) = self.hosts.get_mut(&host) {
-                    of.scanning = false;
-                    of.scan = result.ok().map(|scan| (now, scan));
-                    let seen =
-                        of.scan.as_ref().is_none_or(|(_, scan)| !scan.seen_by.is_empty() || scan.unseen_by.is_empty());
-                    if of.status == Some(HostStatus::Connected) && seen {
-                        of.suspect = false;
-                    }
+                if let Some(scanned) = self.hosts.get_mut(&host) {
+                    scanned.set_scan(result.ok().map(|reply| Scan { at: now, reply }));
                     self.judge_host(host, now, &mut commands);
                 }
             }
-            Event::Standing(cluster, answering) => {
-                let of_cluster = self.directory.hosts.iter().filter(|host| host.cluster == cluster);
+            Event::Answering(cluster, answering) => {
+                let of_cluster = self.inventory.hosts.iter().filter(|host| host.cluster == cluster);
                 let ids: Vec<HostId> = of_cluster.map(|host| host.id).collect();
                 for id in ids {
                     if let Some(host) = self.hosts.get_mut(&id) {
@@ -401,35 +416,25 @@ impl Core {
                 }
             }
             Event::Refused(host) => {
-                if let Some(of) = self.hosts.get_mut(&host) {
-                    of.refused = true;
+                if let Some(host) = self.hosts.get_mut(&host) {
+                    host.refused = true;
                 }
             }
             Event::Quarantined(host, result) => {
-                if let Some(of) = self.hosts.get_mut(&host) {
-                    of.quarantining = false;
-                    match result {
-                        Ok(()) => (of.quarantined, of.unproven) = (true, of.unproven || !of.heard),
-                        // Not durable: it is judged again.
-                        Err(_) => (of.failed, of.next_clean) = (None, now + SCAN_EVERY),
-                    }
+                if let Some(host) = self.hosts.get_mut(&host) {
+                    host.quarantine_decided(result.is_ok(), now);
                 }
             }
-            Event::Cleaned(host, result) => {
-                if let Some(of) = self.hosts.get_mut(&host) {
-                    of.cleaning = false;
-                    of.clean_error = result.err().map(|error| error.to_string());
-                    if of.clean_error.is_none() {
-                        (of.quarantined, of.confirmed, of.failed, of.scan, of.told) = (false, false, None, None, false);
-                    }
-                    of.next_clean = now + SCAN_EVERY;
+            Event::Reconciled(host, result) => {
+                if let Some(host) = self.hosts.get_mut(&host) {
+                    host.reconciled(result, now);
                 }
             }
             Event::Confirmed(host) => {
-                if let Some(of) = self.hosts.get_mut(&host) {
-                    of.confirmed = true;
-                    // Whoever waits because of this host need not any more.
-                    for vm in self.vms.values_mut().filter(|vm| vm.belief.host == Some(host)) {
+                if let Some(attested) = self.hosts.get_mut(&host) {
+                    attested.confirmed = true;
+                    // VMs that wait for this host need not wait any more.
+                    for vm in self.vms.values_mut().filter(|vm| vm.observed.host == Some(host)) {
                         vm.next = now;
                     }
                     self.judge_host(host, now, &mut commands);
@@ -440,11 +445,11 @@ impl Core {
                     of.confirmed = false;
                 }
             }
-            Event::Vm(id, belief) => self.believe(id, belief, now),
-            Event::Unwatched(vm, nobody) => {
+            Event::Vm(id, observed) => self.observe(id, observed, now),
+            Event::Unwatched(vm, unwatched) => {
                 if let Some(vm) = self.vms.get_mut(&vm) {
                     vm.watching = false;
-                    vm.gone = if nobody { vm.gone + 1 } else { 0 };
+                    vm.gone = if unwatched { vm.gone + 1 } else { 0 };
                 }
             }
             Event::Requested(vm, host) => self.requested(vm, host, now, &mut commands),
@@ -458,22 +463,22 @@ impl Core {
             }
             Event::Placed(vm, found) => self.placed(vm, found, now, &mut commands),
             Event::MoveIntended(vm, result) => self.move_intended(vm, result, now, &mut commands),
-            Event::Vacated(vm, result) => self.vacated(vm, result, now),
+            Event::Evicted(vm, result) => self.evicted(vm, result, now),
         }
         self.brake(now, &mut commands);
-        self.bring_back(now, &mut commands);
-        // After those that are down: they come first.
+        self.start_failovers(now, &mut commands);
+        // After the failovers: VMs that are down have precedence.
         self.drain(now, &mut commands);
-        self.clean(now, &mut commands);
+        self.reconcile(now, &mut commands);
         commands
     }
 
-    /// VMs that are believed to run on a host.
+    /// Number of VMs that run or may run on a host.
     pub fn vms_on(&self, host: HostId) -> usize {
         self.on_host.get(&host).map_or(0, BTreeSet::len)
     }
 
-    /// Whether it was told how the way to a host is.
+    /// Whether the status of a host is known.
     pub fn knows_status(&self, host: HostId) -> bool {
         self.hosts.get(&host).is_none_or(|host| host.status.is_some())
     }
@@ -483,41 +488,43 @@ impl Core {
         self.hosts.get(&host).is_some_and(|host| host.maintenance)
     }
 
-    /// What is thought of everything that is not in order.
-    pub fn thoughts(&self) -> HaReply {
+    /// Status of every host and VM that needs attention.
+    pub fn status(&self) -> HaReply {
         let hosts = self.hosts.iter().filter_map(|(id, host)| {
-            let trouble = match host {
-                Host { cleaning: true, .. } => "back: what is left on it is killed, then it is let in again".to_owned(),
-                Host { quarantined: true, clean_error: Some(error), .. } => format!("quarantined: {error}"),
-                Host { quarantined: true, .. } => {
-                    "quarantined: it is let in again when it answers and nothing is left on it".to_owned()
+            let verdict = match host {
+                Host { reconciling: true, .. } => {
+                    "reachable: leftover VMs are removed before its return to service".to_owned()
                 }
-                Host { status: Some(HostStatus::Disconnected), scan: Some((_, scan)), .. }
+                Host { quarantined: true, reconcile_error: Some(error), .. } => format!("quarantined: {error}"),
+                Host { quarantined: true, .. } => {
+                    "quarantined: returns to service when its agent answers and no leftover VM is on it".to_owned()
+                }
+                Host { status: Some(HostStatus::Disconnected), scan: Some(Scan { reply: scan, .. }), .. }
                     if !scan.seen_by.is_empty() =>
                 {
-                    format!("only the controller does not reach it ({})", scan.reason)
+                    format!("unreachable only from the controller ({})", scan.reason)
                 }
-                Host { status: Some(HostStatus::Disconnected), scan: Some((_, scan)), .. }
+                Host { status: Some(HostStatus::Disconnected), scan: Some(Scan { reply: scan, .. }), .. }
                     if scan.unseen_by.is_empty() =>
                 {
-                    format!("not taken for failed: no sibling could look ({})", scan.reason)
+                    format!("not failed: no sibling host could probe it ({})", scan.reason)
                 }
                 Host { status: Some(HostStatus::Disconnected), .. } => {
-                    "siblings are asked whether they see it".to_owned()
+                    "unreachable: sibling hosts are probing it".to_owned()
                 }
                 _ => String::new(),
             };
-            let says = [Some(trouble).filter(|says| !says.is_empty()), self.drain_standing(*id)];
-            let standing = says.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            let parts = [Some(verdict).filter(|verdict| !verdict.is_empty()), self.drain_status(*id)];
+            let standing = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
             if standing.is_empty() {
                 return None;
             }
             Some(HostHa { host_uuid: *id, standing })
         });
-        let vms = self.vms.iter().filter(|(_, vm)| vm.belief.wanted && vm.belief.state != VmState::Running);
+        let vms = self.vms.iter().filter(|(_, vm)| vm.observed.wanted && vm.observed.state != VmState::Running);
         let vms = vms.map(|(id, vm)| {
-            let why = match &vm.flow {
-                Some((_, _, reason)) => format!("being brought back: {reason}"),
+            let why = match &vm.failover {
+                Some(Failover { reason, .. }) => format!("failover in progress: {reason}"),
                 None if !vm.why.is_empty() => vm.why.clone(),
                 None => "waiting for a verdict on its host".to_owned(),
             };
@@ -526,39 +533,44 @@ impl Core {
         HaReply { hosts: hosts.collect(), vms: vms.collect(), braked: self.braked.iter().copied().collect() }
     }
 
-    pub(super) fn believe(&mut self, id: VmId, belief: Belief, now: Duration) {
+    pub(super) fn observe(&mut self, id: VmId, observed: ObservedState, now: Duration) {
         let vm = self.vms.entry(id).or_insert_with(|| Vm {
-            belief,
-            flow: None,
+            observed,
+            failover: None,
             failures: 0,
             up_since: None,
             deaths: 0,
             next: Duration::ZERO,
             why: String::new(),
             watching: false,
-            looks: (0, Duration::ZERO),
+            searches: Searches::default(),
             gone: 0,
         });
-        if vm.belief.host != belief.host {
+        if vm.observed.host != observed.host {
             vm.gone = 0;
         }
-        if vm.belief != belief {
-            vm.looks = (0, Duration::ZERO);
+        if vm.observed != observed {
+            vm.searches = Searches::default();
         }
-        if belief.state == VmState::Running && (vm.belief.state != VmState::Running || vm.up_since.is_none()) {
+        if observed.state == VmState::Running && (vm.observed.state != VmState::Running || vm.up_since.is_none()) {
             vm.up_since = Some(now);
         }
-        if let Some(vms) = vm.belief.host.and_then(|host| self.on_host.get_mut(&host)) {
+        if let Some(vms) = vm.observed.host.and_then(|host| self.on_host.get_mut(&host)) {
             vms.remove(&id);
         }
-        if let Some(host) = belief.host.filter(|_| belief.state != VmState::Stopped) {
+        if let Some(host) = observed.host.filter(|_| observed.state != VmState::Stopped) {
             self.on_host.entry(host).or_default().insert(id);
         }
-        let lost = belief.wanted && matches!(belief.state, VmState::Stopped | VmState::Unknown);
-        let _ = if lost { self.lost.insert(id) } else { self.lost.remove(&id) };
-        vm.belief = belief;
-        if belief.state == VmState::Running {
-            (vm.failures, vm.next) = (0, Duration::ZERO);
+        let lost = observed.wanted && matches!(observed.state, VmState::Stopped | VmState::Unknown);
+        if lost {
+            self.lost.insert(id);
+        } else {
+            self.lost.remove(&id);
+        }
+        vm.observed = observed;
+        if observed.state == VmState::Running {
+            vm.failures = 0;
+            vm.next = Duration::ZERO;
             vm.why.clear();
         }
     }

@@ -1,4 +1,4 @@
-//! Verdicts on hosts and flows of VMs, step by step, and under any order of events.
+//! Verdicts on hosts and failovers of VMs, step by step, and under any order of events.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use ringfence_messages::{
 
 use super::core::*;
 use crate::{
-    inventory::{Directory, HaSettings, Inventory, Vm},
+    inventory::{HaSettings, Inventory, InventoryIndex, Vm},
     testkit::{cluster_of, list, vm_of},
 };
 
@@ -33,7 +33,7 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
     let hosts = cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
     let inventory = Inventory { vms: vms.iter().map(of).collect(), ..hosts };
     let settings = HaSettings { parallelism, storm_brake_percent: 30 };
-    let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), Memory::default());
+    let mut core = Core::new(settings, S, Arc::new(InventoryIndex::new(inventory)), ReplayedState::default());
     for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
         core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
         core.on(Event::Listed(host(name), Ok(list(vec![]))), Duration::ZERO);
@@ -42,7 +42,7 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
 }
 
 fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
-    Event::Vm(vm(name), Belief { state, host: Some(host(at)), incarnation, wanted: true })
+    Event::Vm(vm(name), ObservedState { state, host: Some(host(at)), incarnation, wanted: true })
 }
 
 fn scanned(at: &str, seen: &[&str], unseen: &[&str]) -> Event {
@@ -51,7 +51,7 @@ fn scanned(at: &str, seen: &[&str], unseen: &[&str]) -> Event {
 }
 
 fn starts(commands: &[Command]) -> Vec<(VmId, &'static str)> {
-    let start = |c: &Command| if let Command::Start { vm, judger, .. } = c { Some((*vm, *judger)) } else { None };
+    let start = |c: &Command| if let Command::Start { vm, cause, .. } = c { Some((*vm, cause.as_str())) } else { None };
     commands.iter().filter_map(start).collect()
 }
 
@@ -59,7 +59,7 @@ fn quarantines(commands: &[Command]) -> Vec<HostId> {
     commands.iter().filter_map(|c| if let Command::Quarantine(host, _) = c { Some(*host) } else { None }).collect()
 }
 
-/// `a` is Disconnected and nobody sees it; what is ordered then.
+/// `a` is Disconnected and no sibling host reaches it; returns the commands.
 fn lose(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
     core.on(Event::Suspected(host(name)), now);
     core.on(scanned(name, &[], &["b", "c"]), now);
@@ -67,12 +67,12 @@ fn lose(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
 }
 
 #[test]
-fn a_host_that_nobody_sees_fails_and_its_vms_wait_for_the_durable_quarantine() {
+fn unseen_host_fails_and_failovers_wait_for_quarantine() {
     let mut core = core_of(&["v1", "v2", "plain"], 10);
     for (name, at) in [("v1", "a"), ("v2", "b"), ("plain", "a")] {
         core.on(believed(name, VmState::Running, at, 1), S);
     }
-    assert_eq!(core.on(Event::Suspected(host("a")), S), [Command::Scan(host("a"))], "siblings look at the first doubt");
+    assert_eq!(core.on(Event::Suspected(host("a")), S), [Command::Scan(host("a"))], "a suspect is scanned at once");
     assert_eq!(core.on(scanned("a", &[], &["b", "c"]), S), [], "it is not Disconnected yet");
     let commands = core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), 2 * S);
     assert_eq!(quarantines(&commands), [host("a")]);
@@ -81,21 +81,21 @@ fn a_host_that_nobody_sees_fails_and_its_vms_wait_for_the_durable_quarantine() {
     core.on(believed("plain", VmState::Unknown, "a", 1), 2 * S);
     let commands = core.on(Event::Quarantined(host("a"), Ok(())), 2 * S);
     assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")], "only what is NeverStop, and only of that host");
-    assert!(starts(&core.on(Event::Tick, 3 * S)).is_empty(), "one flow at a time");
+    assert!(starts(&core.on(Event::Tick, 3 * S)).is_empty(), "one failover at a time");
 
-    // Started elsewhere, it is believed there, and that is told once.
+    // After the failover the VM is observed there, and that is reported once.
     core.on(believed("v1", VmState::Running, "b", 2), 3 * S);
     let commands = core.on(Event::Started(vm("v1"), Ok(Some(host("b")))), 3 * S);
     assert!(
-        matches!(&commands[..], [Command::Tell(Fact::Started(e))] if e.from_host.as_deref() == Some("a")),
+        matches!(&commands[..], [Command::Emit(HaEvent::Started(e))] if e.from_host.as_deref() == Some("a")),
         "{commands:?}"
     );
 }
 
 #[test]
-fn a_host_whose_quarantine_cannot_be_recorded_is_judged_again_and_told_once() {
+fn unrecorded_quarantine_is_retried_and_reported_once() {
     let told =
-        |commands: &[Command]| commands.iter().filter(|c| matches!(c, Command::Tell(Fact::HostFailed(_)))).count();
+        |commands: &[Command]| commands.iter().filter(|c| matches!(c, Command::Emit(HaEvent::HostFailed(_)))).count();
     let full = || ErrorCode::new(Code::IO, "disk full");
     let mut core = core_of(&["v"], 10);
     assert_eq!(told(&lose(&mut core, "a", S)), 1);
@@ -110,7 +110,7 @@ fn a_host_whose_quarantine_cannot_be_recorded_is_judged_again_and_told_once() {
 }
 
 #[test]
-fn a_host_that_a_sibling_sees_or_nobody_could_look_for_does_not_fail() {
+fn host_reached_or_never_probed_does_not_fail() {
     for (seen, unseen) in [(&["b"][..], &["c"][..]), (&[], &[])] {
         let mut core = core_of(&["v1"], 10);
         core.on(believed("v1", VmState::Running, "a", 1), S);
@@ -124,7 +124,7 @@ fn a_host_that_a_sibling_sees_or_nobody_could_look_for_does_not_fail() {
 }
 
 #[test]
-fn a_look_that_is_old_is_taken_anew_before_a_host_fails() {
+fn stale_scan_is_repeated_before_verdict() {
     let mut core = core_of(&[], 10);
     core.on(Event::Suspected(host("a")), S);
     core.on(scanned("a", &[], &["b"]), S);
@@ -134,7 +134,7 @@ fn a_look_that_is_old_is_taken_anew_before_a_host_fails() {
 
 /// The requirement: cut off from the controller and from storage, alive.
 #[test]
-fn a_vm_that_nobody_watches_any_more_is_lost_though_siblings_see_its_host() {
+fn unwatched_vm_is_lost_although_its_host_is_reached() {
     let mut core = core_of(&["v1"], 10);
     core.on(believed("v1", VmState::Running, "a", 1), S);
     core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
@@ -142,10 +142,10 @@ fn a_vm_that_nobody_watches_any_more_is_lost_though_siblings_see_its_host() {
     core.on(scanned("a", &["b"], &["c"]), S);
     let looks = core.on(Event::Tick, 2 * S);
     assert!(looks.contains(&Command::Watch(vm("v1"))), "{looks:?}");
-    assert_eq!(starts(&core.on(Event::Unwatched(vm("v1"), true), 2 * S)), [], "one look is not enough");
+    assert_eq!(starts(&core.on(Event::Unwatched(vm("v1"), true), 2 * S)), [], "one check is not enough");
     core.on(scanned("a", &["b"], &["c"]), 3 * S);
     core.on(Event::Tick, 3 * S);
-    assert_eq!(starts(&core.on(Event::Unwatched(vm("v1"), false), 3 * S)), [], "somebody watches: begin anew");
+    assert_eq!(starts(&core.on(Event::Unwatched(vm("v1"), false), 3 * S)), [], "a watcher resets the count");
     for now in [4, 5] {
         core.on(scanned("a", &["b"], &["c"]), now * S);
         core.on(Event::Tick, now * S);
@@ -155,7 +155,7 @@ fn a_vm_that_nobody_watches_any_more_is_lost_though_siblings_see_its_host() {
 }
 
 #[test]
-fn a_storm_brakes_and_recovery_or_a_human_releases_it() {
+fn storm_brake_is_released_by_recovery_or_attestation() {
     let mut core = core_of(&["v1"], 10);
     core.on(believed("v1", VmState::Running, "a", 1), S);
     for name in ["a", "b", "c"] {
@@ -171,24 +171,24 @@ fn a_storm_brakes_and_recovery_or_a_human_releases_it() {
     let brakes = |commands: &[Command]| -> Vec<bool> {
         commands
             .iter()
-            .filter_map(|c| if let Command::Tell(Fact::Brake(e)) = c { Some(e.engaged) } else { None })
+            .filter_map(|c| if let Command::Emit(HaEvent::Brake(e)) = c { Some(e.engaged) } else { None })
             .collect()
     };
-    assert_eq!(brakes(&told), [true], "told once");
-    assert_eq!(core.thoughts().braked, [ClusterId::from_name("c1")]);
+    assert_eq!(brakes(&told), [true], "emitted once");
+    assert_eq!(core.status().braked, [ClusterId::from_name("c1")]);
     assert_eq!(starts(&core.on(Event::Tick, 2 * S)), []);
 
-    // A human says that a is off: that one fails, and counts no more.
+    // An operator attests that a is off: a fails, and counts no more.
     let commands = core.on(Event::Confirmed(host("a")), 2 * S);
     assert_eq!((quarantines(&commands), brakes(&commands)), (vec![host("a")], vec![false]));
     let commands = core.on(Event::Quarantined(host("a"), Ok(())), 2 * S);
     assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")]);
-    // The others are judged as ever.
+    // The others are judged as before.
     assert_eq!(quarantines(&core.on(scanned("b", &[], &["d"]), 3 * S)), [host("b")]);
 }
 
 #[test]
-fn so_many_flows_at_once_and_a_failed_one_is_tried_again_later_and_later() {
+fn failovers_are_bounded_and_back_off() {
     let names: Vec<String> = (0..5).map(|n| format!("v{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut core = core_of(&names, 2);
@@ -205,8 +205,8 @@ fn so_many_flows_at_once_and_a_failed_one_is_tried_again_later_and_later() {
     let refused = || Err(ErrorCode::new(Code::HOST_START_VM, "may still write"));
     let commands = core.on(Event::Started(first, refused()), S);
     assert_eq!(starts(&commands).len(), 1, "the next one's turn");
-    assert!(commands.iter().any(|c| matches!(c, Command::Tell(Fact::Blocked(_)))));
-    // Alone in the end, it is tried after 1, 2, 4, 8, 16, 30, 30 seconds.
+    assert!(commands.iter().any(|c| matches!(c, Command::Emit(HaEvent::Blocked(_)))));
+    // Retries come after 1, 2, 4, 8, 16, 30, 30 seconds.
     let mut core = core_of(&["v"], 2);
     core.on(believed("v", VmState::Running, "a", 1), S);
     lose(&mut core, "a", S);
@@ -215,7 +215,7 @@ fn so_many_flows_at_once_and_a_failed_one_is_tried_again_later_and_later() {
     let (mut now, mut waits, mut told) = (S, Vec::new(), 0);
     for _ in 0..7 {
         let commands = core.on(Event::Started(vm("v"), refused()), now);
-        told += commands.iter().filter(|c| matches!(c, Command::Tell(Fact::Blocked(_)))).count();
+        told += commands.iter().filter(|c| matches!(c, Command::Emit(HaEvent::Blocked(_)))).count();
         let failed = now;
         while starts(&core.on(Event::Tick, now)).is_empty() {
             now += S / 2;
@@ -226,7 +226,7 @@ fn so_many_flows_at_once_and_a_failed_one_is_tried_again_later_and_later() {
 }
 
 #[test]
-fn a_host_that_is_back_is_cleaned_when_none_of_its_vms_is_in_a_flow_and_no_flow_begins_meanwhile() {
+fn reconciliation_and_failovers_of_a_host_exclude_each_other() {
     let mut core = core_of(&["v1", "v2"], 1);
     for name in ["v1", "v2"] {
         core.on(believed(name, VmState::Running, "a", 1), S);
@@ -239,29 +239,29 @@ fn a_host_that_is_back_is_cleaned_when_none_of_its_vms_is_in_a_flow_and_no_flow_
     let [(first, _)] = under_way[..] else { panic!("{under_way:?}") };
     let (first, second) = if first == vm("v1") { ("v1", "v2") } else { ("v2", "v1") };
     core.on(Event::HostChanged(host("a"), HostStatus::Connecting), 2 * S);
-    assert!(core.on(Event::Tick, 2 * S).contains(&Command::AskStanding(ClusterId::from_name("c1"))));
-    let cleans = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Clean { .. }));
-    let answering = || Event::Standing(ClusterId::from_name("c1"), vec![host("a")]);
+    assert!(core.on(Event::Tick, 2 * S).contains(&Command::QueryAnswering(ClusterId::from_name("c1"))));
+    let cleans = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Reconcile { .. }));
+    let answering = || Event::Answering(ClusterId::from_name("c1"), vec![host("a")]);
     assert!(!cleans(&core.on(answering(), 2 * S)), "the first is being fenced there");
     core.on(believed(first, VmState::Running, "b", 2), 3 * S);
     let commands = core.on(Event::Started(vm(first), Ok(Some(host("b")))), 3 * S);
-    // The other one's turn came first: it may still be fenced there too.
+    // The other VM's turn came first: it may still be fenced there too.
     assert!(!cleans(&commands) && starts(&commands).len() == 1, "{commands:?}");
     core.on(believed(second, VmState::Running, "b", 2), 3 * S);
     assert!(cleans(&core.on(Event::Started(vm(second), Ok(Some(host("b")))), 3 * S)));
-    assert!(core.may_quarantine(host("a")).is_err(), "nothing is fenced on a host that is being cleaned");
+    assert!(core.may_quarantine(host("a")).is_err(), "no fence on a host that is being reconciled");
     assert!(!cleans(&core.on(Event::Tick, 4 * S)), "one at a time");
-    let error = ErrorCode::new(Code::OPERATION, "something restarts it");
-    core.on(Event::Cleaned(host("a"), Err(error)), 5 * S);
-    assert!(core.thoughts().hosts[0].standing.contains("something restarts it"));
+    let error = ErrorCode::new(Code::OPERATION, "something on the host restarts it");
+    core.on(Event::Reconciled(host("a"), Err(error)), 5 * S);
+    assert!(core.status().hosts[0].standing.contains("something on the host restarts it"));
     assert!(cleans(&core.on(Event::Tick, 6 * S)), "tried again");
-    core.on(Event::Cleaned(host("a"), Ok(())), 7 * S);
+    core.on(Event::Reconciled(host("a"), Ok(())), 7 * S);
     core.on(Event::HostChanged(host("a"), HostStatus::Connected), 7 * S);
-    assert!(core.thoughts().hosts.is_empty());
+    assert!(core.status().hosts.is_empty());
 }
 
 #[test]
-fn a_qemu_that_is_missed_is_looked_for_and_one_that_something_else_started_is_found() {
+fn missing_and_unexpected_qemus_are_searched() {
     let mut core = core_of(&["v1", "v2", "v3"], 10);
     core.on(believed("v1", VmState::Running, "a", 1), S);
     core.on(believed("v2", VmState::Stopped, "a", 1), S);
@@ -279,16 +279,17 @@ fn a_qemu_that_is_missed_is_looked_for_and_one_that_something_else_started_is_fo
 }
 
 #[test]
-fn everything_is_known_again_after_a_restart() {
+fn restart_replays_all_state() {
     let mut before = core_of(&["v1"], 10);
     before.on(believed("v1", VmState::Running, "a", 1), S);
     let Event::Vm(id, memory) = believed("v1", VmState::Starting, "a", 1) else { unreachable!() };
     let hosts = Inventory {
-        vms: core_of(&["v1"], 1).directory.vms.clone(),
+        vms: core_of(&["v1"], 1).inventory.vms.clone(),
         ..cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"])
     };
-    let memory = Memory { vms: vec![(id, memory)], quarantined: BTreeSet::from([host("a")]), ..Memory::default() };
-    let mut core = Core::new(HaSettings::default(), S, Arc::new(Directory::new(hosts)), memory);
+    let memory =
+        ReplayedState { vms: vec![(id, memory)], quarantined: BTreeSet::from([host("a")]), ..ReplayedState::default() };
+    let mut core = Core::new(HaSettings::default(), S, Arc::new(InventoryIndex::new(hosts)), memory);
     core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
     let commands = core.on(scanned("a", &[], &["b"]), S);
     assert_eq!(quarantines(&commands), [], "it is already");
@@ -299,12 +300,12 @@ fn everything_is_known_again_after_a_restart() {
         core.on(Event::HostChanged(host(name), HostStatus::Connected), S);
         commands = core.on(Event::Listed(host(name), Ok(list(vec![]))), S);
     }
-    assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")], "the flow begins anew");
+    assert_eq!(starts(&commands), [(vm("v1"), "HostSilent")], "the failover starts again");
 }
 
-/// K9: a human's word is for one outage. Whatever the host answers ends it, durably and at once.
+/// K9: an attestation is valid for one outage. Any answer of the host ends it, durably and at once.
 #[test]
-fn a_humans_word_ends_with_the_first_answer_and_does_not_fail_the_host_again() {
+fn attestation_ends_with_the_first_answer() {
     for answer in [HostStatus::Connecting, HostStatus::Connected] {
         let mut core = core_of(&["v1"], 10);
         core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), S);
@@ -312,25 +313,26 @@ fn a_humans_word_ends_with_the_first_answer_and_does_not_fail_the_host_again() {
         core.on(Event::Quarantined(host("a"), Ok(())), S);
         let commands = core.on(Event::HostChanged(host("a"), answer), 2 * S);
         assert!(commands.contains(&Command::EndWord(host("a"))), "{answer:?}: {commands:?}");
-        core.on(Event::Cleaned(host("a"), Ok(())), 3 * S);
+        core.on(Event::Reconciled(host("a"), Ok(())), 3 * S);
         core.on(Event::HostChanged(host("a"), HostStatus::Connected), 3 * S);
-        // A day later it is out of sight, and siblings see it.
+        // A day later the host is unreachable, and sibling hosts reach it.
         let later = 86_400 * S;
         core.on(Event::HostChanged(host("a"), HostStatus::Disconnected), later);
         assert_eq!(quarantines(&core.on(scanned("a", &["b"], &["c"]), later)), []);
     }
 }
 
-/// K10: one that stopped where nobody answers any more waits like one that is in doubt, and so does an operator's order.
+/// K10: a VM that stopped on a host that is now unreachable waits like one in state Unknown, also on request of an
+/// operator.
 #[test]
-fn a_stopped_vm_does_not_pass_the_storm_brake() {
+fn stopped_vm_does_not_bypass_storm_brake() {
     let mut core = core_of(&["v1"], 10);
     core.on(believed("v1", VmState::Running, "a", 1), S);
     for name in ["a", "b", "c", "d"] {
         core.on(Event::Suspected(host(name)), S);
         core.on(Event::HostChanged(host(name), HostStatus::Disconnected), S);
     }
-    assert_eq!(core.thoughts().braked.len(), 1);
+    assert_eq!(core.status().braked.len(), 1);
     assert_eq!(starts(&core.on(believed("v1", VmState::Stopped, "a", 1), 2 * S)), []);
     assert_eq!(starts(&core.on(Event::Tick, 3 * S)), []);
     let commands = core.on(Event::Requested(vm("v1"), None), 4 * S);
@@ -339,25 +341,25 @@ fn a_stopped_vm_does_not_pass_the_storm_brake() {
         "{commands:?}"
     );
 
-    // A start that was under way when the brake engaged fences no more either, unless a human attests.
+    // A start that was in progress when the brake engaged fences no more either, unless an operator attests.
     let error = core.may_quarantine(host("a")).unwrap_err();
     assert!(error.details.contains("storm brake of c1"), "{error}");
     core.on(Event::Confirmed(host("d")), 5 * S);
     core.may_quarantine(host("d")).unwrap();
 
-    // A fence that took one of them out of service does not take it out of the count.
+    // A host quarantined by a fence still counts.
     core.on(Event::Quarantined(host("a"), Ok(())), 5 * S);
-    assert_eq!(core.thoughts().braked.len(), 1, "three are still away");
+    assert_eq!(core.status().braked.len(), 1, "three are still unreachable");
     core.on(Event::HostChanged(host("c"), HostStatus::Connected), 6 * S);
     core.on(Event::HostChanged(host("b"), HostStatus::Connected), 6 * S);
-    assert_eq!(core.thoughts().braked.len(), 0);
+    assert_eq!(core.status().braked.len(), 0);
 }
 
-/// K13: one that a storage refuses is taken out of service, also when that is found while it is cleaned for something else.
+/// K13: a host that a storage rejects is quarantined, also if that is found during another reconciliation.
 #[test]
-fn a_refused_host_is_quarantined_and_cleaned_after_it_was_found() {
+fn rejected_host_without_record_is_reconciled() {
     let mut core = core_of(&["v1"], 10);
-    let (a, clean) = (host("a"), Command::Clean(host("a")));
+    let (a, clean) = (host("a"), Command::Reconcile(host("a")));
     core.on(Event::HostChanged(a, HostStatus::Connected), S);
     core.on(Event::Refused(a), S);
     assert_eq!(quarantines(&core.on(Event::Tick, 2 * S)), [a]);
@@ -365,24 +367,25 @@ fn a_refused_host_is_quarantined_and_cleaned_after_it_was_found() {
     core.on(Event::Quarantined(a, Err(ErrorCode::new(Code::IO, "disk full"))), 3 * S);
     assert_eq!(quarantines(&core.on(Event::Tick, 3 * S + SCAN_EVERY)), [a], "again");
     core.on(Event::Quarantined(a, Ok(())), 6 * S);
-    assert!(core.on(Event::Standing(ClusterId::from_name("c1"), vec![a]), 10 * S).contains(&clean));
+    assert!(core.on(Event::Answering(ClusterId::from_name("c1"), vec![a]), 10 * S).contains(&clean));
     core.on(Event::Refused(a), 11 * S);
-    core.on(Event::Cleaned(a, Ok(())), 12 * S);
-    assert_eq!(quarantines(&core.on(Event::Tick, 20 * S)), [a], "that cleaning may not have seen it");
+    core.on(Event::Reconciled(a, Ok(())), 12 * S);
+    assert_eq!(quarantines(&core.on(Event::Tick, 20 * S)), [a], "that reconciling may not have seen it");
     assert!(core.on(Event::Quarantined(a, Ok(())), 21 * S).contains(&clean), "it answers still");
-    core.on(Event::Cleaned(a, Ok(())), 31 * S);
+    core.on(Event::Reconciled(a, Ok(())), 31 * S);
     assert_eq!(quarantines(&core.on(Event::Tick, 40 * S)), []);
 }
 
-/// K23: a start worked if the VM ran for a while. One that ends at once is tried later and later, then a human is asked for.
+/// K23: a start succeeded if the VM ran for a while. A crashing VM is restarted with backoff, then an operator is
+/// needed.
 #[test]
-fn a_vm_that_ends_at_once_is_not_started_for_ever() {
+fn crashing_vm_is_not_restarted_for_ever() {
     let mut core = core_of(&["v1"], 10);
     core.on(believed("v1", VmState::Running, "a", 1), S);
     let (mut now, mut count, mut told, mut incarnation) = (S, 0, 0, 1);
     let mut commands = core.on(believed("v1", VmState::Stopped, "a", 1), now);
     for _ in 0..3600 {
-        told += commands.iter().filter(|c| matches!(c, Command::Tell(Fact::Blocked(_)))).count();
+        told += commands.iter().filter(|c| matches!(c, Command::Emit(HaEvent::Blocked(_)))).count();
         if starts(&commands).is_empty() {
             now += S;
             commands = core.on(Event::Tick, now);
@@ -393,29 +396,29 @@ fn a_vm_that_ends_at_once_is_not_started_for_ever() {
         core.on(Event::Started(vm("v1"), Ok(Some(host("a")))), now);
         commands = core.on(believed("v1", VmState::Stopped, "a", incarnation), now);
     }
-    // The first death was of a start that was not HA's.
+    // The first crash was of a start without HA.
     assert_eq!((count, told), (MAX_DEATHS as usize - 1, 1));
     let commands = core.on(Event::Requested(vm("v1"), None), now);
-    assert_eq!(starts(&commands), [(vm("v1"), "Operator")], "an operator begins anew");
+    assert_eq!(starts(&commands), [(vm("v1"), "Operator")], "an operator resets the backoff");
 
-    // One that ran for a while is started at once.
+    // A VM that ran for a while is restarted at once.
     core.on(believed("v1", VmState::Running, "a", 99), now);
     core.on(Event::Started(vm("v1"), Ok(Some(host("a")))), now);
     let commands = core.on(believed("v1", VmState::Stopped, "a", 99), now + STEADY);
     assert_eq!(starts(&commands), [(vm("v1"), "QemuDied")]);
 }
 
-/// K7: a failed look is no look, a blind one neither; who cannot be asked is a silent place and not waited for.
+/// K7: a failed query does not count, nor does one without sight; a host that cannot be queried is not waited for.
 #[test]
-fn nothing_starts_before_every_host_of_the_cluster_was_heard() {
-    let directory = core_of(&["v1"], 1).directory.clone();
-    let stopped = Belief { state: VmState::Stopped, host: Some(host("a")), incarnation: 1, wanted: true };
-    let memory = Memory { vms: vec![(vm("v1"), stopped)], ..Memory::default() };
-    let mut core = Core::new(HaSettings::default(), S, directory, memory);
+fn no_start_before_every_host_is_heard() {
+    let inventory = core_of(&["v1"], 1).inventory.clone();
+    let stopped = ObservedState { state: VmState::Stopped, host: Some(host("a")), incarnation: 1, wanted: true };
+    let memory = ReplayedState { vms: vec![(vm("v1"), stopped)], ..ReplayedState::default() };
+    let mut core = Core::new(HaSettings::default(), S, inventory, memory);
     let cluster = ClusterId::from_name("c1");
     for name in ["a", "b", "c", "d", "e", "f", "g"] {
         let commands = core.on(Event::HostChanged(host(name), HostStatus::Connected), S);
-        assert!(commands.contains(&Command::List(host(name))), "asked at once: {commands:?}");
+        assert!(commands.contains(&Command::List(host(name))), "queried at once: {commands:?}");
         core.on(Event::Listed(host(name), Ok(list(vec![]))), S);
     }
     core.on(Event::Maintenance(host("h"), true), S);
@@ -429,29 +432,29 @@ fn nothing_starts_before_every_host_of_the_cluster_was_heard() {
     assert_eq!((core.unsettled(cluster), core.unheard(cluster)), (vec![host("j")], vec![host("i")]));
     let asked = |commands: &[Command]| commands.contains(&Command::List(host("i")));
     core.on(Event::Suspected(host("i")), S);
-    assert!(!asked(&core.on(Event::Tick, 2 * S)), "one that is deaf is asked rarely");
+    assert!(!asked(&core.on(Event::Tick, 2 * S)), "a deaf host is queried rarely");
     assert!(asked(&core.on(Event::Tick, S + RETRY_CEILING)), "and not forgotten");
     core.on(Event::HostChanged(host("i"), HostStatus::Connected), 2 * S);
     let commands = core.on(Event::HostChanged(host("j"), HostStatus::Disconnected), S);
-    assert_eq!(starts(&commands), [(vm("v1"), "QemuDied")], "nobody is waited for any more");
+    assert_eq!(starts(&commands), [(vm("v1"), "QemuDied")], "no host is waited for any more");
     assert_eq!(core.unheard(cluster), [host("i"), host("j")]);
     core.on(Event::Quarantined(host("j"), Ok(())), S);
-    assert_eq!(core.unheard(cluster), [host("i"), host("j")], "a quarantine proves nothing of what nobody heard");
+    assert_eq!(core.unheard(cluster), [host("i"), host("j")], "a quarantine proves nothing about an unheard host");
     core.on(Event::Confirmed(host("j")), S);
     assert_eq!(core.unheard(cluster), [host("i")]);
 }
 
-/// K7: since the backup a host may have come back from its quarantine, or to work, and run a VM of which nobody wrote.
+/// K7: since the backup a host may have returned to service and run a VM without a record.
 #[test]
-fn what_a_restored_journal_says_of_hosts_excuses_none_from_being_heard() {
-    let directory = core_of(&["v1"], 1).directory.clone();
+fn restored_journal_excuses_no_host_from_census() {
+    let inventory = core_of(&["v1"], 1).inventory.clone();
     let of = |names: &[&str]| names.iter().map(|name| host(name)).collect::<std::collections::BTreeSet<_>>();
     for (unproven, waited_for, silent) in
         [(of(&[]), vec![], vec![]), (of(&["a", "b"]), vec![host("a")], vec![host("b")])]
     {
         let (quarantined, maintenance) = (of(&["b"]), of(&["a"]));
-        let memory = Memory { quarantined, maintenance, unproven, ..Memory::default() };
-        let mut core = Core::new(HaSettings::default(), S, directory.clone(), memory);
+        let memory = ReplayedState { quarantined, maintenance, unproven, ..ReplayedState::default() };
+        let mut core = Core::new(HaSettings::default(), S, inventory.clone(), memory);
         let cluster = ClusterId::from_name("c1");
         for name in ["c", "d", "e", "f", "g", "h", "i", "j"] {
             core.on(Event::Listed(host(name), Ok(list(vec![]))), S);
@@ -463,9 +466,9 @@ fn what_a_restored_journal_says_of_hosts_excuses_none_from_being_heard() {
     }
 }
 
-/// K8, K19, K20: a second QEMU is looked at; what only claims to be the VM is told of once, and not believed.
+/// K8, K19, K20: a second QEMU is searched; a mere claim is reported once and not accepted.
 #[test]
-fn a_second_qemu_is_looked_at_and_a_mere_claim_is_told_of_once() {
+fn second_qemu_is_searched_and_claim_reported_once() {
     let mut core = core_of(&["v1"], 1);
     core.on(believed("v1", VmState::Running, "a", 1), S);
     let on_b = |process: RunningVm| Event::Listed(host("b"), Ok(list(vec![process])));
@@ -473,7 +476,7 @@ fn a_second_qemu_is_looked_at_and_a_mere_claim_is_told_of_once() {
     assert!(looks(&core.on(on_b(RunningVm::qemu(vm("v1"), 9)), S)));
     let coming = RunningVm { incoming: true, ..RunningVm::qemu(vm("v1"), 9) };
     assert!(!looks(&core.on(on_b(coming), S)), "a migration is under way");
-    let told = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Tell(Fact::Intruder(_))));
+    let told = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Emit(HaEvent::Intruder(_))));
     let stranger = || RunningVm { stranger: Some("of user nobody".to_owned()), ..RunningVm::qemu(vm("v1"), 9) };
     let commands = core.on(on_b(stranger()), S);
     assert!(told(&commands) && !looks(&commands), "{commands:?}");
@@ -487,10 +490,10 @@ fn a_second_qemu_is_looked_at_and_a_mere_claim_is_told_of_once() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: no host of which nobody said that it is gone is ever failed, flows are bounded
-    /// and one per VM, and a host is never cleaned while one of its VMs is in a flow.
+    /// For any sequence of events: no host fails that no sibling host missed, failovers are bounded and one per VM,
+    /// and a host is never reconciled while one of its VMs is in a failover.
     #[test]
-    fn flows_are_bounded_and_never_beside_a_cleaning(
+    fn failovers_are_bounded_and_never_beside_reconciliation(
         steps in prop::collection::vec((0u8..12, 0usize..3, 0usize..4, any::<bool>()), 1..150)
     ) {
         let (names, places) = (["v0", "v1", "v2", "v3"], ["a", "b", "c"]);
@@ -498,7 +501,7 @@ proptest! {
         for (n, name) in names.iter().enumerate() {
             core.on(believed(name, VmState::Running, places[n % 3], 1), Duration::ZERO);
         }
-        let (mut flows, mut cleaning) = (std::collections::BTreeMap::new(), BTreeSet::new());
+        let (mut flows, mut reconciling) = (std::collections::BTreeMap::new(), BTreeSet::new());
         let mut at: Vec<&str> = (0..4).map(|n| places[n % 3]).collect();
         let mut unseen = BTreeSet::new();
         for (now, (action, h, v, ok)) in steps.into_iter().enumerate() {
@@ -511,8 +514,8 @@ proptest! {
                 3 if ok => { unseen.insert(host(place)); scanned(place, &[], &["d"]) }
                 3 => scanned(place, &["d"], &[]),
                 4 => Event::Quarantined(host(place), if ok { Ok(()) } else { Err(refused) }),
-                5 if cleaning.remove(&host(place)) => Event::Cleaned(host(place), if ok { Ok(()) } else { Err(refused) }),
-                6 => Event::Standing(ClusterId::from_name("c1"), vec![host(place)]),
+                5 if reconciling.remove(&host(place)) => Event::Reconciled(host(place), if ok { Ok(()) } else { Err(refused) }),
+                6 => Event::Answering(ClusterId::from_name("c1"), vec![host(place)]),
                 7 if flows.remove(&vm(name)).is_some() => {
                     if ok {
                         at[v] = "d";
@@ -530,15 +533,15 @@ proptest! {
                     Command::Start { vm: id, .. } => {
                         let n = names.iter().position(|name| vm(name) == id).unwrap();
                         let from = host(at[n]);
-                        prop_assert!(flows.insert(id, from).is_none(), "two flows of one VM");
-                        prop_assert!(!cleaning.contains(&from), "a flow on a host that is being cleaned");
+                        prop_assert!(flows.insert(id, from).is_none(), "two failovers of one VM");
+                        prop_assert!(!reconciling.contains(&from), "a failover on a host that is being reconciled");
                     }
-                    Command::Clean(host) => {
-                        prop_assert!(cleaning.insert(host), "cleaned twice at once");
-                        prop_assert!(!flows.values().any(|from| *from == host), "cleaned beside a flow");
+                    Command::Reconcile(host) => {
+                        prop_assert!(reconciling.insert(host), "reconciled twice at the same time");
+                        prop_assert!(!flows.values().any(|from| *from == host), "reconciled beside a failover");
                     }
-                    Command::Tell(Fact::HostFailed(failed)) => {
-                        prop_assert!(unseen.contains(&failed.host_uuid), "failed though nobody said that it is gone");
+                    Command::Emit(HaEvent::HostFailed(failed)) => {
+                        prop_assert!(unseen.contains(&failed.host_uuid), "failed without a sibling host that missed it");
                     }
                     _ => {}
                 }

@@ -1,17 +1,17 @@
-//! How a host is emptied: each VM that runs there is stopped in order, verified gone, and started where there is room.
+//! Drain: each VM on a host is stopped, verified gone, and started on another host with room.
 //!
 //! ```text
-//! runs there --room elsewhere--> intent durable --> stopped, verified gone --> started elsewhere, by the flows of HA --> over
+//! runs there --room elsewhere--> intent durable --> stopped, verified gone --> failover to another host --> over
 //!     ^            |                                        |
 //!     +-- none: it runs on --+------ it does not stop ------+
 //! ```
-//! Invariants: no VM is stopped that has nowhere to go. The intent is durable before the stop (I4), and ends only when the
-//! VM runs, or is not to run: a controller that is killed in between still owes the start, whatever its `ha` is. It is
-//! started by the way of every start, which asks the drained host once more (I1), when it was stopped for long enough that
-//! what restarts it there would have done so. So many at once (I8), counting those that are stopped and did not start:
-//! whatever goes wrong, no more users than that are without their VM.
-//! Derived anew on every event, as all of HA. Rejected: to stop with "not to run" and start as if an operator had. What an
-//! operator stops meanwhile would be started; and a crash between would leave a NeverStop VM down.
+//! Invariants: no VM is stopped without a target. The intent is durable before the stop (I4), and ends only when the
+//! VM runs or its desired state is stopped: a restarted controller still starts it, whatever its HA mode is. The
+//! start is a normal one that queries the drained host again (I1), after a wait in which a restarting unit there
+//! would show. At most [`MOVES_AT_ONCE`] VMs (I8), including those that were stopped and did not start. Derived from
+//! the current state on every event.
+//! Alternatives considered: stop with desired state stopped and start like an operator. A stop by an operator in
+//! between would be undone, and a crash in between would leave a `NeverStop` VM down.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,82 +25,82 @@ use ringfence_messages::{
 };
 
 use super::{
-    cleaning::{WATCH_EVERY, WATCH_LOOKS},
-    core::{Belief, Command, Core, Fact, RETRY_CEILING},
+    core::{Command, Core, HaEvent, ObservedState, RETRY_CEILING},
     placement::{Candidate, nowhere, spread},
+    reconciliation::{WATCH_EVERY, WATCH_LOOKS},
 };
 use crate::sabotage::{self, Sabotage};
 
-/// VMs that are moved at once, over all hosts. Too low: a large host is empty late. Too high: so many users are without
-/// their VM at once, longer when hosts that start them get slow.
+/// VMs moved at the same time, over all hosts. Too low: a large host is empty late. Too high: as many VMs are down at
+/// the same time, and for longer if target hosts are slow.
 pub const MOVES_AT_ONCE: usize = 2;
 
-/// For so long a VM that was to be stopped has to be seen running where it was until it is believed to have stayed. Too
-/// low: an old word is taken for a new one. Too high: it is tried again late.
+/// A VM that should have stopped must be seen running this long before the stop counts as failed. Too low: an old
+/// report counts as a new one. Too high: the retry is late.
 pub const STAYS_AFTER: Duration = Duration::from_secs(2);
 
-/// For so long a VM has to be stopped until it is started elsewhere: a unit or a watchdog of its host may start it again,
-/// which the start then finds when it asks that host. Too low: it comes after that, and two write. Too high: users wait.
-/// As long as a host that is cleaned is watched.
+/// Wait between the stop of a VM and its start elsewhere. A unit or a watchdog of the host may restart the VM, which
+/// the start then finds when it queries that host. Too low: the restart comes later, and two QEMUs write. Too high:
+/// users wait. Equal to the watch of a reconciled host.
 pub const WATCHED: Duration = WATCH_EVERY.saturating_mul(WATCH_LOOKS);
 
-/// Shortest wait until a VM that could not be moved is tried again is twice that. Too low: a guest that does not stop is
-/// asked to all the time. Too high: room that comes is noticed late.
+/// Half of the shortest wait before the move of a VM is retried. Too low: a guest that does not stop gets stop
+/// commands all the time. Too high: room that becomes free is used late.
 const RETRY_FLOOR: Duration = Duration::from_secs(2);
 
-/// VMs that are named when it is said how a drain stands. More would not be read.
+/// VMs listed in the status of a drain.
 const NAMED: usize = 10;
 
-/// What is known of all drains.
+/// State of all drains.
 #[derive(Debug, Default)]
 pub(super) struct Drains {
-    /// The hosts, and whether it was told that they are empty.
+    /// Hosts with a requested drain, and whether completion was emitted.
     pub(super) hosts: BTreeMap<HostId, bool>,
-    /// VMs that are being moved.
+    /// VMs with a move in progress.
     pub(super) moves: BTreeMap<VmId, Move>,
     /// VMs that could not be moved.
     stuck: BTreeMap<VmId, Stuck>,
-    /// Those of them for a reason that was not told yet.
-    unsaid: BTreeSet<VmId>,
+    /// Those of them whose reason was not emitted yet.
+    unreported: BTreeSet<VmId>,
 }
 
-/// A VM that is being moved.
+/// The move of one VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Off this host.
+    /// The drained host.
     pub from: HostId,
-    /// The start that is ended by it.
+    /// The incarnation that the move stops.
     pub incarnation: u64,
     step: Step,
-    /// The journal knows of it.
+    /// The intent is in the journal.
     durable: bool,
-    /// Since when it is believed to be stopped.
+    /// Since when the VM is observed as stopped.
     stopped: Option<Duration>,
-    /// It was verified gone: where it runs on all the same, its host started it again.
+    /// Verified gone: if it runs on the host after that, the host restarted it.
     gone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// It is asked where there is room.
+    /// A target is being queried.
     Placing,
-    /// Its intent is being recorded.
+    /// The intent is being recorded.
     Intending,
-    /// It is being stopped.
+    /// The VM is being stopped.
     Stopping,
-    /// It was stopped at that time, or it is not known whether: what is believed of it says what is to be done.
+    /// Stopped at that time, or the outcome is unknown: the observed state decides.
     Out(Duration),
-    /// It was to be stopped and runs on. Should it end after all, of a kill that took long, it is owed a start.
+    /// The stop failed and the VM runs. If it ends later, the move starts it elsewhere.
     Stayed,
 }
 
 impl Move {
-    /// One that the journal remembers.
-    pub fn remembered(from: HostId, incarnation: u64) -> Move {
+    /// A move replayed from the journal.
+    pub fn replayed(from: HostId, incarnation: u64) -> Move {
         Move { from, incarnation, step: Step::Out(Duration::ZERO), durable: true, stopped: None, gone: false }
     }
 
-    /// Whether the flows of HA may not bring it back yet: it is being stopped, or was just now.
+    /// Whether a failover must wait: the VM is being stopped, or was stopped just now.
     pub(super) fn holds(&self, state: VmState, now: Duration) -> bool {
         let watched = sabotage::on(Sabotage::DrainUnwatched)
             || self.stopped.is_some_and(|since| now.saturating_sub(since) >= WATCHED);
@@ -108,7 +108,7 @@ impl Move {
     }
 }
 
-/// Why a VM is not moved, how often that was tried, and when it is again.
+/// Why a VM cannot be moved, and the backoff.
 #[derive(Debug, Default)]
 struct Stuck {
     why: String,
@@ -121,27 +121,27 @@ impl Drains {
         Drains { hosts, moves, ..Drains::default() }
     }
 
-    /// It stays for now; whether that is news.
+    /// Notes that the VM stays for now. Returns whether the reason is new.
     fn stays(&mut self, vm: VmId, why: &str, now: Duration) -> bool {
         let stuck = self.stuck.entry(vm).or_default();
         stuck.tries = stuck.tries.saturating_add(1);
         stuck.next = now + RETRY_CEILING.min(RETRY_FLOOR * (1 << stuck.tries.min(10)));
-        let news = stuck.why != why;
+        let is_new = stuck.why != why;
         why.clone_into(&mut stuck.why);
-        news
+        is_new
     }
 }
 
 impl Core {
-    /// A host is to be emptied, from now on or anew.
-    pub(super) fn drain_begins(&mut self, host: HostId) {
+    /// An operator requested a drain, possibly again.
+    pub(super) fn begin_drain(&mut self, host: HostId) {
         self.drains.hosts.insert(host, false);
-        // Who asks again wants it tried now.
+        // A repeated request retries at once.
         self.forget_stuck(host);
     }
 
-    /// A host is in service again: what was moved stays where it is, what is stopped is started, there too.
-    pub(super) fn drain_ends(&mut self, host: HostId) {
+    /// The host returned to service: moved VMs stay on their new hosts, stopped ones start, possibly here.
+    pub(super) fn end_drain(&mut self, host: HostId) {
         self.drains.hosts.remove(&host);
         self.forget_stuck(host);
     }
@@ -151,194 +151,209 @@ impl Core {
         there.for_each(|id| drop(self.drains.stuck.remove(id)));
     }
 
-    /// Ends moves that are over, and begins others.
+    /// Ends completed moves and begins new ones.
     pub(super) fn drain(&mut self, now: Duration, commands: &mut Vec<Command>) {
         self.end_moves(now, commands);
-        for (id, of) in &mut self.drains.moves {
-            let stopped = self.vms.get(id).is_some_and(|vm| vm.belief.state == VmState::Stopped);
-            of.stopped = stopped.then(|| of.stopped.unwrap_or(now));
+        for (id, vm_move) in &mut self.drains.moves {
+            let stopped = self.vms.get(id).is_some_and(|vm| vm.observed.state == VmState::Stopped);
+            vm_move.stopped = stopped.then(|| vm_move.stopped.unwrap_or(now));
         }
         let on_host = &self.on_host;
         for (host, told) in &mut self.drains.hosts {
-            // One that was empty and is not any more is asked again.
+            // A drained host with a VM again is queried again.
             *told &= on_host.get(host).is_none_or(BTreeSet::is_empty);
         }
-        let mut left = match sabotage::on(Sabotage::DrainAtOnce) {
-            true => usize::MAX,
-            false => MOVES_AT_ONCE.saturating_sub(self.drains.moves.iter().filter(|of| self.counts(of)).count()),
-        };
+        let under_way = self.drains.moves.iter().filter(|(id, vm_move)| self.counts(**id, vm_move)).count();
+        let unlimited = sabotage::on(Sabotage::DrainAtOnce);
+        let mut left = if unlimited { usize::MAX } else { MOVES_AT_ONCE.saturating_sub(under_way) };
         for from in self.drains.hosts.keys().filter(|host| self.hosts.contains_key(host)) {
             for id in self.on_host.get(from).into_iter().flatten() {
                 if left == 0 {
                     return;
                 }
-                let (Some(vm), Ok(_)) = (self.vms.get(id), self.directory.vm(*id)) else { continue };
+                let (Some(vm), Ok(_)) = (self.vms.get(id), self.inventory.vm(*id)) else { continue };
                 let due = self.drains.stuck.get(id).is_none_or(|stuck| now >= stuck.next);
                 let before = self.drains.moves.get(id);
-                let idle = vm.flow.is_none() && before.is_none_or(|of| of.step == Step::Stayed);
-                if vm.belief.state == VmState::Running && idle && due {
+                let idle = vm.failover.is_none() && before.is_none_or(|vm_move| vm_move.step == Step::Stayed);
+                if vm.observed.state == VmState::Running && idle && due {
                     left -= 1;
-                    // One that is not to run needs no place.
-                    let step = if vm.belief.wanted { Step::Placing } else { Step::Intending };
-                    let durable = before.is_some_and(|of| of.durable);
+                    // A VM that should be stopped needs no target.
+                    let step = if vm.observed.wanted { Step::Placing } else { Step::Intending };
+                    let durable = before.is_some_and(|vm_move| vm_move.durable);
                     self.drains
                         .moves
-                        .insert(*id, Move { step, durable, ..Move::remembered(*from, vm.belief.incarnation) });
-                    commands.extend(match vm.belief.wanted {
+                        .insert(*id, Move { step, durable, ..Move::replayed(*from, vm.observed.incarnation) });
+                    commands.extend(match vm.observed.wanted {
                         true => Some(Command::Place(*id)),
-                        false => {
-                            self.moved(*id, true, None, "it is not to run: it is stopped").map(Command::IntendMove)
-                        }
+                        false => self
+                            .moved(*id, true, None, "its desired state is stopped: the VM is stopped")
+                            .map(Command::IntendMove),
                     });
                 }
             }
         }
     }
 
-    /// Asks draining hosts that seem empty, and those that are not yet, what runs there.
-    pub(super) fn look_at_drained(&self, commands: &mut Vec<Command>) {
-        let asked = self.drains.hosts.iter().filter(|(host, told)| !**told && self.hosts.contains_key(host));
-        commands.extend(asked.map(|(host, _)| Command::List(*host)));
+    /// Queries the processes of hosts whose drain has not completed.
+    pub(super) fn query_drained(&self, commands: &mut Vec<Command>) {
+        let open = self.drains.hosts.iter().filter(|(host, emitted)| !**emitted && self.hosts.contains_key(host));
+        commands.extend(open.map(|(host, _)| Command::List(*host)));
     }
 
-    /// It was asked where a VM has room.
+    /// Handles the target of a VM.
     pub(super) fn placed(&mut self, id: VmId, found: Result<TargetReply>, now: Duration, commands: &mut Vec<Command>) {
-        let Some(of) = self.drains.moves.get(&id).copied().filter(|of| of.step == Step::Placing) else { return };
+        let Some(vm_move) = self.drains.moves.get(&id).copied().filter(|vm_move| vm_move.step == Step::Placing) else {
+            return;
+        };
         let target = match found {
             Ok(TargetReply { host_uuid: Some(target), .. }) => Ok(Some(target)),
             Ok(_) if sabotage::on(Sabotage::DrainAnyway) => Ok(None),
             Ok(TargetReply { full, .. }) => {
-                Err(self.directory.vm(id).map_or_else(|gone| gone.to_string(), |vm| nowhere(vm, full)))
+                Err(self.inventory.vm(id).map_or_else(|gone| gone.to_string(), |vm| nowhere(vm, full)))
             }
-            Err(error) => Err(format!("where there is room is not known: {error}")),
+            Err(error) => Err(format!("placement failed: {error}")),
         };
-        let runs = self.runs_at(id, of.from) && self.drains.hosts.contains_key(&of.from);
+        let runs = self.runs_at(id, vm_move.from) && self.drains.hosts.contains_key(&vm_move.from);
         match target {
-            // Whoever was to be stopped before may have ended of that.
-            _ if !runs && of.durable => drop(self.drains.moves.insert(id, Move { step: Step::Out(now), ..of })),
-            _ if !runs => drop(self.drains.moves.remove(&id)),
+            // The earlier stop may have taken effect late.
+            _ if !runs && vm_move.durable => {
+                self.drains.moves.insert(id, Move { step: Step::Out(now), ..vm_move });
+            }
+            _ if !runs => {
+                self.drains.moves.remove(&id);
+            }
             Ok(target) => {
-                self.drains.moves.insert(id, Move { step: Step::Intending, ..of });
-                let reason = "its host is drained: it is stopped there, and started where there is room";
+                self.drains.moves.insert(id, Move { step: Step::Intending, ..vm_move });
+                let reason = "its host is being drained: stop it there, then start it on another host";
                 commands.extend(self.moved(id, true, target, reason).map(Command::IntendMove));
             }
             Err(why) => {
-                let news = self.drains.stays(id, &why, now);
-                self.stayed(id, news, &why, commands);
+                let is_new = self.drains.stays(id, &why, now);
+                self.stayed(id, is_new, &why, commands);
             }
         }
     }
 
-    /// It runs on where it is: whoever was to be stopped is remembered as long as that may still come true.
-    fn stayed(&mut self, id: VmId, news: bool, why: &str, commands: &mut Vec<Command>) {
-        let Some(of) = self.drains.moves.get(&id).copied() else { return };
-        if news {
-            let told = self.moved(id, of.durable, Some(of.from), &format!("it stays, and runs on: {why}"));
-            commands.extend(told.map(|event| Command::Tell(Fact::Move(event))));
+    /// The VM keeps running on its host. A recorded move is kept while its stop may still take effect.
+    fn stayed(&mut self, id: VmId, is_new: bool, why: &str, commands: &mut Vec<Command>) {
+        let Some(vm_move) = self.drains.moves.get(&id).copied() else { return };
+        if is_new {
+            let event =
+                self.moved(id, vm_move.durable, Some(vm_move.from), &format!("it keeps running on its host: {why}"));
+            commands.extend(event.map(|event| Command::Emit(HaEvent::Move(event))));
         }
-        match of.durable {
-            true => drop(self.drains.moves.insert(id, Move { step: Step::Stayed, ..of })),
-            false => drop(self.drains.moves.remove(&id)),
+        if vm_move.durable {
+            self.drains.moves.insert(id, Move { step: Step::Stayed, ..vm_move });
+        } else {
+            self.drains.moves.remove(&id);
         }
     }
 
-    /// Whether it is one of those that are moved at once.
-    fn counts(&self, (id, of): &(&VmId, &Move)) -> bool {
-        of.step != Step::Stayed || !self.runs_at(**id, of.from)
+    /// Whether the move counts against [`MOVES_AT_ONCE`].
+    fn counts(&self, id: VmId, vm_move: &Move) -> bool {
+        vm_move.step != Step::Stayed || !self.runs_at(id, vm_move.from)
     }
 
-    /// The intent to move a VM is durable, or cannot be made so.
+    /// Handles whether the intent of a move is durable.
     pub(super) fn move_intended(&mut self, id: VmId, result: Result<()>, now: Duration, commands: &mut Vec<Command>) {
-        let Some(of) = self.drains.moves.get(&id).copied().filter(|of| of.step == Step::Intending) else { return };
+        let Some(vm_move) = self.drains.moves.get(&id).copied().filter(|vm_move| vm_move.step == Step::Intending)
+        else {
+            return;
+        };
         match result {
             Err(error) => {
-                let why = format!("its move cannot be recorded: {error}");
+                let why = format!("the move cannot be recorded: {error}");
                 self.drains.stays(id, &why, now);
                 self.stayed(id, false, &why, commands);
             }
-            Ok(()) if !self.drains.hosts.contains_key(&of.from) => {
-                self.drains.moves.insert(id, Move { step: Step::Out(now), durable: true, ..of });
+            Ok(()) if !self.drains.hosts.contains_key(&vm_move.from) => {
+                self.drains.moves.insert(id, Move { step: Step::Out(now), durable: true, ..vm_move });
             }
             Ok(()) => {
-                self.drains.moves.insert(id, Move { step: Step::Stopping, durable: true, ..of });
-                commands.push(Command::Vacate(id, of.from));
+                self.drains.moves.insert(id, Move { step: Step::Stopping, durable: true, ..vm_move });
+                commands.push(Command::Evict(id, vm_move.from));
             }
         }
     }
 
-    /// A VM that is moved was stopped and verified gone, or that failed.
-    pub(super) fn vacated(&mut self, id: VmId, result: Result<Belief>, now: Duration) {
-        let Some(of) = self.drains.moves.get(&id).copied().filter(|of| of.step == Step::Stopping) else { return };
-        self.drains.moves.insert(id, Move { step: Step::Out(now), gone: result.is_ok(), ..of });
+    /// Handles the result of a stop.
+    pub(super) fn evicted(&mut self, id: VmId, result: Result<ObservedState>, now: Duration) {
+        let Some(vm_move) = self.drains.moves.get(&id).copied().filter(|vm_move| vm_move.step == Step::Stopping) else {
+            return;
+        };
+        self.drains.moves.insert(id, Move { step: Step::Out(now), gone: result.is_ok(), ..vm_move });
         match result {
-            Ok(belief) => self.believe(id, belief, now),
+            Ok(observed) => self.observe(id, observed, now),
             Err(error) => {
-                let why = format!("it does not stop: {error}");
-                let news = self.drains.stays(id, &why, now);
-                self.drains.unsaid.extend(news.then_some(id));
+                let why = format!("the VM does not stop: {error}");
+                let is_new = self.drains.stays(id, &why, now);
+                self.drains.unreported.extend(is_new.then_some(id));
             }
         }
     }
 
-    /// A host that is drained said what runs there.
+    /// Handles the processes of a drained host.
     pub(super) fn drained(&mut self, host: HostId, running: &[RunningVm], commands: &mut Vec<Command>) {
-        let ours = |process: &RunningVm| !process.other_agent && self.directory.vm(process.vm_uuid).is_ok();
+        let ours = |process: &RunningVm| !process.other_agent && self.inventory.vm(process.vm_uuid).is_ok();
         let ours = running.iter().any(ours);
-        let waiting = self.drains.moves.values().any(|of| of.from == host);
+        let waiting = self.drains.moves.values().any(|vm_move| vm_move.from == host);
         let empty = !ours && !waiting && self.vms_on(host) == 0;
         let Some(told) = self.drains.hosts.get_mut(&host) else { return };
         if std::mem::replace(told, empty) || !empty {
             return;
         }
-        let drained = HostDrained { host_uuid: host, host: self.directory.host_name(host) };
-        commands.push(Command::Tell(Fact::Drained(drained)));
+        let drained = HostDrained { host_uuid: host, host: self.inventory.host_name(host) };
+        commands.push(Command::Emit(HaEvent::Drained(drained)));
     }
 
-    /// How a drain stands, in words.
-    pub(super) fn drain_standing(&self, host: HostId) -> Option<String> {
+    /// Status of a drain for readers.
+    pub(super) fn drain_status(&self, host: HostId) -> Option<String> {
         if *self.drains.hosts.get(&host)? {
-            return Some("drained: it was asked, and nothing runs there".to_owned());
+            return Some("drained: the host reports that nothing runs there".to_owned());
         }
-        let name = |id: &VmId| self.directory.vm_name(*id);
-        let moving: BTreeSet<&VmId> =
-            self.drains.moves.iter().filter(|of| of.1.from == host && self.counts(of)).map(|(id, _)| id).collect();
+        let name = |id: &VmId| self.inventory.vm_name(*id);
+        let moving: BTreeSet<&VmId> = {
+            let counted =
+                self.drains.moves.iter().filter(|(id, vm_move)| vm_move.from == host && self.counts(**id, vm_move));
+            counted.map(|(id, _)| id).collect()
+        };
         let there = self.on_host.get(&host).into_iter().flatten();
         let waiting: Vec<&VmId> = there.filter(|id| !moving.contains(id)).collect();
         if moving.is_empty() && waiting.is_empty() {
-            return Some("draining: nothing is believed to run there, and it is asked".to_owned());
+            return Some("draining: no VM is known to run there; the host is being queried".to_owned());
         }
-        let mut says: Vec<String> = moving.iter().map(|id| format!("{} is being moved", name(id))).collect();
-        says.extend(waiting.iter().map(|id| match self.drains.stuck.get(id) {
-            _ if self.vms.get(id).is_some_and(|vm| vm.belief.state == VmState::Unknown) => {
-                format!("{}: whether it runs is not known", name(id))
+        let mut parts: Vec<String> = moving.iter().map(|id| format!("{} is being moved", name(id))).collect();
+        parts.extend(waiting.iter().map(|id| match self.drains.stuck.get(id) {
+            _ if self.vms.get(id).is_some_and(|vm| vm.observed.state == VmState::Unknown) => {
+                format!("{}: its state is unknown", name(id))
             }
             Some(stuck) => format!("{} stays for now: {}", name(id), stuck.why),
             None => format!("{} waits for its turn", name(id)),
         }));
-        let more = says.len().saturating_sub(NAMED);
-        says.truncate(NAMED);
-        says.extend((more > 0).then(|| format!("{more} more")));
-        Some(format!("draining: {}", says.join("; ")))
+        let more = parts.len().saturating_sub(NAMED);
+        parts.truncate(NAMED);
+        parts.extend((more > 0).then(|| format!("{more} more")));
+        Some(format!("draining: {}", parts.join("; ")))
     }
 
-    /// What a drain of this host would do now, if these hosts of each cluster can take VMs.
+    /// What a drain of this host would do now, given the candidates of each cluster.
     pub fn plan_drain(&self, host: HostId, mut candidates: BTreeMap<ClusterId, Vec<Candidate>>) -> DrainPlan {
-        candidates.values_mut().for_each(|of| of.retain(|candidate| candidate.host != host));
-        let mut plan = DrainPlan { host: self.directory.host_name(host), feasible: true, vms: Vec::new() };
+        candidates.values_mut().for_each(|hosts| hosts.retain(|candidate| candidate.host != host));
+        let mut plan = DrainPlan { host: self.inventory.host_name(host), feasible: true, vms: Vec::new() };
         for id in self.on_host.get(&host).into_iter().flatten() {
-            let (Some(of), Ok(vm)) = (self.vms.get(id), self.directory.vm(*id)) else { continue };
+            let (Some(known), Ok(vm)) = (self.vms.get(id), self.inventory.vm(*id)) else { continue };
             let candidates = candidates.entry(vm.cluster).or_default();
             let full = u32::try_from(candidates.len()).unwrap_or(u32::MAX);
-            let (target, what) = match of.belief.state {
-                VmState::Unknown => (None, Err("whether it runs is not known: it is not touched".to_owned())),
-                _ if !of.belief.wanted => (None, Ok("it is not to run: it is stopped".to_owned())),
+            let (target, what) = match known.observed.state {
+                VmState::Unknown => (None, Err("its state is unknown: it is not touched".to_owned())),
+                _ if !known.observed.wanted => (None, Ok("its desired state is stopped: the VM is stopped".to_owned())),
                 _ => match spread(candidates, vm.memory_mib) {
                     Some(target) => {
-                        let target = self.directory.host_name(target);
+                        let target = self.inventory.host_name(target);
                         let what = format!("stopped, verified gone, started on {target}");
                         (Some(target), Ok(what))
                     }
-                    None => (None, Err(format!("it stays, and runs on: {}", nowhere(vm, full)))),
+                    None => (None, Err(format!("it keeps running on its host: {}", nowhere(vm, full)))),
                 },
             };
             plan.feasible &= what.is_ok();
@@ -350,81 +365,81 @@ impl Core {
     /// Clusters of VMs that run or may run on a host.
     pub(super) fn clusters_on(&self, host: HostId) -> BTreeSet<ClusterId> {
         let there = self.on_host.get(&host).into_iter().flatten();
-        there.filter_map(|id| self.directory.vm(*id).ok().map(|vm| vm.cluster)).collect()
+        there.filter_map(|id| self.inventory.vm(*id).ok().map(|vm| vm.cluster)).collect()
     }
 
-    /// What the shell asks for a place with; an error if there is nothing to place any more.
+    /// Host, cluster and memory for the placement query; an error if the move has ended.
     pub(super) fn place_of(&self, id: VmId) -> Result<(HostId, ClusterId, u64)> {
-        let gone = || ErrorCode::new(Code::NOT_FOUND, "it is not being moved any more");
-        let of = self.drains.moves.get(&id).ok_or_else(gone)?;
-        self.directory.vm(id).map(|vm| (of.from, vm.cluster, vm.memory_mib))
+        let gone = || ErrorCode::new(Code::NOT_FOUND, "the move has ended");
+        let vm_move = self.drains.moves.get(&id).ok_or_else(gone)?;
+        self.inventory.vm(id).map(|vm| (vm_move.from, vm.cluster, vm.memory_mib))
     }
 
     fn runs_at(&self, id: VmId, host: HostId) -> bool {
-        let belief = self.vms.get(&id).map(|vm| vm.belief);
-        belief.is_some_and(|of| of.state == VmState::Running && of.host == Some(host))
+        let observed = self.vms.get(&id).map(|vm| vm.observed);
+        observed.is_some_and(|vm| vm.state == VmState::Running && vm.host == Some(host))
     }
 
-    /// Those that run, or are not to run, are not being moved any more.
+    /// Ends the moves of VMs that run, or that should be stopped.
     fn end_moves(&mut self, now: Duration, commands: &mut Vec<Command>) {
         let (mut over, mut stay) = (Vec::new(), Vec::new());
-        for (id, of) in &self.drains.moves {
-            let since = match of.step {
+        for (id, vm_move) in &self.drains.moves {
+            let since = match vm_move.step {
                 Step::Out(since) => since,
                 Step::Stayed => Duration::ZERO,
                 _ => continue,
             };
             let Some(vm) = self.vms.get(id) else { continue };
-            let Belief { state, host, incarnation, wanted } = vm.belief;
-            let stayed = host == Some(of.from) && incarnation == of.incarnation;
-            let said = self.drains.stuck.get(id).map_or("it was not stopped", |stuck| stuck.why.as_str());
+            let ObservedState { state, host, incarnation, wanted } = vm.observed;
+            let stayed = host == Some(vm_move.from) && incarnation == vm_move.incarnation;
+            let reason = self.drains.stuck.get(id).map_or("the VM was not stopped", |stuck| stuck.why.as_str());
             match state {
-                _ if vm.flow.is_some() => {}
-                _ if self.directory.vm(*id).is_err() => over.push((*id, None, "it left the inventory".to_owned())),
+                _ if vm.failover.is_some() => {}
+                _ if self.inventory.vm(*id).is_err() => over.push((*id, None, "removed from the inventory".to_owned())),
                 VmState::Running if !stayed => {
-                    let at = host.map_or_else(String::new, |host| self.directory.host_name(host));
-                    over.push((*id, host, format!("it runs on {at}")));
+                    let at = host.map_or_else(String::new, |host| self.inventory.host_name(host));
+                    over.push((*id, host, format!("runs on {at}")));
                 }
                 VmState::Running if now.saturating_sub(since) >= STAYS_AFTER => {
-                    match self.drains.hosts.contains_key(&of.from) {
-                        true if of.step == Step::Stayed => {}
-                        true => stay.push((*id, said.to_owned())),
-                        false => over.push((*id, host, format!("it stays, and runs on: {said}"))),
+                    match self.drains.hosts.contains_key(&vm_move.from) {
+                        true if vm_move.step == Step::Stayed => {}
+                        true => stay.push((*id, reason.to_owned())),
+                        false => over.push((*id, host, format!("it keeps running on its host: {reason}"))),
                     }
                 }
-                VmState::Stopped if !wanted => over.push((*id, None, "it is stopped, and not to run".to_owned())),
+                VmState::Stopped if !wanted => over.push((*id, None, "stopped, as desired".to_owned())),
                 _ => {}
             }
         }
         for (id, mut why) in stay {
-            let mut news = self.drains.unsaid.remove(&id);
-            if self.drains.moves.get_mut(&id).is_some_and(|of| std::mem::take(&mut of.gone)) {
-                "something there started it again".clone_into(&mut why);
-                news |= self.drains.stays(id, &why, now);
+            let mut is_new = self.drains.unreported.remove(&id);
+            if self.drains.moves.get_mut(&id).is_some_and(|vm_move| std::mem::take(&mut vm_move.gone)) {
+                "something on the host started it again".clone_into(&mut why);
+                is_new |= self.drains.stays(id, &why, now);
             }
-            self.stayed(id, news, &why, commands);
+            self.stayed(id, is_new, &why, commands);
         }
         for (id, host, reason) in over {
-            let told = self.moved(id, false, host, &reason);
-            commands.extend(told.map(|event| Command::Tell(Fact::Move(event))));
-            let of = self.drains.moves.remove(&id);
-            self.drains.unsaid.remove(&id);
-            if of.is_some_and(|of| host != Some(of.from)) {
+            let event = self.moved(id, false, host, &reason);
+            commands.extend(event.map(|event| Command::Emit(HaEvent::Move(event))));
+            let vm_move = self.drains.moves.remove(&id);
+            self.drains.unreported.remove(&id);
+            if vm_move.is_some_and(|vm_move| host != Some(vm_move.from)) {
                 self.drains.stuck.remove(&id);
             }
         }
     }
 
     fn moved(&self, id: VmId, moving: bool, host: Option<HostId>, reason: &str) -> Option<VmMoveChanged> {
-        let of = self.drains.moves.get(&id)?;
+        let vm_move = self.drains.moves.get(&id)?;
         Some(VmMoveChanged {
             vm_uuid: id,
-            vm: self.directory.vm_name(id),
-            from_host_uuid: of.from,
-            from_host: self.directory.host_name(of.from),
-            incarnation: of.incarnation,
+            vm: self.inventory.vm_name(id),
+            from_host_uuid: vm_move.from,
+            from_host: self.inventory.host_name(vm_move.from),
+            incarnation: vm_move.incarnation,
             moving,
-            host: host.map(|host| self.directory.host_name(host)),
+            host: host.map(|host| self.inventory.host_name(host)),
             reason: reason.to_owned(),
         })
     }

@@ -1,4 +1,4 @@
-//! Drains, step by step, over a restart, and under any order of events.
+//! Drains, step by step, after a restart, and under any order of events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use super::{
     placement::Candidate,
 };
 use crate::{
-    inventory::{Directory, HaSettings, Inventory, Vm},
+    inventory::{HaSettings, Inventory, InventoryIndex, Vm},
     testkit::{cluster_of, list, vm_of},
 };
 
@@ -34,13 +34,13 @@ fn vm(name: &str) -> VmId {
     VmId::from_name(name)
 }
 
-/// Hosts a, b, c; VMs of these names. Those that are called plain are not brought back by themselves.
-fn core_with(vms: &[&str], memory: Memory) -> Core {
+/// Hosts a, b, c; VMs of these names. Those called plain have HA mode None.
+fn core_with(vms: &[&str], memory: ReplayedState) -> Core {
     let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
     let of = |name: &&str| Vm { ha: ha(name), memory_mib: 1024, ..vm_of(name) };
     let inventory = Inventory { vms: vms.iter().map(of).collect(), ..cluster_of(["a", "b", "c"]) };
     let settings = HaSettings { parallelism: 10, storm_brake_percent: 30 };
-    let mut core = Core::new(settings, S, Arc::new(Directory::new(inventory)), memory);
+    let mut core = Core::new(settings, S, Arc::new(InventoryIndex::new(inventory)), memory);
     for name in ["a", "b", "c"] {
         core.on(Event::HostChanged(host(name), HostStatus::Connected), Duration::ZERO);
         core.on(Event::Listed(host(name), Ok(list(vec![]))), Duration::ZERO);
@@ -50,17 +50,17 @@ fn core_with(vms: &[&str], memory: Memory) -> Core {
 
 /// All of them run on `a`.
 fn running_on_a(vms: &[&str]) -> Core {
-    let mut core = core_with(vms, Memory::default());
+    let mut core = core_with(vms, ReplayedState::default());
     vms.iter().for_each(|name| drop(core.on(believed(name, VmState::Running, "a", 1), S)));
     core
 }
 
-fn belief(state: VmState, at: &str, incarnation: u64) -> Belief {
-    Belief { state, host: Some(host(at)), incarnation, wanted: true }
+fn observed(state: VmState, at: &str, incarnation: u64) -> ObservedState {
+    ObservedState { state, host: Some(host(at)), incarnation, wanted: true }
 }
 
 fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
-    Event::Vm(vm(name), belief(state, at, incarnation))
+    Event::Vm(vm(name), observed(state, at, incarnation))
 }
 
 fn drain(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
@@ -77,7 +77,7 @@ fn broken() -> ErrorCode {
     ErrorCode::new(Code::IO, "broken")
 }
 
-/// What is ordered, in short: `place vm`, `intend vm`, `stop vm`, `start vm judger`, `told vm host`, `drained host`.
+/// The commands in short: `place vm`, `intend vm`, `stop vm`, `start vm cause`, `told vm host`, `drained host`.
 fn says(commands: &[Command]) -> Vec<String> {
     let names: BTreeMap<VmId, String> =
         ["v1", "v2", "v3", "v4", "plain", "v0"].iter().map(|name| (vm(name), (*name).to_owned())).collect();
@@ -85,15 +85,15 @@ fn says(commands: &[Command]) -> Vec<String> {
     let one = |command: &Command| match command {
         Command::Place(id) => Some(format!("place {}", name(id))),
         Command::IntendMove(of) => Some(format!("intend {} {}", of.vm, of.host.as_deref().unwrap_or("nowhere"))),
-        Command::Vacate(id, _) => Some(format!("stop {}", name(id))),
-        Command::Start { vm, judger, .. } => Some(format!("start {} {judger}", name(vm))),
-        Command::Tell(Fact::Move(of)) => {
+        Command::Evict(id, _) => Some(format!("stop {}", name(id))),
+        Command::Start { vm, cause, .. } => Some(format!("start {} {}", name(vm), cause.as_str())),
+        Command::Emit(HaEvent::Move(of)) => {
             let told = if of.moving { "still" } else { "told" };
             Some(format!("{told} {} on {}: {}", of.vm, of.host.as_deref().unwrap_or("none"), of.reason))
         }
-        Command::Tell(Fact::Drained(of)) => Some(format!("drained {}", of.host)),
-        Command::Tell(Fact::Started(of)) => Some(format!("brought back {}", of.vm)),
-        Command::Tell(Fact::Blocked(of)) => Some(format!("blocked {}", of.vm)),
+        Command::Emit(HaEvent::Drained(of)) => Some(format!("drained {}", of.host)),
+        Command::Emit(HaEvent::Started(of)) => Some(format!("brought back {}", of.vm)),
+        Command::Emit(HaEvent::Blocked(of)) => Some(format!("blocked {}", of.vm)),
         _ => None,
     };
     commands.iter().filter_map(one).collect()
@@ -106,14 +106,14 @@ fn to_the_stop(core: &mut Core, name: &str, now: Duration) {
 }
 
 #[test]
-fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_is_empty() {
-    // Not NeverStop: it is owed a start all the same.
+fn drain_places_intends_stops_and_starts_in_order() {
+    // Not NeverStop: it is started all the same.
     let mut core = running_on_a(&["plain"]);
     assert_eq!(says(&drain(&mut core, "a", S)), ["place plain"]);
     assert_eq!(says(&core.on(Event::Tick, 2 * S)), [""; 0], "one thing at a time");
     to_the_stop(&mut core, "plain", 2 * S);
     assert_eq!(says(&core.on(Event::Tick, 3 * S)), [""; 0], "not before it is verified gone");
-    let commands = core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), 3 * S);
+    let commands = core.on(Event::Evicted(vm("plain"), Ok(observed(VmState::Stopped, "a", 1))), 3 * S);
     assert_eq!(says(&commands), [""; 0], "something there may start it again");
     assert_eq!(says(&core.on(Event::Tick, 3 * S + WATCHED)), ["start plain Drain"]);
     assert_eq!(
@@ -123,10 +123,10 @@ fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_i
     );
     core.on(believed("plain", VmState::Running, "b", 2), 4 * S);
     let commands = core.on(Event::Started(vm("plain"), Ok(Some(host("b")))), 4 * S);
-    assert_eq!(says(&commands), ["told plain on b: it runs on b"], "it is no VM that was brought back");
+    assert_eq!(says(&commands), ["told plain on b: runs on b"], "a moved VM is no failover event");
 
     let commands = core.on(Event::Tick, 5 * S);
-    assert!(commands.contains(&Command::List(host("a"))), "it is asked before it is called empty: {commands:?}");
+    assert!(commands.contains(&Command::List(host("a"))), "it is queried before it counts as empty: {commands:?}");
     let left = RunningVm::qemu(vm("plain"), 1);
     assert_eq!(
         says(&core.on(Event::Listed(host("a"), Ok(list(vec![left]))), 5 * S)),
@@ -134,12 +134,12 @@ fn a_vm_is_placed_intended_stopped_and_started_in_that_order_and_then_the_host_i
         "something of ours is there"
     );
     assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 6 * S)), ["drained a"]);
-    assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 7 * S)), [""; 0], "told once");
+    assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 7 * S)), [""; 0], "emitted once");
     assert!(!core.on(Event::Tick, 8 * S).contains(&Command::List(host("a"))), "and not asked any more");
 }
 
 #[test]
-fn a_vm_that_has_nowhere_to_go_is_not_stopped_and_holds_up_nobody() {
+fn vm_without_target_is_not_stopped_and_blocks_none() {
     let mut core = running_on_a(&["v1", "v2", "v3"]);
     let mut placed = says(&drain(&mut core, "a", S));
     let (mut told, mut stuck) = (0, Vec::new());
@@ -151,7 +151,7 @@ fn a_vm_that_has_nowhere_to_go_is_not_stopped_and_holds_up_nobody() {
             commands.extend(core.on(Event::Placed(vm(&name), found(None)), n * S));
         }
         commands.extend(core.on(Event::Tick, n * S));
-        told += commands.iter().filter(|c| matches!(c, Command::Tell(Fact::Move(_)))).count();
+        told += commands.iter().filter(|c| matches!(c, Command::Emit(HaEvent::Move(_)))).count();
         placed = says(&commands).into_iter().filter(|what| !what.starts_with("told")).collect();
         assert!(placed.iter().all(|what| what.starts_with("place")), "{placed:?}");
         assert!(placed.len() <= MOVES_AT_ONCE);
@@ -160,47 +160,47 @@ fn a_vm_that_has_nowhere_to_go_is_not_stopped_and_holds_up_nobody() {
     stuck.sort();
     let each = ["v1", "v2", "v3"].map(|name| stuck.iter().filter(|of| *of == name).count());
     assert!(each.iter().all(|tries| (3..12).contains(tries)), "with growing pauses: {each:?}");
-    let standing = core.thoughts().hosts.remove(0).standing;
-    assert!(standing.contains("v1 stays for now: no host has room for v1: 2 connected"), "{standing}");
+    let standing = core.status().hosts.remove(0).standing;
+    assert!(standing.contains("v1 stays for now: no host has room for v1: 2 Connected"), "{standing}");
 }
 
 #[test]
-fn a_vm_that_does_not_stop_stays_and_is_tried_again_after_the_others() {
+fn unstoppable_vm_stays_and_is_retried_last() {
     let mut core = running_on_a(&["v1"]);
     drain(&mut core, "a", S);
     to_the_stop(&mut core, "v1", S);
-    assert_eq!(says(&core.on(Event::Vacated(vm("v1"), Err(broken())), 30 * S)), [""; 0], "old words are not believed");
+    assert_eq!(says(&core.on(Event::Evicted(vm("v1"), Err(broken())), 30 * S)), [""; 0], "old reports do not count");
     core.on(believed("v1", VmState::Running, "a", 1), 30 * S);
     let told = says(&core.on(Event::Tick, 30 * S + STAYS_AFTER));
     assert!(
-        told.len() == 1 && told[0].starts_with("still v1 on a: it stays, and runs on: it does not stop"),
+        told.len() == 1 && told[0].starts_with("still v1 on a: it keeps running on its host: the VM does not stop"),
         "{told:?}"
     );
     assert_eq!(says(&core.on(Event::Tick, 40 * S)), ["place v1"]);
 
-    // It fails for the same reason again: no news.
+    // It fails for the same reason again: no event.
     to_the_stop(&mut core, "v1", 40 * S);
-    core.on(Event::Vacated(vm("v1"), Err(broken())), 50 * S);
+    core.on(Event::Evicted(vm("v1"), Err(broken())), 50 * S);
     assert_eq!(says(&core.on(Event::Tick, 52 * S)), [""; 0]);
 }
 
-/// It is in the kernel, and a kill waits for it there.
+/// The VM hangs in the kernel, and the kill is delayed.
 #[test]
-fn a_vm_that_ends_long_after_it_was_told_to_is_owed_its_start_and_holds_up_nobody_before() {
+fn late_stop_still_leads_to_a_start() {
     let mut core = running_on_a(&["plain", "v1", "v2", "v3"]);
     let mut first = says(&drain(&mut core, "a", S));
     while !first.contains(&"place plain".to_owned()) {
-        // Its turn comes when the others have nowhere to go.
+        // Its turn comes when the others cannot be moved.
         let one = first.remove(0);
         first.extend(says(&core.on(Event::Placed(vm(one.strip_prefix("place ").unwrap()), found(None)), S)));
     }
     to_the_stop(&mut core, "plain", 2 * S);
-    core.on(Event::Vacated(vm("plain"), Err(broken())), 3 * S);
+    core.on(Event::Evicted(vm("plain"), Err(broken())), 3 * S);
     let mut commands = core.on(Event::Tick, 3 * S + STAYS_AFTER);
     commands.extend(core.on(Event::Tick, 6 * S));
     assert!(says(&commands).iter().any(|what| what.starts_with("place v")), "the others go on: {:?}", says(&commands));
-    let standing = core.thoughts().hosts.remove(0).standing;
-    assert!(standing.contains("plain stays for now: it does not stop"), "{standing}");
+    let standing = core.status().hosts.remove(0).standing;
+    assert!(standing.contains("plain stays for now: the VM does not stop"), "{standing}");
     assert_eq!(
         says(&core.on(believed("plain", VmState::Stopped, "a", 1), 7 * S)),
         [""; 0],
@@ -211,19 +211,19 @@ fn a_vm_that_ends_long_after_it_was_told_to_is_owed_its_start_and_holds_up_nobod
 
 /// A unit with `Restart=always`, a watchdog.
 #[test]
-fn a_vm_that_its_host_starts_again_is_not_started_elsewhere_and_nobody_is_asked_to_before_that_is_known() {
+fn vm_restarted_by_its_host_is_not_started_elsewhere() {
     let mut core = running_on_a(&["plain"]);
     drain(&mut core, "a", S);
     to_the_stop(&mut core, "plain", S);
-    core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), 2 * S);
+    core.on(Event::Evicted(vm("plain"), Ok(observed(VmState::Stopped, "a", 1))), 2 * S);
     let soon = 2 * S + WATCHED - Duration::from_millis(1);
     let requested = core.on(Event::Requested(vm("plain"), Some(host("b"))), soon);
     assert!(matches!(&requested[..], [Command::Refuse(..)]), "an operator waits as well: {requested:?}");
-    // It is there again.
+    // It runs again.
     core.on(believed("plain", VmState::Running, "a", 1), soon);
     let told = says(&core.on(Event::Tick, 4 * S));
     assert!(
-        told.len() == 1 && told[0].ends_with("it stays, and runs on: something there started it again"),
+        told.len() == 1 && told[0].ends_with("it keeps running on its host: something on the host started it again"),
         "{told:?}"
     );
     assert_eq!(says(&core.on(Event::Tick, 7 * S)), [""; 0], "not at once again");
@@ -231,14 +231,14 @@ fn a_vm_that_its_host_starts_again_is_not_started_elsewhere_and_nobody_is_asked_
 }
 
 #[test]
-fn no_more_are_down_at_once_than_may_be_whatever_becomes_of_them() {
+fn drain_never_exceeds_the_limit_of_stopped_vms() {
     let mut core = running_on_a(&["v1", "v2", "v3", "v4"]);
     let first = says(&drain(&mut core, "a", S));
     assert_eq!(first.len(), MOVES_AT_ONCE);
     for what in &first {
         let name = what.strip_prefix("place ").unwrap();
         to_the_stop(&mut core, name, S);
-        core.on(Event::Vacated(vm(name), Ok(belief(VmState::Stopped, "a", 1))), 2 * S);
+        core.on(Event::Evicted(vm(name), Ok(observed(VmState::Stopped, "a", 1))), 2 * S);
     }
     assert_eq!(says(&core.on(Event::Tick, 2 * S + WATCHED)).len(), MOVES_AT_ONCE);
     for what in &first {
@@ -257,16 +257,16 @@ fn no_more_are_down_at_once_than_may_be_whatever_becomes_of_them() {
 }
 
 #[test]
-fn a_restart_owes_a_start_to_whom_it_finds_stopped_and_begins_anew_with_whom_it_finds_running() {
-    let memory = || Memory {
-        vms: vec![(vm("plain"), belief(VmState::Stopping, "a", 4))],
+fn restart_continues_moves_of_stopped_and_running_vms() {
+    let memory = || ReplayedState {
+        vms: vec![(vm("plain"), observed(VmState::Stopping, "a", 4))],
         maintenance: [host("a")].into(),
         draining: [(host("a"), false)].into(),
-        moves: [(vm("plain"), Move::remembered(host("a"), 4))].into(),
-        ..Memory::default()
+        moves: [(vm("plain"), Move::replayed(host("a"), 4))].into(),
+        ..ReplayedState::default()
     };
     let mut core = core_with(&["plain"], memory());
-    assert_eq!(says(&core.on(Event::Tick, 5 * S)), [""; 0], "its host was not asked yet");
+    assert_eq!(says(&core.on(Event::Tick, 5 * S)), [""; 0], "its host was not queried yet");
     assert_eq!(says(&core.on(believed("plain", VmState::Stopped, "a", 4), 5 * S)), [""; 0], "it is watched");
     assert_eq!(says(&core.on(Event::Tick, 5 * S + WATCHED)), ["start plain Drain"]);
 
@@ -277,11 +277,11 @@ fn a_restart_owes_a_start_to_whom_it_finds_stopped_and_begins_anew_with_whom_it_
     // The end was not recorded any more.
     let mut core = core_with(&["plain"], memory());
     let commands = says(&core.on(believed("plain", VmState::Running, "b", 5), 5 * S));
-    assert_eq!(commands, ["told plain on b: it runs on b"]);
+    assert_eq!(commands, ["told plain on b: runs on b"]);
 }
 
 #[test]
-fn activation_ends_it_what_runs_stays_and_what_is_stopped_is_started_at_home_too() {
+fn activation_ends_drain_and_starts_stopped_vms() {
     let mut core = running_on_a(&["v1", "plain", "v2", "v3"]);
     let first = says(&drain(&mut core, "a", S));
     let names: Vec<&str> = first.iter().map(|what| what.strip_prefix("place ").unwrap()).collect();
@@ -289,33 +289,33 @@ fn activation_ends_it_what_runs_stays_and_what_is_stopped_is_started_at_home_too
     // The other one's intent is being recorded.
     core.on(Event::Placed(vm(names[1]), found(Some("b"))), S);
     core.on(Event::Maintenance(host("a"), false), 2 * S);
-    core.on(Event::Vacated(vm(names[0]), Ok(belief(VmState::Stopped, "a", 1))), 3 * S);
+    core.on(Event::Evicted(vm(names[0]), Ok(observed(VmState::Stopped, "a", 1))), 3 * S);
     assert_eq!(says(&core.on(Event::MoveIntended(vm(names[1]), Ok(())), 4 * S)), [""; 0], "it is not stopped any more");
     let commands = core.on(Event::Tick, 3 * S + WATCHED);
     let anywhere = |command: &Command| matches!(command, Command::Start { soft_avoid, .. } if soft_avoid.is_empty());
     assert!(commands.iter().any(anywhere), "it may start where it was: {commands:?}");
     let told = says(&core.on(Event::Tick, 4 * S + STAYS_AFTER));
-    assert_eq!(told, [format!("told {} on a: it stays, and runs on: it was not stopped", names[1])]);
+    assert_eq!(told, [format!("told {} on a: it keeps running on its host: the VM was not stopped", names[1])]);
     assert_eq!(says(&core.on(Event::Tick, 60 * S)), [""; 0], "nothing else is moved");
-    assert!(core.thoughts().hosts.is_empty());
+    assert!(core.status().hosts.is_empty());
 }
 
 #[test]
-fn who_is_not_to_run_is_not_started_and_who_ended_by_himself_is_not_moved() {
+fn undesired_vm_is_not_started_and_ended_vm_not_moved() {
     // Stopped by an operator in the middle of it.
     let mut core = running_on_a(&["v1"]);
     drain(&mut core, "a", S);
     to_the_stop(&mut core, "v1", S);
-    let not_wanted = Belief { wanted: false, ..belief(VmState::Stopped, "a", 1) };
-    let commands = core.on(Event::Vacated(vm("v1"), Ok(not_wanted)), 2 * S);
-    assert_eq!(says(&commands), ["told v1 on none: it is stopped, and not to run"]);
+    let not_wanted = ObservedState { wanted: false, ..observed(VmState::Stopped, "a", 1) };
+    let commands = core.on(Event::Evicted(vm("v1"), Ok(not_wanted)), 2 * S);
+    assert_eq!(says(&commands), ["told v1 on none: stopped, as desired"]);
 
-    // It was to be stopped before: that is done now, and needs no place.
+    // Its desired state was stopped before: it is stopped now, and needs no target.
     let mut core = running_on_a(&["v1"]);
-    core.on(Event::Vm(vm("v1"), Belief { wanted: false, ..belief(VmState::Running, "a", 1) }), S);
+    core.on(Event::Vm(vm("v1"), ObservedState { wanted: false, ..observed(VmState::Running, "a", 1) }), S);
     assert_eq!(says(&drain(&mut core, "a", S)), ["intend v1 nowhere"]);
 
-    // A VM that is not brought back by itself ended before: draining its host does not start it.
+    // A VM of HA mode None ended before: draining its host does not start it.
     let mut core = running_on_a(&["plain"]);
     core.on(believed("plain", VmState::Stopped, "a", 1), S);
     drain(&mut core, "a", S);
@@ -323,11 +323,11 @@ fn who_is_not_to_run_is_not_started_and_who_ended_by_himself_is_not_moved() {
 }
 
 #[test]
-fn where_it_did_not_start_is_avoided() {
+fn failed_target_is_avoided() {
     let mut core = running_on_a(&["plain"]);
     drain(&mut core, "a", S);
     to_the_stop(&mut core, "plain", S);
-    core.on(Event::Vacated(vm("plain"), Ok(belief(VmState::Stopped, "a", 1))), S);
+    core.on(Event::Evicted(vm("plain"), Ok(observed(VmState::Stopped, "a", 1))), S);
     core.on(Event::Tick, S + WATCHED);
     core.on(believed("plain", VmState::Stopped, "b", 2), 4 * S);
     core.on(Event::Started(vm("plain"), Err(broken())), 4 * S);
@@ -337,10 +337,10 @@ fn where_it_did_not_start_is_avoided() {
 }
 
 #[test]
-fn the_plan_counts_what_it_gave_away_before_and_says_who_stays_and_why() {
+fn plan_counts_assigned_memory_and_explains_stays() {
     let mut core = running_on_a(&["v1", "v2", "v3", "plain"]);
     core.on(believed("plain", VmState::Unknown, "a", 1), S);
-    let of = |name: &str| Candidate { host: host(name), available_mib: Some(1500), promised_mib: 0, vms: 0 };
+    let of = |name: &str| Candidate { host: host(name), available_mib: Some(1500), reserved_mib: 0, vms: 0 };
     let plan = core.plan_drain(host("a"), [(ClusterId::from_name("c1"), vec![of("a"), of("b"), of("c")])].into());
     let mut lines: Vec<String> = plan
         .vms
@@ -354,8 +354,8 @@ fn the_plan_counts_what_it_gave_away_before_and_says_who_stays_and_why() {
     assert_eq!(
         lines,
         [
-            "-: it stays, and runs on: no host has room for VM: 2 connected, none with 1024 MiB of memory free",
-            "-: whether it runs is not known: it is not touched",
+            "-: it keeps running on its host: no host has room for VM: 2 Connected, none with 1024 MiB of memory free",
+            "-: its state is unknown: it is not touched",
             "b: stopped, verified gone, started on b",
             "c: stopped, verified gone, started on c",
         ]
@@ -364,8 +364,8 @@ fn the_plan_counts_what_it_gave_away_before_and_says_who_stays_and_why() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: a VM is stopped only after its place was found and its intent was durable; what
-    /// is between its intent and its end are never more than may be; and none is started while it is being stopped.
+    /// For any sequence of events: a VM is stopped only after it has a target and a durable intent; moves in progress
+    /// are bounded; and no VM is started while it is being stopped.
     #[test]
     fn stops_follow_places_and_intents_and_are_bounded(
         steps in prop::collection::vec((0u8..12, 0usize..4, any::<bool>()), 1..200)
@@ -389,12 +389,12 @@ proptest! {
                     intended.insert(id, good);
                     Event::MoveIntended(id, if good { Ok(()) } else { Err(broken()) })
                 }
-                // An answer comes to who asked.
+                // An answer goes to its requester.
                 7 | 8 if !stopping.remove(&id) => continue,
-                7 => Event::Vacated(id, Ok(belief(VmState::Stopped, "a", 1))),
-                8 => { down.remove(&id); Event::Vacated(id, Err(broken())) }
+                7 => Event::Evicted(id, Ok(observed(VmState::Stopped, "a", 1))),
+                8 => { down.remove(&id); Event::Evicted(id, Err(broken())) }
                 9 => Event::Started(id, if good { Ok(Some(host("b"))) } else { Err(broken()) }),
-                10 => { down.remove(&id); Event::Vm(id, belief(VmState::Running, if good { "b" } else { "a" }, 2)) }
+                10 => { down.remove(&id); Event::Vm(id, observed(VmState::Running, if good { "b" } else { "a" }, 2)) }
                 _ => Event::Tick,
             };
             for command in core.on(event, now) {
@@ -402,7 +402,7 @@ proptest! {
                     Command::IntendMove(of) => {
                         prop_assert_eq!(placed.remove(&of.vm_uuid), Some(true), "intended without a place");
                     }
-                    Command::Vacate(id, _) => {
+                    Command::Evict(id, _) => {
                         prop_assert_eq!(intended.remove(&id), Some(true), "stopped without its intent");
                         stopping.insert(id);
                         down.insert(id);

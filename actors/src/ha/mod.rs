@@ -1,30 +1,33 @@
-//! High availability: which hosts failed, which VMs are brought back, where, and how a host comes back.
+//! High availability: which hosts failed, which VMs are failed over, where, and how a host returns to service.
 //!
 //! ```text
-//! host:  fine --ping fails--> away --no sibling sees it, no storm--> failed, quarantined --answers--> cleaning --> fine
-//!                              | a sibling sees it
-//!                              +--> its VMs are judged by their watchers: gone from storage = lost
-//! VM:    wanted and not running --> judged --> fenced and started by its actor --> running
-//!        running on a host that is drained --> room elsewhere --> stopped, verified --> started by its actor --> running
+//! host:  in service --ping fails--> unreachable --no sibling host reaches it, no storm--> failed, quarantined
+//!                                     |                                                       | answers
+//!                                     | a sibling host reaches it                             v
+//!                                     |                              reconciled --> in service
+//!                                     +--> its VMs are judged by their watchers: no watcher = lost
+//! VM:    should run and does not --> judged --> fenced and started by its actor --> running
+//!        runs on a host being drained --> room elsewhere --> stopped, verified --> started by its actor --> running
 //! ```
-//! [`core`] decides (with `verdicts` on hosts, `flows` of VMs, [`drain`], and what each `tick` asks again), level-triggered: what it does follows from what it knows now, so that a controller that was killed
-//! goes on where it was. [`placement`] ranks hosts. [`HaActor`] carries out.
+//! [`core`] decides (with `verdicts` on hosts, `failovers` of VMs, [`drain`], and the queries of each `tick`). It is
+//! level-triggered: every action follows from the current state, so a restarted controller continues. [`placement`]
+//! ranks hosts. [`HaActor`] carries out.
 
 mod actor;
 mod census;
-mod cleaning;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
 pub mod drain;
 #[cfg(test)]
 mod drain_tests;
-mod flows;
-mod memory;
+mod failovers;
 mod moves;
 pub mod placement;
+mod reconciliation;
+mod replay;
 mod tick;
 mod verdicts;
 
-pub use actor::{FLOW_TIMEOUT, HaActor};
+pub use actor::{FAILOVER_TIMEOUT, HaActor};
 pub(crate) use verdicts::braked;

@@ -1,4 +1,4 @@
-//! Carries out what a drain orders: asks for places, records intents, has VMs stopped, and says what a drain would do.
+//! Carries out a drain: queries targets, records intents, stops VMs, and plans a drain.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use ringfence_messages::{
 
 use super::{
     HaActor,
-    core::{Belief, Command, Event},
+    core::{Command, Event, ObservedState},
 };
 use crate::{
-    memory::not_ready,
+    replay::not_ready,
     vm::{VM_TIMEOUT, VmActor},
 };
 
@@ -46,12 +46,12 @@ impl HaActor {
                     ha.on(Event::MoveIntended(vm, result.map(|_| ())), ctx);
                 });
             }
-            Command::Vacate(vm, host_uuid) => {
-                // The intent, the stop, and a look at the host if that is in doubt.
+            Command::Evict(vm, host_uuid) => {
+                // The intent, the stop, and a query of the host if the outcome is unknown.
                 let (to, within) = (Address::new(VmActor::KIND, vm), 3 * VM_TIMEOUT);
-                let vacated = async move { bus.ask_within(to, VacateVmMsg { host_uuid }, within).await };
-                ctx.spawn_detached(vacated, move |ha, result, ctx| {
-                    ha.on(Event::Vacated(vm, result.map(|vm| Belief::from(&vm))), ctx);
+                let evicted = async move { bus.ask_within(to, VacateVmMsg { host_uuid }, within).await };
+                ctx.spawn_detached(evicted, move |ha, result, ctx| {
+                    ha.on(Event::Evicted(vm, result.map(|vm| ObservedState::from(&vm))), ctx);
                 });
             }
             _ => {}
@@ -65,7 +65,7 @@ impl Handler<PlanDrainMsg> for HaActor {
     fn handle(&mut self, message: PlanDrainMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<PlanDrainMsg>();
         let host = message.host_uuid;
-        let clusters = match (&self.core, self.catalog.now().host(host)) {
+        let clusters = match (&self.core, self.inventory.now().host(host)) {
             (None, _) => Err(not_ready()),
             (_, Err(error)) => Err(error),
             (Some(core), Ok(_)) => Ok(core.clusters_on(host)),
@@ -82,9 +82,9 @@ impl Handler<PlanDrainMsg> for HaActor {
         ctx.spawn_detached(try_join_all(rounds), move |ha, found, _| {
             let plan = found.and_then(|rounds| {
                 let mut candidates = BTreeMap::new();
-                for (cluster, (standing, glances)) in rounds {
-                    ha.glances.extend(glances);
-                    candidates.insert(cluster, ha.candidates(&standing));
+                for (cluster, (serving, snapshots)) in rounds {
+                    ha.snapshots.extend(snapshots);
+                    candidates.insert(cluster, ha.candidates(&serving));
                 }
                 ha.core.as_ref().map(|core| core.plan_drain(host, candidates)).ok_or_else(not_ready)
             });

@@ -1,4 +1,4 @@
-//! Where a VM is started: on a host with room, spread out, away from where it is not wanted.
+//! Placement: the target host of a start. A host with room, spread over hosts, not one to avoid.
 
 use std::cmp::Reverse;
 
@@ -6,31 +6,31 @@ use ringfence_messages::HostId;
 
 use crate::inventory::Vm;
 
-/// What is known of a host that takes work.
+/// A host that can take VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The host.
     pub host: HostId,
-    /// Memory that it says is available, in MiB; `None` if it does not say.
+    /// Available memory as reported, in MiB; `None` if unknown.
     pub available_mib: Option<u64>,
-    /// Memory of VMs that were just sent there, in MiB: it does not count in `available_mib` yet.
-    pub promised_mib: u64,
-    /// VMs that are believed to run there.
+    /// Memory reserved for VMs whose start is in progress, in MiB: `available_mib` does not include it yet.
+    pub reserved_mib: u64,
+    /// VMs that run or may run there.
     pub vms: usize,
 }
 
-/// Hosts with room for `need_mib`, the best first, and those without. One that does not say has none (I2).
+/// Hosts with room for `need_mib`, the best first, and hosts without. A host with unknown memory has none (I2).
 pub fn rank(candidates: &[Candidate], need_mib: u64, soft_avoid: &[HostId]) -> (Vec<HostId>, Vec<HostId>) {
-    let free = |c: &Candidate| c.available_mib.unwrap_or(0).saturating_sub(c.promised_mib);
+    let free = |c: &Candidate| c.available_mib.unwrap_or(0).saturating_sub(c.reserved_mib);
     let (mut roomy, full): (Vec<&Candidate>, Vec<&Candidate>) = candidates.iter().partition(|c| free(c) >= need_mib);
-    // Whole GiB: a host is not better for a few MiB, but for having fewer VMs.
+    // Whole GiB: the number of VMs decides between hosts of about equal memory.
     roomy.sort_by_key(|c| (soft_avoid.contains(&c.host), Reverse(free(c) / 1024), c.vms));
-    let hosts = |of: Vec<&Candidate>| of.into_iter().map(|c| c.host).collect();
+    let hosts = |candidates: Vec<&Candidate>| candidates.into_iter().map(|c| c.host).collect();
     (hosts(roomy), hosts(full))
 }
 
-/// The host to start on: the one that somebody named, even without room: they know how much fits there. Else home, if it
-/// has room and is not to be avoided; else the best.
+/// The target host. A requested host is taken even without room: the operator decides. Else the last host if it has
+/// room and is not to be avoided; else the best one.
 pub fn choose(
     (roomy, full): (&[HostId], &[HostId]),
     named: Option<HostId>,
@@ -46,22 +46,23 @@ pub fn choose(
     }
 }
 
-/// Where one of several that are started together goes; the next ones find its memory taken.
+/// The target of one of several VMs; reduces the room for the next ones.
 pub fn spread(candidates: &mut [Candidate], need_mib: u64) -> Option<HostId> {
     let (roomy, full) = rank(candidates, need_mib, &[]);
     let target = choose((&roomy, &full), None, None, &[])?;
     for taken in candidates.iter_mut().filter(|candidate| candidate.host == target) {
-        (taken.promised_mib, taken.vms) = (taken.promised_mib + need_mib, taken.vms + 1);
+        taken.reserved_mib += need_mib;
+        taken.vms += 1;
     }
     Some(target)
 }
 
-/// Why a VM can be started on no host, if so many take work.
+/// Why no host can take a VM; `full` is the number of hosts without room.
 pub fn nowhere(vm: &Vm, full: u32) -> String {
     match full {
-        0 => format!("no host of the cluster of {} is connected and in service", vm.name),
+        0 => format!("no host in the cluster of {} is Connected and in service", vm.name),
         full => format!(
-            "no host has room for {}: {full} connected, none with {} MiB of memory free",
+            "no host has room for {}: {full} Connected, none with {} MiB of memory free",
             vm.name, vm.memory_mib
         ),
     }
@@ -72,42 +73,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_roomiest_first_then_the_emptiest_and_never_one_without_room() {
-        let of = |name: &str, available_mib, promised_mib, vms| Candidate {
+    fn ranking_is_by_memory_then_vms_and_needs_room() {
+        let candidate = |name: &str, available_mib, reserved_mib, vms| Candidate {
             host: HostId::from_name(name),
             available_mib,
-            promised_mib,
+            reserved_mib,
             vms,
         };
         let hosts = [
-            of("small", Some(4096), 0, 0),
-            of("promised", Some(64 << 10), 63 << 10, 0),
-            of("big", Some(32 << 10), 0, 9),
-            of("silent", None, 0, 0),
-            of("big too", Some((32 << 10) + 5), 0, 3),
+            candidate("small", Some(4096), 0, 0),
+            candidate("reserved", Some(64 << 10), 63 << 10, 0),
+            candidate("big", Some(32 << 10), 0, 9),
+            candidate("silent", None, 0, 0),
+            candidate("big too", Some((32 << 10) + 5), 0, 3),
         ];
         let ids = |names: &[&str]| names.iter().map(|name| HostId::from_name(name)).collect::<Vec<_>>();
         let (roomy, full) = rank(&hosts, 2048, &[]);
-        assert_eq!((roomy, full), (ids(&["big too", "big", "small"]), ids(&["promised", "silent"])));
+        assert_eq!((roomy, full), (ids(&["big too", "big", "small"]), ids(&["reserved", "silent"])));
         let (roomy, _) = rank(&hosts, 2048, &ids(&["big too"]));
         assert_eq!(roomy, ids(&["big", "small", "big too"]), "avoided where others will do");
     }
 
     #[test]
-    fn those_that_are_started_together_do_not_all_go_where_one_fits() {
-        let of = |name: &str| Candidate {
+    fn simultaneous_starts_are_spread() {
+        let candidate = |name: &str| Candidate {
             host: HostId::from_name(name),
             available_mib: Some(3000),
-            promised_mib: 0,
+            reserved_mib: 0,
             vms: 0,
         };
-        let mut hosts = [of("a"), of("b")];
+        let mut hosts = [candidate("a"), candidate("b")];
         let targets: Vec<_> = (0..3).map(|_| spread(&mut hosts, 2000)).collect();
         assert_eq!(targets, [Some(HostId::from_name("a")), Some(HostId::from_name("b")), None]);
     }
 
     #[test]
-    fn home_is_best_unless_avoided_and_a_full_host_is_taken_only_by_name() {
+    fn last_host_is_preferred_and_full_host_only_on_request() {
         let ids = |names: &[&str]| names.iter().map(|name| HostId::from_name(name)).collect::<Vec<_>>();
         let choose = |roomy: &[&str], named: Option<&str>, soft_avoid: &[&str]| {
             let home = Some(HostId::from_name("home"));

@@ -1,66 +1,90 @@
-//! Which hosts failed, when it is rather us, and when a host that is back may be cleaned.
+//! Decides which hosts failed, when the storm brake engages, and when a returned host is reconciled.
 
 use std::time::Duration;
 
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result,
-    ha::{HostFailed, StormBrakeChanged},
+    ha::{HostFailed, ScanHostReply, StormBrakeChanged},
     host::HostStatus,
 };
 
-use super::core::{Command, Core, Fact, Host, SCAN_FRESH, STORM_WINDOW};
+use super::{
+    core::{Command, Core, HaEvent, Host, SCAN_EVERY, SCAN_FRESH, STORM_WINDOW},
+    failovers::Searches,
+};
 use crate::{
     inventory::Cluster,
     sabotage::{self, Sabotage},
 };
 
+/// The last scan of a host by sibling hosts.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) at: Duration,
+    pub(super) reply: ScanHostReply,
+}
+
+impl Scan {
+    pub(super) fn is_fresh(&self, now: Duration) -> bool {
+        now.saturating_sub(self.at) < SCAN_FRESH
+    }
+
+    /// Whether no sibling host is known to miss the host.
+    fn is_inconclusive_or_seen(&self) -> bool {
+        !self.reply.seen_by.is_empty() || self.reply.unseen_by.is_empty()
+    }
+}
+
 impl Core {
-    /// Whether a fence on this host may begin; `true` if it is in quarantine already.
+    /// Whether a fence on this host may begin; `true` if the host is in quarantine already.
     ///
     /// # Errors
-    /// It answers, is being reconciled, or the storm brake of its cluster is engaged and nobody attested that it is off:
-    /// nothing may be fenced there. A start that began before the brake asks here too (K10).
+    /// The host answers, is being reconciled, or the storm brake of its cluster is engaged and no operator attested
+    /// that the host is off. A start that began before the brake engaged checks here too (K10).
     pub fn may_quarantine(&self, host: HostId) -> Result<bool> {
-        let name = self.directory.host_name(host);
-        let refuse = |why: &str| Err(ErrorCode::new(Code::CHANGE_STATE, format!("{name} {why}: it is not fenced")));
+        let name = self.inventory.host_name(host);
+        let refuse = |why: &str| Err(ErrorCode::new(Code::CHANGE_STATE, format!("{name} {why}: not fenced")));
         match self.hosts.get(&host) {
             None => refuse("is not in the inventory"),
-            Some(of) if of.cleaning => refuse("is back and being reconciled"),
-            Some(of) if of.status != Some(HostStatus::Disconnected) => refuse("is not Disconnected"),
-            Some(of) => match self.brake_holds(host) {
+            Some(host) if host.reconciling => refuse("is reachable again and is being reconciled"),
+            Some(host) if host.status != Some(HostStatus::Disconnected) => refuse("is not Disconnected"),
+            Some(known) => match self.brake_holds(host) {
                 Some(cluster) => refuse(&format!("does not answer, and {}", braked(cluster))),
-                None => Ok(of.quarantined),
+                None => Ok(known.quarantined),
             },
         }
     }
 
     /// The cluster whose storm brake forbids a fence on this host.
     pub(super) fn brake_holds(&self, host: HostId) -> Option<&Cluster> {
-        let of = self.hosts.get(&host)?;
-        if !of.is_away() || of.confirmed || sabotage::on(Sabotage::BrakeBypassed) {
+        let unreachable = self.hosts.get(&host)?;
+        if !unreachable.is_unreachable() || unreachable.confirmed || sabotage::on(Sabotage::BrakeBypassed) {
             return None;
         }
-        let cluster = self.directory.host(host).ok()?.cluster;
-        self.directory.cluster(cluster).ok().filter(|_| self.braked.contains(&cluster))
+        let cluster = self.inventory.host(host).ok()?.cluster;
+        self.inventory.cluster(cluster).ok().filter(|_| self.braked.contains(&cluster))
     }
 
-    /// Whether a human may attest that this host is off.
+    /// Whether an operator may attest that this host is off.
     ///
     /// # Errors
-    /// It answers.
+    /// The host is not Disconnected.
     pub fn may_confirm(&self, host: HostId) -> Result<()> {
-        match self.hosts.get(&host).map(|of| of.status) {
+        match self.hosts.get(&host).map(|host| host.status) {
             Some(Some(HostStatus::Disconnected)) => Ok(()),
             _ => {
-                let details = format!("{} is not Disconnected: it cannot be off", self.directory.host_name(host));
+                let details = format!(
+                    "{} is not Disconnected: only a Disconnected host can be attested off",
+                    self.inventory.host_name(host)
+                );
                 Err(ErrorCode::new(Code::CHANGE_STATE, details))
             }
         }
     }
 
     pub(super) fn scan(&mut self, host: HostId, commands: &mut Vec<Command>) {
-        let Some(of) = self.hosts.get_mut(&host) else { return };
-        if !std::mem::replace(&mut of.scanning, true) {
+        let Some(scanned) = self.hosts.get_mut(&host) else { return };
+        if !std::mem::replace(&mut scanned.scanning, true) {
             commands.push(Command::Scan(host));
         }
     }
@@ -72,29 +96,31 @@ impl Core {
         now: Duration,
         commands: &mut Vec<Command>,
     ) {
-        let Some(of) = self.hosts.get_mut(&host) else { return };
-        of.status = Some(status);
+        let Some(changed) = self.hosts.get_mut(&host) else { return };
+        changed.status = Some(status);
         if status != HostStatus::Disconnected
             && !sabotage::on(Sabotage::AttestationStays)
-            && std::mem::replace(&mut of.confirmed, false)
+            && std::mem::replace(&mut changed.confirmed, false)
         {
-            // A word is for one outage, and this one is over (K9).
+            // An attestation is valid for one outage, which is over (K9).
             commands.push(Command::EndWord(host));
         }
         match status {
             HostStatus::Connected => {
-                (of.suspect, of.failed, of.scan, of.told) = (false, None, None, false);
-                let looked_for = self.vms.values_mut().filter(|vm| vm.belief.host == Some(host));
-                looked_for.for_each(|vm| vm.looks = (0, Duration::ZERO));
-                if !of.heard && !std::mem::replace(&mut of.listing, true) {
+                changed.suspect = false;
+                changed.reset_failure();
+                let on_host = self.vms.values_mut().filter(|vm| vm.observed.host == Some(host));
+                on_host.for_each(|vm| vm.searches = Searches::default());
+                if !changed.heard && !std::mem::replace(&mut changed.listing, true) {
                     commands.push(Command::List(host));
                 }
             }
-            HostStatus::Connecting => of.suspect = false,
+            HostStatus::Connecting => changed.suspect = false,
             HostStatus::Disconnected => {
-                (of.suspect, of.answers) = (true, false);
-                match &of.scan {
-                    Some((at, _)) if now.saturating_sub(*at) < SCAN_FRESH => self.judge_host(host, now, commands),
+                changed.suspect = true;
+                changed.answers = false;
+                match &changed.scan {
+                    Some(scan) if scan.is_fresh(now) => self.judge_host(host, now, commands),
                     _ => self.scan(host, commands),
                 }
             }
@@ -104,82 +130,91 @@ impl Core {
     /// Decides whether a host failed.
     pub(super) fn judge_host(&mut self, host: HostId, now: Duration, commands: &mut Vec<Command>) {
         let over = self.over(host, now);
-        let Some(of) = self.hosts.get_mut(&host) else { return };
-        if of.status != Some(HostStatus::Disconnected) || of.failed.is_some() || of.maintenance || of.cleaning {
+        let Some(judged) = self.hosts.get_mut(&host) else { return };
+        if judged.status != Some(HostStatus::Disconnected)
+            || judged.failed.is_some()
+            || judged.maintenance
+            || judged.reconciling
+        {
             return;
         }
-        let fresh = of.scan.as_ref().filter(|(at, _)| now.saturating_sub(*at) < SCAN_FRESH).map(|(_, scan)| scan);
+        let fresh = judged.scan.as_ref().filter(|scan| scan.is_fresh(now)).map(|scan| &scan.reply);
         let (unseen_by, reason) = match fresh {
-            _ if of.confirmed => (Vec::new(), "a human attested that it is off".to_owned()),
+            _ if judged.confirmed => (Vec::new(), "an operator attested that it is off".to_owned()),
             Some(scan) if scan.seen_by.is_empty() && !scan.unseen_by.is_empty() && !over => {
-                let names = scan.unseen_by.iter().map(|sibling| self.directory.host_name(*sibling));
+                let names = scan.unseen_by.iter().map(|sibling| self.inventory.host_name(*sibling));
                 (names.collect(), scan.reason.clone())
             }
             _ => return,
         };
-        of.failed = Some(now);
-        let name = self.directory.host_name(host);
-        if !std::mem::replace(&mut of.told, true) {
+        judged.failed = Some(now);
+        let name = self.inventory.host_name(host);
+        if !std::mem::replace(&mut judged.told, true) {
             let failed = HostFailed { host_uuid: host, host: name, unseen_by, reason: reason.clone() };
-            commands.push(Command::Tell(Fact::HostFailed(failed)));
+            commands.push(Command::Emit(HaEvent::HostFailed(failed)));
         }
-        if !of.quarantined && !std::mem::replace(&mut of.quarantining, true) {
-            commands.push(Command::Quarantine(host, format!("it failed: {reason}")));
+        if !judged.quarantined && !std::mem::replace(&mut judged.quarantining, true) {
+            commands.push(Command::Quarantine(host, format!("host failed: {reason}")));
         }
     }
 
-    /// The hosts of a cluster that are away at once, and how many it has. A human's word settles one.
-    pub(super) fn away(&self, cluster: ClusterId, now: Duration) -> (Vec<HostId>, usize) {
-        let of_cluster = self.directory.hosts.iter().filter(|of| of.cluster == cluster);
-        let in_service = of_cluster.filter_map(|of| self.hosts.get(&of.id).map(|host| (of.id, host)));
+    /// The unreachable hosts of a cluster, and the number of its hosts in service. An attested host does not count.
+    pub(super) fn unreachable(&self, cluster: ClusterId, now: Duration) -> (Vec<HostId>, usize) {
+        let of_cluster = self.inventory.hosts.iter().filter(|item| item.cluster == cluster);
+        let in_service = of_cluster.filter_map(|item| self.hosts.get(&item.id).map(|host| (item.id, host)));
         let in_service: Vec<_> = in_service.filter(|(_, host)| !host.maintenance).collect();
-        let away = in_service.iter().filter(|(_, host)| {
+        let unreachable = in_service.iter().filter(|(_, host)| {
             let recent = host.failed.is_none_or(|at| now.saturating_sub(at) < STORM_WINDOW);
-            // One that a single fence took out of service is as far away as the others (K10).
+            // A host quarantined by a single fence is as unreachable as the others (K10).
             let settled = host.quarantined && host.failed.is_none() && sabotage::on(Sabotage::BrakeBypassed);
-            host.is_away() && recent && !host.confirmed && !settled
+            host.is_unreachable() && recent && !host.confirmed && !settled
         });
-        (away.map(|(id, _)| *id).collect(), in_service.len())
+        (unreachable.map(|(id, _)| *id).collect(), in_service.len())
     }
 
-    /// Whether so many are away that it is rather us.
+    /// Whether so many hosts are unreachable that the controller's own network is the likelier cause.
     pub(super) fn over(&self, host: HostId, now: Duration) -> bool {
-        let Ok(cluster) = self.directory.host(host).map(|of| of.cluster) else { return true };
-        let (away, all) = self.away(cluster, now);
-        self.is_storm(away.len(), all)
+        let Ok(cluster) = self.inventory.host(host).map(|host| host.cluster) else { return true };
+        let (unreachable, all) = self.unreachable(cluster, now);
+        self.is_storm(unreachable.len(), all)
     }
 
-    pub(super) fn is_storm(&self, away: usize, all: usize) -> bool {
+    pub(super) fn is_storm(&self, unreachable: usize, all: usize) -> bool {
         !sabotage::on(Sabotage::NoStormBrake)
-            && away >= 2
-            && away * 100 >= all * self.settings.storm_brake_percent as usize
+            && unreachable >= 2
+            && unreachable * 100 >= all * self.settings.storm_brake_percent as usize
     }
 
     /// Engages and releases the storm brake.
     pub(super) fn brake(&mut self, now: Duration, commands: &mut Vec<Command>) {
-        for cluster in &self.directory.clusters {
-            let (away, all) = self.away(cluster.id, now);
-            let engaged = self.is_storm(away.len(), all);
+        for cluster in &self.inventory.clusters {
+            let (unreachable, all) = self.unreachable(cluster.id, now);
+            let engaged = self.is_storm(unreachable.len(), all);
             if engaged == self.braked.contains(&cluster.id) {
                 continue;
             }
-            // Suspects come and go: only hosts that are Disconnected make it worth telling.
+            // Suspects come and go: the event needs a host that is Disconnected.
             let disconnected = |id: &HostId| self.hosts[id].status == Some(HostStatus::Disconnected);
-            if engaged && !away.iter().any(disconnected) {
+            if engaged && !unreachable.iter().any(disconnected) {
                 continue;
             }
-            let hosts: Vec<String> = away.iter().map(|id| self.directory.host_name(*id)).collect();
+            let hosts: Vec<String> = unreachable.iter().map(|id| self.inventory.host_name(*id)).collect();
             let percent = self.settings.storm_brake_percent;
-            let reason = match engaged {
-                true => format!(
-                    "{} of {all} hosts are away at once ({percent}% brake it): nothing is fenced until some are back, or \
-                     `ringfence host confirm-fenced` says which are off",
-                    away.len()
-                ),
-                false => format!("{} of {all} hosts are away", away.len()),
+            let count = unreachable.len();
+            let reason = if engaged {
+                format!(
+                    "{count} of {all} hosts are unreachable (limit {percent} %): fencing is suspended until hosts \
+                     return or are attested off with `ringfence host confirm-fenced`"
+                )
+            } else {
+                format!("{count} of {all} hosts are unreachable")
             };
-            let _ = if engaged { self.braked.insert(cluster.id) } else { self.braked.remove(&cluster.id) };
-            commands.push(Command::Tell(Fact::Brake(StormBrakeChanged {
+            if engaged {
+                self.braked.insert(cluster.id);
+            } else {
+                self.braked.remove(&cluster.id);
+            }
+            commands.push(Command::Emit(HaEvent::Brake(StormBrakeChanged {
                 cluster_uuid: cluster.id,
                 cluster: cluster.name.clone(),
                 engaged,
@@ -189,32 +224,82 @@ impl Core {
         }
     }
 
-    /// Begins to clean hosts that answer again, unless a VM of theirs is in a flow.
-    pub(super) fn clean(&mut self, now: Duration, commands: &mut Vec<Command>) {
+    /// Starts the reconciliation of quarantined hosts that answer again, unless one of their VMs is in a failover.
+    pub(super) fn reconcile(&mut self, now: Duration, commands: &mut Vec<Command>) {
         for (id, host) in self.hosts.iter_mut().filter(|(_, host)| host.quarantined && host.answers) {
-            let held = || self.vms.values().any(|vm| vm.flow.as_ref().is_some_and(|(_, from, _)| *from == Some(*id)));
-            if !host.cleaning && !host.maintenance && now >= host.next_clean && !held() {
-                (host.cleaning, host.refused) = (true, false);
-                commands.push(Command::Clean(*id));
+            let held =
+                || self.vms.values().any(|vm| vm.failover.as_ref().is_some_and(|failover| failover.from == Some(*id)));
+            if !host.reconciling && !host.maintenance && now >= host.next_reconcile && !held() {
+                host.reconciling = true;
+                host.refused = false;
+                commands.push(Command::Reconcile(*id));
             }
         }
     }
 }
 
 impl Host {
-    /// Its pings are not answered.
-    pub(super) fn is_away(&self) -> bool {
+    /// The host answers again: the next failure is a new one.
+    pub(super) fn reset_failure(&mut self) {
+        self.failed = None;
+        self.scan = None;
+        self.told = false;
+    }
+
+    pub(super) fn set_maintenance(&mut self, maintenance: bool) {
+        self.maintenance = maintenance;
+        self.suspect = false;
+        self.unproven = false;
+    }
+
+    pub(super) fn set_scan(&mut self, scan: Option<Scan>) {
+        self.scanning = false;
+        self.scan = scan;
+        let not_missed = self.scan.as_ref().is_none_or(Scan::is_inconclusive_or_seen);
+        if self.status == Some(HostStatus::Connected) && not_missed {
+            self.suspect = false;
+        }
+    }
+
+    /// The quarantine is durable and in force, or not: then the host is judged again.
+    pub(super) fn quarantine_decided(&mut self, in_force: bool, now: Duration) {
+        self.quarantining = false;
+        if in_force {
+            self.quarantined = true;
+            self.unproven |= !self.heard;
+        } else {
+            self.failed = None;
+            self.next_reconcile = now + SCAN_EVERY;
+        }
+    }
+
+    pub(super) fn reconciled(&mut self, result: Result<()>, now: Duration) {
+        self.reconciling = false;
+        self.reconcile_error = result.err().map(|error| error.to_string());
+        if self.reconcile_error.is_none() {
+            self.quarantined = false;
+            self.confirmed = false;
+            self.reset_failure();
+        }
+        self.next_reconcile = now + SCAN_EVERY;
+    }
+
+    /// Whether the host does not answer pings.
+    pub(super) fn is_unreachable(&self) -> bool {
         self.suspect || self.status == Some(HostStatus::Disconnected)
     }
 
-    /// It is away for the controller, and a sibling sees it.
+    /// Whether the host is Disconnected and a sibling host reached it.
     pub(super) fn seen_by_siblings(&self, now: Duration) -> bool {
-        let fresh = self.scan.as_ref().filter(|(at, _)| now.saturating_sub(*at) < SCAN_FRESH);
-        self.status == Some(HostStatus::Disconnected) && fresh.is_some_and(|(_, scan)| !scan.seen_by.is_empty())
+        let fresh = self.scan.as_ref().filter(|scan| scan.is_fresh(now));
+        self.status == Some(HostStatus::Disconnected) && fresh.is_some_and(|scan| !scan.reply.seen_by.is_empty())
     }
 }
 
-/// What is refused while the storm brake of a cluster is engaged, and the way out.
+/// The rejection while the storm brake of a cluster is engaged, with its remedy.
 pub(crate) fn braked(cluster: &Cluster) -> String {
-    format!("the storm brake of {} is engaged: `ringfence host confirm-fenced` says that a host is off", cluster.name)
+    format!(
+        "the storm brake of {} is engaged; attest that a host is off with `ringfence host confirm-fenced`",
+        cluster.name
+    )
 }

@@ -1,4 +1,4 @@
-//! The shell of the supervisor: keeps its timer, sends what the core orders, brings back what came of it.
+//! The shell of the recovery supervisor: keeps the timer, carries out the core's commands, and returns the results.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,29 +16,29 @@ use ringfence_messages::{
 use tokio::time::Instant;
 
 use super::{
-    core::{Command, Core, Event, Fact},
+    core::{Command, Core, Event, HostEvent},
     identity::Identities,
 };
 use crate::{
     audit::Recorder,
     host::HostActor,
-    inventory::{Catalog, PingSettings},
-    memory::{MEMORY_RETRY, not_ready, quarantined},
+    inventory::{PingSettings, SharedInventory},
     ports::JournalPort,
+    replay::{REPLAY_RETRY, not_ready, quarantined},
     storage::{HEALTH_TIMEOUT, StorageActor, flow::DEPLOY_DEADLINE},
 };
 
-/// What a ask may take beyond the work it asks for: the way there and back.
+/// Extra time of a request beyond its work: the way there and back.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The supervisor of recovery: one for all hosts.
+/// The recovery supervisor: one for all hosts.
 pub struct RecoveryActor {
     settings: PingSettings,
-    catalog: Catalog,
+    inventory: SharedInventory,
     journal: Arc<dyn JournalPort>,
     recorder: Recorder,
     born: Instant,
-    /// None until the journal said what operators wanted before.
+    /// None until the journal is replayed.
     core: Option<Core>,
     identities: Identities,
     timer: Option<(Duration, TaskHandle)>,
@@ -48,14 +48,14 @@ impl RecoveryActor {
     /// The supervisor of the hosts of this inventory.
     pub fn new(
         settings: PingSettings,
-        catalog: Catalog,
+        inventory: SharedInventory,
         journal: Arc<dyn JournalPort>,
         recorder: Recorder,
     ) -> RecoveryActor {
         let identities = Identities::default();
         RecoveryActor {
             settings,
-            catalog,
+            inventory,
             journal,
             recorder,
             born: Instant::now(),
@@ -65,20 +65,20 @@ impl RecoveryActor {
         }
     }
 
-    /// Without knowing which hosts are in maintenance nothing may be pinged or healed.
-    fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
+    /// Before the states of hosts are replayed, no host may be pinged and no target redeployed.
+    fn replay(&mut self, ctx: &mut Ctx<'_, Self>) {
         let journal = self.journal.clone();
-        ctx.spawn_detached(memory(journal), |recovery, memory, ctx| match memory {
+        ctx.spawn_detached(read_journal(journal), |recovery, replayed, ctx| match replayed {
             Ok((states, quarantined, identities)) => {
                 recovery.identities = identities;
                 let now = recovery.born.elapsed();
-                let core = Core::new(recovery.settings, recovery.catalog.now(), &states, &quarantined, now);
+                let core = Core::new(recovery.settings, recovery.inventory.now(), &states, &quarantined, now);
                 recovery.core = Some(core);
                 recovery.on(Event::Tick, ctx);
             }
             Err(error) => {
-                tracing::error!(%error, "the journal does not say which hosts are in maintenance");
-                ctx.after(MEMORY_RETRY, |recovery, ctx| recovery.remember(ctx));
+                tracing::error!(%error, "cannot read the host states from the journal");
+                ctx.after(REPLAY_RETRY, |recovery, ctx| recovery.replay(ctx));
             }
         });
     }
@@ -86,7 +86,7 @@ impl RecoveryActor {
     fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
         let now = self.born.elapsed();
         let Some(core) = &mut self.core else { return };
-        core.look_after(&self.catalog.now(), now);
+        core.set_inventory(&self.inventory.now(), now);
         let commands = core.on(event, now);
         for command in commands {
             self.carry_out(command, ctx);
@@ -121,7 +121,7 @@ impl RecoveryActor {
                         boot_id: String::new(),
                         machine: Default::default(),
                     });
-                    let name = recovery.catalog.now().host_name(host);
+                    let name = recovery.inventory.now().host_name(host);
                     let (reply, identified) = recovery.identities.judge(host, &name, reply);
                     if let Some(identified) = identified {
                         ctx.spawn_detached(recovery.recorder.fact(identified), |_, _, _| {});
@@ -143,30 +143,30 @@ impl RecoveryActor {
                 let deployed = ctx.bus().ask_within(Address::new(StorageActor::KIND, storage), ask, DEPLOY_DEADLINE);
                 ctx.spawn_detached(deployed, move |recovery, result, ctx| {
                     if let Err(error) = result {
-                        tracing::warn!(%error, %host, %storage, %protocol, "a redeploy could not be carried out");
+                        tracing::warn!(%error, %host, %storage, %protocol, "redeploy failed");
                     }
                     recovery.on(Event::DeployDone { host, storage, protocol }, ctx);
                 });
             }
-            Command::Tell(fact) => {
+            Command::Emit(fact) => {
                 let recorder = &self.recorder;
                 match fact {
-                    Fact::Suspected(event) => drop(ctx.bus().publish(event)),
-                    Fact::HostStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    // Recorded before it came into force; see ChangeHostStateMsg.
-                    Fact::HostState(event) => drop(ctx.bus().publish(event)),
-                    Fact::ProtocolStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    Fact::StorageHostStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HostEvent::Suspected(event) => drop(ctx.bus().publish(event)),
+                    HostEvent::HostStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    // Recorded before it came into force; see [`ChangeHostStateMsg`].
+                    HostEvent::HostState(event) => drop(ctx.bus().publish(event)),
+                    HostEvent::ProtocolStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
+                    HostEvent::StorageHostStatus(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
                 }
             }
         }
     }
 }
 
-/// What operators want of hosts, which hosts are quarantined, and why, and which machines they are.
-type Memory = (HashMap<HostId, HostState>, HashMap<HostId, String>, Identities);
+/// Requested states of hosts, reasons of quarantines, and machines of hosts.
+type ReplayedState = (HashMap<HostId, HostState>, HashMap<HostId, String>, Identities);
 
-async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
+async fn read_journal(journal: Arc<dyn JournalPort>) -> Result<ReplayedState> {
     let mut states = HashMap::new();
     for record in journal.latest(HostStateChanged::TOPIC).await? {
         let event: HostStateChanged = record.event()?;
@@ -177,7 +177,7 @@ async fn memory(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         identified.push(record.event::<HostIdentified>()?);
     }
     let quarantined = quarantined(&*journal).await?.into_iter().map(|(host, (_, why))| (host, why)).collect();
-    Ok((states, quarantined, Identities::remembered(identified)))
+    Ok((states, quarantined, Identities::replayed(identified)))
 }
 
 impl Actor for RecoveryActor {
@@ -192,7 +192,7 @@ impl Actor for RecoveryActor {
     }
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
-        self.remember(ctx);
+        self.replay(ctx);
     }
 }
 
@@ -201,7 +201,7 @@ impl Handler<QueryHostsMsg> for RecoveryActor {
 
     fn handle(&mut self, _: QueryHostsMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let now = self.born.elapsed();
-        if self.core.as_mut().is_some_and(|core| core.look_after(&self.catalog.now(), now)) {
+        if self.core.as_mut().is_some_and(|core| core.set_inventory(&self.inventory.now(), now)) {
             self.on(Event::Tick, ctx);
         }
         self.core.as_ref().map(Core::hosts).ok_or_else(not_ready)
@@ -233,7 +233,7 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
     fn handle(&mut self, message: ChangeHostStateMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<ChangeHostStateMsg>();
         let host = message.host_uuid;
-        let before = match (&self.core, self.catalog.now().host(host)) {
+        let before = match (&self.core, self.inventory.now().host(host)) {
             (None, _) => Err(not_ready()),
             (_, Err(error)) => Err(error),
             (Some(core), Ok(_)) => core.host(host).ok_or_else(not_ready),
@@ -246,7 +246,7 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
             }
         };
         let draining = message.action == HostAction::Drain;
-        let wanted = match message.action {
+        let requested = match message.action {
             HostAction::Maintain | HostAction::Drain => HostState::Maintenance,
             HostAction::Activate => HostState::Enabled,
             HostAction::Ping => {
@@ -256,31 +256,31 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
                         Ok(before)
                     }
                     HostState::Maintenance => {
-                        let details = format!("{} is in maintenance and not pinged: activate it first", before.name);
+                        let details = format!("{} is in maintenance and is not pinged; activate it first", before.name);
                         Err(ErrorCode::new(Code::CHANGE_STATE, details))
                     }
                 });
                 return answer;
             }
         };
-        // Durable first: a maintenance that a restart forgets would be healed into.
+        // Durable first: after a restart a host in maintenance must not get redeploys.
         let change = HostStateChanged {
             host_uuid: host,
             host: before.name.clone(),
             old_state: before.state,
-            new_state: wanted,
+            new_state: requested,
             draining,
         };
         let recorder = self.recorder.clone();
-        // Maintenance that is asked for again changes nothing: a drain goes on.
-        let news = draining || before.state != wanted;
-        let durable = async move { if news { recorder.intent(&change).await } else { Ok(0) } };
+        // A repeated maintenance changes nothing: a drain continues.
+        let changes = draining || before.state != requested;
+        let durable = async move { if changes { recorder.intent(&change).await } else { Ok(0) } };
         ctx.spawn(durable, move |recovery, result, ctx| {
             let result: Result<HostInventory> = result.and_then(|_| {
-                if before.state == HostState::Maintenance && wanted == HostState::Enabled {
+                if before.state == HostState::Maintenance && requested == HostState::Enabled {
                     recovery.identities.forget(host);
                 }
-                recovery.on(Event::SetState { host, state: wanted, draining }, ctx);
+                recovery.on(Event::SetState { host, state: requested, draining }, ctx);
                 recovery.core.as_ref().and_then(|core| core.host(host)).ok_or_else(not_ready)
             });
             promise.complete(result);

@@ -1,16 +1,17 @@
 //! When a protocol that stays down is redeployed again, counted in pings.
 //!
-//! The rule (requirement A): Ok forgets everything. Not Ok: if there are pings to skip, skip one; else redeploy,
-//! and skip `min(2^failures, 64)` pings before the next. So redeploys come at once, then after 2, 4, 8, 16, 32,
-//! 64, 64... skipped pings. Rejected: waiting by the clock; a host that is not pinged is not worth a redeploy.
+//! Rule: Ok resets everything. Not Ok: if pings remain to be skipped, skip one; else redeploy, and skip
+//! `min(2^failures, 64)` pings before the next. So redeploys come at once, then after 2, 4, 8, 16, 32, 64, 64...
+//! skipped pings.
+//! Alternatives considered: wait by the clock. A host that is not pinged is not worth a redeploy.
 
 use crate::sabotage::{self, Sabotage};
 
-/// Failures are capped here before the shift, so that it cannot overflow.
+/// Exponent limit, so that the shift cannot overflow.
 pub const MAX_SHIFT: u32 = 30;
 
-/// The most pings that are skipped between two redeploys. Too low: a hopeless target is hammered. Too high: a
-/// target that could be mended again stays down for as long (64 s at an interval of 1 s, 64 min at 60 s).
+/// The most pings skipped between two redeploys. Too low: a hopeless target is hammered. Too high: a target that
+/// works again stays down that long (64 s at an interval of 1 s, 64 min at 60 s).
 pub const MAX_SKIP: u32 = 64;
 
 /// The backoff of one (storage, host, protocol).
@@ -24,14 +25,14 @@ pub struct Backoff {
 /// A redeploy that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// Which one of this outage, from 1.
+    /// Number of the redeploy in this outage, from 1.
     pub attempt: u32,
-    /// Pings that were skipped since the one before.
+    /// Pings skipped since the previous one.
     pub skipped: u32,
 }
 
 impl Backoff {
-    /// A ping found the protocol well: the next outage starts from the beginning.
+    /// A ping found the protocol healthy: the next outage starts from the beginning.
     pub fn ok(&mut self) {
         *self = Backoff::default();
     }
@@ -54,7 +55,7 @@ impl Backoff {
         self.failures
     }
 
-    /// Pings still to be skipped.
+    /// Pings left to skip.
     pub fn skip(&self) -> u32 {
         self.skip
     }
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_failures_neither_overflow_nor_grow_the_wait() {
+    fn backoff_survives_a_hundred_thousand_failures() {
         let mut backoff = Backoff::default();
         let mut last = 0;
         for _ in 0..100_000 {
@@ -85,7 +86,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the rule written down once more, independently: position of every redeploy in an outage.
+        /// Against an independent formulation of the rule: position of every redeploy in an outage.
         #[test]
         fn redeploys_stand_where_the_rule_says(pings in prop::collection::vec(prop::bool::weighted(0.02), 1..3000)) {
             let mut backoff = Backoff::default();

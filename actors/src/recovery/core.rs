@@ -1,21 +1,21 @@
-//! Decides who is pinged, what a ping's answer means, and which protocols are redeployed.
+//! Decides which hosts are pinged, judges the answers, and decides which protocols are redeployed.
 //!
 //! ```text
-//!             ping ok                       max_failure tries failed
+//!             ping ok                     max_failure pings failed
 //! Connecting ---------> Connected (calm) <------------------------> Disconnected
 //!     |                    | ^                      ping ok
-//!     |     one try failed v | ping ok
-//!     |                 Connected (suspect: nothing is deployed)
-//!     +-- max_failure tries failed --> Disconnected
-//! Maintenance stops all of it; activation starts over at Connecting. In quarantine an answered ping leads to
+//!     |    one ping failed v | ping ok
+//!     |                 Connected (suspect: no redeploy)
+//!     +-- max_failure pings failed --> Disconnected
+//! Maintenance stops all of it; activation starts again at Connecting. In quarantine an answered ping leads to
 //! Connecting, and no further.
 //! ```
-//! Invariants: I3: nobody else changes any of this. I5: a redeploy is ordered only for a host that is Enabled,
-//! Connected, not suspect and not in quarantine. I8: pings in flight and backoff are bounded. At most one check per (host, storage)
-//! and one redeploy per (host, storage, protocol) are in flight. Facts are told only when something changed; a
-//! health check that itself failed changes no status.
-//! Rejected: one actor per host with its own timer. 100,000 timers burst together, and no one place knows how
-//! many hosts fail at once.
+//! Invariants: I3: no other code changes any of this. I5: a redeploy is requested only for a host that is Enabled,
+//! Connected, not suspect and not in quarantine. I8: pings in flight and backoff are bounded. At most one check per
+//! (host, storage) and one redeploy per (host, storage, protocol) are in flight. An event is emitted only for a
+//! change; a failed health check changes no status.
+//! Alternatives considered: one actor per host with its own timer. 100,000 timers burst together, and no one place
+//! knows how many hosts fail at the same time.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -32,15 +32,15 @@ use ringfence_messages::{
     },
 };
 
-pub use super::event::{Command, Event, Fact};
+pub use super::event::{Command, Event, HostEvent};
 use super::{backoff::Backoff, schedule::Schedule};
 use crate::{
     invariant,
-    inventory::{Directory, PingSettings, Storage},
+    inventory::{InventoryIndex, PingSettings, Storage},
     sabotage::{self, Sabotage},
 };
 
-/// Generations between those of hosts that came with one change of the inventory and those that come with the next.
+/// Distance between the generations of hosts added by successive inventory changes.
 const GENERATIONS: u32 = 1 << 16;
 
 /// One host. Its index is its position in the inventory.
@@ -49,13 +49,13 @@ struct Host {
     state: HostState,
     status: HostStatus,
     reason: Option<String>,
-    /// Tries that failed in a row. Not zero means suspect.
+    /// Failed pings in a row. Not zero means suspect.
     failures: u32,
     /// The last ping was answered.
     answers: bool,
-    /// Why it is kept out of service until it is reconciled; see [`crate::ha`].
+    /// Why the host is in quarantine; see [`crate::ha`].
     quarantine: Option<Box<str>>,
-    /// Raised when what is in flight no longer counts.
+    /// Incremented when answers in flight no longer count.
     generation: u32,
     links: Box<[Link]>,
 }
@@ -85,22 +85,22 @@ struct Key {
 #[derive(Debug)]
 pub struct Core {
     settings: PingSettings,
-    directory: Arc<Directory>,
+    inventory: Arc<InventoryIndex>,
     index: HashMap<HostId, u32>,
     hosts: Vec<Host>,
     schedule: Schedule,
-    /// What is wanted of hosts that are not in the directory, and why they are quarantined: one that comes back is as it was.
+    /// Requested state and quarantine of hosts outside the inventory: a host that is added again keeps them.
     gone: HashMap<HostId, (HostState, Option<Box<str>>)>,
-    /// Where the generations of hosts begin that are new: no answer to a question of before counts.
+    /// First generation of new hosts: answers to earlier queries do not count.
     first_generation: u32,
 }
 
 impl Core {
-    /// Takes charge of all hosts of the inventory. `states` is what operators wanted before; hosts that are not
-    /// in it are Enabled; `quarantined` says which are kept out, and why. First pings are spread over one interval, in the order of the inventory.
+    /// A core for this inventory. `states` are the operators' earlier requests (default: Enabled); `quarantined` has
+    /// the reasons. First pings are spread over one interval, in the order of the inventory.
     pub fn new(
         settings: PingSettings,
-        directory: Arc<Directory>,
+        inventory: Arc<InventoryIndex>,
         states: &HashMap<HostId, HostState>,
         quarantined: &HashMap<HostId, String>,
         now: Duration,
@@ -114,37 +114,37 @@ impl Core {
             index: HashMap::new(),
             hosts: Vec::new(),
             schedule: Schedule::new(settings.interval, settings.parallelism),
-            directory: Arc::default(),
+            inventory: Arc::default(),
             gone,
             first_generation: 0,
         };
-        core.look_after(&directory, now);
+        core.set_inventory(&inventory, now);
         core
     }
 
-    /// Takes charge of what this directory has. Hosts that stay keep their status, rhythm and backoff; first pings of new
-    /// ones are spread over one interval. Whether anything is new: then [`Event::Tick`] is due.
-    pub fn look_after(&mut self, directory: &Arc<Directory>, now: Duration) -> bool {
-        if Arc::ptr_eq(&self.directory, directory) {
+    /// Takes a new inventory. Hosts that stay keep status, rhythm and backoff; first pings of new ones are spread
+    /// over one interval. Returns whether it is new: then [`Event::Tick`] is due.
+    pub fn set_inventory(&mut self, inventory: &Arc<InventoryIndex>, now: Duration) -> bool {
+        if Arc::ptr_eq(&self.inventory, inventory) {
             return false;
         }
-        let before = std::mem::replace(&mut self.directory, directory.clone());
-        let from: Vec<Option<u32>> = directory.hosts.iter().map(|host| self.index.get(&host.id).copied()).collect();
+        let before = std::mem::replace(&mut self.inventory, inventory.clone());
+        let from: Vec<Option<u32>> = inventory.hosts.iter().map(|host| self.index.get(&host.id).copied()).collect();
         let mut old: Vec<Option<Host>> = std::mem::take(&mut self.hosts).into_iter().map(Some).collect();
         self.schedule.rearrange(&from);
-        self.index = directory.hosts.iter().enumerate().map(|(i, h)| (h.id, i as u32)).collect();
+        self.index = inventory.hosts.iter().enumerate().map(|(i, h)| (h.id, i as u32)).collect();
         let count = from.iter().filter(|from| from.is_none()).count().max(1) as u32;
         let mut new = 0;
-        for (i, of) in directory.hosts.iter().enumerate() {
+        for (i, item) in inventory.hosts.iter().enumerate() {
             let known = from[i].and_then(|from| old[from as usize].take());
             let is_new = known.is_none();
             let mut host = known.unwrap_or_else(|| {
-                let (state, quarantine) = self.gone.remove(&of.id).unwrap_or((HostState::Enabled, None));
+                let (state, quarantine) = self.gone.remove(&item.id).unwrap_or((HostState::Enabled, None));
                 Host::new(state, quarantine, self.first_generation)
             });
             let mut links = std::mem::take(&mut host.links).into_vec();
-            let storages = directory.storages.iter().enumerate();
-            let storages = storages.filter(|(_, s)| s.clusters.contains(&of.cluster) && !s.protocols.is_empty());
+            let storages = inventory.storages.iter().enumerate();
+            let storages = storages.filter(|(_, s)| s.clusters.contains(&item.cluster) && !s.protocols.is_empty());
             let link = |(i, s): (usize, &Storage)| {
                 let known = links.iter().position(|link| before.storages[link.storage as usize].id == s.id);
                 Link::new(i as u32, &s.protocols, known.map(|n| links.swap_remove(n)))
@@ -156,8 +156,8 @@ impl Core {
             }
             self.hosts.push(host);
         }
-        for (left, of) in old.into_iter().zip(&before.hosts) {
-            self.gone.extend(left.map(|left| (of.id, (left.state, left.quarantine))));
+        for (left, item) in old.into_iter().zip(&before.hosts) {
+            self.gone.extend(left.map(|left| (item.id, (left.state, left.quarantine))));
         }
         self.first_generation = self.first_generation.wrapping_add(GENERATIONS);
         true
@@ -205,10 +205,10 @@ impl Core {
                 }
             }
         }
-        let (hosts, directory) = (&self.hosts, &self.directory);
+        let (hosts, inventory) = (&self.hosts, &self.inventory);
         self.schedule.due(now, |i| {
             let generation = hosts[i as usize].generation;
-            commands.push(Command::Ping { host: directory.hosts[i as usize].id, generation });
+            commands.push(Command::Ping { host: inventory.hosts[i as usize].id, generation });
         });
         let in_flight = self.schedule.in_flight();
         invariant!("I8", in_flight <= self.settings.parallelism.max(1), "{in_flight} pings in flight");
@@ -226,8 +226,8 @@ impl Core {
 
     fn key(&mut self, host: HostId, storage: StorageId, protocol: Protocol) -> Option<&mut Key> {
         let i = *self.index.get(&host)?;
-        let (directory, links) = (&self.directory, &mut self.hosts[i as usize].links);
-        let link = links.iter_mut().find(|link| directory.storages[link.storage as usize].id == storage)?;
+        let (inventory, links) = (&self.inventory, &mut self.hosts[i as usize].links);
+        let link = links.iter_mut().find(|link| inventory.storages[link.storage as usize].id == storage)?;
         link.keys.iter_mut().find(|key| key.protocol == protocol)
     }
 
@@ -247,24 +247,24 @@ impl Core {
         }
         host.failures = host.failures.saturating_add(1);
         if host.failures == 1 {
-            let of = &self.directory.hosts[i as usize];
-            let fact = HostSuspected { host_uuid: of.id, host: of.name.clone() };
-            commands.push(Command::Tell(Fact::Suspected(fact)));
+            let item = &self.inventory.hosts[i as usize];
+            let event = HostSuspected { host_uuid: item.id, host: item.name.clone() };
+            commands.push(Command::Emit(HostEvent::Suspected(event)));
         }
-        let given_up = host.failures >= self.settings.max_failure.max(1);
-        self.schedule.ended(i, now, (!given_up).then_some(self.settings.sleep_after_failure));
-        if given_up {
-            let reason = reply.reason.unwrap_or_else(|| "the ping failed without a reason".to_owned());
+        let exhausted = host.failures >= self.settings.max_failure.max(1);
+        self.schedule.ended(i, now, (!exhausted).then_some(self.settings.sleep_after_failure));
+        if exhausted {
+            let reason = reply.reason.unwrap_or_else(|| "ping failed without a reason".to_owned());
             self.set_status(i, HostStatus::Disconnected, Some(reason), commands);
         }
     }
 
     fn check_health(&mut self, i: u32, commands: &mut Vec<Command>) {
-        let id = self.directory.hosts[i as usize].id;
+        let id = self.inventory.hosts[i as usize].id;
         let host = &mut self.hosts[i as usize];
         for link in host.links.iter_mut().filter(|link| !link.checking) {
             link.checking = true;
-            let storage = self.directory.storages[link.storage as usize].id;
+            let storage = self.inventory.storages[link.storage as usize].id;
             commands.push(Command::CheckHealth { host: id, generation: host.generation, storage });
         }
     }
@@ -276,12 +276,12 @@ impl Core {
         result: Result<CheckHostHealthReply>,
         commands: &mut Vec<Command>,
     ) {
-        let (inventory, host) = (&self.directory.hosts[i as usize], &mut self.hosts[i as usize]);
-        let storages = &self.directory.storages;
+        let (inventory, host) = (&self.inventory.hosts[i as usize], &mut self.hosts[i as usize]);
+        let storages = &self.inventory.storages;
         let Some(link) = host.links.iter_mut().find(|link| storages[link.storage as usize].id == storage) else {
             return;
         };
-        let of = &storages[link.storage as usize];
+        let item = &storages[link.storage as usize];
         link.checking = false;
         let reports = match result {
             Ok(reply) => {
@@ -293,7 +293,7 @@ impl Core {
                 return;
             }
         };
-        // Redeploying is for a host that answers: not while it is away, suspect or being worked on (I5).
+        // A redeploy needs a host that is in service, Connected and not suspect (I5).
         let serving = host.state == HostState::Enabled && host.status == HostStatus::Connected && host.failures == 0;
         for report in reports {
             let Some(key) = link.keys.iter_mut().find(|key| key.protocol == report.protocol) else { continue };
@@ -304,11 +304,11 @@ impl Core {
             key.reason = reason.as_deref().map(Into::into);
             let old = key.status.replace(new);
             if old != Some(new) {
-                commands.push(Command::Tell(Fact::ProtocolStatus(ProtocolStatusChanged {
+                commands.push(Command::Emit(HostEvent::ProtocolStatus(ProtocolStatusChanged {
                     host_uuid: inventory.id,
                     host: inventory.name.clone(),
-                    primary_storage_uuid: of.id,
-                    storage: of.name.clone(),
+                    primary_storage_uuid: item.id,
+                    storage: item.name.clone(),
                     protocol: key.protocol,
                     old_status: old,
                     new_status: new,
@@ -334,28 +334,28 @@ impl Core {
         let Some(new) = aggregate(link.keys.iter().filter_map(|key| key.status)) else { return };
         let old = link.status.replace(new);
         if old != Some(new) {
-            let fact = StorageHostStatusChanged {
+            let event = StorageHostStatusChanged {
                 host_uuid: inventory.id,
                 host: inventory.name.clone(),
-                primary_storage_uuid: of.id,
-                storage: of.name.clone(),
+                primary_storage_uuid: item.id,
+                storage: item.name.clone(),
                 old_status: old,
                 new_status: new,
                 reason: link.reason(),
             };
-            // Told before the redeploys that it leads to.
+            // Emitted before the redeploys that it causes.
             let at = commands.iter().position(|c| matches!(c, Command::Deploy { .. })).unwrap_or(commands.len());
-            commands.insert(at, Command::Tell(Fact::StorageHostStatus(fact)));
+            commands.insert(at, Command::Emit(HostEvent::StorageHostStatus(event)));
         }
     }
 
     fn set_state(&mut self, i: u32, state: HostState, draining: bool, now: Duration, commands: &mut Vec<Command>) {
-        let (host, inventory) = (&mut self.hosts[i as usize], &self.directory.hosts[i as usize]);
+        let (host, inventory) = (&mut self.hosts[i as usize], &self.inventory.hosts[i as usize]);
         let old_state = std::mem::replace(&mut host.state, state);
         if old_state == state && !draining {
             return;
         }
-        commands.push(Command::Tell(Fact::HostState(HostStateChanged {
+        commands.push(Command::Emit(HostEvent::HostState(HostStateChanged {
             host_uuid: inventory.id,
             host: inventory.name.clone(),
             old_state,
@@ -366,14 +366,15 @@ impl Core {
             return;
         }
         host.generation = host.generation.wrapping_add(1);
-        (host.failures, host.answers) = (0, false);
+        host.failures = 0;
+        host.answers = false;
         for link in &mut host.links {
             link.checking = false;
         }
         match state {
             HostState::Maintenance => self.schedule.stop(i),
             HostState::Enabled => {
-                // Somebody worked on it: what did not help before may help now.
+                // An operator may have repaired the host: redeploys start over.
                 host.forget_backoff();
                 self.schedule.start(i, now);
                 self.set_status(i, HostStatus::Connecting, Some("activated, not pinged yet".to_owned()), commands);
@@ -388,58 +389,57 @@ impl Core {
         if old_status != new_status {
             let inventory = self.host_inventory(i);
             let host_uuid = inventory.uuid;
-            let fact = HostStatusChanged { host_uuid, old_status, new_status, reason, inventory };
-            commands.push(Command::Tell(Fact::HostStatus(fact)));
+            let event = HostStatusChanged { host_uuid, old_status, new_status, reason, inventory };
+            commands.push(Command::Emit(HostEvent::HostStatus(event)));
         }
     }
 
     fn host_inventory(&self, i: u32) -> HostInventory {
-        let (host, of) = (&self.hosts[i as usize], &self.directory.hosts[i as usize]);
+        let (host, item) = (&self.hosts[i as usize], &self.inventory.hosts[i as usize]);
         HostInventory {
-            uuid: of.id,
-            name: of.name.clone(),
-            cluster: self.directory.cluster(of.cluster).map(|c| c.name.clone()).unwrap_or_default(),
-            management_ip: of.management_ip.clone(),
+            uuid: item.id,
+            name: item.name.clone(),
+            cluster: self.inventory.cluster(item.cluster).map(|c| c.name.clone()).unwrap_or_default(),
+            management_ip: item.management_ip.clone(),
             state: host.state,
             status: host.status,
             reason: host.reason.clone(),
         }
     }
 
-    /// One host as the outside sees it.
+    /// One host for readers.
     pub fn host(&self, id: HostId) -> Option<HostInventory> {
         self.index.get(&id).map(|i| self.host_inventory(*i))
     }
 
-    /// How the hosts of a cluster stand. Those that can take work are Enabled, Connected, not suspect and not in
-    /// quarantine.
+    /// The hosts of a cluster. Serving hosts are Enabled, Connected, not suspect and not in quarantine.
     pub fn serving(&self, cluster: ClusterId) -> ServingHostsReply {
         let mut reply = ServingHostsReply::default();
-        let all = self.hosts.iter().zip(&self.directory.hosts);
-        for (host, of) in all.filter(|(host, of)| of.cluster == cluster && host.state == HostState::Enabled) {
+        let all = self.hosts.iter().zip(&self.inventory.hosts);
+        for (host, item) in all.filter(|(host, item)| item.cluster == cluster && host.state == HostState::Enabled) {
             reply.enabled += 1;
             if host.answers {
-                reply.answering_host_uuids.push(of.id);
+                reply.answering_host_uuids.push(item.id);
             }
             match (host.failures, &host.quarantine, host.status) {
-                (0, None, HostStatus::Connected) => reply.host_uuids.push(of.id),
-                (1.., None, _) => reply.doubtful_host_uuids.push(of.id),
+                (0, None, HostStatus::Connected) => reply.host_uuids.push(item.id),
+                (1.., None, _) => reply.doubtful_host_uuids.push(item.id),
                 _ => {}
             }
         }
         reply
     }
 
-    /// Everything that is known, in the order of the inventory.
+    /// All hosts and their storages, in the order of the inventory.
     pub fn hosts(&self) -> HostsReply {
         let mut reply = HostsReply::default();
-        for (i, (host, of)) in self.hosts.iter().zip(&self.directory.hosts).enumerate() {
+        for (i, (host, item)) in self.hosts.iter().zip(&self.inventory.hosts).enumerate() {
             reply.hosts.push(self.host_inventory(i as u32));
             for link in &host.links {
-                let storage = &self.directory.storages[link.storage as usize];
+                let storage = &self.inventory.storages[link.storage as usize];
                 reply.storages.push(StorageHostRef {
-                    host_uuid: of.id,
-                    host: of.name.clone(),
+                    host_uuid: item.id,
+                    host: item.name.clone(),
                     primary_storage_uuid: storage.id,
                     storage: storage.name.clone(),
                     status: link.status,
@@ -448,8 +448,8 @@ impl Core {
                 });
                 reply.refs.extend(link.keys.iter().map(|key| HostProtocolRef {
                     id: 0,
-                    host_uuid: of.id,
-                    host: of.name.clone(),
+                    host_uuid: item.id,
+                    host: item.name.clone(),
                     primary_storage_uuid: storage.id,
                     storage: storage.name.clone(),
                     protocol: key.protocol,
@@ -479,7 +479,7 @@ impl Host {
 }
 
 impl Link {
-    /// A storage with these protocols; what was known of them stays.
+    /// A storage with these protocols; known ones keep their state.
     fn new(storage: u32, protocols: &[Protocol], before: Option<Link>) -> Link {
         let mut link =
             before.unwrap_or(Link { storage, status: None, check_error: None, checking: false, keys: Box::default() });
@@ -493,7 +493,7 @@ impl Link {
         Link { storage, keys: protocols.iter().map(key).collect(), ..link }
     }
 
-    /// Why the storage is not connected here: the reason of its first protocol that is not. None when it is.
+    /// Why the storage is not connected on this host: the reason of the first protocol that is not. None if it is.
     fn reason(&self) -> Option<String> {
         if self.status != Some(ProtocolStatus::Disconnected) {
             return None;

@@ -1,4 +1,4 @@
-//! The supervisor's decisions, step by step and under any interleaving.
+//! The recovery core, step by step and under any interleaving.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use ringfence_messages::{Code, Health, storage::StorageKind};
 
 use super::core::*;
-use crate::inventory::{Cluster, Directory, Host, Inventory, PingSettings, Storage};
+use crate::inventory::{Cluster, Host, Inventory, InventoryIndex, PingSettings, Storage};
 use ringfence_messages::{
     ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, StorageId,
     host::{HostState, HostStatus, PingHostReply},
@@ -25,7 +25,7 @@ fn storage(n: usize) -> StorageId {
 }
 
 /// `hosts` hosts of one cluster with `storages` storages of two protocols each.
-fn directory(hosts: usize, storages: usize) -> Arc<Directory> {
+fn inventory(hosts: usize, storages: usize) -> Arc<InventoryIndex> {
     let cluster = ClusterId::from_name("c");
     let of = |n: usize| Host {
         id: host(n),
@@ -47,7 +47,7 @@ fn directory(hosts: usize, storages: usize) -> Arc<Directory> {
         ceph: None,
         watchers_allowed: Vec::new(),
     };
-    Arc::new(Directory::new(Inventory {
+    Arc::new(InventoryIndex::new(Inventory {
         clusters: vec![Cluster { id: cluster, name: "c".into() }],
         hosts: (0..hosts).map(of).collect(),
         storages: (0..storages).map(with).collect(),
@@ -60,7 +60,7 @@ fn settings() -> PingSettings {
 }
 
 fn core(hosts: usize, storages: usize) -> Core {
-    Core::new(settings(), directory(hosts, storages), &HashMap::new(), &HashMap::new(), Duration::ZERO)
+    Core::new(settings(), inventory(hosts, storages), &HashMap::new(), &HashMap::new(), Duration::ZERO)
 }
 
 fn pong(connected: bool) -> PingHostReply {
@@ -86,7 +86,7 @@ fn health(n: usize, cbd: Health, vhost: Health) -> Event {
     Event::HealthDone { host: host(n), generation: 0, storage: storage(0), result }
 }
 
-/// What of the commands is not told, in short.
+/// The commands that are no events, in short.
 fn orders(commands: &[Command]) -> Vec<String> {
     let short = |command: &Command| match command {
         Command::Ping { .. } => Some("ping".to_owned()),
@@ -94,21 +94,23 @@ fn orders(commands: &[Command]) -> Vec<String> {
         Command::Deploy { protocol, attempt, skipped_pings, .. } => {
             Some(format!("deploy {protocol} {attempt}/{skipped_pings}"))
         }
-        Command::Tell(_) => None,
+        Command::Emit(_) => None,
     };
     commands.iter().filter_map(short).collect()
 }
 
-/// What of the commands is told, in short.
+/// The events among the commands, in short.
 fn facts(commands: &[Command]) -> Vec<String> {
     let short = |command: &Command| match command {
-        Command::Tell(Fact::HostStatus(e)) => Some(format!("{:?}->{:?} {:?}", e.old_status, e.new_status, e.reason)),
-        Command::Tell(Fact::Suspected(_)) => Some("suspected".to_owned()),
-        Command::Tell(Fact::HostState(e)) => Some(format!("{:?}->{:?}", e.old_state, e.new_state)),
-        Command::Tell(Fact::ProtocolStatus(e)) => {
+        Command::Emit(HostEvent::HostStatus(e)) => {
+            Some(format!("{:?}->{:?} {:?}", e.old_status, e.new_status, e.reason))
+        }
+        Command::Emit(HostEvent::Suspected(_)) => Some("suspected".to_owned()),
+        Command::Emit(HostEvent::HostState(e)) => Some(format!("{:?}->{:?}", e.old_state, e.new_state)),
+        Command::Emit(HostEvent::ProtocolStatus(e)) => {
             Some(format!("{} {:?}->{} {:?}", e.protocol, e.old_status.map(|s| s.to_string()), e.new_status, e.reason))
         }
-        Command::Tell(Fact::StorageHostStatus(e)) => {
+        Command::Emit(HostEvent::StorageHostStatus(e)) => {
             Some(format!("{} {:?}->{} {:?}", e.storage, e.old_status.map(|s| s.to_string()), e.new_status, e.reason))
         }
         _ => None,
@@ -116,7 +118,7 @@ fn facts(commands: &[Command]) -> Vec<String> {
     commands.iter().filter_map(short).collect()
 }
 
-/// A host that was pinged well once, with its storage checked and both protocols Ok.
+/// A host with one successful ping, its storage checked and both protocols Ok.
 fn well() -> Core {
     let mut core = core(1, 1);
     assert_eq!(orders(&core.on(Event::Tick, Duration::ZERO)), ["ping"]);
@@ -136,7 +138,7 @@ fn cycle(core: &mut Core, cbd: Health, vhost: Health) -> Vec<Command> {
 }
 
 #[test]
-fn a_host_is_given_up_after_max_failure_tries_and_comes_back_with_one() {
+fn host_disconnects_after_max_failure_and_returns_with_one() {
     let mut core = core(1, 0);
     core.on(Event::Tick, Duration::ZERO);
     assert_eq!(facts(&core.on(pinged(0, true), Duration::ZERO)), ["Connecting->Connected None"]);
@@ -162,7 +164,7 @@ fn a_host_is_given_up_after_max_failure_tries_and_comes_back_with_one() {
 #[test]
 fn first_pings_are_spread_over_the_interval_and_bounded() {
     let settings = PingSettings { parallelism: 2, ..settings() };
-    let mut core = Core::new(settings, directory(5, 0), &HashMap::new(), &HashMap::new(), Duration::ZERO);
+    let mut core = Core::new(settings, inventory(5, 0), &HashMap::new(), &HashMap::new(), Duration::ZERO);
     assert_eq!(orders(&core.on(Event::Tick, Duration::ZERO)).len(), 1);
     assert_eq!(core.next_wakeup(), Some(2 * S));
     assert_eq!(orders(&core.on(Event::Tick, 9 * S)).len(), 1, "two are in flight");
@@ -170,7 +172,7 @@ fn first_pings_are_spread_over_the_interval_and_bounded() {
 }
 
 #[test]
-fn facts_are_told_on_change_only_and_connected_has_no_reason() {
+fn events_are_emitted_on_change_only() {
     let mut core = core(1, 1);
     core.on(Event::Tick, Duration::ZERO);
     core.on(pinged(0, true), Duration::ZERO);
@@ -196,7 +198,7 @@ fn facts_are_told_on_change_only_and_connected_has_no_reason() {
 }
 
 #[test]
-fn a_health_check_that_failed_itself_changes_no_status_and_redeploys_nothing() {
+fn failed_health_check_changes_nothing() {
     let mut core = well();
     core.on(Event::Tick, 10 * S);
     core.on(pinged(0, true), 10 * S);
@@ -210,7 +212,7 @@ fn a_health_check_that_failed_itself_changes_no_status_and_redeploys_nothing() {
 }
 
 #[test]
-fn redeploys_back_off_in_pings_and_a_second_outage_redeploys_at_once() {
+fn redeploys_back_off_and_new_outage_redeploys_at_once() {
     let mut core = well();
     let mut skipped = Vec::new();
     let mut pings = 0;
@@ -231,7 +233,7 @@ fn redeploys_back_off_in_pings_and_a_second_outage_redeploys_at_once() {
 }
 
 #[test]
-fn one_redeploy_at_a_time_and_the_wait_for_it_is_no_skipped_ping() {
+fn one_redeploy_at_a_time_without_skipping_pings() {
     let mut core = well();
     assert_eq!(orders(&cycle(&mut core, Health::Ok, Health::Failed)), ["deploy Vhost 1/0"]);
     for _ in 0..5 {
@@ -244,11 +246,11 @@ fn one_redeploy_at_a_time_and_the_wait_for_it_is_no_skipped_ping() {
 }
 
 #[test]
-fn a_report_that_finds_the_host_suspect_heals_nothing() {
+fn suspect_host_gets_no_redeploy() {
     let mut core = well();
     core.on(Event::Tick, 10 * S);
     assert_eq!(orders(&core.on(pinged(0, true), 10 * S)), ["check"]);
-    // The report is slow; meanwhile the next ping fails.
+    // The report is slow; the next ping fails before it.
     core.on(Event::Tick, 20 * S);
     core.on(pinged(0, false), 20 * S);
     let late = core.on(health(0, Health::Failed, Health::Failed), 21 * S);
@@ -256,14 +258,14 @@ fn a_report_that_finds_the_host_suspect_heals_nothing() {
 }
 
 #[test]
-fn maintenance_stops_everything_and_activation_starts_over() {
+fn maintenance_stops_and_activation_restarts() {
     let mut core = well();
     core.on(Event::Tick, 10 * S);
     core.on(pinged(0, true), 10 * S);
     let set = |state| Event::SetState { host: host(0), state, draining: false };
     assert_eq!(facts(&core.on(set(HostState::Maintenance), 11 * S)), ["Enabled->Maintenance"]);
     assert_eq!(core.next_wakeup(), None);
-    assert_eq!(core.on(health(0, Health::Failed, Health::Failed), 12 * S), [], "it was asked before");
+    assert_eq!(core.on(health(0, Health::Failed, Health::Failed), 12 * S), [], "it was queried before");
     assert_eq!(core.on(Event::PingNow { host: host(0) }, 12 * S), []);
     assert_eq!(core.on(set(HostState::Maintenance), 12 * S), [], "nothing changed");
     let active = core.on(set(HostState::Enabled), 13 * S);
@@ -272,21 +274,21 @@ fn maintenance_stops_everything_and_activation_starts_over() {
     assert_eq!(orders(&active), ["ping"]);
     assert_eq!(core.on(pinged(0, true), 13 * S), [], "an answer from before");
     let reply = Event::PingDone { host: host(0), generation: 2, reply: pong(true) };
-    assert_eq!(orders(&core.on(reply, 13 * S)), ["check"], "the check from before was given up");
+    assert_eq!(orders(&core.on(reply, 13 * S)), ["check"], "the earlier check was dropped");
 }
 
 #[test]
-fn a_host_that_was_in_maintenance_stays_there_over_a_restart() {
+fn maintenance_survives_restart() {
     let states = HashMap::from([(host(0), HostState::Maintenance)]);
-    let mut core = Core::new(settings(), directory(1, 1), &states, &HashMap::new(), Duration::ZERO);
+    let mut core = Core::new(settings(), inventory(1, 1), &states, &HashMap::new(), Duration::ZERO);
     assert_eq!((core.on(Event::Tick, 100 * S), core.next_wakeup()), (vec![], None));
 }
 
-/// I5, and faults 28 and 31: whoever is in quarantine answers, but neither serves nor is healed.
+/// I5, and faults 28 and 31: a quarantined host answers, but neither serves nor gets redeploys.
 #[test]
-fn a_quarantined_host_answers_but_neither_serves_nor_is_healed() {
+fn quarantined_host_neither_serves_nor_gets_redeploys() {
     let quarantined = HashMap::from([(host(0), "it failed".to_owned())]);
-    let mut core = Core::new(settings(), directory(1, 1), &HashMap::new(), &quarantined, Duration::ZERO);
+    let mut core = Core::new(settings(), inventory(1, 1), &HashMap::new(), &quarantined, Duration::ZERO);
     let cluster = ClusterId::from_name("c");
     core.on(Event::Tick, Duration::ZERO);
     assert_eq!(core.on(pinged(0, true), Duration::ZERO), [], "no health check, no change");
@@ -299,7 +301,7 @@ fn a_quarantined_host_answers_but_neither_serves_nor_is_healed() {
     assert_eq!(facts(&core.on(pinged(0, true), S)), ["Connecting->Connected None"]);
     assert_eq!(core.serving(cluster).host_uuids, [host(0)]);
 
-    // While it does not answer it is doubtful only as long as nobody took it out of service.
+    // An unreachable host is doubtful only until its quarantine.
     core.on(Event::Tick, 20 * S);
     core.on(pinged(0, false), 20 * S);
     assert_eq!(core.serving(cluster).doubtful_host_uuids, [host(0)]);
@@ -307,7 +309,7 @@ fn a_quarantined_host_answers_but_neither_serves_nor_is_healed() {
     assert_eq!((core.serving(cluster).doubtful_host_uuids, core.serving(cluster).enabled), (vec![], 1));
 }
 
-/// Four redeploys failed; the fifth is 16 pings away.
+/// Four redeploys failed; the fifth comes after 16 skipped pings.
 fn backed_off() -> Core {
     let mut core = well();
     for ping in 0.. {
@@ -322,7 +324,7 @@ fn backed_off() -> Core {
 }
 
 #[test]
-fn a_new_boot_forgets_the_backoff() {
+fn new_boot_resets_backoff() {
     for (booted, expected) in [(false, vec![]), (true, vec!["deploy Vhost 1/0"])] {
         let mut core = backed_off();
         if booted {
@@ -333,7 +335,7 @@ fn a_new_boot_forgets_the_backoff() {
 }
 
 #[test]
-fn activation_forgets_the_backoff() {
+fn activation_resets_backoff() {
     let mut core = backed_off();
     for state in [HostState::Maintenance, HostState::Enabled] {
         core.on(Event::SetState { host: host(0), state, draining: false }, 20 * S);
@@ -345,7 +347,7 @@ fn activation_forgets_the_backoff() {
 }
 
 #[test]
-fn a_protocol_that_nobody_could_look_at_hides_no_other() {
+fn failed_probe_hides_no_other_protocol() {
     let mut core = well();
     core.on(Event::Tick, 10 * S);
     core.on(pinged(0, true), 10 * S);
@@ -360,7 +362,7 @@ fn a_protocol_that_nobody_could_look_at_hides_no_other() {
 }
 
 #[test]
-fn strangers_are_ignored() {
+fn unknown_hosts_are_ignored() {
     let mut core = core(1, 1);
     let stranger = HostId::from_name("stranger");
     let events = [
@@ -381,14 +383,14 @@ fn strangers_are_ignored() {
     }
 }
 
-/// What the world does next to the supervisor.
+/// The next event of the world.
 #[derive(Clone, Debug)]
 enum Move {
     /// Time passes.
     Pass(u64),
-    /// The n-th thing in flight ends, well or not.
+    /// The n-th request in flight ends, successful or not.
     End(usize, bool, bool),
-    /// An operator changes his mind.
+    /// An operator changes the requested state.
     State(usize, bool),
     Hurry(usize),
 }
@@ -412,7 +414,7 @@ proptest! {
     #[test]
     fn no_interleaving_breaks_the_rules(moves in moves()) {
         let settings = PingSettings { parallelism: 3, ..settings() };
-        let mut core = Core::new(settings, directory(4, 2), &HashMap::new(), &HashMap::new(), Duration::ZERO);
+        let mut core = Core::new(settings, inventory(4, 2), &HashMap::new(), &HashMap::new(), Duration::ZERO);
         let mut now = Duration::ZERO;
         let mut in_flight: Vec<Command> = Vec::new();
         let mut generation: HashMap<HostId, u32> = HashMap::new();
@@ -447,24 +449,24 @@ proptest! {
                         Event::HealthDone { host, generation, storage, result: result.map(Into::into) }
                     }
                     Command::Deploy { host, storage, protocol, .. } => Event::DeployDone { host, storage, protocol },
-                    Command::Tell(_) => unreachable!(),
+                    Command::Emit(_) => unreachable!(),
                 },
             };
             for command in core.on(event, now) {
                 match &command {
-                    Command::Tell(fact) => {
+                    Command::Emit(fact) => {
                         let (key, value) = match fact {
-                            // Told per streak of failures, not per change.
-                            Fact::Suspected(_) => continue,
-                            Fact::HostStatus(e) => {
+                            // Emitted per streak of failures, not per change.
+                            HostEvent::Suspected(_) => continue,
+                            HostEvent::HostStatus(e) => {
                                 prop_assert_eq!(e.reason.is_none(), e.new_status == HostStatus::Connected);
                                 (format!("h{}", e.host_uuid), format!("{:?}", e.new_status))
                             }
-                            // An operator asks for a drain anew: HA is told.
-                            Fact::HostState(e) if e.draining && e.old_state == e.new_state => continue,
-                            Fact::HostState(e) => (format!("m{}", e.host_uuid), format!("{:?}", e.new_state)),
-                            Fact::ProtocolStatus(e) => (format!("p{}{}{}", e.host_uuid, e.primary_storage_uuid, e.protocol), e.new_status.to_string()),
-                            Fact::StorageHostStatus(e) => {
+                            // A repeated drain request: HA gets it again.
+                            HostEvent::HostState(e) if e.draining && e.old_state == e.new_state => continue,
+                            HostEvent::HostState(e) => (format!("m{}", e.host_uuid), format!("{:?}", e.new_state)),
+                            HostEvent::ProtocolStatus(e) => (format!("p{}{}{}", e.host_uuid, e.primary_storage_uuid, e.protocol), e.new_status.to_string()),
+                            HostEvent::StorageHostStatus(e) => {
                                 prop_assert_eq!(e.reason.is_none(), e.new_status == ProtocolStatus::Connected);
                                 (format!("s{}{}", e.host_uuid, e.primary_storage_uuid), e.new_status.to_string())
                             }
@@ -482,7 +484,7 @@ proptest! {
                     }
                     Command::CheckHealth { .. } => prop_assert!(!in_flight.contains(&command)),
                     Command::Deploy { host, storage, protocol, attempt, skipped_pings } => {
-                        prop_assert!(!maintenance.contains(host) && last_ping_good.get(host) == Some(&true), "healed a host that is not well");
+                        prop_assert!(!maintenance.contains(host) && last_ping_good.get(host) == Some(&true), "redeployed on a host that is not well");
                         let same = |c: &Command| matches!(c, Command::Deploy { host: h, storage: s, protocol: p, .. } if (h, s, p) == (host, storage, protocol));
                         prop_assert!(!in_flight.iter().any(same), "two redeploys of one key");
                         let rule = if *attempt == 1 { 0 } else { 2u32.pow((attempt - 1).min(6)) };

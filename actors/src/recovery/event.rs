@@ -1,4 +1,4 @@
-//! What the core of self-heal hears, orders and tells.
+//! Input and output of the recovery core.
 
 use ringfence_messages::{
     HostId, Protocol, Result, StorageId,
@@ -7,10 +7,10 @@ use ringfence_messages::{
     storage::{CheckHostHealthReply, ProtocolStatusChanged, StorageHostStatusChanged},
 };
 
-/// What happens.
+/// Input of the core.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The time that [`Core::next_wakeup`](super::core::Core::next_wakeup) gave has come.
+    /// The time of [`Core::next_wakeup`](super::core::Core::next_wakeup) has come.
     Tick,
     /// A ping ended.
     PingDone {
@@ -18,7 +18,7 @@ pub enum Event {
         host: HostId,
         /// As in the command.
         generation: u32,
-        /// What came of it; a ping that could not be sent is one that failed.
+        /// Result; a ping that could not be sent is a failed one.
         reply: PingHostReply,
     },
     /// A health check ended.
@@ -29,10 +29,10 @@ pub enum Event {
         generation: u32,
         /// The storage.
         storage: StorageId,
-        /// What it found, or why it could not look.
+        /// Result, or why the check failed.
         result: Result<CheckHostHealthReply>,
     },
-    /// A redeploy ended, however.
+    /// A redeploy ended, successful or not.
     DeployDone {
         /// The host.
         host: HostId,
@@ -41,49 +41,49 @@ pub enum Event {
         /// The protocol.
         protocol: Protocol,
     },
-    /// An operator wants this of a host.
+    /// An operator requested this state of a host.
     SetState {
         /// The host.
         host: HostId,
-        /// What is wanted.
+        /// The requested state.
         state: HostState,
-        /// Its VMs are to be moved elsewhere: nothing of that is done here, HA is told.
+        /// HA moves its VMs elsewhere; the recovery core only passes it on.
         draining: bool,
     },
-    /// A host is quarantined for this reason, or not any more.
+    /// Begins or ends the quarantine of a host.
     SetQuarantine {
         /// The host.
         host: HostId,
-        /// Why; `None` ends it.
+        /// The reason; `None` ends it.
         reason: Option<String>,
     },
-    /// A host rebooted, or its machine was replaced: its failures were those of before.
+    /// A host rebooted, or its machine was replaced: its earlier failures no longer count.
     Booted {
         /// The host.
         host: HostId,
     },
-    /// An operator wants a host pinged now.
+    /// An operator requested a ping.
     PingNow {
         /// The host.
         host: HostId,
     },
 }
 
-/// What is to be done.
+/// Output of the core.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Ping the host once and report [`Event::PingDone`].
     Ping {
         /// The host.
         host: HostId,
-        /// To be given back.
+        /// Returned with the result.
         generation: u32,
     },
     /// Check the storage's health on the host and report [`Event::HealthDone`].
     CheckHealth {
         /// The host.
         host: HostId,
-        /// To be given back.
+        /// Returned with the result.
         generation: u32,
         /// The storage.
         storage: StorageId,
@@ -96,23 +96,23 @@ pub enum Command {
         storage: StorageId,
         /// The protocol.
         protocol: Protocol,
-        /// Which redeploy of this outage, from 1.
+        /// Number of the redeploy in this outage, from 1.
         attempt: u32,
-        /// Pings skipped since the one before.
+        /// Pings skipped since the previous one.
         skipped_pings: u32,
     },
-    /// Record and publish.
-    Tell(Fact),
+    /// Record and publish an event.
+    Emit(HostEvent),
 }
 
-/// What changed.
+/// An event for the journal and the bus.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fact {
-    /// A try of a host's ping failed after ones that did not.
+pub enum HostEvent {
+    /// A ping of a host failed after a success.
     Suspected(HostSuspected),
     /// A host's status.
     HostStatus(HostStatusChanged),
-    /// What is wanted of a host.
+    /// The requested state of a host.
     HostState(HostStateChanged),
     /// The status of one protocol.
     ProtocolStatus(ProtocolStatusChanged),

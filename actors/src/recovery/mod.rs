@@ -1,7 +1,7 @@
 //! Self-heal: the one owner of ping schedule, statuses and backoff of all hosts and protocols (I3).
 //!
-//! [`core::Core`] decides; [`RecoveryActor`] carries out: it pings through host actors, checks and deploys
-//! through storage actors, and has facts recorded.
+//! [`core::Core`] decides; [`RecoveryActor`] carries out: it pings through host actors, checks and deploys through
+//! storage actors, and has events recorded.
 
 mod actor;
 pub mod backoff;

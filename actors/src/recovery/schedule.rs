@@ -1,7 +1,7 @@
-//! Which host is pinged when: every interval, spread out, never more than so many at once.
+//! The ping schedule: every host once per interval, spread out, with a limit of pings in flight.
 //!
-//! Invariants (I8): at most `parallelism` pings in flight; a host is waiting, queued or in flight, never two of
-//! them; a ping that comes late is not caught up. Hosts are dense indexes.
+//! Invariants (I8): at most `parallelism` pings in flight. A host is waiting, queued or in flight, never two of them.
+//! A missed ping is not repeated. Hosts are dense indexes.
 
 use std::{
     cmp::Reverse,
@@ -9,14 +9,14 @@ use std::{
     time::Duration,
 };
 
-/// Where a host stands in the schedule.
+/// State of a host in the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Not pinged at all.
+    /// Not pinged.
     Off,
-    /// Pinged at this time.
+    /// The next ping is at this time.
     Waiting(Duration),
-    /// Due; waits for others to end.
+    /// Due, but `parallelism` is reached.
     Queued,
     /// Being pinged.
     InFlight,
@@ -26,9 +26,9 @@ enum Place {
 pub(crate) struct Schedule {
     interval: Duration,
     parallelism: usize,
-    /// Per host, where it stands and since when its rhythm counts.
+    /// Per host: its state, and the start of its rhythm.
     hosts: Vec<(Place, Duration)>,
-    /// Times of waiting hosts; entries that the host's place does not confirm are stale.
+    /// Times of waiting hosts; entries that do not match the host's state are stale.
     waiting: BinaryHeap<Reverse<(Duration, u32)>>,
     queued: VecDeque<u32>,
     in_flight: usize,
@@ -46,7 +46,7 @@ impl Schedule {
         }
     }
 
-    /// Other hosts from now on: the n-th is the one that was the `from[n]`-th, or a new one, not pinged yet.
+    /// Takes a new list of hosts: the n-th is the former `from[n]`-th, or a new one without pings.
     pub(crate) fn rearrange(&mut self, from: &[Option<u32>]) {
         let old = |n: &Option<u32>| n.map_or((Place::Off, Duration::ZERO), |n| self.hosts[n as usize]);
         let hosts: Vec<_> = from.iter().map(old).collect();
@@ -72,7 +72,7 @@ impl Schedule {
         self.wait(host, first);
     }
 
-    /// No more pings of this host. One in flight is forgotten: its answer no longer counts.
+    /// Stops the pings of this host. One in flight is forgotten: its answer no longer counts.
     pub(crate) fn stop(&mut self, host: u32) {
         match std::mem::replace(&mut self.hosts[host as usize].0, Place::Off) {
             Place::InFlight => self.in_flight -= 1,
@@ -88,7 +88,7 @@ impl Schedule {
         let next = match retry {
             Some(wait) => now + wait,
             None => {
-                // The next beat that is not over: missed ones are skipped.
+                // The next beat in the future: missed ones are skipped.
                 let beats = now.saturating_sub(*rhythm).as_nanos() / self.interval.as_nanos().max(1) + 1;
                 *rhythm += self.interval * u32::try_from(beats).unwrap_or(u32::MAX);
                 *rhythm
@@ -98,7 +98,7 @@ impl Schedule {
         self.wait(host, next);
     }
 
-    /// Pings this host as soon as there is room, unless it is queued or in flight.
+    /// Pings this host next, unless it is queued or in flight.
     pub(crate) fn hurry(&mut self, host: u32) {
         let place = &mut self.hosts[host as usize].0;
         if matches!(place, Place::Waiting(_)) {
@@ -107,7 +107,7 @@ impl Schedule {
         }
     }
 
-    /// The hosts to ping now; they are in flight from here on.
+    /// Emits the pings that are due; these hosts are then in flight.
     pub(crate) fn due(&mut self, now: Duration, mut ping: impl FnMut(u32)) {
         while let Some(Reverse((at, host))) = self.waiting.peek().copied() {
             if at > now {
@@ -127,7 +127,7 @@ impl Schedule {
         }
     }
 
-    /// When [`due`](Schedule::due) must be asked next; pings that end ask by themselves.
+    /// When [`due`](Schedule::due) must be called next, apart from the end of a ping.
     pub(crate) fn next(&mut self) -> Option<Duration> {
         while let Some(Reverse((at, host))) = self.waiting.peek().copied() {
             if self.hosts[host as usize].0 == Place::Waiting(at) {
@@ -160,7 +160,7 @@ mod tests {
         hosts
     }
 
-    fn of(hosts: u32, parallelism: usize) -> Schedule {
+    fn schedule_of(hosts: u32, parallelism: usize) -> Schedule {
         let mut schedule = Schedule::new(10 * S, parallelism);
         schedule.rearrange(&vec![None; hosts as usize]);
         for host in 0..hosts {
@@ -170,8 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn due_hosts_wait_in_order_for_room() {
-        let mut schedule = of(4, 2);
+    fn due_hosts_wait_in_order() {
+        let mut schedule = schedule_of(4, 2);
         assert_eq!(due(&mut schedule, 5 * S), [0, 1]);
         assert!(due(&mut schedule, 5 * S).is_empty());
         schedule.ended(1, 6 * S, None);
@@ -183,8 +183,8 @@ mod tests {
     }
 
     #[test]
-    fn missed_beats_are_skipped_and_the_rhythm_stays() {
-        let mut schedule = of(1, 1);
+    fn missed_pings_are_skipped_in_rhythm() {
+        let mut schedule = schedule_of(1, 1);
         assert_eq!(due(&mut schedule, Duration::ZERO), [0]);
         schedule.ended(0, 35 * S, None);
         assert_eq!(schedule.next(), Some(40 * S));
@@ -193,8 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_does_not_move_the_rhythm() {
-        let mut schedule = of(1, 1);
+    fn retry_keeps_the_rhythm() {
+        let mut schedule = schedule_of(1, 1);
         due(&mut schedule, Duration::ZERO);
         schedule.ended(0, 2 * S, Some(S));
         assert_eq!(due(&mut schedule, 3 * S), [0]);
@@ -203,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn who_stays_keeps_his_rhythm_and_who_goes_leaves_room() {
-        let mut schedule = of(4, 2);
+    fn inventory_change_keeps_rhythm_and_frees_room() {
+        let mut schedule = schedule_of(4, 2);
         assert_eq!(due(&mut schedule, 2 * S), [0, 1], "host 2 waits for room");
         schedule.rearrange(&[None, Some(2), Some(3), Some(1)]);
         assert_eq!(
@@ -221,8 +221,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_host_leaves_room_and_no_trace() {
-        let mut schedule = of(3, 1);
+    fn stopped_host_frees_its_slot() {
+        let mut schedule = schedule_of(3, 1);
         assert_eq!(due(&mut schedule, 2 * S), [0]);
         schedule.stop(0);
         schedule.stop(1);

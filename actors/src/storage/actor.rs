@@ -1,4 +1,4 @@
-//! The shell of a storage: asks hosts and MDS agents, records intents and outcomes.
+//! The shell of a storage: queries hosts and MDS agents, records intents and outcomes.
 
 use std::sync::Arc;
 
@@ -23,30 +23,30 @@ use tracing::Instrument;
 use super::flow::{Flow, Next, Step};
 use crate::{
     audit::Recorder,
-    change::RetireMsg,
+    diff::RetireMsg,
     host::HostActor,
-    inventory::{Catalog, Directory, Storage},
+    inventory::{InventoryIndex, SharedInventory, Storage},
     ports::{Call, MdsPort},
     span, spans,
 };
 
-/// How long the health of one protocol on one host may take to find out. Must exceed the probe's own second
-/// (domain: the control socket connects within 1 s). Too high: an outage is seen late.
+/// Limit of the health check of one protocol on one host. Must exceed the limit of the probe (the control socket
+/// connects within 1 s). Too high: an outage is noticed late.
 pub const HEALTH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// One primary storage's actor.
 pub struct StorageActor {
     id: StorageId,
-    catalog: Catalog,
+    inventory: SharedInventory,
     hugepages: u64,
     mds: Arc<dyn MdsPort>,
     bus: Bus,
 }
 
-/// What one flow works with to its end.
+/// Context of one flow.
 struct Inner {
     storage: Storage,
-    inventory: Arc<Directory>,
+    inventory: Arc<InventoryIndex>,
     hugepages: u64,
     mds: Arc<dyn MdsPort>,
     bus: Bus,
@@ -54,17 +54,17 @@ struct Inner {
 }
 
 impl StorageActor {
-    /// The actor of this storage. `hugepages` is what hosts are prepared with.
-    pub fn new(id: StorageId, catalog: Catalog, hugepages: u64, mds: Arc<dyn MdsPort>, bus: Bus) -> Self {
-        StorageActor { id, catalog, hugepages, mds, bus }
+    /// The actor of this storage; `hugepages` is the number that hosts are prepared with.
+    pub fn new(id: StorageId, inventory: SharedInventory, hugepages: u64, mds: Arc<dyn MdsPort>, bus: Bus) -> Self {
+        StorageActor { id, inventory, hugepages, mds, bus }
     }
 
-    /// Runs a flow on what the inventory says now.
+    /// Runs a flow on the current inventory.
     fn run<T, F>(&self, flow: impl FnOnce(Inner) -> F + 'static) -> AsyncReply<T>
     where
         F: Future<Output = Result<T>>,
     {
-        let inventory = self.catalog.now();
+        let inventory = self.inventory.now();
         let storage = inventory.storage(self.id).cloned();
         let (hugepages, mds, bus) = (self.hugepages, self.mds.clone(), self.bus.clone());
         AsyncReply::new(async move {
@@ -91,7 +91,7 @@ impl Handler<CheckHostHealthMsg> for StorageActor {
 
     fn handle(&mut self, message: CheckHostHealthMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         self.run(async move |inner| {
-            // Side by side: a probe that hangs or fails hides no other.
+            // In parallel: a probe that hangs or fails hides no other.
             let probes = inner.storage.protocols.iter().map(|protocol| inner.health(message.host_uuid, *protocol));
             let mut reply = CheckHostHealthReply::default();
             for probed in futures_util::future::join_all(probes).await {
@@ -134,7 +134,7 @@ impl Handler<RetireMsg> for StorageActor {
 }
 
 impl Inner {
-    /// How one protocol does on a host. An error means that nobody could look; the statuses then stay.
+    /// The health of one protocol on one host. An error means unknown; the statuses then stay.
     async fn health(&self, host: HostId, protocol: Protocol) -> Result<ProtocolHealth> {
         let (ok, reason) = match (self.storage.kind, protocol) {
             (StorageKind::Vhost | StorageKind::Zbs, Protocol::Vhost) => {
@@ -155,14 +155,14 @@ impl Inner {
                 (reply.connected, reply.reason)
             }
             (kind, protocol) => {
-                let details = format!("nobody knows how to probe {protocol} of a {kind:?} storage");
+                let details = format!("{protocol} of a {kind:?} storage has no health probe");
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             }
         };
         Ok(match ok {
             true => ProtocolHealth { protocol, health: Health::Ok, reason: None },
             false => {
-                let reason = reason.unwrap_or_else(|| "the probe gave no reason".to_owned());
+                let reason = reason.unwrap_or_else(|| "the probe returned no reason".to_owned());
                 ProtocolHealth { protocol, health: Health::Failed, reason: Some(reason) }
             }
         })
@@ -188,7 +188,7 @@ impl Inner {
         result.map(|(reply, _)| reply)
     }
 
-    /// Intent, steps, outcome. Without a durable intent nothing is done (I4).
+    /// Records the intent, runs the steps, records the outcome. Without a durable intent nothing runs (I4).
     async fn redeploy(&self, message: DeployClientMsg) -> Result<(DeployClientReply, RedeployPhase)> {
         let host = self.inventory.host(message.host_uuid)?.name.clone();
         let mut record = ProtocolRedeploy {
@@ -224,18 +224,19 @@ impl Inner {
             RedeployPhase::Failed | RedeployPhase::Intent => "failed",
         };
         metrics::counter!("ringfence_redeploys_total", "outcome" => outcome).increment(1);
-        // What happened has happened: that the journal is late is the audit's to mend.
+        // The redeploy has happened; a late journal is reported by the audit.
         let _ = self.recorder.fact(record).await;
         Ok((DeployClientReply { steps }, phase))
     }
 
-    async fn warn(&self, of: &ProtocolRedeploy, step: ringfence_messages::storage::DeployStep) {
-        tracing::warn!(host = of.host, storage = of.storage, step = step.name, error = ?step.error, "going on without it");
+    async fn warn(&self, redeploy: &ProtocolRedeploy, step: ringfence_messages::storage::DeployStep) {
+        let (host, storage) = (&redeploy.host, &redeploy.storage);
+        tracing::warn!(host, storage, step = step.name, error = ?step.error, "best-effort step failed");
         let event = BestEffortStepFailed {
-            host_uuid: of.host_uuid,
-            host: of.host.clone(),
-            primary_storage_uuid: of.primary_storage_uuid,
-            storage: of.storage.clone(),
+            host_uuid: redeploy.host_uuid,
+            host: redeploy.host.clone(),
+            primary_storage_uuid: redeploy.primary_storage_uuid,
+            storage: redeploy.storage.clone(),
             step,
         };
         let _ = self.recorder.fact(event).await;
@@ -271,30 +272,31 @@ impl Inner {
         }
     }
 
-    /// What a deploy of a target did, in words. One that left a volume without its export failed, whatever else it did.
+    /// Result of a deploy for readers. A deploy that left a volume without its export has failed.
     fn deployed(&self, reply: &DeployVhostReply) -> Result<String> {
         let verb = if reply.started { "started" } else { "was running" };
-        let mut said = format!("{verb}, pid {}, {} exports", reply.pid, reply.exports);
-        let vms = |of: &[VmId]| of.iter().map(|vm| self.inventory.vm_name(*vm)).collect::<Vec<_>>().join(", ");
+        let mut summary = format!("{verb}, pid {}, {} exports", reply.pid, reply.exports);
+        let vms =
+            |vms_reset: &[VmId]| vms_reset.iter().map(|vm| self.inventory.vm_name(*vm)).collect::<Vec<_>>().join(", ");
         if !reply.reset.is_empty() {
-            said += &format!("; guests reset: {}", vms(&reply.reset));
+            summary += &format!("; guests reset: {}", vms(&reply.reset));
         }
         if !reply.continued.is_empty() {
-            said += &format!("; guests that went on and may have lost requests: {}", vms(&reply.continued));
+            summary += &format!("; guests that continued and may have lost requests: {}", vms(&reply.continued));
         }
         match reply.missing.as_slice() {
-            [] => Ok(said),
-            missing => Err(ErrorCode::new(Code::OPERATION, format!("not exported: {}; {said}", missing.join("; ")))),
+            [] => Ok(summary),
+            missing => Err(ErrorCode::new(Code::OPERATION, format!("not exported: {}; {summary}", missing.join("; ")))),
         }
     }
 
-    /// A start does not wait for the backoff of a target that is down: it is redeployed at once, once.
+    /// A start does not wait for the backoff of a target that is down: the target is redeployed at once, once.
     async fn create_bdev(&self, host: HostId, cmd: CreateVhostBdevCmd) -> Result<CreateVhostBdevReply> {
         let to = Address::new(HostActor::KIND, host);
         match self.bus.ask(to, cmd.clone()).await {
             Err(error) if error.is(&Code::NOT_READY) => {
                 let (protocol, attempt) = (Protocol::Vhost, 1);
-                // Volumes of others that are missing are not this start's matter: the second try tells.
+                // Missing volumes of other VMs do not fail this start: the second attempt decides.
                 let _ = self.deploy(DeployClientMsg { host_uuid: host, protocol, attempt, skipped_pings: 0 }).await?;
                 self.bus.ask(to, cmd).await
             }
@@ -308,14 +310,16 @@ impl Inner {
         let reply = match (storage.kind, install_path) {
             (StorageKind::Dir, InstallPath::Dir { file }) => {
                 let Some(dir) = &storage.volume_dir else {
-                    return Err(ErrorCode::new(Code::INVALID_ARGUMENT, format!("storage {} has no dir", storage.name)));
+                    return Err(ErrorCode::new(
+                        Code::INVALID_ARGUMENT,
+                        format!("storage {} has no `dir`", storage.name),
+                    ));
                 };
                 return Ok(DiskSource::File { path: format!("{dir}/{file}") });
             }
             (StorageKind::Ceph, InstallPath::Ceph { pool, image }) => {
                 let Some(access) = storage.ceph.clone() else {
-                    let details =
-                        format!("storage {} does not say how hosts open it (host_conf, host_user)", storage.name);
+                    let details = format!("storage {} has no `host_conf` and `host_user`", storage.name);
                     return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
                 };
                 return Ok(DiskSource::Rbd { pool, image, conf: access.conf, user: access.user });

@@ -1,9 +1,10 @@
-//! The steps that make a protocol work on a host, and what their results mean.
+//! The steps of a redeploy, and what their results mean.
 //!
-//! Purpose: requirement A's order of steps as data. Invariants: a best-effort step that fails never stops the
-//! flow; a required one ends it; every step that ran is reported, in order.
-//! Rejected: `deploy-vhost-target` as best effort for ZBS, as the first drafts of the domain had it: it is the
-//! last step of a redeploy, so "failed" is the truth and nothing is lost by saying so.
+//! Purpose: the order of the steps as data.
+//! Invariants: a failed best-effort step does not stop the flow; a failed required step ends it. Every step that ran
+//! is reported, in order.
+//! Alternatives considered: `deploy-vhost-target` as best effort for ZBS. It is the last step of a redeploy, so
+//! "failed" is the truth and nothing is lost.
 
 use std::time::Duration;
 
@@ -16,16 +17,16 @@ use ringfence_messages::{
 pub enum Step {
     /// ZBS: the MDS installs its client on the host.
     DeployClient,
-    /// ZBS: the MDS brings what the client needs on the host up to date.
+    /// ZBS: the MDS updates the dependencies of its client on the host.
     UpdateHostDependency,
     /// The host's agent prepares hugepages and docker.
     PrepareVhostTargetEnv,
-    /// The host's agent (kind `vhost`) or the MDS (kind `zbs`) makes the vhost target run.
+    /// The host's agent (kind `vhost`) or the MDS (kind `zbs`) starts the vhost target.
     DeployVhostTarget,
 }
 
 impl Step {
-    /// Its name in the journal.
+    /// Name in the journal.
     pub const fn name(self) -> &'static str {
         match self {
             Step::DeployClient => "deploy-client",
@@ -35,24 +36,24 @@ impl Step {
         }
     }
 
-    /// Whether the flow goes on when it fails.
+    /// Whether the flow continues when the step fails.
     pub const fn best_effort(self) -> bool {
         matches!(self, Step::PrepareVhostTargetEnv)
     }
 
-    /// How long it may take. Too low: a slow host is never mended. Too high: a hung host keeps its key busy.
+    /// Limit of the step. Too low: a slow host is never redeployed. Too high: a hung host keeps its key busy.
     pub const fn timeout(self) -> Duration {
         Duration::from_secs(match self {
             Step::DeployClient | Step::UpdateHostDependency => 60,
-            // installing docker and compacting memory take their time
+            // installing docker and compacting memory are slow
             Step::PrepareVhostTargetEnv => 60,
-            // 40 tries of 0.5 s for the socket, and the start before them
+            // 40 attempts of 0.5 s for the socket, after the start
             Step::DeployVhostTarget => 30,
         })
     }
 }
 
-/// The longest that a whole deploy may take: the sum of its steps' bounds and a little for the journal.
+/// Limit of a whole deploy: the sum of its steps' limits and a margin for the journal.
 pub const DEPLOY_DEADLINE: Duration = Duration::from_secs(60 + 60 + 60 + 30 + 10);
 
 /// The steps that deploy `protocol` of a storage of `kind` on a host; empty if there is nothing to deploy.
@@ -68,7 +69,7 @@ pub fn steps(kind: StorageKind, protocol: Protocol) -> &'static [Step] {
     }
 }
 
-/// A deploy under way.
+/// A deploy in progress.
 #[derive(Debug)]
 pub struct Flow {
     steps: &'static [Step],
@@ -76,12 +77,12 @@ pub struct Flow {
     failed: bool,
 }
 
-/// What comes next in a deploy.
+/// Next action of a deploy.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Run this step and tell [`Flow::ended`].
+    /// Run this step and call [`Flow::ended`].
     Run(Step),
-    /// It is over.
+    /// The deploy has ended.
     Finished(RedeployPhase),
 }
 
@@ -91,7 +92,7 @@ impl Flow {
         Flow { steps: steps(kind, protocol), done: Vec::new(), failed: false }
     }
 
-    /// What to do now.
+    /// The next action.
     pub fn next(&self) -> Next {
         match self.steps.get(self.done.len()) {
             Some(step) if !self.failed => Next::Run(*step),
@@ -100,10 +101,10 @@ impl Flow {
         }
     }
 
-    /// The step that [`Flow::next`] gave ended; `Ok` holds what there is to note. Gives the step's report
-    /// back if it was best effort and failed, for the audit.
+    /// Handles the result of the step that [`Flow::next`] returned; `Ok` has notes. Returns the report of a failed
+    /// best-effort step, for the audit.
     pub fn ended(&mut self, step: Step, result: Result<String>) -> Option<DeployStep> {
-        debug_assert_eq!(self.next(), Next::Run(step), "a step ended that was not asked for");
+        debug_assert_eq!(self.next(), Next::Run(step), "a step ended that was not requested");
         let (error, note): (Option<ErrorCode>, String) = match result {
             Ok(note) => (None, note),
             Err(error) => (Some(error), String::new()),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_preparation_is_warned_of_and_the_deploy_goes_on() {
+    fn failed_preparation_does_not_stop_deploy() {
         let flow = Flow::new(StorageKind::Vhost, Protocol::Vhost);
         let (steps, phase, warned) = run(flow, &[Step::PrepareVhostTargetEnv]);
         assert_eq!(steps, ["prepare-vhost-target-env", "deploy-vhost-target"]);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_required_step_ends_the_flow() {
+    fn failed_required_step_ends_deploy() {
         let flow = Flow::new(StorageKind::Zbs, Protocol::Vhost);
         let (steps, phase, warned) = run(flow, &[Step::UpdateHostDependency]);
         assert_eq!(steps, ["deploy-client", "update-host-client-dependency"]);
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn zbs_deploys_client_dependency_environment_and_target_in_that_order() {
+    fn zbs_deploy_runs_steps_in_order() {
         let (steps, phase, _) = run(Flow::new(StorageKind::Zbs, Protocol::Vhost), &[]);
         let order =
             ["deploy-client", "update-host-client-dependency", "prepare-vhost-target-env", "deploy-vhost-target"];
@@ -171,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_step_failing_is_a_failed_redeploy() {
+    fn failed_last_step_fails_redeploy() {
         let (_, phase, _) = run(Flow::new(StorageKind::Vhost, Protocol::Vhost), &[Step::DeployVhostTarget]);
         assert_eq!(phase, RedeployPhase::Failed);
     }
 
     #[test]
-    fn the_deadline_covers_the_longest_flow() {
+    fn deadline_covers_longest_deploy() {
         for kind in [StorageKind::Vhost, StorageKind::Zbs] {
             for protocol in Protocol::ALL {
                 let sum: Duration = steps(kind, protocol).iter().map(|s| s.timeout()).sum();

@@ -1,7 +1,7 @@
-//! One primary storage: how hosts reach it, and the deploy that mends a protocol that is down on a host.
+//! One primary storage: how hosts reach it, and the redeploy of a protocol that is down on a host.
 //!
-//! The framework of external primary storages: health report and deploy flow per kind of storage are
-//! [`flow`]s of steps; when and how often they run is decided by recovery alone.
+//! Health report and redeploy of each kind of storage are [`flow`]s of steps; recovery alone decides when and how
+//! often they run.
 
 mod actor;
 pub mod flow;

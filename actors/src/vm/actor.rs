@@ -1,4 +1,4 @@
-//! The shell of a VM: asks hosts, records intents and changes, answers who asked.
+//! The shell of a VM: queries hosts, records intents and changes, and answers requesters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,52 +19,52 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    core::{Change, Command, Core, Event, Memory, Order},
+    core::{Command, Core, Event, ReplayedState, StartRequest, StateChange},
     fencing::Fencing,
 };
 use crate::{
     audit::Recorder,
-    change::{ForgetHostMsg, RetireMsg},
+    diff::{ForgetHostMsg, RetireMsg},
     fence::Policy,
     host::{HostActor, LaunchVmMsg},
-    inventory::{Catalog, Vm},
-    memory::MEMORY_RETRY,
+    inventory::{SharedInventory, Vm},
     ports::{JournalPort, Ports},
+    replay::REPLAY_RETRY,
     storage::StorageActor,
 };
 
-/// How long QEMU may take to start on a host, or to stop there. Too low: a loaded host cannot start anything.
+/// Limit of the start or stop of QEMU on a host. Too low: a loaded host cannot start a VM.
 pub const VM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a host may take to list its processes. Too low: a loaded host looks silent. Too high: a start waits for one
-/// that is about to be found dead.
+/// Limit of a host's process list. Too low: a loaded host looks unreachable. Too high: a start waits long for a host
+/// that is down.
 pub const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One VM's actor.
 pub struct VmActor {
     pub(super) core: Core,
-    pub(super) catalog: Catalog,
+    pub(super) inventory: SharedInventory,
     pub(super) bus: Bus,
     pub(super) recorder: Recorder,
     pub(super) ports: Ports,
-    /// Who waits for the operation under way: one at a time, as the core says.
+    /// The requester of the operation in progress: one at a time, as in the core.
     asker: Option<Asker>,
-    /// The span of the attempt under way.
+    /// Span of the attempt in progress.
     pub(super) fencing: Fencing,
 }
 
-/// Who waits for an operation.
+/// A requester that waits for an operation.
 enum Asker {
-    Order(Promise<VmInventory>),
+    StartRequest(Promise<VmInventory>),
     Ha(Promise<HaStartVmInstanceReply>),
 }
 
 impl VmActor {
-    /// The actor of this VM under the controller of this epoch.
-    pub fn new(vm: Vm, epoch: u64, policy: Policy, catalog: Catalog, ports: Ports, bus: Bus) -> VmActor {
+    /// The actor of this VM; `epoch` is the epoch of this controller.
+    pub fn new(vm: Vm, epoch: u64, policy: Policy, inventory: SharedInventory, ports: Ports, bus: Bus) -> VmActor {
         let recorder = Recorder::new(bus.clone());
-        let core = Core::new(vm, catalog.now(), epoch, policy);
-        VmActor { core, catalog, bus, recorder, ports, asker: None, fencing: Fencing::default() }
+        let core = Core::new(vm, inventory.now(), epoch, policy);
+        VmActor { core, inventory, bus, recorder, ports, asker: None, fencing: Fencing::default() }
     }
 }
 
@@ -87,11 +87,12 @@ impl Actor for VmActor {
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
         ctx.subscribe::<HostStatusChanged>();
-        self.remember(ctx);
+        self.replay(ctx);
     }
 
     fn observe(&self) -> serde_json::Value {
-        serde_json::json!({ "state": self.core.state(), "host": self.core.place(), "incarnation": self.core.incarnation() })
+        let (state, host, incarnation) = (self.core.state(), self.core.place(), self.core.incarnation());
+        serde_json::json!({ "state": state, "host": host, "incarnation": incarnation })
     }
 }
 
@@ -100,8 +101,9 @@ impl Handler<StartVmMsg> for VmActor {
 
     fn handle(&mut self, message: StartVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<StartVmMsg>();
-        let order = Order { host: message.host_uuid, reason: "asked to start".to_owned(), ..Order::default() };
-        self.request(Event::Start(order), Asker::Order(promise), ctx);
+        let request =
+            StartRequest { host: message.host_uuid, reason: "start requested".to_owned(), ..StartRequest::default() };
+        self.request(Event::Start(request), Asker::StartRequest(promise), ctx);
         answer
     }
 }
@@ -111,14 +113,14 @@ impl Handler<HaStartVmInstanceMsg> for VmActor {
 
     fn handle(&mut self, message: HaStartVmInstanceMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<HaStartVmInstanceMsg>();
-        let order = Order {
+        let request = StartRequest {
             host: message.host_uuid,
             ha: true,
             soft_avoid: message.soft_avoid_host_uuids,
             attempt: Uuid::new_v4(),
-            reason: format!("brought back ({}: {})", message.judger_class_name, message.ha_reason),
+            reason: format!("failover ({}: {})", message.judger_class_name, message.ha_reason),
         };
-        self.request(Event::Start(order), Asker::Ha(promise), ctx);
+        self.request(Event::Start(request), Asker::Ha(promise), ctx);
         answer
     }
 }
@@ -145,7 +147,7 @@ impl Handler<StopVmMsg> for VmActor {
 
     fn handle(&mut self, _: StopVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<StopVmMsg>();
-        self.request(Event::Stop, Asker::Order(promise), ctx);
+        self.request(Event::Stop, Asker::StartRequest(promise), ctx);
         answer
     }
 }
@@ -155,7 +157,7 @@ impl Handler<VacateVmMsg> for VmActor {
 
     fn handle(&mut self, message: VacateVmMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
         let (promise, answer) = ctx.promise::<VacateVmMsg>();
-        self.request(Event::Vacate(message.host_uuid), Asker::Order(promise), ctx);
+        self.request(Event::Evict(message.host_uuid), Asker::StartRequest(promise), ctx);
         answer
     }
 }
@@ -164,12 +166,12 @@ impl Handler<QueryVmMsg> for VmActor {
     type Answer = Result<VmInventory>;
 
     fn handle(&mut self, _: QueryVmMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
-        self.core.look_after(&self.catalog.now());
+        self.core.set_inventory(&self.inventory.now());
         Ok(self.inventory())
     }
 }
 
-/// The host where it ran last leaves the inventory, with nothing of it left there.
+/// The last host of the VM is removed from the inventory, with nothing of the VM left there.
 impl Handler<ForgetHostMsg> for VmActor {
     type Answer = Result<VmInventory>;
 
@@ -198,14 +200,14 @@ impl EventHandler<HostStatusChanged> for VmActor {
 
 impl VmActor {
     pub(super) fn on(&mut self, event: Event, ctx: &mut Ctx<'_, Self>) {
-        self.core.look_after(&self.catalog.now());
+        self.core.set_inventory(&self.inventory.now());
         let commands = self.core.on(event, Instant::now().into_std());
         for command in commands {
             self.carry_out(command, ctx);
         }
     }
 
-    /// The core refuses a second operation in the same turn, so the asker of the first is put back.
+    /// The core rejects a second operation in the same turn, so the requester of the first is put back.
     fn request(&mut self, event: Event, asker: Asker, ctx: &mut Ctx<'_, Self>) {
         let before = self.asker.replace(asker);
         self.on(event, ctx);
@@ -227,7 +229,7 @@ impl VmActor {
                 let answer = async move { bus.ask_within(to(host), ask, SEARCH_TIMEOUT).await };
                 ctx.spawn(answer, move |vm, found, ctx| vm.on(Event::Searched(host, found), ctx));
             }
-            Command::Fence(case, command) => self.fence(&case, command, ctx),
+            Command::Fence(fence_request, command) => self.fence(&fence_request, command, ctx),
             Command::Intend(change) => {
                 self.fencing.end(None);
                 let (recorder, event) = (self.recorder.clone(), self.event(change));
@@ -265,7 +267,7 @@ impl VmActor {
                     vm_uuid: self.core.vm.id,
                     vm: self.core.vm.name.clone(),
                     host_uuid: host,
-                    host: self.core.directory.host_name(host),
+                    host: self.core.inventory.host_name(host),
                     phase,
                     reason,
                 };
@@ -278,14 +280,14 @@ impl VmActor {
                     ctx.spawn_detached(recorder.fact(intruder), |_, _, _| {});
                 }
             }
-            Command::Tell(change) => {
+            Command::Emit(change) => {
                 let fact = self.recorder.fact(self.event(change));
                 ctx.spawn_detached(fact, |_, _, _| {});
             }
             Command::Reply(result) => {
                 self.fencing.end(result.as_ref().err());
                 match self.asker.take() {
-                    Some(Asker::Order(asker)) => asker.complete(result.map(|()| self.inventory())),
+                    Some(Asker::StartRequest(asker)) => asker.complete(result.map(|()| self.inventory())),
                     Some(Asker::Ha(asker)) => {
                         asker.complete(result.map(|()| HaStartVmInstanceReply { host_uuid: self.core.place() }));
                     }
@@ -295,30 +297,30 @@ impl VmActor {
         }
     }
 
-    /// Reads the journal until it answers: without its memory a VM may not be touched.
-    fn remember(&mut self, ctx: &mut Ctx<'_, Self>) {
-        let memory = memory(self.ports.journal.clone(), self.core.vm.name.clone());
-        ctx.spawn_detached(memory, |vm, memory, ctx| match memory {
-            Ok((memory, orphan)) => {
+    /// Reads the journal until that succeeds: without the replayed state a VM must not be touched.
+    fn replay(&mut self, ctx: &mut Ctx<'_, Self>) {
+        let replayed = replayed(self.ports.journal.clone(), self.core.vm.name.clone());
+        ctx.spawn_detached(replayed, |vm, replayed, ctx| match replayed {
+            Ok((replayed, orphan)) => {
                 if let Some(intent) = orphan {
-                    let why = "the controller ended before the attempt did".to_owned();
+                    let why = "the controller stopped before the attempt ended".to_owned();
                     let audit = vm.audited(&intent, FenceOutcome::Failed, None, why, Vec::new());
                     ctx.spawn_detached(vm.recorder.fact(audit), |_, _, _| {});
                 }
-                vm.on(Event::Remembered(memory), ctx);
+                vm.on(Event::Replayed(replayed), ctx);
             }
             Err(error) => {
-                tracing::error!(%error, vm = vm.core.vm.name, "the journal does not say where this VM ran");
-                ctx.after(MEMORY_RETRY, |vm, ctx| vm.remember(ctx));
+                tracing::error!(%error, vm = vm.core.vm.name, "cannot read the VM state from the journal");
+                ctx.after(REPLAY_RETRY, |vm, ctx| vm.replay(ctx));
             }
         });
     }
 
     fn host_name(&self, host: Option<HostId>) -> Option<String> {
-        host.and_then(|id| self.core.directory.host(id).ok()).map(|host| host.name.clone())
+        host.and_then(|id| self.core.inventory.host(id).ok()).map(|host| host.name.clone())
     }
 
-    fn event(&self, change: Change) -> VmStateChanged {
+    fn event(&self, change: StateChange) -> VmStateChanged {
         VmStateChanged {
             vm_uuid: self.core.vm.id,
             vm: self.core.vm.name.clone(),
@@ -339,7 +341,7 @@ impl VmActor {
         VmInventory {
             uuid: vm.id,
             name: vm.name.clone(),
-            cluster: self.core.directory.cluster(vm.cluster).map(|c| c.name.clone()).unwrap_or_default(),
+            cluster: self.core.inventory.cluster(vm.cluster).map(|c| c.name.clone()).unwrap_or_default(),
             ha: vm.ha,
             state: self.core.state(),
             host_uuid: at,
@@ -364,15 +366,18 @@ pub(super) fn to(host: HostId) -> Address {
     Address::new(HostActor::KIND, host)
 }
 
-/// Fills in the placeholders that the config allows in `qemu_args`.
+/// Replaces the placeholders that the config allows in `qemu_args`.
 fn fill_in(arg: &str, host: &str, vm: &Vm) -> String {
     arg.replace("{host}", host).replace("{vm}", &vm.name).replace("{uuid}", &vm.id.to_string())
 }
 
-/// What the journal says of a VM, and the fence that a controller began and did not end.
-async fn memory(journal: Arc<dyn JournalPort>, name: String) -> Result<(Option<Memory>, Option<FenceIntended>)> {
+/// The newest state of a VM in the journal, and the intent of a fence that was not audited.
+async fn replayed(
+    journal: Arc<dyn JournalPort>,
+    name: String,
+) -> Result<(Option<ReplayedState>, Option<FenceIntended>)> {
     let latest = journal.latest_of(VmStateChanged::TOPIC, &name).await?;
-    let memory = latest.map(|record| record.event::<VmStateChanged>()).transpose()?.map(|event| Memory {
+    let replayed = latest.map(|record| record.event::<VmStateChanged>()).transpose()?.map(|event| ReplayedState {
         state: event.new_state,
         host: event.host_uuid,
         incarnation: event.incarnation,
@@ -383,5 +388,5 @@ async fn memory(journal: Arc<dyn JournalPort>, name: String) -> Result<(Option<M
     let audit = journal.latest_of(SiblingFenceAudited::TOPIC, &name).await?;
     let intent = intent.map(|record| record.event::<FenceIntended>()).transpose()?;
     let audited = audit.map(|record| record.event::<SiblingFenceAudited>()).transpose()?.map(|audit| audit.attempt);
-    Ok((memory, intent.filter(|intent| Some(intent.attempt) != audited)))
+    Ok((replayed, intent.filter(|intent| Some(intent.attempt) != audited)))
 }

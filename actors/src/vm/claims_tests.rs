@@ -1,4 +1,4 @@
-//! Claims, places and intruders, step by step (K2, K4, K7, K8, K13, K19).
+//! Claims, known hosts and intruders, step by step (K2, K4, K7, K8, K13, K19).
 
 use ringfence_messages::{
     HostId,
@@ -10,7 +10,7 @@ use ringfence_messages::{
 use super::{core::*, core_tests::*};
 use crate::fence::{PERMIT_VALIDITY, attempt};
 
-/// It ran on `a` as incarnation 4, and `a` is out of sight.
+/// It ran on `a` as incarnation 4, and `a` is unreachable.
 fn out_of_sight() -> Core {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
     core.feed(Event::Searched(host("a"), Ok(runs(4))));
@@ -27,13 +27,13 @@ fn others(core: &Core) -> Vec<HostId> {
     core.others().iter().copied().collect()
 }
 
-/// K19: a host of its cluster says that it runs there, and then that it does not: the first place is still in doubt.
+/// K19: a host of its cluster reports it running, and then not: its state on the first host is still unknown.
 #[test]
-fn a_claim_adds_a_place_and_its_end_leaves_the_first_one_in_doubt() {
+fn claim_adds_a_host_and_its_end_keeps_the_first() {
     let mut core = out_of_sight();
     core.feed(Event::LookFor(Some(host("c"))));
     let commands = core.feed(Event::Searched(host("c"), Ok(listed(vec![RunningVm::qemu(id(), 9)]))));
-    assert!(matches!(&commands[..], [Command::Tell(change)] if change.may_run_on == [host("a")]), "{commands:?}");
+    assert!(matches!(&commands[..], [Command::Emit(change)] if change.may_run_on == [host("a")]), "{commands:?}");
     assert_eq!((core.state(), core.place(), others(&core)), (VmState::Running, Some(host("c")), vec![host("a")]));
     assert!(core.may_retire(now()).is_err());
 
@@ -42,7 +42,7 @@ fn a_claim_adds_a_place_and_its_end_leaves_the_first_one_in_doubt() {
     assert_eq!(told(&commands), [(VmState::Running, VmState::Unknown)], "not Stopped: a was never heard");
     assert_eq!((core.place(), others(&core)), (Some(host("a")), vec![]));
 
-    // A plain start is refused, an HA start fences a.
+    // A plain start is rejected, an HA start fences a.
     core.feed(start(None));
     core.feed(found_with("b", false, &[]));
     assert!(refusal(&core.feed(Event::Searched(host("b"), Ok(elsewhere())))).to_string().contains("may still run on"));
@@ -51,10 +51,10 @@ fn a_claim_adds_a_place_and_its_end_leaves_the_first_one_in_doubt() {
     assert!(asks_fencer(&core.feed(Event::Searched(host("b"), Ok(elsewhere())))));
 }
 
-/// K19: both places are cleared before a permit, though the second one cleared at once.
+/// K19: both hosts are cleared before a permit, although the second one cleared at once.
 #[test]
-fn every_place_is_fenced_one_after_the_other_and_a_restart_forgets_none() {
-    let memory = Memory {
+fn every_host_is_fenced_also_after_restart() {
+    let memory = ReplayedState {
         state: VmState::Unknown,
         host: Some(host("a")),
         incarnation: 4,
@@ -62,32 +62,35 @@ fn every_place_is_fenced_one_after_the_other_and_a_restart_forgets_none() {
         may_run_on: vec![host("b")],
     };
     let mut core = core();
-    core.feed(Event::Remembered(Some(memory)));
+    core.feed(Event::Replayed(Some(memory)));
     core.feed(Event::Searched(host("a"), Err(broken())));
     assert_eq!(core.places(), [host("a"), host("b")]);
-    // Orders of the controller before are void by now.
+    // Start commands of the earlier controller have expired by now.
     let mut feed = |event| core.on(event, now() + PERMIT_VALIDITY);
     feed(ha_start());
     feed(found_silent("c", &["a", "b"], TargetReply::default()));
-    let fenced = |commands: &[Command]| -> Vec<attempt::Place> {
-        commands.iter().filter_map(|c| if let Command::Fence(case, _) = c { Some(case.place) } else { None }).collect()
+    let fenced = |commands: &[Command]| -> Vec<attempt::LastHost> {
+        commands
+            .iter()
+            .filter_map(|c| if let Command::Fence(fence_request, _) = c { Some(fence_request.place) } else { None })
+            .collect()
     };
     let commands = feed(Event::Searched(host("c"), Ok(elsewhere())));
-    assert_eq!(fenced(&commands), [attempt::Place::Silent(host("a"))]);
+    assert_eq!(fenced(&commands), [attempt::LastHost::Unreachable(host("a"))]);
     feed(Event::Fence(attempt::Event::Intended(Ok(()))));
     let commands = feed(reported_on("a", true));
     assert!(!commands.iter().any(|c| matches!(c, Command::Intend(_))), "one of two is no permit: {commands:?}");
-    assert_eq!(fenced(&commands).last(), Some(&attempt::Place::Silent(host("b"))));
+    assert_eq!(fenced(&commands).last(), Some(&attempt::LastHost::Unreachable(host("b"))));
     feed(Event::Fence(attempt::Event::Intended(Ok(()))));
     let commands = feed(reported_on("b", true));
     let Some(Command::Intend(change)) = commands.last() else { panic!("{commands:?}") };
     assert_eq!((change.new, change.host), (VmState::Starting, Some(host("c"))));
-    assert_eq!(change.may_run_on.len(), 2, "until it runs, a crash has to look at both again");
+    assert_eq!(change.may_run_on.len(), 2, "until it runs, a crash must query both again");
 }
 
-/// K19: a host of another cluster is told of by HA; to the VM it is nothing.
+/// K19: HA reports the claim of a host of another cluster; the VM ignores it.
 #[test]
-fn a_claim_of_another_cluster_or_of_a_stranger_changes_nothing() {
+fn claim_of_other_cluster_or_stranger_is_ignored() {
     let mut core = out_of_sight();
     core.feed(Event::LookFor(Some(host("far"))));
     assert_eq!(core.feed(Event::Searched(host("far"), Ok(runs(9)))), []);
@@ -96,7 +99,7 @@ fn a_claim_of_another_cluster_or_of_a_stranger_changes_nothing() {
     assert_eq!(core.feed(Event::Searched(host("c"), Ok(listed(vec![stranger.clone()])))), []);
     assert_eq!((core.state(), core.place(), core.places().len()), (VmState::Unknown, Some(host("a")), 1));
 
-    // On its own host a stranger does not hide that the real one died, nor hold up a start.
+    // On its own host a stranger neither hides the death of the VM nor delays a start.
     let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
     let commands = core.feed(Event::Searched(host("a"), Ok(listed(vec![stranger.clone()]))));
     assert_eq!(told(&commands), [(VmState::Unknown, VmState::Stopped)]);
@@ -106,10 +109,9 @@ fn a_claim_of_another_cluster_or_of_a_stranger_changes_nothing() {
     assert!(matches!(commands.last(), Some(Command::Intend(_))), "{commands:?}");
 }
 
-/// K12, K19: whatever moved it to a host of another cluster is not believed, and not passed over either: nothing is started
-/// beside it.
+/// K12, K19: a VM moved to a host of another cluster is neither accepted nor ignored there: nothing starts beside it.
 #[test]
-fn nothing_is_started_beside_what_runs_on_a_host_of_another_cluster() {
+fn no_start_beside_qemu_in_another_cluster() {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
     for (there, starts) in [(runs(4), false), (elsewhere(), true)] {
         core.feed(start(None));
@@ -127,9 +129,9 @@ fn nothing_is_started_beside_what_runs_on_a_host_of_another_cluster() {
     }
 }
 
-/// K2: "not there" of somebody who could not have seen it is no answer.
+/// K2: "not there" without full sight is no answer.
 #[test]
-fn a_blind_host_is_a_silent_one() {
+fn host_without_sight_counts_as_unreachable() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
     assert!(core.feed(Event::Searched(host("a"), Ok(blind()))).is_empty());
     assert_eq!(core.state(), VmState::Unknown);
@@ -140,9 +142,9 @@ fn a_blind_host_is_a_silent_one() {
     assert!(refusal(&refused).cause.as_ref().unwrap().details.contains("looked as user 1000"), "{refused:?}");
 }
 
-/// K4: the target of a QEMU that is gone may still write: it is ended, verified, before anything starts.
+/// K4: the target of a dead QEMU may still write: it is stopped, verified, before anything starts.
 #[test]
-fn what_still_writes_without_a_qemu_is_ended_before_a_start_goes_on() {
+fn leftover_export_is_stopped_before_start() {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
     core.feed(start(None));
     core.feed(found("b"));
@@ -151,13 +153,13 @@ fn what_still_writes_without_a_qemu_is_ended_before_a_start_goes_on() {
     assert!(matches!(&commands[..], [Command::Intend(change)] if change.new == VmState::Stopping), "{commands:?}");
     assert_eq!(core.feed(Event::Recorded(Ok(()))), [Command::Halt(host("a"))]);
     let commands = core.feed(Event::Halted(Ok(())));
-    assert!(matches!(&commands[..], [Command::Tell(_), Command::FindTarget(None, _)]), "it begins again: {commands:?}");
+    assert!(matches!(&commands[..], [Command::Emit(_), Command::FindTarget(None, _)]), "it begins again: {commands:?}");
     core.feed(found("b"));
     core.feed(Event::Searched(host("b"), Ok(elsewhere())));
     let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
     assert!(matches!(commands.last(), Some(Command::Intend(change)) if change.new == VmState::Starting));
 
-    // It does not end: nothing starts.
+    // It does not stop: nothing starts.
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
     core.feed(start(None));
     core.feed(found("a"));
@@ -167,9 +169,9 @@ fn what_still_writes_without_a_qemu_is_ended_before_a_start_goes_on() {
     assert!(refusal(&core.feed(Event::Searched(host("a"), Ok(exported())))).to_string().contains("no answer"));
 }
 
-/// K7: a host that was never heard is a place for a VM whose volumes nobody can watch.
+/// K7: an unheard host may run a VM whose volumes have no watchers.
 #[test]
-fn a_host_that_was_not_heard_yet_is_a_silent_place() {
+fn unheard_host_may_run_the_vm() {
     let unheard = || TargetReply { unheard_host_uuids: vec![host("c")], ..TargetReply::default() };
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
     core.feed(start(None));
@@ -181,9 +183,9 @@ fn a_host_that_was_not_heard_yet_is_a_silent_place() {
     assert!(asks_fencer(&core.feed(Event::Searched(host("a"), Ok(elsewhere())))));
 }
 
-/// K8: the one that is not the newest incarnation is ended, after its intent; where that cannot be told, nothing is.
+/// K8: the QEMU that is not the newest incarnation is stopped, after its intent; without known incarnations none is.
 #[test]
-fn of_two_the_older_one_is_ended_and_where_that_cannot_be_told_a_human_is_called() {
+fn older_of_two_qemus_is_stopped_or_reported() {
     let confronted = |there: ListVmsReply, here: ListVmsReply| {
         let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
         core.feed(Event::Searched(host("a"), Ok(runs(4))));
@@ -211,18 +213,18 @@ fn of_two_the_older_one_is_ended_and_where_that_cannot_be_told_a_human_is_called
     let (_, commands) = confronted(by_hand(), by_hand());
     assert!(matches!(&commands[..], [Command::Intruder(_, IntruderPhase::Undecided, _)]), "{commands:?}");
 
-    // The newest is not where the journal has it: the older one goes.
+    // The newest is on another host than in the journal: the older one is stopped.
     let (_, commands) = confronted(runs(4), runs(3));
     assert!(matches!(&commands[..], [Command::Intruder(at, IntruderPhase::EndIntended, _)] if *at == host("a")));
 
-    // It moved by itself.
+    // It moved without the controller.
     let (core, _) = confronted(runs(4), elsewhere());
     assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
 }
 
-/// K13: a start that fails before anything is launched leaves the VM where it may run.
+/// K13: a start that fails before the launch leaves the VM where it may run.
 #[test]
-fn a_start_that_fails_before_the_launch_moves_no_place() {
+fn failed_start_before_launch_keeps_the_host() {
     let mut core = out_of_sight();
     core.feed(ha_start());
     core.feed(found_with("b", false, &[]));
@@ -236,24 +238,24 @@ fn a_start_that_fails_before_the_launch_moves_no_place() {
     assert_eq!((core.place(), others(&core)), (Some(host("a")), vec![]));
 }
 
-/// A place that says "not here" with full sight is one no more.
+/// A host that reports "not here" with full sight is cleared.
 #[test]
-fn a_place_that_is_back_and_has_nothing_is_a_place_no_more() {
+fn returned_host_without_the_vm_is_cleared() {
     let mut core = out_of_sight();
     core.feed(Event::LookFor(Some(host("c"))));
     core.feed(Event::Searched(host("c"), Ok(runs(9))));
     assert_eq!(core.feed(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
     let commands = core.feed(Event::Searched(host("a"), Ok(blind())));
-    assert_eq!((commands, others(&core)), (vec![], vec![host("a")]), "said by a blind one");
+    assert_eq!((commands, others(&core)), (vec![], vec![host("a")]), "listed without full sight");
     core.feed(Event::HostChanged(host("a"), HostStatus::Connected));
     let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
-    assert!(matches!(&commands[..], [Command::Tell(change)] if change.may_run_on.is_empty()), "{commands:?}");
+    assert!(matches!(&commands[..], [Command::Emit(change)] if change.may_run_on.is_empty()), "{commands:?}");
 }
 
-/// Fault 12, found as seed 16: whoever waits for a migration was taken for the VM; when the migration failed, the VM
-/// counted as stopped where it had never run, and its real host was forgotten.
+/// Fault 12, found as seed 16: a migration target was taken for the VM; when the migration failed, the VM counted as
+/// stopped on a host where it had never run, and its real host was forgotten.
 #[test]
-fn a_qemu_that_waits_for_a_migration_is_the_vm_only_when_that_is_gone_from_where_it_ran() {
+fn migration_target_is_the_vm_only_if_source_is_gone() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
     core.feed(Event::Searched(host("a"), Err(broken())));
     assert_eq!(core.state(), VmState::Unknown);
@@ -261,14 +263,14 @@ fn a_qemu_that_waits_for_a_migration_is_the_vm_only_when_that_is_gone_from_where
     assert_eq!(core.feed(Event::Searched(host("b"), Ok(coming()))), []);
     assert_eq!((core.state(), core.place()), (VmState::Unknown, Some(host("a"))));
 
-    // Its last host cannot be asked: nothing is started beside it.
+    // Its last host cannot be queried: nothing starts beside it.
     core.feed(ha_start());
     core.feed(found_with("c", false, &["b"]));
     core.feed(Event::Searched(host("c"), Ok(elsewhere())));
     let refused = core.feed(Event::Searched(host("b"), Ok(coming())));
-    assert!(refusal(&refused).to_string().contains("waits for its migration"), "{refused:?}");
+    assert!(refusal(&refused).to_string().contains("is a migration target"), "{refused:?}");
 
-    // Its last host says that it is not there any more: it moved.
+    // Its last host reports that it is not there any more: it moved.
     core.feed(ha_start());
     core.feed(found("b"));
     core.feed(Event::Searched(host("a"), Ok(elsewhere())));
@@ -277,9 +279,9 @@ fn a_qemu_that_waits_for_a_migration_is_the_vm_only_when_that_is_gone_from_where
 }
 
 #[test]
-fn nothing_is_done_before_the_journal_was_read() {
+fn no_operation_before_journal_is_read() {
     let mut core = core();
-    assert!(refusal(&core.feed(start(None))).details.contains("try again"));
-    assert!(core.feed(Event::Remembered(None)).is_empty());
+    assert!(refusal(&core.feed(start(None))).details.contains("retry when it completes"));
+    assert!(core.feed(Event::Replayed(None)).is_empty());
     assert_eq!((core.state(), core.incarnation()), (VmState::Stopped, 0));
 }

@@ -1,19 +1,20 @@
-//! Decides how a VM is started, stopped and found again.
+//! Decides how a VM is started, stopped and searched.
 //!
 //! ```text
-//!        start: targets known -> places searched -> fence -> intent durable -> disks exported -> launched
+//!        start: target known -> hosts searched -> fence -> intent durable -> disks exported -> launched
 //!  Stopped ------------------------------------------------------------------------------> Running
 //!     ^                                                                                      |  |
 //!     +------------------ stop: intent durable -> stopped, verified gone --------------------+  | its host
 //!     |                                                                                         | Disconnected
 //!     +---- searched: not there ---- Unknown <--------------------------------------------------+
 //! ```
-//! Invariants: I1: a VM is launched only with a permit of the fence, and after its target, every host where it may run and
-//! every other where it seemed to run were asked and have nothing of it that could write. If one of them cannot be asked, a plain start is
-//! refused and an HA start fences it. What is claimed adds a place, and never takes one away (`claims.rs`). I2: an outcome that is not known is looked up, never guessed.
-//! I4: nothing is launched or stopped before the intent is durable. One operation at a time; a second is refused.
-//! An operation ends only when every answer that it asked for has come, so that none is taken for a later one's.
-//! Rejected: remembering "stopped" without asking. What the journal says is where to look, not what to believe.
+//! Invariants: I1: a VM is launched only with a permit of the fence, after its target, every host where it may run
+//! and every other host that reported it listed nothing of it that could write. If such a host cannot be queried, a
+//! plain start is rejected and an HA start fences the host. A claim adds a host where the VM may run, and never
+//! removes one (`claims.rs`). I2: an unknown outcome is searched, never guessed. I4: no launch or stop before its
+//! intent is durable. One operation at a time; a second is rejected. An operation ends only when every answer to its
+//! queries has come, so that no answer counts for a later operation.
+//! Alternatives considered: trust the state "stopped" without a query. The journal shows where to search.
 
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
@@ -27,204 +28,204 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
-use super::{claims::Seen, start::Fencing};
+use super::{claims::Presence, start::Fencing};
 use crate::{
     fence::{
         PERMIT_VALIDITY, Policy, StartPermit,
-        attempt::{self, Case},
+        attempt::{self, FenceRequest},
     },
-    inventory::{Directory, Vm},
+    inventory::{InventoryIndex, Vm},
 };
 
-/// What happens to a VM.
+/// Input of the core.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Someone wants it started.
-    Start(Order),
-    /// Someone wants it stopped.
+    /// Start the VM.
+    Start(StartRequest),
+    /// Stop the VM.
     Stop,
-    /// This host is drained: it is stopped if it runs there, and is to run as before.
-    Vacate(HostId),
-    /// Where it may be started, and what is known of the places where it may run, asked for by [`Command::FindTarget`].
+    /// This host is drained: stop the VM if it runs there; its desired state stays.
+    Evict(HostId),
+    /// The target host and the unreachable hosts where the VM may run; reply to [`Command::FindTarget`].
     TargetFound(Result<Found>),
-    /// Something about the fence under way.
+    /// Event of the attempt in progress.
     Fence(attempt::Event),
-    /// Somebody may have seen it on this host, or misses it where it is believed to run.
+    /// This host may run the VM, or the VM is missing on its own host.
     LookFor(Option<HostId>),
-    /// The QEMU processes of a host, asked for by [`Command::Search`].
+    /// The QEMU processes of a host; reply to [`Command::Search`].
     Searched(HostId, Result<ListVmsReply>),
-    /// The intent is durable, or cannot be made so.
+    /// Whether the intent is durable.
     Recorded(Result<()>),
-    /// A volume can be opened on the host like this, asked for by [`Command::Export`].
+    /// How the volume of this index is opened on the host; reply to [`Command::Export`].
     Exported(usize, Result<DiskSource>),
-    /// What came of [`Command::Launch`].
+    /// Result of [`Command::Launch`].
     Launched(Result<StartVmCmdReply>),
-    /// What came of [`Command::Halt`]; success means verified gone.
+    /// Result of [`Command::Halt`]; success means verified gone.
     Halted(Result<()>),
-    /// What the journal says of it last; `None` if it never ran. Before this nothing is done.
-    Remembered(Option<Memory>),
+    /// State replayed from the journal; `None` if the VM never ran. Nothing happens before.
+    Replayed(Option<ReplayedState>),
     /// A host's status changed.
     HostChanged(HostId, HostStatus),
-    /// A host leaves the inventory; it was asked, or a human attests that it is off: nothing of the VM is left there.
+    /// A host is removed from the inventory, with nothing of the VM left there: it was queried or attested off.
     HostGone(HostId),
 }
 
-/// Where a VM may be started.
+/// The result of the target query.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
-    /// What HA says.
+    /// Target host and related hosts.
     pub target: TargetReply,
-    /// Of each place that cannot be asked.
-    pub places: Vec<SilentPlace>,
+    /// Hosts where the VM may run that cannot be queried.
+    pub places: Vec<UnreachableHost>,
 }
 
-/// What the journal says of a host that cannot be asked.
+/// What the journal has about a host that cannot be queried.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SilentPlace {
+pub struct UnreachableHost {
     /// The host.
     pub host: HostId,
-    /// Who attested that it is off, if that still holds.
-    pub human: Option<String>,
-    /// The machine that it was when it last answered.
+    /// The operator who attested that the host is off, if the attestation holds.
+    pub attested_by: Option<String>,
+    /// The machine of the host at its last answer.
     pub machine: Machine,
 }
 
-/// How a VM is to be started.
+/// A request to start the VM.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Order {
-    /// There, or anywhere in its cluster.
+pub struct StartRequest {
+    /// Required target; any host of the cluster if `None`.
     pub host: Option<HostId>,
-    /// Where it ran last is to be fenced if it cannot be asked.
+    /// Whether hosts that cannot be queried are fenced.
     pub ha: bool,
-    /// Hosts to avoid where others will do.
+    /// Hosts to avoid if another one has room.
     pub soft_avoid: Vec<HostId>,
-    /// Names the fence that this may need.
+    /// Id of the fence attempt, if one is needed.
     pub attempt: Uuid,
-    /// Why, in plain words.
+    /// Reason for readers.
     pub reason: String,
 }
 
-/// What the journal says of a VM last.
+/// The newest state of a VM in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// What was believed.
+pub struct ReplayedState {
+    /// Observed state.
     pub state: VmState,
-    /// Where.
+    /// Host of that state.
     pub host: Option<HostId>,
-    /// Which start.
+    /// Incarnation.
     pub incarnation: u64,
-    /// Whether it is to run.
+    /// Whether the desired state is running.
     pub wanted: bool,
-    /// Where else it may run.
+    /// Other hosts where the VM may run.
     pub may_run_on: Vec<HostId>,
 }
 
-/// What is to be done for a VM. A launch is rare: that it is larger than the rest costs nothing.
+/// Output of the core. A launch is rare: that it is larger than the rest costs nothing.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Ask where it may be started: there, or somewhere but for these.
+    /// Query a target host: this one, or any but those.
     FindTarget(Option<HostId>, Vec<HostId>),
-    /// Ask a host for its QEMU processes, and have it refuse every order to start this VM that was given so far.
+    /// Query the QEMU processes of a host, and void every earlier start command of this VM there.
     Search(HostId),
-    /// Make the change durable before anything is done.
-    Intend(Change),
-    /// Make the volume of this index usable on the host.
+    /// Make the change durable before the act.
+    Intend(StateChange),
+    /// Export the volume of this index on the host.
     Export(HostId, usize),
-    /// Do this for the fence that is about this.
-    Fence(Arc<Case>, attempt::Command),
+    /// Carry out a command of the attempt for this request.
+    Fence(Arc<FenceRequest>, attempt::Command),
     /// Start QEMU on the host.
     Launch(HostId, StartPermit, StartVmCmd),
-    /// Stop QEMU on the host, and end what else writes for it there.
+    /// Stop QEMU and the exports of the VM on the host.
     Halt(HostId),
-    /// A QEMU is where it does not belong; [`IntruderPhase::EndIntended`] is made durable before anything is done.
+    /// A QEMU runs where it does not belong; [`IntruderPhase::EndIntended`] is durable before the act.
     Intruder(HostId, IntruderPhase, String),
-    /// Record and publish a change that happened.
-    Tell(Change),
-    /// Answer the one who asked.
+    /// Record and publish a change that has happened.
+    Emit(StateChange),
+    /// Answer the requester.
     Reply(Result<()>),
 }
 
 /// A change of state.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
-    /// Before.
+pub struct StateChange {
+    /// State before.
     pub old: VmState,
-    /// Now.
+    /// State after.
     pub new: VmState,
-    /// Where.
+    /// Host of the new state.
     pub host: Option<HostId>,
-    /// Which start.
+    /// Incarnation.
     pub incarnation: u64,
-    /// Whether it is to run.
+    /// Whether the desired state is running.
     pub wanted: bool,
-    /// Why, in plain words.
+    /// Reason for readers.
     pub reason: String,
-    /// Where else it may run.
+    /// Other hosts where the VM may run.
     pub may_run_on: Vec<HostId>,
 }
 
-/// Where a VM is believed to be.
+/// The observed state and hosts of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Whereabouts {
+pub(super) struct Location {
     pub(super) state: VmState,
     pub(super) place: Option<HostId>,
     pub(super) others: BTreeSet<HostId>,
 }
 
-/// What the VM is in the middle of.
+/// The operation in progress.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Busy {
-    No,
-    /// The journal was not read yet.
-    Remembering,
-    /// A start waits to be told where.
-    FindingTarget(Order),
-    /// A start waits for these hosts to say whether the VM is there; those that answered found this.
+pub(super) enum Operation {
+    Idle,
+    /// The journal is being read.
+    Replaying,
+    /// A start waits for its target host.
+    FindingTarget(StartRequest),
+    /// A start waits for the hosts in `left` to list their processes; `found` has the answers.
     Searching {
-        order: Order,
+        request: StartRequest,
         target: HostId,
-        /// Hosts where it may run.
+        /// Hosts where the VM may run.
         places: Vec<HostId>,
-        silent: Vec<SilentPlace>,
+        silent: Vec<UnreachableHost>,
         left: Vec<HostId>,
-        found: Vec<(HostId, Result<Seen>)>,
+        found: Vec<(HostId, Result<Presence>)>,
     },
-    /// A start found what may write for it without a QEMU on this host, and waits for the intent to end that.
-    IntendingClear(Order, HostId),
-    /// The same start waits for it to be ended.
-    Clearing(Order, HostId),
+    /// A start found exports of the VM without a QEMU on this host, and waits for the intent to stop them.
+    IntendingClear(StartRequest, HostId),
+    /// The same start waits until they have stopped.
+    Clearing(StartRequest, HostId),
     /// A start waits for the fence.
     Fencing(Box<Fencing>),
-    /// A start waits for its intent; where it was before.
-    Intending(HostId, StartPermit, Whereabouts),
-    /// A start waits for these many volumes; where it was before.
+    /// A start waits for its intent; with the location before.
+    Intending(HostId, StartPermit, Location),
+    /// A start waits for its volumes; with the location before.
     Exporting {
         target: HostId,
         permit: StartPermit,
         disks: Vec<Option<Result<DiskSource>>>,
-        before: Whereabouts,
+        before: Location,
     },
     /// A start waits for QEMU.
     Launching(HostId),
-    /// A stop waits for its intent; whether it was to run before.
+    /// A stop waits for its intent; with the desired state before.
     IntendingStop(HostId, bool),
-    /// A stop waits for QEMU to be gone.
+    /// A stop waits until QEMU is gone.
     Halting(HostId),
-    /// A start or stop ended in doubt with this error; the host is asked what is true.
-    Doubting(HostId, ErrorCode),
-    /// Nobody asked; the host is back and is asked what is true. Who asks meanwhile waits: a look is short and bounded,
-    /// and an operator has no part in it.
+    /// A start or stop ended with this error and an unknown outcome; its host is queried.
+    ResolvingUnknown(HostId, ErrorCode),
+    /// The returned host is queried without a request. A request in between waits: the query is short and bounded,
+    /// and an operator does not know of it.
     Reconciling(HostId, Option<Box<Event>>),
-    /// It runs, and was seen on this host too; both are asked.
+    /// The VM runs, and another host reports it too; both are queried.
     Confronting {
         other: HostId,
-        at_other: Option<Result<Seen>>,
-        at_place: Option<Result<Seen>>,
+        at_other: Option<Result<Presence>>,
+        at_place: Option<Result<Presence>>,
     },
-    /// The QEMU on this host is to be ended; waits for the intent.
+    /// A wrong QEMU on this host waits for the intent to stop it.
     IntendingEnd(HostId),
-    /// Waits for it to be gone.
+    /// Waits until that QEMU is gone.
     Ending(HostId),
 }
 
@@ -232,30 +233,30 @@ pub(super) enum Busy {
 #[derive(Clone, Debug)]
 pub struct Core {
     pub(super) vm: Vm,
-    pub(super) directory: Arc<Directory>,
+    pub(super) inventory: Arc<InventoryIndex>,
     pub(super) epoch: u64,
     pub(super) policy: Policy,
     pub(super) state: VmState,
-    /// Where it runs, may run, or ran last.
+    /// Host where the VM runs, may run, or ran last.
     pub(super) place: Option<HostId>,
-    /// Other hosts on which an earlier incarnation may still run, until they are heard or fenced.
+    /// Other hosts where an earlier incarnation may run, until they are heard or fenced.
     pub(super) others: BTreeSet<HostId>,
     pub(super) incarnation: u64,
     pub(super) wanted: bool,
-    /// The clock of the host that was searched last and when it said so: what an order to it is dated by.
+    /// Host that was searched last, its clock, and when: start commands to it are dated by its clock.
     pub(super) clock: Option<(HostId, u64, Instant)>,
-    /// An order to start it there was given, and may be carried out until then though nobody waits for it any more.
+    /// Host of a start command that may still be carried out until this time although no request waits for it.
     pub(super) ordered: Option<(HostId, Instant)>,
-    pub(super) busy: Busy,
+    pub(super) operation: Operation,
 }
 
 impl Core {
-    /// A VM that waits for [`Event::Remembered`]. `epoch` is this controller's.
-    pub fn new(vm: Vm, directory: Arc<Directory>, epoch: u64, policy: Policy) -> Core {
-        let (state, busy) = (VmState::Unknown, Busy::Remembering);
+    /// A VM that waits for [`Event::Replayed`]. `epoch` is the epoch of this controller.
+    pub fn new(vm: Vm, inventory: Arc<InventoryIndex>, epoch: u64, policy: Policy) -> Core {
+        let (state, operation) = (VmState::Unknown, Operation::Replaying);
         Core {
             vm,
-            directory,
+            inventory,
             epoch,
             policy,
             state,
@@ -265,98 +266,99 @@ impl Core {
             wanted: false,
             clock: None,
             ordered: None,
-            busy,
+            operation,
         }
     }
 
-    /// Works by this directory from now on. What is under way ends on what it began with.
-    pub fn look_after(&mut self, directory: &Arc<Directory>) {
-        if Arc::ptr_eq(&self.directory, directory) || !matches!(self.busy, Busy::No) {
+    /// Takes a new inventory, unless an operation is in progress: it ends on the inventory that it began with.
+    pub fn set_inventory(&mut self, inventory: &Arc<InventoryIndex>) {
+        if Arc::ptr_eq(&self.inventory, inventory) || !matches!(self.operation, Operation::Idle) {
             return;
         }
-        self.directory = directory.clone();
-        if let Ok(vm) = directory.vm(self.vm.id) {
+        self.inventory = inventory.clone();
+        if let Ok(vm) = inventory.vm(self.vm.id) {
             self.vm = vm.clone();
         }
     }
 
-    /// Whether it may leave the inventory, or what it needs may.
+    /// Whether the VM, or a host that it ran on, may be removed from the inventory.
     ///
     /// # Errors
-    /// It runs or may run, is being worked on, or an order to start it may still be carried out.
+    /// The VM runs or may run, has an operation in progress, or a start command may still be carried out.
     pub fn may_retire(&self, now: Instant) -> Result<()> {
-        let idle = matches!(self.busy, Busy::No) && self.ordered.is_none_or(|(_, until)| now >= until);
+        let idle = matches!(self.operation, Operation::Idle) && self.ordered.is_none_or(|(_, until)| now >= until);
         if let Some(other) = self.others.first() {
-            let details = format!("{} may still run on {}", self.vm.name, self.directory.host_name(*other));
+            let details = format!("{} may still run on {}", self.vm.name, self.inventory.host_name(*other));
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }
         match self.state {
             VmState::Stopped if idle => Ok(()),
             VmState::Stopped => {
-                let details = format!("{} is being started, stopped or looked for: try again", self.vm.name);
+                let details = format!("{} has an operation in progress; retry when it completes", self.vm.name);
                 Err(ErrorCode::new(Code::CHANGE_STATE, details))
             }
             state => {
-                let details = format!("{} is {state:?}: `ringfence vm stop {}` first", self.vm.name, self.vm.name);
+                let details =
+                    format!("VM {} is {state:?}; run `ringfence vm stop {}` first", self.vm.name, self.vm.name);
                 Err(ErrorCode::new(Code::CHANGE_STATE, details))
             }
         }
     }
 
-    /// Whether it is to run.
+    /// Whether the desired state is running.
     pub fn wanted(&self) -> bool {
         self.wanted
     }
 
-    /// For a rehearsal: what is under way is left out. Whether there was something.
+    /// For a rehearsal: drops the operation in progress. Returns whether there was one.
     pub(super) fn sets_aside(&mut self) -> bool {
-        match self.busy {
-            Busy::No | Busy::Remembering => false,
+        match self.operation {
+            Operation::Idle | Operation::Replaying => false,
             _ => {
-                self.busy = Busy::No;
+                self.operation = Operation::Idle;
                 true
             }
         }
     }
 
-    /// What is believed of it.
+    /// The observed state.
     pub fn state(&self) -> VmState {
         self.state
     }
 
-    /// Where it runs, may run, or ran last.
+    /// The host where it runs, may run, or ran last.
     pub fn place(&self) -> Option<HostId> {
         self.place
     }
 
-    /// Other hosts on which an earlier incarnation may still run.
+    /// Other hosts where an earlier incarnation may run.
     pub fn others(&self) -> &BTreeSet<HostId> {
         &self.others
     }
 
-    /// Every host on which it may run, the last one first.
+    /// Every host where it may run, the last one first.
     pub fn places(&self) -> Vec<HostId> {
         let others = self.others.iter().copied().filter(|host| Some(*host) != self.place);
         self.place.into_iter().chain(others).collect()
     }
 
-    /// Up to which incarnation nothing may run on a host any more once it was stopped there, for the host to remember.
+    /// The incarnation up to which none may run on a host after a stop there, for the host to remember.
     pub(super) fn stopped_incarnation(&self, host: HostId) -> u64 {
-        match self.busy {
-            // The other one runs on: there only what is older is wrong.
-            Busy::Ending(other) if other == host && self.place == Some(host) => self.incarnation.saturating_sub(1),
+        match self.operation {
+            // The other QEMU runs on: only older incarnations are wrong there.
+            Operation::Ending(other) if other == host && self.place == Some(host) => self.incarnation.saturating_sub(1),
             _ => self.incarnation,
         }
     }
 
-    /// How often it was started.
+    /// Number of starts.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// Everything that events change: two cores of one VM, epoch and policy with the same are the same.
+    /// All mutable state: two cores of one VM, epoch and policy with equal values are equal.
     pub fn changing(&self) -> impl std::fmt::Debug + '_ {
-        (self.state, self.place, &self.others, self.incarnation, self.wanted, self.clock, self.ordered, &self.busy)
+        (self.state, self.place, &self.others, self.incarnation, self.wanted, self.clock, self.ordered, &self.operation)
     }
 
     /// Handles one event.
@@ -365,141 +367,148 @@ impl Core {
             return self.lost_sight(host);
         }
         if let Event::Searched(host, Ok(reply)) = &event {
-            // Of those that are searched for a start only the target is ordered anything.
-            if !matches!(&self.busy, Busy::Searching { target, .. } if target != host) {
+            // In a search for a start only the target gets a command.
+            if !matches!(&self.operation, Operation::Searching { target, .. } if target != host) {
                 self.clock = Some((*host, reply.clock_ms, now));
             }
             self.ordered = self.ordered.filter(|(at, _)| at != host);
         }
-        match (event, std::mem::replace(&mut self.busy, Busy::No)) {
-            (Event::Remembered(memory), Busy::Remembering) => self.remember(memory, now),
-            (Event::Start(order), Busy::No) => {
-                let command = Command::FindTarget(order.host, order.soft_avoid.clone());
-                self.busy = Busy::FindingTarget(order);
+        match (event, std::mem::replace(&mut self.operation, Operation::Idle)) {
+            (Event::Replayed(replayed), Operation::Replaying) => self.replay(replayed, now),
+            (Event::Start(request), Operation::Idle) => {
+                let command = Command::FindTarget(request.host, request.soft_avoid.clone());
+                self.operation = Operation::FindingTarget(request);
                 vec![command]
             }
-            (Event::Stop, Busy::No) => self.stop(),
-            (Event::Vacate(host), Busy::No) => self.vacate(host),
-            (event @ (Event::Start(_) | Event::Stop | Event::Vacate(_)), Busy::Reconciling(host, None)) => {
-                self.busy = Busy::Reconciling(host, Some(Box::new(event)));
+            (Event::Stop, Operation::Idle) => self.stop(),
+            (Event::Evict(host), Operation::Idle) => self.evict(host),
+            (event @ (Event::Start(_) | Event::Stop | Event::Evict(_)), Operation::Reconciling(host, None)) => {
+                self.operation = Operation::Reconciling(host, Some(Box::new(event)));
                 Vec::new()
             }
-            (Event::Start(_) | Event::Stop | Event::Vacate(_), busy) => {
-                self.busy = busy;
-                vec![Command::Reply(Err(self.is_busy()))]
+            (Event::Start(_) | Event::Stop | Event::Evict(_), operation) => {
+                self.operation = operation;
+                vec![Command::Reply(Err(self.busy_error()))]
             }
-            (Event::HostChanged(host, HostStatus::Connected), Busy::No) if self.others.contains(&host) => {
+            (Event::HostChanged(host, HostStatus::Connected), Operation::Idle) if self.others.contains(&host) => {
                 self.look_at(host)
             }
-            (Event::HostChanged(host, HostStatus::Connected), Busy::No) if self.place == Some(host) => {
+            (Event::HostChanged(host, HostStatus::Connected), Operation::Idle) if self.place == Some(host) => {
                 self.reconcile(host)
             }
-            (Event::LookFor(host), Busy::No) => match host.or(self.place.filter(|_| self.state != VmState::Stopped)) {
-                Some(host) => self.look_at(host),
-                None => Vec::new(),
-            },
-            (Event::HostGone(host), Busy::No) => self.host_gone(host),
-            (Event::TargetFound(found), Busy::FindingTarget(order)) => self.choose(order, found),
-            (Event::Fence(event), Busy::Fencing(mut fencing)) => {
+            (Event::LookFor(host), Operation::Idle) => {
+                match host.or(self.place.filter(|_| self.state != VmState::Stopped)) {
+                    Some(host) => self.look_at(host),
+                    None => Vec::new(),
+                }
+            }
+            (Event::HostGone(host), Operation::Idle) => self.host_gone(host),
+            (Event::TargetFound(found), Operation::FindingTarget(request)) => self.choose(request, found),
+            (Event::Fence(event), Operation::Fencing(mut fencing)) => {
                 let commands = fencing.attempt.on(event, now);
                 self.fence(fencing, commands, now)
             }
-            (Event::Searched(host, answer), Busy::Searching { order, target, places, silent, mut left, mut found }) => {
+            (
+                Event::Searched(host, answer),
+                Operation::Searching { request, target, places, silent, mut left, mut found },
+            ) => {
                 if let Some(position) = left.iter().position(|h| *h == host) {
                     left.swap_remove(position);
-                    found.push((host, answer.and_then(|reply| Seen::of(self.vm.id, host, &reply))));
+                    found.push((host, answer.and_then(|reply| Presence::of(self.vm.id, host, &reply))));
                 }
                 if left.is_empty() {
-                    return self.searched(order, target, places, silent, found, now);
+                    return self.searched(request, target, places, silent, found, now);
                 }
-                self.busy = Busy::Searching { order, target, places, silent, left, found };
+                self.operation = Operation::Searching { request, target, places, silent, left, found };
                 Vec::new()
             }
-            (Event::Recorded(Ok(())), Busy::IntendingClear(order, host)) => {
-                self.busy = Busy::Clearing(order, host);
+            (Event::Recorded(Ok(())), Operation::IntendingClear(request, host)) => {
+                self.operation = Operation::Clearing(request, host);
                 vec![Command::Halt(host)]
             }
-            (Event::Recorded(Err(error)), Busy::IntendingClear(_, host)) => {
-                self.busy = Busy::Doubting(host, error);
+            (Event::Recorded(Err(error)), Operation::IntendingClear(_, host)) => {
+                self.operation = Operation::ResolvingUnknown(host, error);
                 vec![Command::Search(host)]
             }
-            (Event::Halted(Ok(())), Busy::Clearing(order, host)) => self.cleared(order, host, now),
-            (Event::Halted(Err(error)), Busy::Clearing(_, host)) => {
-                self.busy = Busy::Doubting(host, error);
+            (Event::Halted(Ok(())), Operation::Clearing(request, host)) => self.cleared(request, host, now),
+            (Event::Halted(Err(error)), Operation::Clearing(_, host)) => {
+                self.operation = Operation::ResolvingUnknown(host, error);
                 vec![Command::Search(host)]
             }
-            (Event::Recorded(result), Busy::Intending(target, permit, before)) => match result {
+            (Event::Recorded(result), Operation::Intending(target, permit, before)) => match result {
                 Ok(()) => self.export(target, permit, before),
                 Err(error) => {
                     self.is_back_at(before);
                     vec![Command::Reply(Err(error))]
                 }
             },
-            (Event::Exported(index, result), Busy::Exporting { target, permit, disks, before }) => {
+            (Event::Exported(index, result), Operation::Exporting { target, permit, disks, before }) => {
                 self.exported(index, result, target, permit, disks, before, now)
             }
-            (Event::Launched(Ok(reply)), Busy::Launching(target)) => {
+            (Event::Launched(Ok(reply)), Operation::Launching(target)) => {
                 self.ordered = None;
                 // Each was clear or fenced when the permit was given.
                 self.others.clear();
                 let how = format!("started with {} on {} memory, pid {}", reply.accel, reply.memory, reply.pid);
                 vec![self.becomes(VmState::Running, Some(target), how), Command::Reply(Ok(()))]
             }
-            (Event::Launched(Err(error)), Busy::Launching(host)) | (Event::Halted(Err(error)), Busy::Halting(host)) => {
-                self.busy = Busy::Doubting(host, error);
+            (Event::Launched(Err(error)), Operation::Launching(host))
+            | (Event::Halted(Err(error)), Operation::Halting(host)) => {
+                self.operation = Operation::ResolvingUnknown(host, error);
                 vec![Command::Search(host)]
             }
-            (Event::Recorded(result), Busy::IntendingStop(host, wanted)) => match result {
+            (Event::Recorded(result), Operation::IntendingStop(host, wanted)) => match result {
                 Ok(()) => {
-                    self.busy = Busy::Halting(host);
+                    self.operation = Operation::Halting(host);
                     vec![Command::Halt(host)]
                 }
                 Err(error) => {
-                    (self.state, self.wanted) = (VmState::Unknown, wanted);
-                    self.busy = Busy::Doubting(host, error);
+                    self.state = VmState::Unknown;
+                    self.wanted = wanted;
+                    self.operation = Operation::ResolvingUnknown(host, error);
                     vec![Command::Search(host)]
                 }
             },
-            (Event::Halted(Ok(())), Busy::Halting(host)) => {
+            (Event::Halted(Ok(())), Operation::Halting(host)) => {
                 vec![self.is_gone(host, "stopped and verified gone"), Command::Reply(Ok(()))]
             }
-            (Event::Searched(host, found), Busy::Doubting(at, error)) if host == at => {
+            (Event::Searched(host, found), Operation::ResolvingUnknown(at, error)) if host == at => {
                 let mut commands = self.settle(host, found, &format!("after: {error}"));
                 commands.push(Command::Reply(Err(error)));
                 commands
             }
-            (Event::Searched(host, found), Busy::Reconciling(at, waiting)) if host == at => {
-                let mut commands = self.settle(host, found, "its host was asked");
-                match (waiting, &self.busy) {
-                    (Some(event), Busy::No) => commands.extend(self.on(*event, now)),
-                    // It was found twice: whoever waits has to try again.
-                    (Some(event), _) if matches!(*event, Event::Start(_) | Event::Stop | Event::Vacate(_)) => {
-                        commands.push(Command::Reply(Err(self.is_busy())));
+            (Event::Searched(host, found), Operation::Reconciling(at, waiting)) if host == at => {
+                let mut commands = self.settle(host, found, "its host was queried");
+                match (waiting, &self.operation) {
+                    (Some(event), Operation::Idle) => commands.extend(self.on(*event, now)),
+                    // Found on two hosts: the waiting requester must retry.
+                    (Some(event), _) if matches!(*event, Event::Start(_) | Event::Stop | Event::Evict(_)) => {
+                        commands.push(Command::Reply(Err(self.busy_error())));
                     }
                     _ => {}
                 }
                 commands
             }
-            (Event::Searched(host, found), Busy::Confronting { other, at_other, at_place }) => {
+            (Event::Searched(host, found), Operation::Confronting { other, at_other, at_place }) => {
                 self.confronted(host, found, other, at_other, at_place)
             }
-            (Event::Recorded(Ok(())), Busy::IntendingEnd(host)) => {
-                self.busy = Busy::Ending(host);
+            (Event::Recorded(Ok(())), Operation::IntendingEnd(host)) => {
+                self.operation = Operation::Ending(host);
                 vec![Command::Halt(host)]
             }
-            (Event::Recorded(Err(_)), Busy::IntendingEnd(_)) => Vec::new(),
-            (Event::Halted(result), Busy::Ending(host)) => self.ended(host, result),
-            // A host changed in the middle of something: that something ends in the truth by itself. Anything
-            // else is an answer that nobody waits for any more.
-            (_, busy) => {
-                self.busy = busy;
+            (Event::Recorded(Err(_)), Operation::IntendingEnd(_)) => Vec::new(),
+            (Event::Halted(result), Operation::Ending(host)) => self.ended(host, result),
+            // A host changed during an operation, which ends in the observed state anyway; or an answer that no
+            // operation waits for.
+            (_, operation) => {
+                self.operation = operation;
                 Vec::new()
             }
         }
     }
 
-    fn is_busy(&self) -> ErrorCode {
-        let details = format!("{} is being started, stopped or looked for: try again when that ended", self.vm.name);
+    fn busy_error(&self) -> ErrorCode {
+        let details = format!("{} has an operation in progress; retry when it completes", self.vm.name);
         ErrorCode::new(Code::CHANGE_STATE, details)
     }
 
@@ -508,27 +517,27 @@ impl Core {
             (VmState::Stopped, _) | (_, None) => {
                 let mut commands = Vec::new();
                 if std::mem::replace(&mut self.wanted, false) {
-                    commands.push(self.becomes(VmState::Stopped, self.place, "asked to stop, is not running"));
+                    commands.push(self.becomes(VmState::Stopped, self.place, "stop requested, the VM is not running"));
                 }
                 commands.push(Command::Reply(Ok(())));
                 commands
             }
             (_, Some(host)) => {
                 let wanted = std::mem::replace(&mut self.wanted, false);
-                let change = self.change(VmState::Stopping, Some(host), "asked to stop");
-                self.busy = Busy::IntendingStop(host, wanted);
+                let change = self.change(VmState::Stopping, Some(host), "stop requested");
+                self.operation = Operation::IntendingStop(host, wanted);
                 vec![Command::Intend(change)]
             }
         }
     }
 
-    fn vacate(&mut self, host: HostId) -> Vec<Command> {
+    fn evict(&mut self, host: HostId) -> Vec<Command> {
         if self.state != VmState::Running || self.place != Some(host) {
-            let details = format!("{} does not run on {} any more", self.vm.name, self.directory.host_name(host));
+            let details = format!("{} does not run on {} any more", self.vm.name, self.inventory.host_name(host));
             return vec![Command::Reply(Err(ErrorCode::new(Code::CHANGE_STATE, details)))];
         }
-        let change = self.change(VmState::Stopping, Some(host), "its host is drained: it is started elsewhere");
-        self.busy = Busy::IntendingStop(host, self.wanted);
+        let change = self.change(VmState::Stopping, Some(host), "its host is being drained: it starts on another host");
+        self.operation = Operation::IntendingStop(host, self.wanted);
         vec![Command::Intend(change)]
     }
 
@@ -536,23 +545,30 @@ impl Core {
         if self.state != VmState::Running || self.place != Some(host) {
             return Vec::new();
         }
-        vec![self.becomes(VmState::Unknown, Some(host), "its host is disconnected")]
+        vec![self.becomes(VmState::Unknown, Some(host), "its host is Disconnected")]
     }
 
-    /// Anything but Stopped is in doubt until its host was asked.
-    fn remember(&mut self, memory: Option<Memory>, now: Instant) -> Vec<Command> {
-        let never =
-            Memory { state: VmState::Stopped, host: None, incarnation: 0, wanted: false, may_run_on: Vec::new() };
-        let memory = memory.unwrap_or(never);
-        (self.place, self.incarnation, self.wanted) = (memory.host, memory.incarnation, memory.wanted);
-        self.others = memory.may_run_on.into_iter().collect();
-        match (memory.state, memory.host) {
+    /// Any state but Stopped is unknown until the host was queried.
+    fn replay(&mut self, replayed: Option<ReplayedState>, now: Instant) -> Vec<Command> {
+        let never = ReplayedState {
+            state: VmState::Stopped,
+            host: None,
+            incarnation: 0,
+            wanted: false,
+            may_run_on: Vec::new(),
+        };
+        let replayed = replayed.unwrap_or(never);
+        self.place = replayed.host;
+        self.incarnation = replayed.incarnation;
+        self.wanted = replayed.wanted;
+        self.others = replayed.may_run_on.into_iter().collect();
+        match (replayed.state, replayed.host) {
             (VmState::Stopped, _) | (_, None) => {
                 self.state = VmState::Stopped;
                 Vec::new()
             }
             (state, Some(host)) => {
-                // The controller before may have ordered it a moment ago.
+                // The earlier controller may have sent a start command a moment ago.
                 let in_doubt = matches!(state, VmState::Starting | VmState::Unknown);
                 self.ordered = in_doubt.then_some((host, now + PERMIT_VALIDITY));
                 self.reconcile(host)
@@ -568,15 +584,15 @@ impl Core {
     }
 
     pub(super) fn becomes(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Command {
-        Command::Tell(self.change(new, host, reason))
+        Command::Emit(self.change(new, host, reason))
     }
 
-    pub(super) fn change(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> Change {
+    pub(super) fn change(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> StateChange {
         let old = std::mem::replace(&mut self.state, new);
         self.place = host;
         self.others.retain(|other| Some(*other) != host);
         let (incarnation, wanted) = (self.incarnation, self.wanted);
         let may_run_on = self.others.iter().copied().collect();
-        Change { old, new, host, incarnation, wanted, reason: reason.into(), may_run_on }
+        StateChange { old, new, host, incarnation, wanted, reason: reason.into(), may_run_on }
     }
 }

@@ -1,4 +1,4 @@
-//! Starting, stopping and finding a VM: step by step, and under any order of answers.
+//! Start, stop and search of a VM: step by step, and under any order of answers.
 
 use std::{
     sync::Arc,
@@ -17,11 +17,8 @@ use ringfence_messages::{
 
 use super::core::*;
 use crate::{
-    fence::{
-        Policy,
-        attempt::{self, Place},
-    },
-    inventory::{Directory, Inventory, Vm, Volume},
+    fence::{Policy, attempt},
+    inventory::{Inventory, InventoryIndex, Vm, Volume},
     testkit::cluster_of,
 };
 
@@ -34,7 +31,7 @@ pub(super) fn id() -> VmId {
 }
 
 impl Core {
-    /// Time stands still.
+    /// The time is constant.
     pub(super) fn feed(&mut self, event: Event) -> Vec<Command> {
         self.on(event, now())
     }
@@ -46,15 +43,15 @@ pub(super) fn now() -> Instant {
 }
 
 pub(super) fn start(at: Option<&str>) -> Event {
-    Event::Start(Order { host: at.map(host), reason: "asked to start".to_owned(), ..Order::default() })
+    Event::Start(StartRequest { host: at.map(host), reason: "start requested".to_owned(), ..StartRequest::default() })
 }
 
-/// As HA starts it.
+/// A start by HA.
 pub(super) fn ha_start() -> Event {
-    Event::Start(Order { ha: true, reason: "brought back".to_owned(), ..Order::default() })
+    Event::Start(StartRequest { ha: true, reason: "brought back".to_owned(), ..StartRequest::default() })
 }
 
-/// It may be started there, and the host where it ran last answers.
+/// It may start there, and its last host answers.
 pub(super) fn found(target: &str) -> Event {
     found_with(target, true, &[])
 }
@@ -65,10 +62,10 @@ pub(super) fn found_with(target: &str, last_host_answers: bool, seen: &[&str]) -
     found_silent(target, &silent, TargetReply { seen_host_uuids, ..TargetReply::default() })
 }
 
-/// It may be started there, and these hosts do not answer.
+/// It may start there, and these hosts are unreachable.
 pub(super) fn found_silent(target: &str, silent: &[&str], found: TargetReply) -> Event {
     let silent_host_uuids: Vec<HostId> = silent.iter().map(|name| host(name)).collect();
-    let of = |host: &HostId| SilentPlace { host: *host, human: None, machine: machine(*host) };
+    let of = |host: &HostId| UnreachableHost { host: *host, attested_by: None, machine: machine(*host) };
     let unheard = found.unheard_host_uuids.iter();
     let places = silent_host_uuids.iter().chain(unheard).map(of).collect();
     let target = TargetReply { host_uuid: Some(host(target)), silent_host_uuids, ..found };
@@ -79,7 +76,7 @@ fn machine(host: HostId) -> Machine {
     Machine { machine_id: host.0.simple().to_string(), boot_id: "boot".to_owned() }
 }
 
-/// It may be started nowhere: so many hosts are full.
+/// No target: this many hosts are full.
 fn found_none(full: u32) -> Event {
     Event::TargetFound(Ok(Found { target: TargetReply { full, ..TargetReply::default() }, places: Vec::new() }))
 }
@@ -101,13 +98,13 @@ pub(super) fn core() -> Core {
         volumes: vec![volume("root", true), volume("data", false)],
     };
     let inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b", "c"]) };
-    Core::new(vm, Arc::new(Directory::new(inventory)), 7, Policy::default())
+    Core::new(vm, Arc::new(InventoryIndex::new(inventory)), 7, Policy::default())
 }
 
-/// As the journal left it.
+/// As replayed from the journal.
 pub(super) fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec<Command>) {
     let mut core = core();
-    let commands = core.feed(Event::Remembered(Some(Memory {
+    let commands = core.feed(Event::Replayed(Some(ReplayedState {
         state,
         host: at.map(host),
         incarnation,
@@ -130,22 +127,22 @@ pub(super) fn exported() -> ListVmsReply {
     listed(vec![RunningVm { kind: WriterKind::Export, ..RunningVm::qemu(id(), 50) }])
 }
 
-/// Nothing, said by somebody who could not have seen it.
+/// Nothing, listed without full sight.
 pub(super) fn blind() -> ListVmsReply {
     ListVmsReply { sight: Sight { euid: 1000, ..Sight::full() }, ..listed(vec![]) }
 }
 
-/// One that runs and is this incarnation.
+/// A running QEMU of this incarnation.
 pub(super) fn runs(incarnation: u64) -> ListVmsReply {
     listed(vec![RunningVm { incarnation: Some(incarnation), ..RunningVm::qemu(id(), 42) }])
 }
 
-/// A QEMU that was started to take a migration.
+/// A QEMU started as migration target.
 pub(super) fn coming() -> ListVmsReply {
     listed(vec![RunningVm { incoming: true, ..RunningVm::qemu(id(), 42) }])
 }
 
-/// The host's clock stands at 7 s.
+/// The host's clock is at 7 s.
 pub(super) fn listed(vms: Vec<RunningVm>) -> ListVmsReply {
     ListVmsReply { vms, clock_ms: 7000, sight: Sight::full(), ..ListVmsReply::default() }
 }
@@ -165,16 +162,16 @@ pub(super) fn refusal(commands: &[Command]) -> &ErrorCode {
     }
 }
 
-/// The states that are told, in order.
+/// The emitted states, in order.
 pub(super) fn told(commands: &[Command]) -> Vec<(VmState, VmState)> {
     let change = |command: &Command| match command {
-        Command::Tell(change) | Command::Intend(change) => Some((change.old, change.new)),
+        Command::Emit(change) | Command::Intend(change) => Some((change.old, change.new)),
         _ => None,
     };
     commands.iter().filter_map(change).collect()
 }
 
-/// A VM that ran on `a` before and is being launched on `b`.
+/// A VM that ran on `a` and is being launched on `b`.
 fn launching() -> Core {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
     assert_eq!(core.feed(start(Some("b"))), [Command::FindTarget(Some(host("b")), Vec::new())]);
@@ -193,12 +190,12 @@ fn launching() -> Core {
     assert!(permit.covers(*at, cmd));
     assert_eq!(cmd.not_after_ms, 7000 + 30_000, "void with its permit, by the target's own clock");
     let disks: Vec<_> = cmd.disks.iter().map(|disk| (disk.source.clone(), disk.root)).collect();
-    assert_eq!(disks, [(disk("root"), true), (disk("data"), false)], "in the order of the config");
+    assert_eq!(disks, [(disk("root"), true), (disk("data"), false)], "in the request of the config");
     core
 }
 
 #[test]
-fn a_start_searches_then_records_then_exports_then_launches() {
+fn start_searches_records_exports_launches() {
     let mut core = launching();
     let reply = StartVmCmdReply { pid: 9, accel: "kvm".into(), memory: "memfd".into() };
     let commands = core.feed(Event::Launched(Ok(reply)));
@@ -208,7 +205,7 @@ fn a_start_searches_then_records_then_exports_then_launches() {
 }
 
 #[test]
-fn a_host_that_cannot_be_asked_refuses_the_start_whatever_the_other_says() {
+fn unreachable_host_rejects_the_start() {
     for silent_first in [true, false] {
         let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
         core.feed(start(Some("b")));
@@ -227,14 +224,14 @@ fn a_host_that_cannot_be_asked_refuses_the_start_whatever_the_other_says() {
 }
 
 #[test]
-fn one_that_runs_is_found_not_started_and_its_known_place_counts_first() {
+fn running_vm_is_found_first_on_its_own_host() {
     let (mut core, commands) = remembering(VmState::Running, Some("a"), 1);
-    assert_eq!(commands, [Command::Search(host("a"))], "the journal says where to look, not what to believe");
+    assert_eq!(commands, [Command::Search(host("a"))], "the journal shows where to search");
     core.feed(Event::Searched(host("a"), Ok(here())));
     assert_eq!(core.state(), VmState::Running);
     core.feed(start(Some("b")));
     core.feed(found("b"));
-    // Both agents are of one machine, so both see its process.
+    // Both agents run on one machine, so both list its process.
     core.feed(Event::Searched(host("b"), Ok(here())));
     let commands = core.feed(Event::Searched(host("a"), Ok(here())));
     assert!(refusal(&commands).details.contains("already runs on a"));
@@ -242,7 +239,7 @@ fn one_that_runs_is_found_not_started_and_its_known_place_counts_first() {
 }
 
 #[test]
-fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
+fn vm_started_elsewhere_is_adopted() {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
     core.feed(start(Some("b")));
     core.feed(found("b"));
@@ -253,7 +250,7 @@ fn one_that_something_else_started_is_believed_to_run_where_it_was_seen() {
 }
 
 #[test]
-fn a_third_host_where_it_was_seen_is_asked_too_and_its_silence_is_a_doubt() {
+fn third_host_that_reported_vm_is_queried_too() {
     for (answer, refused) in [
         (Ok(here()), Some("already runs on")),
         (Ok(elsewhere()), None),
@@ -294,7 +291,7 @@ pub(super) fn reported(killed: bool) -> Event {
 }
 
 #[test]
-fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
+fn unreachable_host_needs_ha_start_with_fence() {
     let silent = || {
         let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
         core.feed(Event::Searched(host("a"), Err(broken())));
@@ -302,7 +299,7 @@ fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
     };
     let mut core = silent();
     core.feed(start(Some("b")));
-    assert_eq!(core.feed(found_with("b", false, &[])), [Command::Search(host("b"))], "a does not answer: not asked");
+    assert_eq!(core.feed(found_with("b", false, &[])), [Command::Search(host("b"))], "a is unreachable: not queried");
     let commands = core.feed(Event::Searched(host("b"), Ok(elsewhere())));
     assert!(
         refusal(&commands).details.contains("may still run on a") && refusal(&commands).details.contains("ha-start")
@@ -313,13 +310,16 @@ fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
         core.feed(ha_start());
         core.feed(found_with("b", false, &[]));
         let commands = core.feed(Event::Searched(host("b"), Ok(elsewhere())));
-        let [Command::Fence(case, attempt::Command::Intend(FenceLevel::Sibling))] = &commands[..] else {
+        let [Command::Fence(fence_request, attempt::Command::Intend(FenceLevel::Sibling))] = &commands[..] else {
             panic!("{commands:?}")
         };
-        assert_eq!((case.place, case.target, case.incarnation), (attempt::Place::Silent(host("a")), host("b"), 5));
+        assert_eq!(
+            (fence_request.place, fence_request.target, fence_request.incarnation),
+            (attempt::LastHost::Unreachable(host("a")), host("b"), 5)
+        );
         let commands = core.feed(Event::Fence(attempt::Event::Intended(Ok(()))));
         assert!(matches!(&commands[..], [Command::Fence(_, attempt::Command::AskFencer)]), "{commands:?}");
-        assert!(refusal(&core.feed(Event::Stop)).details.contains("try again"), "one thing at a time");
+        assert!(refusal(&core.feed(Event::Stop)).details.contains("retry when it completes"), "one thing at a time");
         let commands = core.feed(reported(killed));
         assert!(matches!(&commands[..], [Command::Fence(_, attempt::Command::Audit { .. }), _]), "{commands:?}");
         assert_eq!(matches!(commands.last(), Some(Command::Intend(_))), starts);
@@ -331,19 +331,19 @@ fn a_silent_host_refuses_a_plain_start_and_is_fenced_by_an_ha_start() {
 }
 
 #[test]
-fn without_a_target_it_says_why() {
-    let why = |order: Event, full| {
+fn missing_target_is_explained() {
+    let why = |request: Event, full| {
         let (mut core, _) = remembering(VmState::Stopped, Some("b"), 1);
-        core.feed(order);
+        core.feed(request);
         refusal(&core.feed(found_none(full))).details.clone()
     };
-    assert!(why(start(Some("a")), 1).contains("the host asked for cannot take vm1"));
-    assert!(why(start(None), 1).contains("no host has room for vm1: 1 connected"));
-    assert!(why(start(None), 0).contains("no host of the cluster"));
+    assert!(why(start(Some("a")), 1).contains("the requested host cannot take vm1"));
+    assert!(why(start(None), 1).contains("no host has room for vm1: 1 Connected"));
+    assert!(why(start(None), 0).contains("no host in the cluster"));
 }
 
 #[test]
-fn one_that_is_seen_on_another_host_is_adopted_and_only_its_own_host_can_miss_it() {
+fn vm_on_other_host_is_adopted_and_missed_only_at_home() {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 1);
     assert_eq!(core.feed(Event::LookFor(Some(host("c")))), [Command::Search(host("c"))]);
     let commands = core.feed(Event::Searched(host("c"), Ok(here())));
@@ -353,11 +353,11 @@ fn one_that_is_seen_on_another_host_is_adopted_and_only_its_own_host_can_miss_it
     assert_eq!(core.feed(Event::LookFor(None)), [Command::Search(host("c"))]);
     let commands = core.feed(Event::Searched(host("c"), Ok(elsewhere())));
     assert_eq!(told(&commands), [(VmState::Running, VmState::Stopped)]);
-    assert!(core.wanted(), "it died; nobody stopped it");
+    assert!(core.wanted(), "it crashed; it was not stopped");
 }
 
 #[test]
-fn without_a_durable_intent_nothing_is_done() {
+fn failed_intent_does_nothing() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
     core.feed(start(None));
     core.feed(found("a"));
@@ -366,7 +366,7 @@ fn without_a_durable_intent_nothing_is_done() {
     assert_eq!(commands.len(), 1, "{commands:?}");
     assert!(refusal(&commands).details.contains("disk full"));
     assert_eq!(core.state(), VmState::Stopped);
-    // The number was used up: it may be in the journal after all.
+    // The incarnation was used: it may be in the journal.
     core.feed(start(None));
     core.feed(found("a"));
     let intent = core.feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
@@ -374,7 +374,7 @@ fn without_a_durable_intent_nothing_is_done() {
 }
 
 #[test]
-fn a_volume_that_cannot_be_opened_ends_the_start_before_anything_runs() {
+fn unusable_volume_ends_start_before_launch() {
     let (mut core, _) = remembering(VmState::Stopped, None, 0);
     core.feed(start(None));
     core.feed(found("a"));
@@ -387,7 +387,7 @@ fn a_volume_that_cannot_be_opened_ends_the_start_before_anything_runs() {
 }
 
 #[test]
-fn a_launch_of_unknown_outcome_is_looked_up() {
+fn unknown_launch_outcome_is_resolved() {
     for (found, truth) in
         [(Ok(here()), VmState::Running), (Ok(listed(Vec::new())), VmState::Stopped), (Err(broken()), VmState::Unknown)]
     {
@@ -400,9 +400,9 @@ fn a_launch_of_unknown_outcome_is_looked_up() {
     }
 }
 
-/// An order may lie in the socket of an agent that stands still: what SSH sees there meanwhile is not the last word.
+/// A start command may be in the socket of a frozen agent: what SSH finds there is not final.
 #[test]
-fn after_an_order_of_unknown_outcome_only_the_storages_word_counts_until_it_is_void() {
+fn unresolved_start_needs_storage_fence_until_it_expires() {
     let in_doubt = |later: Duration, restarted: bool| {
         let mut core = launching();
         core.feed(Event::Launched(Err(broken())));
@@ -415,9 +415,9 @@ fn after_an_order_of_unknown_outcome_only_the_storages_word_counts_until_it_is_v
         feed(ha_start());
         feed(found_silent("a", &["b"], TargetReply::default()));
         let begins = feed(Event::Searched(host("a"), Ok(listed(Vec::new()))));
-        let [Command::Fence(case, _), ..] = &begins[..] else { panic!("{begins:?}") };
-        assert_eq!(case.place, Place::Silent(host("b")));
-        case.ordered
+        let [Command::Fence(fence_request, _), ..] = &begins[..] else { panic!("{begins:?}") };
+        assert_eq!(fence_request.place, attempt::LastHost::Unreachable(host("b")));
+        fence_request.ordered
     };
     for restarted in [false, true] {
         assert!(in_doubt(Duration::from_secs(29), restarted), "restarted: {restarted}");
@@ -426,7 +426,7 @@ fn after_an_order_of_unknown_outcome_only_the_storages_word_counts_until_it_is_v
 }
 
 #[test]
-fn a_stop_is_recorded_then_done_and_its_doubt_is_looked_up_too() {
+fn stop_is_recorded_and_its_unknown_outcome_resolved() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 1);
     core.feed(Event::Searched(host("a"), Ok(here())));
     assert!(matches!(&core.feed(Event::Stop)[..], [Command::Intend(change)] if change.new == VmState::Stopping));
@@ -442,10 +442,10 @@ fn a_stop_is_recorded_then_done_and_its_doubt_is_looked_up_too() {
 }
 
 #[test]
-fn a_vm_of_a_host_that_is_drained_is_stopped_there_alone_and_is_to_run_or_not_as_before() {
+fn evict_stops_only_there_and_keeps_desired_state() {
     for wanted in [true, false] {
         let mut core = core();
-        core.feed(Event::Remembered(Some(Memory {
+        core.feed(Event::Replayed(Some(ReplayedState {
             state: VmState::Running,
             host: Some(host("a")),
             incarnation: 1,
@@ -453,24 +453,24 @@ fn a_vm_of_a_host_that_is_drained_is_stopped_there_alone_and_is_to_run_or_not_as
             may_run_on: Vec::new(),
         })));
         core.feed(Event::Searched(host("a"), Ok(here())));
-        assert!(refusal(&core.feed(Event::Vacate(host("b")))).details.contains("does not run on"), "it is elsewhere");
+        assert!(refusal(&core.feed(Event::Evict(host("b")))).details.contains("does not run on"), "it is elsewhere");
         assert!(
-            matches!(&core.feed(Event::Vacate(host("a")))[..], [Command::Intend(change)] if change.wanted == wanted)
+            matches!(&core.feed(Event::Evict(host("a")))[..], [Command::Intend(change)] if change.wanted == wanted)
         );
-        // It cannot be recorded: nothing is done, and nothing forgotten.
+        // The change cannot be recorded: nothing is done, and nothing forgotten.
         assert_eq!(core.feed(Event::Recorded(Err(broken()))), [Command::Search(host("a"))]);
         core.feed(Event::Searched(host("a"), Ok(here())));
         assert_eq!((core.state(), core.wanted()), (VmState::Running, wanted));
-        core.feed(Event::Vacate(host("a")));
+        core.feed(Event::Evict(host("a")));
         core.feed(Event::Recorded(Ok(())));
         let commands = core.feed(Event::Halted(Ok(())));
         assert_eq!((told(&commands), core.wanted()), (vec![(VmState::Stopping, VmState::Stopped)], wanted));
-        assert!(refusal(&core.feed(Event::Vacate(host("a")))).details.contains("does not run on"), "it is done");
+        assert!(refusal(&core.feed(Event::Evict(host("a")))).details.contains("does not run on"), "it is done");
     }
 }
 
 #[test]
-fn a_host_that_goes_leaves_its_vm_unknown_and_is_asked_when_it_is_back() {
+fn disconnected_host_makes_vm_unknown_until_queried() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 1);
     core.feed(Event::Searched(host("a"), Ok(here())));
     assert!(core.feed(Event::HostChanged(host("b"), HostStatus::Disconnected)).is_empty(), "another host");
@@ -482,22 +482,22 @@ fn a_host_that_goes_leaves_its_vm_unknown_and_is_asked_when_it_is_back() {
 }
 
 #[test]
-fn a_second_operation_is_refused_while_one_is_under_way() {
+fn second_operation_is_rejected() {
     let mut core = launching();
     for event in [start(None), Event::Stop] {
-        assert!(refusal(&core.feed(event)).details.contains("try again"));
+        assert!(refusal(&core.feed(event)).details.contains("retry when it completes"));
     }
     let reply = StartVmCmdReply { pid: 9, accel: "kvm".into(), memory: "memfd".into() };
     assert_eq!(core.feed(Event::Launched(Ok(reply))).last(), Some(&Command::Reply(Ok(()))), "the first goes on");
 }
 
 #[test]
-fn who_asks_while_it_is_looked_for_waits_and_a_look_that_fails_casts_no_doubt_on_a_stop() {
+fn request_waits_for_reconciliation_of_vm() {
     let (mut core, _) = remembering(VmState::Running, Some("a"), 1);
     core.feed(Event::Searched(host("a"), Ok(here())));
     core.feed(Event::LookFor(None));
-    assert!(core.feed(Event::Stop).is_empty(), "nobody else's business");
-    assert!(refusal(&core.feed(start(None))).details.contains("try again"), "one waits, not two");
+    assert!(core.feed(Event::Stop).is_empty(), "not for other VMs");
+    assert!(refusal(&core.feed(start(None))).details.contains("retry when it completes"), "one waits, not two");
     let commands = core.feed(Event::Searched(host("a"), Ok(here())));
     assert!(matches!(&commands[..], [Command::Intend(change)] if change.new == VmState::Stopping), "{commands:?}");
     core.feed(Event::Recorded(Ok(())));
@@ -507,7 +507,7 @@ fn who_asks_while_it_is_looked_for_waits_and_a_look_that_fails_casts_no_doubt_on
     assert_eq!(core.state(), VmState::Stopped);
 }
 
-/// What the world answers a command with; `None` for one that wants no answer.
+/// The world's answer to a command; `None` if it needs none.
 fn answer(command: &Command, choice: u8) -> Option<Event> {
     let ok = !choice.is_multiple_of(4);
     Some(match command {
@@ -539,13 +539,13 @@ fn answer(command: &Command, choice: u8) -> Option<Event> {
         Command::Fence(..) => return None,
         Command::Halt(_) => Event::Halted(if ok { Ok(()) } else { Err(broken()) }),
         Command::Intruder(_, IntruderPhase::EndIntended, _) => Event::Recorded(if ok { Ok(()) } else { Err(broken()) }),
-        Command::Intruder(..) | Command::Tell(_) | Command::Reply(_) => return None,
+        Command::Intruder(..) | Command::Emit(_) | Command::Reply(_) => return None,
     })
 }
 
 proptest! {
-    /// Whatever is asked, whatever answers come in whatever order, doubled or late: every request is answered once,
-    /// nothing is launched or halted without its intent, and no two launches carry the same incarnation.
+    /// For any requests and any answers, in any order, repeated or late: every request is answered once, nothing is
+    /// launched or halted without its intent, and no two launches have the same incarnation.
     #[test]
     fn every_request_is_answered_once_and_every_launch_was_intended(
         steps in prop::collection::vec((0u8..14, any::<u8>(), any::<prop::sample::Index>()), 1..120),
@@ -554,7 +554,7 @@ proptest! {
         let mut core = core();
         let (mut asked, mut answered) = (0, 0);
         let (mut intended, mut launched) = (0, 0);
-        let mut pending = vec![Event::Remembered(Some(Memory { state: VmState::Running, host: Some(host("a")), incarnation: 3, wanted: true, may_run_on: Vec::new() }))];
+        let mut pending = vec![Event::Replayed(Some(ReplayedState { state: VmState::Running, host: Some(host("a")), incarnation: 3, wanted: true, may_run_on: Vec::new() }))];
         for ((action, choice, which), claimed) in steps.into_iter().zip(claimed) {
             let event = match action {
                 3 if claimed => Event::LookFor(Some(host("b"))),
@@ -562,7 +562,7 @@ proptest! {
                 1 => { asked += 1; start(Some("b")) }
                 2 => { asked += 1; Event::Stop }
                 12 => { asked += 1; ha_start() }
-                13 => { asked += 1; Event::Vacate(host("a")) }
+                13 => { asked += 1; Event::Evict(host("a")) }
                 3 => Event::HostChanged(host("a"), HostStatus::Disconnected),
                 4 => Event::HostChanged(host("a"), HostStatus::Connected),
                 _ if pending.is_empty() => continue,
@@ -586,9 +586,9 @@ proptest! {
                 }
                 pending.extend(answer(&command, choice));
             }
-            prop_assert!(answered <= asked, "an answer that nobody asked for");
+            prop_assert!(answered <= asked, "an answer without a request");
         }
-        // Everything that is under way comes to its end.
+        // Every operation in progress ends.
         while !pending.is_empty() {
             for command in core.feed(pending.remove(0)) {
                 answered += usize::from(matches!(command, Command::Reply(_)));

@@ -1,4 +1,4 @@
-//! How a VM carries out its fence: what the attempt orders, put to those who can do it.
+//! Carries out the commands of a fence attempt.
 
 use std::collections::BTreeSet;
 
@@ -16,19 +16,19 @@ use uuid::Uuid;
 
 use super::{
     VmActor,
-    core::{Event, Found, SilentPlace},
+    core::{Event, Found, UnreachableHost},
 };
 use crate::{
     fence::{
         FENCER,
-        attempt::{self, Case, Place},
+        attempt::{self, FenceRequest, LastHost},
         ceph::CephActor,
     },
     ha::HaActor,
-    memory, span, spans,
+    replay, span, spans,
 };
 
-/// What is traced of the attempt under way.
+/// Trace of the attempt in progress.
 #[derive(Default)]
 pub(super) struct Fencing {
     span: Option<(Uuid, Span)>,
@@ -36,22 +36,22 @@ pub(super) struct Fencing {
 }
 
 impl Fencing {
-    /// The span of one of its levels, under that of the attempt.
-    fn level(&mut self, case: &Case, vm: &str, failed: String, level: &'static str) -> Span {
-        if self.span.as_ref().is_none_or(|(attempt, _)| *attempt != case.attempt) {
+    /// Span of one fencing level, under the span of the attempt.
+    fn level(&mut self, fence_request: &FenceRequest, vm: &str, failed: String, level: &'static str) -> Span {
+        if self.span.as_ref().is_none_or(|(attempt, _)| *attempt != fence_request.attempt) {
             let span = span!(
                 "fence",
                 ringfence.vm = vm,
                 ringfence.failed_host = failed,
-                ringfence.fence.attempt = %case.attempt,
+                ringfence.fence.attempt = %fence_request.attempt,
             );
-            *self = Fencing { span: Some((case.attempt, span)), audited: None };
+            *self = Fencing { span: Some((fence_request.attempt, span)), audited: None };
         }
-        let of = self.span.as_ref().map(|(_, span)| span.clone()).unwrap_or_else(Span::none);
-        of.in_scope(|| span!("fence.level", otel.name = level, ringfence.reason = tracing::field::Empty))
+        let attempt_span = self.span.as_ref().map(|(_, span)| span.clone()).unwrap_or_else(Span::none);
+        attempt_span.in_scope(|| span!("fence.level", otel.name = level, ringfence.reason = tracing::field::Empty))
     }
 
-    /// The attempt ended, if there was one; with an error nothing is started.
+    /// Ends the span of the attempt, if there is one; with an error nothing starts.
     pub(super) fn end(&mut self, error: Option<&ErrorCode>) {
         let Fencing { span: Some((_, span)), audited } = std::mem::take(self) else { return };
         match (error, audited) {
@@ -62,11 +62,11 @@ impl Fencing {
     }
 }
 
-/// How long the whole of level 1 may take: three siblings at most.
+/// Limit of level 1: three sibling hosts at most.
 const FENCER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(100);
 
 impl VmActor {
-    /// The question where it may be started: on the best host.
+    /// The placement query of the VM: any host.
     pub(super) fn find_target(&self) -> FindTargetMsg {
         FindTargetMsg {
             vm_uuid: self.core.vm.id,
@@ -80,45 +80,45 @@ impl VmActor {
         }
     }
 
-    /// Where it may be started, and what the journal says of the places that cannot be asked.
+    /// The target host, and what the journal has about the hosts that cannot be queried.
     pub(super) fn target(&self, ask: FindTargetMsg) -> impl Future<Output = Result<Found>> + use<> {
         let (bus, journal) = (self.bus.clone(), self.ports.journal.clone());
-        let directory = self.core.directory.clone();
+        let inventory = self.core.inventory.clone();
         async move {
             let target = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
             let silent = target.silent_host_uuids.iter().chain(&target.unheard_host_uuids);
             let silent: BTreeSet<HostId> = silent.copied().collect();
             let mut places = Vec::with_capacity(silent.len());
             for host in silent {
-                let human = memory::attested_off(&*journal, &directory.host_name(host)).await?;
-                let machine = memory::machine(&*journal, host).await?;
-                places.push(SilentPlace { host, human, machine });
+                let attested_by = replay::attested_off(&*journal, &inventory.host_name(host)).await?;
+                let machine = replay::machine(&*journal, host).await?;
+                places.push(UnreachableHost { host, attested_by, machine });
             }
             Ok(Found { target, places })
         }
     }
 
-    pub(super) fn fence(&mut self, case: &Case, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
+    pub(super) fn fence(&mut self, fence_request: &FenceRequest, command: attempt::Command, ctx: &mut Ctx<'_, Self>) {
         if let attempt::Command::Wait(time) = command {
             ctx.spawn(tokio::time::sleep(time), |vm, (), ctx| vm.on(Event::Fence(attempt::Event::Waited), ctx));
             return;
         }
-        let Place::Silent(failed) = case.place else { return self.watch(command, Span::none(), ctx) };
+        let LastHost::Unreachable(failed) = fence_request.place else { return self.watch(command, Span::none(), ctx) };
         let (bus, recorder) = (self.bus.clone(), self.recorder.clone());
         let intent = |level| FenceIntended {
-            attempt: case.attempt,
-            vm_uuid: case.vm,
+            attempt: fence_request.attempt,
+            vm_uuid: fence_request.vm,
             vm: self.core.vm.name.clone(),
             failed_host_uuid: failed,
-            cluster_uuid: case.cluster,
-            ha_target_host_uuid: case.target,
+            cluster_uuid: fence_request.cluster,
+            ha_target_host_uuid: fence_request.target,
             level,
         };
         match command {
             attempt::Command::Intend(level) => {
-                let reason = format!("{} is fenced there", self.core.vm.name);
+                let reason = format!("{} is being fenced there", self.core.vm.name);
                 let intent = intent(level);
-                let span = self.level(case, failed, "fence.intent");
+                let span = self.level(fence_request, failed, "fence.intent");
                 let intended = async move {
                     let quarantine = QuarantineHostMsg { host_uuid: failed, reason };
                     bus.ask(Address::singleton(HaActor::KIND), quarantine).await?;
@@ -130,12 +130,12 @@ impl VmActor {
             attempt::Command::AskFencer => {
                 let ask = SiblingFenceVmOnHostMsg {
                     failed_host_uuid: failed,
-                    vm_uuid: case.vm,
-                    cluster_uuid: case.cluster,
-                    ha_target_host_uuid: case.target,
-                    machine: case.machine.clone(),
+                    vm_uuid: fence_request.vm,
+                    cluster_uuid: fence_request.cluster,
+                    ha_target_host_uuid: fence_request.target,
+                    machine: fence_request.machine.clone(),
                 };
-                let span = self.level(case, failed, "fence.sibling");
+                let span = self.level(fence_request, failed, "fence.sibling");
                 let report = spans::within(span, async move {
                     let report = bus.ask_within(FENCER, ask, FENCER_TIMEOUT).await?;
                     Span::current().record("ringfence.reason", &report.reason);
@@ -144,8 +144,9 @@ impl VmActor {
                 ctx.spawn(report, |vm, report, ctx| vm.on(Event::Fence(attempt::Event::Reported(report)), ctx));
             }
             attempt::Command::Block(storage) => {
-                let ask = FenceHostOnStorageMsg { host_uuid: failed, reason: format!("for {}", self.core.vm.name) };
-                let span = self.level(case, failed, "fence.storage");
+                let ask =
+                    FenceHostOnStorageMsg { host_uuid: failed, reason: format!("fence of {}", self.core.vm.name) };
+                let span = self.level(fence_request, failed, "fence.storage");
                 let blocked = async move { bus.ask(Address::new(CephActor::KIND, storage), ask).await };
                 let blocked = spans::within(span, blocked);
                 ctx.spawn(blocked, move |vm, result, ctx| {
@@ -154,22 +155,25 @@ impl VmActor {
             }
             attempt::Command::Audit { outcome, executor, mut evidence } => {
                 self.fencing.audited = Some(outcome);
-                let named = |of: &Evidence| {
-                    let by: HostId = of.by.as_ref().filter(|_| of.source == Source::Sibling)?.parse().ok()?;
-                    Some(self.core.directory.host_name(by))
+                let named = |evidence_item: &Evidence| {
+                    let by: HostId =
+                        evidence_item.by.as_ref().filter(|_| evidence_item.source == Source::Sibling)?.parse().ok()?;
+                    Some(self.core.inventory.host_name(by))
                 };
-                evidence.iter_mut().for_each(|of| of.by = named(of).or(of.by.take()));
-                let reason = attempt::story(&evidence);
+                evidence
+                    .iter_mut()
+                    .for_each(|evidence_item| evidence_item.by = named(evidence_item).or(evidence_item.by.take()));
+                let reason = attempt::evidence_text(&evidence);
                 let audit = self.audited(&intent(FenceLevel::Sibling), outcome, executor, reason, evidence);
                 ctx.spawn_detached(recorder.fact(audit), |_, _, _| {});
             }
             watch @ attempt::Command::Watch(_) => {
-                let span = self.level(case, failed, "fence.watchers");
+                let span = self.level(fence_request, failed, "fence.watchers");
                 self.watch(watch, span, ctx);
             }
             attempt::Command::EndAttestation(host) => {
-                let name = self.core.directory.host_name(host);
-                let by = "a sibling host reached it".to_owned();
+                let name = self.core.inventory.host_name(host);
+                let by = "newer evidence contradicts it".to_owned();
                 let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };
                 ctx.spawn_detached(recorder.fact(over), |_, _, _| {});
             }
@@ -177,8 +181,8 @@ impl VmActor {
         }
     }
 
-    fn level(&mut self, case: &Case, failed: HostId, level: &'static str) -> Span {
-        self.fencing.level(case, &self.core.vm.name, self.core.directory.host_name(failed), level)
+    fn level(&mut self, fence_request: &FenceRequest, failed: HostId, level: &'static str) -> Span {
+        self.fencing.level(fence_request, &self.core.vm.name, self.core.inventory.host_name(failed), level)
     }
 
     fn watch(&mut self, command: attempt::Command, span: Span, ctx: &mut Ctx<'_, Self>) {
@@ -206,7 +210,7 @@ impl VmActor {
             vm_uuid: intent.vm_uuid,
             vm: intent.vm.clone(),
             failed_host_uuid: intent.failed_host_uuid,
-            failed_host: self.core.directory.host_name(intent.failed_host_uuid),
+            failed_host: self.core.inventory.host_name(intent.failed_host_uuid),
             cluster_uuid: intent.cluster_uuid,
             ha_target_host_uuid: intent.ha_target_host_uuid,
             outcome,

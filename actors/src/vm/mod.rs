@@ -1,4 +1,4 @@
-//! One virtual machine: started at most once, stopped, and looked for after anything that leaves doubt.
+//! One virtual machine: started at most once, stopped, and searched after every unknown outcome.
 
 mod actor;
 mod claims;

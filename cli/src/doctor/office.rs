@@ -226,7 +226,7 @@ mod tests {
         let judged = live::refusable(&inventory, StorageId::from_name("ceph-1"), &map);
         let [(a, hurts), (b, fine)] = &judged[..] else { panic!("{judged:?}") };
         assert_eq!((a.as_str(), b.as_str(), fine), ("host-a", "host-b", &Ok(())));
-        assert!(hurts.as_ref().unwrap_err().details.contains("10.9.0.21 is the address of osd.0 too"), "{hurts:?}");
+        assert!(hurts.as_ref().unwrap_err().details.contains("10.9.0.21 is also the address of osd.0"), "{hurts:?}");
     }
 
     #[test]

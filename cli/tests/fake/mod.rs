@@ -8,7 +8,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use parking_lot::Mutex;
-use ringfence_actors::{change::Change, inventory::Catalog, ports::Record};
+use ringfence_actors::{diff::InventoryDiff, inventory::SharedInventory, ports::Record};
 use ringfence_cli::{
     config::Source,
     http::{
@@ -104,8 +104,8 @@ impl Fake {
         fake.fenced(
             "vm2",
             FenceOutcome::SuccessSshUnreachable,
-            "cannot reach it (host-0: ssh false)",
-            "refuses 10.77.0.2 since OSD map epoch 11",
+            "host unreachable (host-0: ssh false)",
+            "rejects 10.77.0.2 since OSD map epoch 11",
         );
         fake.happens(&VmHaStarted {
             vm_uuid: VmId::from_name("vm2"),
@@ -118,7 +118,7 @@ impl Fake {
         fake.fenced(
             "vm1",
             FenceOutcome::FailedUnreachable,
-            "cannot reach it (host-0: ssh false)",
+            "host unreachable (host-0: ssh false)",
             "not fenced: no quorum <b>bold</b>",
         );
         fake
@@ -304,8 +304,13 @@ impl Backend for Fake {
     }
 
     async fn plan_ha_start(&self, _: VmId, _: Option<HostId>) -> Result<HaStartPlan> {
-        let steps = vec!["quarantine host-1".to_owned(), "start it on host-0".to_owned()];
-        Ok(HaStartPlan { vm: "vm1".to_owned(), feasible: true, evidence: vec!["nobody watches it".to_owned()], steps })
+        let steps = vec!["quarantine host-1".to_owned(), "start the VM on host-0".to_owned()];
+        Ok(HaStartPlan {
+            vm: "vm1".to_owned(),
+            feasible: true,
+            evidence: vec!["ceph://rbd/vm1: no watchers".to_owned()],
+            steps,
+        })
     }
 
     async fn confirm_fenced(&self, host: HostId, by: String) -> Result<HostInventory> {
@@ -323,7 +328,7 @@ impl Backend for Fake {
     }
 
     async fn plan_drain(&self, _: HostId) -> Result<DrainPlan> {
-        let stays = "it stays, and runs on: no host has room for vm1".to_owned();
+        let stays = "it keeps running on its host: no host has room for vm1".to_owned();
         let vms = vec![DrainStep { vm: "vm1".to_owned(), target: None, what: stays }];
         Ok(DrainPlan { host: "host-1".to_owned(), feasible: false, vms })
     }
@@ -340,8 +345,8 @@ impl Backend for Fake {
             Order::Reload => Source { text: self.file.lock().clone(), ..source.clone() },
             Order::Edit(edit) => source.edited(&edit)?,
         };
-        let was = Catalog::new(source.clone().config()?.inventory);
-        let changes = Change::between(&was.now(), &new.clone().config()?.inventory).lines();
+        let was = SharedInventory::new(source.clone().config()?.inventory);
+        let changes = InventoryDiff::between(&was.now(), &new.clone().config()?.inventory).lines();
         self.ordered(format!("inventory by {by}, dry run {dry_run}"));
         if !dry_run {
             *source = new;

@@ -17,7 +17,7 @@ use std::{
 };
 
 use parking_lot::Mutex as Quick;
-use ringfence_actors::fence::Orders;
+use ringfence_actors::fence::FencingGuard;
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
     vm::{StartVmCmd, StartVmCmdReply},
@@ -58,7 +58,7 @@ struct Creation {
     cmd: StartVmCmd,
     file: PathBuf,
     by: Instant,
-    orders: Arc<Mutex<Orders>>,
+    orders: Arc<Mutex<FencingGuard>>,
     lookout: Arc<Lookout>,
     _order: Order,
 }
@@ -83,7 +83,7 @@ impl Outstanding {
         xml: &str,
         file: &Path,
         by: Instant,
-        orders: &Arc<Mutex<Orders>>,
+        orders: &Arc<Mutex<FencingGuard>>,
         lookout: &Arc<Lookout>,
     ) -> Result<impl Future<Output = Result<StartVmCmdReply>> + use<>> {
         replace_file(file, xml.as_bytes()).map_err(|e| io_error("write", file, &e))?;

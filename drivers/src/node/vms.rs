@@ -16,7 +16,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use ringfence_actors::fence::Orders;
+use ringfence_actors::fence::FencingGuard;
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
     vm::{DiskSource, ListVmsCmd, ListVmsReply, RunningVm, StartVmCmd, StartVmCmdReply, StopVmCmd},
@@ -75,7 +75,7 @@ pub struct Vms {
     exports: Exports,
     /// What it starts is found by its own look; if not, nothing that it does not find is known not to be there.
     sees_its_own: bool,
-    orders: Arc<Mutex<Orders>>,
+    orders: Arc<Mutex<FencingGuard>>,
     /// What `orders` hold, for the guard.
     held: RwLock<BTreeMap<VmId, u64>>,
     libvirt: libvirt::Outstanding,
@@ -188,7 +188,7 @@ impl Vms {
     pub async fn list(&self, cmd: &ListVmsCmd) -> Result<ListVmsReply> {
         let orders = {
             let mut orders = self.orders.lock().await;
-            let next = orders.hear(cmd.epoch, cmd.void)?;
+            let next = orders.observe_epoch(cmd.epoch, cmd.void)?;
             self.remember(&mut orders, next)?;
             orders.clone()
         };
@@ -216,7 +216,7 @@ impl Vms {
     }
 
     /// Makes orders durable, and then what is known.
-    fn remember(&self, orders: &mut Orders, next: Orders) -> Result<()> {
+    fn remember(&self, orders: &mut FencingGuard, next: FencingGuard) -> Result<()> {
         if next != *orders {
             self.save(&next)?;
             *orders = next;
@@ -390,7 +390,7 @@ impl Vms {
         }
     }
 
-    fn save(&self, orders: &Orders) -> Result<()> {
+    fn save(&self, orders: &FencingGuard) -> Result<()> {
         let path = self.folders.dir().join("orders.json");
         let bytes = serde_json::to_vec_pretty(orders).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
         replace_file(&path, &bytes).map_err(|e| io_error("write", &path, &e))
@@ -405,10 +405,10 @@ pub fn ordered(state_dir: &Path) -> Result<BTreeSet<VmId>> {
     Ok(read_orders(&state_dir.join("vm"))?.vms())
 }
 
-fn read_orders(dir: &Path) -> Result<Orders> {
+fn read_orders(dir: &Path) -> Result<FencingGuard> {
     let path = dir.join("orders.json");
     match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Orders::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(FencingGuard::default()),
         Err(error) => Err(io_error("read", &path, &error)),
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
             let details = format!(

@@ -20,9 +20,9 @@ use std::{
 
 use ringfence_actors::{
     fence::{Policy, attempt},
-    inventory::{Directory, Inventory, Vm},
+    inventory::{Inventory, InventoryIndex, Vm},
     sabotage::{self, Sabotage},
-    vm::core::{Change, Command, Core, Event, Found, Memory, Order, SilentPlace},
+    vm::core::{Command, Core, Event, Found, ReplayedState, StartRequest, StateChange, UnreachableHost},
 };
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
@@ -59,7 +59,7 @@ pub struct Protocol {
     /// Hosts show what is not the VM, lose their power, and are attested to be off; no other controller becomes the
     /// leader.
     claims: bool,
-    directory: Arc<Directory>,
+    directory: Arc<InventoryIndex>,
 }
 
 fn failed() -> ErrorCode {
@@ -96,7 +96,7 @@ impl Protocol {
             }],
         };
         let inventory = Inventory { hosts, storages, ..Inventory::default() };
-        Protocol { vm, claims, directory: Arc::new(Directory::new(inventory)) }
+        Protocol { vm, claims, directory: Arc::new(InventoryIndex::new(inventory)) }
     }
 
     fn id(&self, host: usize) -> HostId {
@@ -107,14 +107,14 @@ impl Protocol {
         usize::from(id != self.id(0))
     }
 
-    fn controller(&self, epoch: u64, journal: Option<Memory>, now: Instant) -> Controller {
+    fn controller(&self, epoch: u64, journal: Option<ReplayedState>, now: Instant) -> Controller {
         let mut core = Core::new(self.vm.clone(), self.directory.clone(), epoch, Policy::default());
-        let todo = core.on(Event::Remembered(journal), now);
+        let todo = core.on(Event::Replayed(journal), now);
         Controller { core, epoch, todo }
     }
 
-    fn is_off(&self, state: &State, place: &attempt::Place) -> bool {
-        matches!(place, attempt::Place::Silent(host) if state.hosts[self.index(*host)].off)
+    fn is_off(&self, state: &State, place: &attempt::LastHost) -> bool {
+        matches!(place, attempt::LastHost::Unreachable(host) if state.hosts[self.index(*host)].off)
     }
 
     /// The ways in which a thing to do may end.
@@ -159,9 +159,9 @@ impl Protocol {
                     seen_host_uuids: Vec::new(),
                 };
                 let word = |host: HostId| state.word.is_some_and(|word| host == self.id(word));
-                let of = |host| SilentPlace {
+                let of = |host| UnreachableHost {
                     host,
-                    human: word(host).then(|| "the operator".to_owned()),
+                    attested_by: word(host).then(|| "the operator".to_owned()),
                     machine: machine(host),
                 };
                 Event::TargetFound(Ok(Found { target: found, places: silent.into_iter().map(of).collect() }))
@@ -170,7 +170,7 @@ impl Protocol {
                 let host = &mut state.hosts[self.index(id)];
                 let void = state.controllers[c].as_ref()?.core.incarnation();
                 let void = ringfence_messages::vm::VoidOrders { vm_uuid: self.vm.id, incarnation: void };
-                let heard = host.orders.hear(epoch, Some(void)).ok().filter(|_| well);
+                let heard = host.orders.observe_epoch(epoch, Some(void)).ok().filter(|_| well);
                 let reply = heard.map(|orders| {
                     host.orders = orders;
                     let of =
@@ -187,7 +187,7 @@ impl Protocol {
                 }
                 Event::Recorded(unit(well))
             }
-            Command::Tell(change) => {
+            Command::Emit(change) => {
                 if well && state.leader == c {
                     state.journal = Some(memory(&change));
                 }
@@ -212,7 +212,7 @@ impl Protocol {
             Command::Halt(id) => {
                 let host = &mut state.hosts[self.index(id)];
                 if how != How::Badly
-                    && let Ok(orders) = host.orders.hear(epoch, None)
+                    && let Ok(orders) = host.orders.observe_epoch(epoch, None)
                 {
                     host.orders = orders;
                     (host.qemu, host.claim) = (None, false);
@@ -220,7 +220,7 @@ impl Protocol {
                 Event::Halted(unit(well))
             }
             Command::Fence(case, command) => {
-                let attempt::Place::Silent(failed_host) = case.place else {
+                let attempt::LastHost::Unreachable(failed_host) = case.place else {
                     return self.watch(state, c, &command, well);
                 };
                 let at = self.index(failed_host);
@@ -286,7 +286,7 @@ impl Protocol {
     /// looks.
     fn settle(&self, state: &mut State, c: usize) {
         let records = |command: &Command| {
-            matches!(command, Command::Tell(_) | Command::Intend(_) | Command::Fence(_, attempt::Command::Intend(_)))
+            matches!(command, Command::Emit(_) | Command::Intend(_) | Command::Fence(_, attempt::Command::Intend(_)))
         };
         let plain = |command: &Command| {
             // Without a second leader the time of a record does not matter.
@@ -357,8 +357,8 @@ impl Default for Protocol {
     }
 }
 
-fn memory(change: &Change) -> Memory {
-    Memory {
+fn memory(change: &StateChange) -> ReplayedState {
+    ReplayedState {
         state: change.new,
         host: change.host,
         incarnation: change.incarnation,
@@ -378,7 +378,7 @@ impl Model for Protocol {
     fn init_states(&self) -> Vec<State> {
         // It runs on the first host, where it was started by the first controller.
         let (host, may_run_on) = (Some(self.id(0)), Vec::new());
-        let journal = Memory { state: VmState::Running, host, incarnation: 1, wanted: true, may_run_on };
+        let journal = ReplayedState { state: VmState::Running, host, incarnation: 1, wanted: true, may_run_on };
         let mut hosts = [Host::default(), Host::default()];
         hosts[0].qemu = Some(1);
         let first = self.controller(1, Some(journal.clone()), *BEGAN);
@@ -448,7 +448,7 @@ impl Model for Protocol {
         match action {
             Action::Ask(c) => {
                 state.asked += 1;
-                let order = Order { ha: true, reason: "asked".to_owned(), ..Order::default() };
+                let order = StartRequest { ha: true, reason: "asked".to_owned(), ..StartRequest::default() };
                 self.tell(&mut state, c, Event::Start(order));
             }
             Action::End(c, index, how) => self.end(&mut state, c, index, how)?,

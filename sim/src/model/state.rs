@@ -9,8 +9,8 @@ use std::{
 };
 
 use ringfence_actors::{
-    fence::{Orders, PERMIT_VALIDITY},
-    vm::core::{Command, Core, Memory},
+    fence::{FencingGuard, PERMIT_VALIDITY},
+    vm::core::{Command, Core, ReplayedState},
 };
 use ringfence_messages::vm::StartVmCmd;
 
@@ -23,7 +23,7 @@ pub struct State {
     pub(super) leader: usize,
     pub(super) epoch: u64,
     /// What the journal says of the VM last.
-    pub(super) journal: Option<Memory>,
+    pub(super) journal: Option<ReplayedState>,
     pub(super) hosts: [Host; 2],
     /// Orders on their way: to which host, and whether once more.
     pub(super) orders: Vec<(usize, StartVmCmd)>,
@@ -47,7 +47,7 @@ pub(super) struct Controller {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Host {
-    pub(super) orders: Orders,
+    pub(super) orders: FencingGuard,
     pub(super) qemu: Option<u64>,
     /// Its storage refuses it.
     pub(super) refused: bool,

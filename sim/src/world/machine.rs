@@ -8,7 +8,7 @@ use std::{
 };
 
 use ringfence_actors::{
-    fence::Orders,
+    fence::FencingGuard,
     inventory::{Host, Inventory},
     sabotage::{self, Sabotage},
 };
@@ -58,7 +58,7 @@ pub(crate) struct Machine {
     pub(crate) slow: Vec<(u64, u64)>,
     pub(crate) bogus_replies: Vec<(u64, BogusReply)>,
     pub(crate) disk_full: u32,
-    pub(crate) orders: Orders,
+    pub(crate) orders: FencingGuard,
     /// The furthest that it has heard of the journal; durable.
     pub(crate) witness: Option<JournalHead>,
     /// One order at a time, until its QEMU is up.
@@ -156,7 +156,7 @@ impl Machine {
             slow: Vec::new(),
             bogus_replies: Vec::new(),
             disk_full: 0,
-            orders: Orders::default(),
+            orders: FencingGuard::default(),
             witness: None,
             busy: Arc::default(),
             done: HashMap::new(),
@@ -200,7 +200,7 @@ impl Machine {
 
     /// Somebody of this epoch asks; durable, if the disk takes it.
     pub(crate) fn hear(&mut self, epoch: u64, void: Option<VoidOrders>) -> Result<()> {
-        let next = self.orders.hear(epoch, void)?;
+        let next = self.orders.observe_epoch(epoch, void)?;
         if next != self.orders && self.disk_full > 0 {
             return Err(ErrorCode::new(Code::IO, "orders.json cannot be written: disk full"));
         }

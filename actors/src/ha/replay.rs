@@ -1,4 +1,4 @@
-//! What the journal says that HA has to go on with.
+//! Replays the HA state from the journal.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,41 +12,41 @@ use ringfence_messages::{
 };
 
 use super::{
-    core::{Belief, Memory},
+    core::{ObservedState, ReplayedState},
     drain::Move,
 };
 use crate::{
-    memory::{answered_since, holds, quarantined, whole_since},
     ports::{JournalPort, Record},
+    replay::{answered_since, holds, quarantined, whole_since},
     sabotage::{self, Sabotage},
 };
 
-pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
-    let mut memory = Memory::default();
+pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<ReplayedState> {
+    let mut state = ReplayedState::default();
     let (vms, moves) = try_join(journal.latest(VmStateChanged::TOPIC), journal.latest(VmMoveChanged::TOPIC)).await?;
     for record in vms {
         let event: VmStateChanged = record.event()?;
-        memory.vms.push((event.vm_uuid, Belief::from(&event)));
+        state.vms.push((event.vm_uuid, ObservedState::from(&event)));
     }
     let whole_since = whole_since(&*journal).await?;
     for (host, (since, _)) in quarantined(&*journal).await? {
-        memory.quarantined.insert(host);
-        memory.unproven.extend((since < whole_since).then_some(host));
+        state.quarantined.insert(host);
+        state.unproven.extend((since < whole_since).then_some(host));
     }
     for record in journal.latest(StorageFenceChanged::TOPIC).await? {
         let event: StorageFenceChanged = record.event()?;
-        memory.refused.extend(event.phase.is_kept().then_some(event.host_uuid));
+        state.refused.extend(event.phase.is_kept().then_some(event.host_uuid));
     }
     let statuses = journal.latest(HostStatusChanged::TOPIC).await?;
-    let status = |of: &Record| statuses.iter().find(|status| status.subject == of.subject);
+    let status = |record: &Record| statuses.iter().find(|status| status.subject == record.subject);
     for record in journal.latest(HostConfirmedFenced::TOPIC).await? {
         let event: HostConfirmedFenced = record.event()?;
         let holds = holds(&event, record.seq, whole_since, status(&record));
-        memory.confirmed.extend(holds.then_some(event.host_uuid));
+        state.confirmed.extend(holds.then_some(event.host_uuid));
     }
     for record in journal.latest(HostFailed::TOPIC).await? {
         let event: HostFailed = record.event()?;
-        memory.failed.extend((!answered_since(record.seq, status(&record))).then_some(event.host_uuid));
+        state.failed.extend((!answered_since(record.seq, status(&record))).then_some(event.host_uuid));
     }
     let mut drained: BTreeMap<HostId, u64> = BTreeMap::new();
     let (empty, states) = try_join(journal.latest(HostDrained::TOPIC), journal.latest(HostStateChanged::TOPIC)).await?;
@@ -57,18 +57,18 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<Memory> {
         let event: HostStateChanged = record.event()?;
         let host = event.host_uuid;
         if event.new_state == HostState::Maintenance {
-            memory.maintenance.insert(host);
-            memory.unproven.extend((record.seq < whole_since).then_some(host));
+            state.maintenance.insert(host);
+            state.unproven.extend((record.seq < whole_since).then_some(host));
         }
         if event.draining {
-            memory.draining.insert(host, drained.get(&host).is_some_and(|seq| *seq > record.seq));
+            state.draining.insert(host, drained.get(&host).is_some_and(|seq| *seq > record.seq));
         }
     }
     for record in moves {
         let event: VmMoveChanged = record.event()?;
         if event.moving && !sabotage::on(Sabotage::ForgetMoves) {
-            memory.moves.insert(event.vm_uuid, Move::remembered(event.from_host_uuid, event.incarnation));
+            state.moves.insert(event.vm_uuid, Move::replayed(event.from_host_uuid, event.incarnation));
         }
     }
-    Ok(memory)
+    Ok(state)
 }

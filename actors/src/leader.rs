@@ -1,10 +1,12 @@
-//! Whether this controller may act: it may not while its journal is behind what a host has heard of it (design: I4, K7).
+//! Whether this controller may act: not while its journal is behind what a host has heard of it (I4, K7).
 //!
-//! Purpose: a journal restored from a backup says that VMs do not run that do, and its epoch is taken for a new one. Each host is
-//! told with every ping and every order how far the journal was, and says the furthest that it knows. Invariants: nothing that
-//! cannot be undone follows once a host knows more; who is behind stays so until it is started with `--restored`; only durable
-//! records are told of. The two gates are the audit (no intent) and the hosts' actors (no act).
-//! Rejected: going on by oneself once all hosts were asked. Two controllers on copies of one journal would each do so.
+//! Purpose: a journal restored from a backup lists running VMs as stopped, and reuses an epoch. Every ping and every
+//! command carries how far the journal is, and each host reports the furthest state that it has heard.
+//! Invariants: nothing irreversible follows once a host knows more. A controller that is behind stays behind until it
+//! is started with `--restored`. Only durable records count. The two gates are the audit (no intent) and the actors
+//! of the hosts (no act).
+//! Alternatives considered: continue automatically once all hosts were queried. Two controllers on copies of one
+//! journal would each do that.
 
 use std::sync::Arc;
 
@@ -17,16 +19,16 @@ use ringfence_messages::{
 };
 
 use crate::{
-    inventory::Catalog,
+    inventory::SharedInventory,
     ports::{JournalPort, Record},
     sabotage::{self, Sabotage},
 };
 
-/// Where this controller stands; a handle that all who may have to refuse hold.
+/// How far the journal of this controller is, and whether it is behind. All actors that may have to reject share one.
 #[derive(Clone)]
-pub struct Standing {
+pub struct LeaderStatus {
     journal: Arc<dyn JournalPort>,
-    catalog: Catalog,
+    inventory: SharedInventory,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -38,20 +40,22 @@ struct Inner {
     behind: Option<ControllerBehind>,
 }
 
-impl Standing {
+impl LeaderStatus {
     /// Reads how far the journal is.
     ///
     /// # Errors
-    /// `SYS.1016` if it cannot be read.
-    pub async fn open(catalog: Catalog, journal: Arc<dyn JournalPort>) -> Result<Standing> {
-        let asked = join!(journal.latest(ControllerRestored::TOPIC), journal.latest(ControllerStarted::TOPIC));
-        let (restored, started) = (asked.0?.pop(), asked.1?.pop());
-        let epoch = started.as_ref().map(Record::event::<ControllerStarted>).transpose()?.map_or(0, |of| of.epoch);
-        // Its own records have outgrown what hosts have heard since: a restart does not make it whole.
+    /// `SYS.1016` if the journal cannot be read.
+    pub async fn open(inventory: SharedInventory, journal: Arc<dyn JournalPort>) -> Result<LeaderStatus> {
+        let (restored, started) =
+            join!(journal.latest(ControllerRestored::TOPIC), journal.latest(ControllerStarted::TOPIC));
+        let (restored, started) = (restored?.pop(), started?.pop());
+        let epoch =
+            started.as_ref().map(Record::event::<ControllerStarted>).transpose()?.map_or(0, |event| event.epoch);
+        // A restart does not help: the journal's own records have outgrown what hosts heard, but records are missing.
         let behind = journal.latest(ControllerBehind::TOPIC).await?.pop();
-        let behind = behind.filter(|of| of.seq > restored.as_ref().map_or(0, |restored| restored.seq));
-        let behind = behind.map(|of| of.event::<ControllerBehind>()).transpose()?;
-        let restored = restored.map(|of| of.event::<ControllerRestored>()).transpose()?;
+        let behind = behind.filter(|record| record.seq > restored.as_ref().map_or(0, |restored| restored.seq));
+        let behind = behind.map(|record| record.event::<ControllerBehind>()).transpose()?;
+        let restored = restored.map(|record| record.event::<ControllerRestored>()).transpose()?;
         let head = journal.ends().await?.map(|(first, seq)| {
             let (journal_id, generation) = match &restored {
                 Some(restored) => (restored.journal_id.clone(), restored.generation),
@@ -60,18 +64,18 @@ impl Standing {
             JournalHead { journal_id, generation, seq, epoch }
         });
         metrics::gauge!("ringfence_controller_behind").set(if behind.is_some() { 1.0 } else { 0.0 });
-        let above = epoch.max(restored.map_or(0, |of| of.epoch));
+        let above = epoch.max(restored.map_or(0, |event| event.epoch));
         let inner = Inner { head, epoch, above, behind };
-        Ok(Standing { journal, catalog, inner: Arc::new(Mutex::new(inner)) })
+        Ok(LeaderStatus { journal, inventory, inner: Arc::new(Mutex::new(inner)) })
     }
 
-    /// The next term of office has to be above this one.
+    /// The next epoch must be above this one.
     pub fn above(&self) -> u64 {
         self.inner.lock().above
     }
 
-    /// The term of office that was taken.
-    pub fn took_office(&self, epoch: u64) {
+    /// This controller is the leader with this epoch.
+    pub fn took_leadership(&self, epoch: u64) {
         let mut inner = self.inner.lock();
         inner.epoch = epoch;
         if let Some(head) = &mut inner.head {
@@ -88,22 +92,22 @@ impl Standing {
         inner.head.get_or_insert_with(begins).seq = last.seq;
     }
 
-    /// How far the journal is, to be told to hosts; `None` while it is behind: what such a controller goes on to record
-    /// is not what hosts are to remember.
+    /// How far the journal is, for the hosts; `None` while it is behind: hosts must not remember what such a
+    /// controller records.
     pub fn head(&self) -> Option<JournalHead> {
         let inner = self.inner.lock();
         inner.head.clone().filter(|_| inner.behind.is_none() || sabotage::on(Sabotage::BehindActs))
     }
 
-    /// Why this controller does nothing that cannot be undone, if so.
+    /// Why this controller does nothing irreversible; `None` if it may act.
     pub fn behind(&self) -> Option<ControllerBehind> {
         self.inner.lock().behind.clone()
     }
 
-    /// Asked before everything that cannot be undone.
+    /// Checked before every irreversible act.
     ///
     /// # Errors
-    /// `SYS.1005` if a host has heard of more than this journal knows, with the fix.
+    /// `SYS.1005` if a host has heard of more than this journal has, with the remedy.
     pub fn may_act(&self) -> Result<()> {
         match &self.inner.lock().behind {
             Some(behind) if !sabotage::on(Sabotage::BehindActs) => {
@@ -113,12 +117,13 @@ impl Standing {
         }
     }
 
-    /// A host said what it has heard. The first time that it is more than the journal knows, that has to be recorded.
+    /// Compares what a host has heard with the journal. Returns the event to record when the journal is found behind
+    /// for the first time.
     pub async fn heard(&self, host: HostId, witness: &JournalHead) -> Option<ControllerBehind> {
         if !self.misses(witness) {
             return None;
         }
-        // Others may have written: a controller that was deposed meanwhile, on a disk that both see. Then it is here.
+        // Another controller on the same disk may have written: a stale leader. Then the records are here.
         if let Ok(Some((_, seq))) = self.journal.ends().await
             && let Some(head) = &mut self.inner.lock().head
         {
@@ -129,7 +134,7 @@ impl Standing {
         }
         let mut inner = self.inner.lock();
         let head = inner.head.clone().filter(|_| inner.behind.is_none())?;
-        let name = self.catalog.now().host(host).map_or_else(|_| host.to_string(), |of| of.name.clone());
+        let name = self.inventory.now().host(host).map_or_else(|_| host.to_string(), |host| host.name.clone());
         let behind = ControllerBehind { host_uuid: host, host: name, witness: witness.clone(), head };
         inner.behind = Some(behind.clone());
         tracing::error!("{behind}");
@@ -142,8 +147,8 @@ impl Standing {
     }
 }
 
-/// What names a journal by the hash of its first record.
+/// Name of a journal: the hash of its first record.
 fn name(first: &str) -> String {
-    // A journal of memory has no hashes.
+    // A journal in memory has no hashes.
     if first.is_empty() { "unhashed".to_owned() } else { first.to_owned() }
 }

@@ -1,4 +1,4 @@
-//! What actors have in common that read the journal before they may do anything.
+//! What actors read from the journal before they may act.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,15 +15,16 @@ use crate::{
     sabotage::{self, Sabotage},
 };
 
-/// Between tries to read the journal at the start. Too low: a broken disk is hammered. Too high: a controller stays idle.
-pub(crate) const MEMORY_RETRY: Duration = Duration::from_secs(1);
+/// Wait between attempts to read the journal at the start. Too low: a broken disk is hammered. Too high: a controller
+/// stays idle.
+pub(crate) const REPLAY_RETRY: Duration = Duration::from_secs(1);
 
-/// What such an actor answers until then.
+/// The error until the journal is read.
 pub(crate) fn not_ready() -> ErrorCode {
-    ErrorCode::new(Code::NOT_READY, "the journal is still being read: try again in a moment")
+    ErrorCode::new(Code::NOT_READY, "the controller is still reading the journal; retry in a moment")
 }
 
-/// The hosts in quarantine: since which record, and why.
+/// The hosts in quarantine: sequence number of the record, and the reason.
 pub(crate) async fn quarantined(journal: &dyn JournalPort) -> Result<HashMap<HostId, (u64, String)>> {
     let mut quarantined = HashMap::new();
     for record in journal.latest(HostQuarantineChanged::TOPIC).await? {
@@ -35,26 +36,26 @@ pub(crate) async fn quarantined(journal: &dyn JournalPort) -> Result<HashMap<Hos
     Ok(quarantined)
 }
 
-/// The record since which the journal is whole; 0 if it always was. Of one that was restored from a backup the records before may
-/// lack what became of them: that a host came back, for one (K7).
+/// The record since which the journal is complete; 0 if it always was. Before a restore from a backup later records
+/// may be missing, such as one of a return to service (K7).
 pub(crate) async fn whole_since(journal: &dyn JournalPort) -> Result<u64> {
     let restored = journal.latest(ControllerRestored::TOPIC).await?.pop();
     Ok(restored.filter(|_| !sabotage::on(Sabotage::BackupBelieved)).map_or(0, |record| record.seq))
 }
 
-/// The machine that a host was when it last answered: unknown if it never did, or if another host answered as the same
-/// machine, so that one cannot be told from the other (K1).
+/// The machine of a host at its last answer: unknown if it never answered, or if another host answered as the same
+/// machine, so that the two cannot be told apart (K1).
 pub(crate) async fn machine(journal: &dyn JournalPort, host: HostId) -> Result<Machine> {
-    let (mut is, mut others) = (Machine::default(), Vec::new());
+    let (mut machine, mut others) = (Machine::default(), Vec::new());
     for record in journal.latest(HostIdentified::TOPIC).await? {
         let event: HostIdentified = record.event()?;
-        if event.host_uuid == host { is = event.machine } else { others.push(event.machine) }
+        if event.host_uuid == host { machine = event.machine } else { others.push(event.machine) }
     }
-    Ok(if others.iter().any(|other| other.is(&is)) { Machine::default() } else { is })
+    Ok(if others.iter().any(|other| other.is(&machine)) { Machine::default() } else { machine })
 }
 
-/// Who attested that a host of this name is off, if that still holds: it holds for one outage, so that any answer of the
-/// host ends it (K9).
+/// Name of the operator who attested that this host is off, if the attestation holds: it is valid for one outage, so
+/// any answer of the host ends it (K9).
 pub(crate) async fn attested_off(journal: &dyn JournalPort, host: &str) -> Result<Option<String>> {
     let Some(record) = journal.latest_of(HostConfirmedFenced::TOPIC, host).await? else { return Ok(None) };
     let event: HostConfirmedFenced = record.event()?;
@@ -63,12 +64,12 @@ pub(crate) async fn attested_off(journal: &dyn JournalPort, host: &str) -> Resul
     Ok(holds.then_some(event.by))
 }
 
-/// Whether a human's word of this record still holds, by the host's newest change of status.
-pub(crate) fn holds(word: &HostConfirmedFenced, seq: u64, whole_since: u64, status: Option<&Record>) -> bool {
-    word.confirmed && seq > whole_since && !answered_since(seq, status)
+/// Whether an attestation holds, given the newest change of the host's status.
+pub(crate) fn holds(attestation: &HostConfirmedFenced, seq: u64, whole_since: u64, status: Option<&Record>) -> bool {
+    attestation.confirmed && seq > whole_since && !answered_since(seq, status)
 }
 
-/// Whether a host answered after this record: its newest change of status is younger, and says so.
+/// Whether a host answered after this record: its newest change of status is younger and is not Disconnected.
 pub(crate) fn answered_since(seq: u64, status: Option<&Record>) -> bool {
     let younger = status.filter(|record| record.seq > seq && !sabotage::on(Sabotage::AttestationStays));
     younger.is_some_and(|record| {
@@ -90,17 +91,17 @@ mod tests {
         fake.journal.append(vec![record]).await.unwrap();
     }
 
-    /// K7: since the backup the host may have come back, and failed again.
+    /// K7: after the backup the host may have returned and failed again.
     #[tokio::test]
-    async fn a_word_from_before_the_journal_was_restored_is_no_word() {
+    async fn attestation_from_before_a_restore_is_void() {
         let fake = FakeWorld::new([]);
-        let word = || HostConfirmedFenced {
+        let attested = || HostConfirmedFenced {
             host_uuid: HostId::from_name("a"),
             host: "a".to_owned(),
             confirmed: true,
             by: "eve".to_owned(),
         };
-        append(&fake, word()).await;
+        append(&fake, attested()).await;
         assert_eq!(attested_off(&*fake.journal, "a").await, Ok(Some("eve".to_owned())));
         let restored = ControllerRestored {
             journal_id: "restored".to_owned(),
@@ -112,7 +113,7 @@ mod tests {
         };
         append(&fake, restored).await;
         assert_eq!(attested_off(&*fake.journal, "a").await, Ok(None));
-        append(&fake, word()).await;
-        assert_eq!(attested_off(&*fake.journal, "a").await, Ok(Some("eve".to_owned())), "said anew");
+        append(&fake, attested()).await;
+        assert_eq!(attested_off(&*fake.journal, "a").await, Ok(Some("eve".to_owned())), "attested again");
     }
 }
