@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     Answer, App,
-    access::{Bearer, CHANGE, RELOAD, Role},
+    access::{Bearer, CHANGE, RELOAD},
     actions::{Conditions, read},
     errors::{Failure, Problem},
     tag::{matches, tagged},
