@@ -33,7 +33,7 @@ impl Report {
 
     pub(super) fn of_controller(
         config: &ControllerConfig,
-        office: Vec<Finding>,
+        controller_findings: Vec<Finding>,
         looks: Vec<HostLook>,
         levels: Vec<Fenceability>,
     ) -> Report {
