@@ -227,6 +227,7 @@ fn used_of_root(module: &[String], code: &str) -> BTreeSet<String> {
         let path: Vec<String> = word.split("::").map(str::to_owned).collect();
         used.extend(absolute(&path).filter(|_| path.len() > 1));
     }
+    used.remove("");
     used
 }
 

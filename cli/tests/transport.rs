@@ -78,7 +78,7 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
     refused("a foreign authority", &foreign, &format!("of no authority in {}", other.join("ca.pem").display()));
     let named = hosts(&format!("https://localhost:{}", address.port()), &[("--ca-file", &ca_file)]).await;
     refused("another name", &named, "not for this name or address");
-    refused("plain HTTP", &hosts(&format!("http://{address}"), &[]).await, "this port speaks TLS: ask by https://");
+    refused("plain HTTP", &hosts(&format!("http://{address}"), &[]).await, "this port requires TLS; use https://");
 
     // And where users show certificates too.
     let user = issued(&ca, Names::client("ops"), "ops");

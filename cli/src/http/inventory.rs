@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    auth::Role,
     config::managed::Edit,
     inventory::{Order, Outcome},
 };
