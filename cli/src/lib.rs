@@ -1,19 +1,25 @@
-//! Everything behind the one binary `ringfence`.
+//! The binary `ringfence`.
 //!
-//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] is what runs on a host.
-//! [`config`] reads their files, [`commands`] are the command line's questions to a controller, [`demo`] tells the
-//! whole story on one machine.
+//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] runs on each host. [`config`] reads their
+//! files, [`commands`] is the command line, [`client`] the API client, [`demo`] the demo on one machine.
+//!
+//! The modules have no circle (`tests/layers.rs`): leaves such as `auth`, `errors`, `https`; then `config`; then `agent`, `client`,
+//! `inventory`, `notify`; then `http`, `doctor`; then `page`, `commands`, `top`; last `serve`, which composes the controller.
 
 pub mod agent;
+pub mod auth;
 mod certificates;
 mod chaos;
+pub mod client;
 pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod errors;
 mod explain;
 mod handshake;
 pub mod http;
+mod https;
 pub mod inventory;
 pub mod listen;
 pub mod log;
@@ -22,11 +28,12 @@ pub mod notify;
 pub mod oracle;
 pub mod output;
 mod page;
-mod per_address;
 pub mod pki;
 mod places;
+mod rate_limit;
 mod scenario_lab;
 pub mod serve;
+mod signer;
 pub mod sim;
 pub mod systemd;
 pub mod telemetry;

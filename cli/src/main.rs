@@ -1,14 +1,14 @@
-//! The one binary: `ringfence serve`, `ringfence agent`, `ringfence demo`, and the questions to a controller.
+//! The binary: `ringfence serve`, `agent`, `demo`, the simulator, and the client commands.
 
 use std::{future::Future, path::Path, process::ExitCode};
 
 use clap::Parser;
 use ringfence_cli::{
     agent,
-    commands::{self, Cli, Command, check},
+    commands::{self, Cli, Command},
     config::{self, TelemetryConfig},
     demo,
-    listen::asked_to_end,
+    listen::shutdown_signal,
     log::{Format, is_verbose},
     output, serve, sim, systemd,
     telemetry::Telemetry,
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::simulate(&args),
         Command::Model(args) => sim::check_model(&args),
         Command::Scenario(command) => sim::scenario(&command),
-        question => runtime(commands::run(question)),
+        command => runtime(commands::run(command)),
     };
     ExitCode::from(code)
 }
@@ -33,40 +33,41 @@ fn serve(path: &Path, restored: bool, log: Format) -> u8 {
     let config = match config::load_controller(path) {
         Ok(config) => config,
         Err(problems) => {
-            log.begin(None);
-            return refused(&problems, log);
+            log.init(None);
+            return invalid(&problems, log);
         }
     };
     traced(config.telemetry.clone(), log, || {
         let system = actix::System::new();
-        system.block_on(async { ended(serve::run(config, restored, ready("controller"), asked_to_end()).await, log) })
+        system
+            .block_on(async { ended(serve::run(config, restored, ready("controller"), shutdown_signal()).await, log) })
     })
 }
 
 fn agent(path: &Path, log: Format) -> u8 {
-    log.begin(None);
+    log.init(None);
     let config = match config::load_agent(path) {
         Ok(config) => config,
-        Err(problems) => return refused(&problems, log),
+        Err(problems) => return invalid(&problems, log),
     };
-    runtime(async { ended(agent::run(config.settings, ready("agent"), asked_to_end()).await, log) })
+    runtime(async { ended(agent::run(config.settings, ready("agent"), shutdown_signal()).await, log) })
 }
 
-/// Does work whose spans are sent, until the last of them, if the file says where to.
+/// Runs work and sends its spans, if the file has a collector.
 fn traced(config: Option<TelemetryConfig>, log: Format, work: impl FnOnce() -> u8) -> u8 {
     match config.map(|config| Telemetry::begin(&config, is_verbose())).transpose() {
         Ok(None) => {
-            log.begin(None);
+            log.init(None);
             work()
         }
         Ok(Some((spans, telemetry))) => {
-            log.begin(Some(spans));
+            log.init(Some(spans));
             let code = work();
             telemetry.end();
             code
         }
         Err(error) => {
-            log.begin(None);
+            log.init(None);
             ended(Err(error), log)
         }
     }
@@ -77,11 +78,11 @@ fn runtime<T>(work: impl Future<Output = T>) -> T {
     runtime.expect("threads for the runtime").block_on(work)
 }
 
-/// Says where it listens on standard output, and to systemd that it does: whoever started it may wait for either.
+/// Reports the listen address on standard output, and readiness to systemd.
 fn ready(who: &'static str) -> impl FnOnce(std::net::SocketAddr) {
     move |address| {
         output::print(format!("{who} listens on {address}"));
-        systemd::serves();
+        systemd::notify_ready();
     }
 }
 
@@ -89,15 +90,15 @@ fn ended(result: Result<(), ErrorCode>, log: Format) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            log.last_words(&error);
+            log.report_fatal(&error);
             1
         }
     }
 }
 
-fn refused(problems: &config::Problems, log: Format) -> u8 {
+fn invalid(problems: &config::Problems, log: Format) -> u8 {
     match log {
-        Format::Text => check::report(problems),
+        Format::Text => config::report(problems),
         Format::Json => tracing::error!("{problems}"),
     }
     2

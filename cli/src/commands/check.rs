@@ -1,20 +1,17 @@
-//! Checks a file and says what was understood.
+//! `ringfence check`: validates a configuration file and prints a summary.
 
-use std::{io::IsTerminal, path::Path};
+use std::path::Path;
 
 use ringfence_drivers::tls::{Identity, Role, ServerFiles, day};
 use ringfence_messages::{Result, vhost::OnTargetLoss};
 
 use super::live;
 use crate::{
-    config::{self, Config, ControllerConfig, HookWay, Problems},
+    config::{self, Config, ControllerConfig, HookTransport, report},
     output::{print, table},
 };
 
-/// Columns of a diagnostic where there is no terminal to ask.
-const WIDTH: usize = 120;
-
-pub(super) async fn run(path: &Path, ask: bool) -> u8 {
+pub(super) async fn run(path: &Path, is_live: bool) -> u8 {
     match config::load(path) {
         Err(problems) => {
             report(&problems);
@@ -23,20 +20,20 @@ pub(super) async fn run(path: &Path, ask: bool) -> u8 {
         Ok(Config::Agent(agent)) => {
             let settings = agent.settings;
             let tls = settings.tls.as_ref().map(|tls| tls.check(&Role::Host(settings.host))).transpose();
-            print(format!("{}: an agent's file, fine", path.display()));
+            print(format!("{}: agent configuration OK", path.display()));
             print(format!("  host        {}", settings.host));
             print(format!("  listens on  {}", settings.listen));
-            print(format!("  state in    {}", settings.state_dir.display()));
+            print(format!("  state dir   {}", settings.state_dir.display()));
             print(format!(
                 "  token       {}",
-                settings
-                    .token_file
-                    .map_or("none: whoever reaches it may command it".into(), |f| f.display().to_string())
+                settings.token_file.map_or("none: every client that reaches the agent may send commands".into(), |f| f
+                    .display()
+                    .to_string())
             ));
             certified("TLS", tls)
         }
         Ok(Config::Controller(controller)) => {
-            print(format!("{}: a controller's file, fine", path.display()));
+            print(format!("{}: controller configuration OK", path.display()));
             explain(&controller);
             let agents = controller.agent_tls.as_ref().map(|tls| tls.check(&Role::Controller)).transpose();
             let api = controller.tls.as_ref().map(ServerFiles::check).transpose();
@@ -44,21 +41,17 @@ pub(super) async fn run(path: &Path, ask: bool) -> u8 {
             if wrong > 0 {
                 return wrong;
             }
-            if ask { live::run(&controller).await } else { 0 }
+            if is_live { live::run(&controller).await } else { 0 }
         }
     }
 }
 
-/// Says of a certificate whose it is and until when, or what is wrong; the exit code.
+/// Prints owner and expiry of a certificate, or the error. Returns the exit status.
 fn certified(what: &str, found: Result<Option<Identity>>) -> u8 {
     match found {
         Ok(None) => 0,
         Ok(Some(identity)) => {
-            print(format!(
-                "  {what:<11} TLS, the certificate is {}, until {}",
-                identity.whose(),
-                day(identity.not_after)
-            ));
+            print(format!("  {what:<11} TLS, certificate {}, expires {}", identity.whose(), day(identity.not_after)));
             0
         }
         Err(error) => {
@@ -68,29 +61,21 @@ fn certified(what: &str, found: Result<Option<Identity>>) -> u8 {
     }
 }
 
-/// Says what is wrong with a file, on standard error.
-pub fn report(problems: &Problems) {
-    let fancy = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    eprint!("{}", problems.render(fancy, WIDTH));
-    let count = problems.count();
-    eprintln!("{count} mistake{}, nothing was done", if count == 1 { "" } else { "s" });
-}
-
 fn explain(config: &ControllerConfig) {
     let ping = config.settings.ping;
     let tries = ping.max_failure.saturating_sub(1);
     let noticed = ping.interval + ping.timeout * ping.max_failure + ping.sleep_after_failure * tries;
     let inventory = &config.inventory;
     print(format!("  API on      {}", config.listen));
-    print(format!("  state in    {}", config.state_dir.display()));
+    print(format!("  state dir   {}", config.state_dir.display()));
     print(format!(
-        "  pings       every {:?}, {} tries of {:?} with {:?} between: a dead host is noticed after at most {:?}",
+        "  pings       every {:?}, {} attempts of {:?} with {:?} between: a dead host is detected within {:?}",
         ping.interval, ping.max_failure, ping.timeout, ping.sleep_after_failure, noticed
     ));
     for storage in inventory.storages.iter().filter(|storage| storage.on_target_loss == OnTargetLoss::Continue) {
         print(format!(
-            "  WARNING     storage {}: on_target_loss = \"continue\": a guest with more than one request in flight may \
-             read what was never written, once its target was lost",
+            "  WARNING     storage {}: on_target_loss = \"continue\": after the loss of its target, a guest with more than one \
+             request in flight may read data that was never written",
             storage.name
         ));
     }
@@ -112,16 +97,16 @@ fn explain(config: &ControllerConfig) {
     if !inventory.storages.is_empty() {
         print(format!("\n{storages}"));
     }
-    let mut hooks = table(&["HOOK", "TELLS", "OF"]);
+    let mut hooks = table(&["HOOK", "RECEIVER", "TOPICS"]);
     for hook in &config.hooks {
-        let tells = match &hook.way {
-            HookWay::Webhook(access) if access.url.is_exposed() => {
-                format!("{} (signed, readable on its way)", access.url.origin())
+        let receiver = match &hook.transport {
+            HookTransport::Webhook(access) if access.url.is_exposed() => {
+                format!("{} (signed, not encrypted)", access.url.origin())
             }
-            HookWay::Webhook(access) => access.url.origin(),
-            HookWay::Command(argv) => argv.join(" "),
+            HookTransport::Webhook(access) => access.url.origin(),
+            HookTransport::Command(argv) => argv.join(" "),
         };
-        hooks.add_row([hook.name.clone(), tells, hook.topics.texts().collect::<Vec<_>>().join(" ")]);
+        hooks.add_row([hook.name.clone(), receiver, hook.topics.texts().collect::<Vec<_>>().join(" ")]);
     }
     let mut vms = table(&["VM", "HA", "MEMORY", "VOLUMES"]);
     for vm in &inventory.vms {

@@ -1,4 +1,4 @@
-//! Follows the journal until interrupted; a controller that goes away is waited for, and nothing is missed.
+//! `ringfence events --follow`: prints events until interrupted. If the controller stops, it waits and resumes without a gap.
 
 use std::time::Duration;
 
@@ -7,15 +7,16 @@ use futures_util::StreamExt;
 use ringfence_actors::ports::Record;
 use ringfence_messages::Result;
 
-use super::{Ask, ask::event_line};
-use crate::output::print;
+use super::ClientArgs;
+use crate::output::{event_line, print};
 
-/// Between tries to reach a controller that went away.
+/// Time between two connection attempts. Too low: a controller that restarts gets needless requests. Too high: events are
+/// printed late.
 const RETRY: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(ask: &Ask, mut after: u64) -> Result<()> {
-    let client = ask.server.client()?;
-    // The first time an error is the answer; later it is worth waiting for.
+pub(super) async fn run(args: &ClientArgs, mut after: u64) -> Result<()> {
+    let client = args.server.client()?;
+    // A failure of the first connection ends the command; later ones are retried.
     let mut stream = Some(client.open(&path(after)).await?);
     let follow = async {
         loop {
@@ -34,18 +35,18 @@ pub(super) async fn run(ask: &Ask, mut after: u64) -> Result<()> {
             while let Some(Ok(event)) = events.next().await {
                 let Ok(record) = serde_json::from_str::<Record>(&event.data) else { continue };
                 after = record.seq;
-                match ask.json {
+                match args.json {
                     true => print(&event.data),
                     false => print(event_line(&record)),
                 }
             }
-            eprintln!("the controller went away; waiting for it");
+            eprintln!("lost the connection to the controller; retrying");
             tokio::time::sleep(RETRY).await;
         }
     };
     tokio::select! {
         () = follow => {}
-        () = crate::listen::asked_to_end() => {}
+        () = crate::listen::shutdown_signal() => {}
     }
     Ok(())
 }

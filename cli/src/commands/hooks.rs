@@ -1,20 +1,21 @@
-//! Whom the controller tells what happened.
+//! `ringfence hooks`.
 
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde_json::json;
 
 use super::{
-    Ask,
-    ask::{client, or_dash, path_part, show, word},
+    ClientArgs,
+    query::{client, or_dash, show, word},
 };
 use crate::{
+    client::path_part,
     notify::{HookInventory, HookTest},
     output::table,
 };
 
-pub(super) async fn list(ask: &Ask) -> Result<()> {
-    let hooks: Vec<HookInventory> = client(ask)?.items("/v1/hooks").await?;
-    show(ask, &hooks, |hooks| {
+pub(super) async fn list(args: &ClientArgs) -> Result<()> {
+    let hooks: Vec<HookInventory> = client(args)?.items("/v1/hooks").await?;
+    show(args, &hooks, |hooks| {
         let mut table = table(&[
             "HOOK",
             "KIND",
@@ -23,7 +24,7 @@ pub(super) async fn list(ask: &Ask) -> Result<()> {
             "CURSOR",
             "LAG",
             "DELIVERED",
-            "GIVEN UP",
+            "DROPPED",
             "NEXT TRY",
             "LAST ERROR",
         ]);
@@ -46,15 +47,15 @@ pub(super) async fn list(ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn test(ask: &Ask, name: &str) -> Result<()> {
+pub(super) async fn test(args: &ClientArgs, name: &str) -> Result<()> {
     let path = format!("/v1/hooks/{}/actions", path_part(name));
-    let test: HookTest = client(ask)?.post(&path, &json!({ "test": {} })).await?;
-    show(ask, &test, |test| {
-        let taken = if test.delivered { "taken" } else { "not taken" };
-        format!("{} was {taken} after {} ms: {}", test.id, test.millis, test.says)
+    let test: HookTest = client(args)?.post(&path, &json!({ "test": {} })).await?;
+    show(args, &test, |test| {
+        let result = if test.delivered { "accepted" } else { "not accepted" };
+        format!("{} was {result} after {} ms: {}", test.id, test.millis, test.says)
     });
     match test.delivered {
         true => Ok(()),
-        false => Err(ErrorCode::new(Code::OPERATION, format!("hook {name} does not deliver: {}", test.says))),
+        false => Err(ErrorCode::new(Code::OPERATION, format!("hook {name} did not deliver: {}", test.says))),
     }
 }

@@ -1,15 +1,11 @@
-//! Tells a receiver over HTTP: one signed POST, one answer.
+//! Delivery over HTTP: one signed POST request.
 //!
-//! Invariants: everything is bounded in time and size; no redirect is followed (a receiver could send what is signed for it
-//! elsewhere, or have the controller ask addresses that only it reaches); no proxy of the environment is used; path and query
-//! of the URL, which may be secret, show nowhere. Rejected: `reqwest` with TLS (its feature brings a second provider of
-//! cryptography, and every other client of the process would load the system's roots).
+//! Invariants: everything is bounded in time and size; redirects are not followed (a receiver could redirect a signed event, or
+//! make the controller send requests to internal addresses); no proxy of the environment is used; path and query of the URL,
+//! which may be secret, are never shown. Alternative considered: `reqwest` with TLS (a second cryptography provider, and all
+//! other clients would load the system's roots).
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use axum::{
     body::Bytes,
@@ -17,33 +13,27 @@ use axum::{
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use ringfence_messages::{Code, ErrorCode, Result};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
+
+use super::{notice::Notice, retry::Outcome};
+use crate::{
+    config::WebhookAccess,
+    https::{IDLE_TIMEOUT, connector, reason},
+    signer::Signer,
 };
 
-use super::{notice::Notice, pace::Outcome, sign::Signer};
-use crate::config::WebhookAccess;
-
-/// How long a TCP connection may take. Too low: a far receiver looks dead. Too high: a dead one takes the try's time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a connection is kept for the next record.
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Bytes of an answer's head at most.
+/// Largest head of a response in bytes.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// Bytes of an answer's body that are looked at. It decides nothing, it only helps to understand a refusal.
+/// Bytes of a response body that are read, for messages only. Too low: messages are cut off. Too high: memory.
 const MAX_BODY_BYTES: usize = 1024;
 
-/// How long they may take to come.
+/// Time limit of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A receiver.
@@ -58,7 +48,7 @@ impl Webhook {
     /// A receiver of signed messages.
     ///
     /// # Errors
-    /// `SYS.1007` naming the file that cannot be used, and the fix.
+    /// `SYS.1007` with the unusable file and the remedy.
     pub(super) fn open(access: &WebhookAccess, timeout: Duration) -> Result<Webhook> {
         let odd = |(why, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{why}; {fix}"));
         let signer = Signer::read(&access.secret_file).map_err(odd)?;
@@ -73,9 +63,9 @@ impl Webhook {
         Ok(Webhook { uri, client, signer, timeout })
     }
 
-    /// Tries once.
+    /// One attempt.
     pub(super) async fn send(&self, notice: &Notice) -> Outcome {
-        // The time of this try, so that a receiver can refuse old messages that somebody sends again.
+        // The time of this attempt, so that a receiver can reject replayed messages.
         let timestamp = jiff::Timestamp::now().as_second();
         let request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
@@ -98,7 +88,7 @@ impl Webhook {
     }
 }
 
-/// What an answer means.
+/// The outcome of a response.
 fn judge(status: StatusCode, headers: &HeaderMap, said: &str) -> Outcome {
     let says = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
     match status {
@@ -110,7 +100,7 @@ fn judge(status: StatusCode, headers: &HeaderMap, said: &str) -> Outcome {
     }
 }
 
-/// When a receiver wants to be asked again: in so many seconds, or at a time.
+/// `Retry-After`: seconds or a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     match text.parse() {
@@ -119,7 +109,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The beginning of an answer's body, as one line.
+/// The beginning of a response body, as one line.
 async fn beginning(mut body: Incoming) -> String {
     let mut bytes = Vec::new();
     let read = async {
@@ -136,66 +126,12 @@ async fn beginning(mut body: Incoming) -> String {
     super::one_line(&bytes, super::MAX_SAID_CHARS)
 }
 
-/// The deepest reason is the one that helps.
-pub(crate) fn reason(error: &dyn std::error::Error) -> String {
-    let mut why = error;
-    while let Some(deeper) = why.source() {
-        why = deeper;
-    }
-    why.to_string()
-}
-
-/// Connections to a receiver, whom the authorities of the file vouch for, else the system's. Nobody vouches unless `secure`.
-///
-/// # Errors
-/// `SYS.1007` naming what cannot be used, and the fix.
-pub(crate) fn connector(ca_file: Option<&Path>, secure: bool) -> Result<HttpsConnector<HttpConnector>> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(ca_file, secure)?);
-    Ok(connector.https_or_http().enable_http1().wrap_connector(tcp))
-}
-
-/// Whom to believe: the authorities of the file, else the system's.
-fn tls(ca_file: Option<&Path>, used: bool) -> Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|e| ErrorCode::new(Code::INTERNAL, format!("TLS: {e}")))?;
-    let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why);
-    let builder = match ca_file {
-        Some(path) => builder.with_root_certificates(
-            authorities(path).map_err(|(why, fix)| odd(format!("{}: {why}; {fix}", path.display())))?,
-        ),
-        None if used => builder.with_native_roots().map_err(|e| {
-            odd(format!("no certificate authorities of the system: {e}. Install ca-certificates, or set ca_file"))
-        })?,
-        None => builder.with_root_certificates(RootCertStore::empty()),
-    };
-    Ok(builder.with_no_client_auth())
-}
-
-/// The certificates of a file.
-///
-/// # Errors
-/// What is wrong with it, and the fix.
-pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, (String, String)> {
-    let odd = |why: String| (why, "name a file with one or more certificates in PEM".to_owned());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| odd(e.to_string()))? {
-        let certificate = certificate.map_err(|e| odd(e.to_string()))?;
-        roots.add(certificate).map_err(|e| odd(e.to_string()))?;
-    }
-    if roots.is_empty() { Err(odd("no certificate is in it".to_owned())) } else { Ok(roots) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_means_what_its_status_says() {
+    fn outcome_depends_on_status() {
         let judge = |status: u16, after: Option<&str>| {
             let headers = after.map(|after| (header::RETRY_AFTER, after.parse().unwrap()));
             super::judge(StatusCode::from_u16(status).unwrap(), &headers.into_iter().collect(), "x")

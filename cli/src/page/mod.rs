@@ -1,33 +1,33 @@
-//! The web page: what the API says, to be looked at, and the orders, to be confirmed.
+//! The web page: views of the API, and actions with a confirmation.
 //!
 //! ```text
-//! GET  /                                overview: what needs attention, what happened
+//! GET  /                                overview: problems and recent events
 //! GET  /ui/hosts /ui/storages /ui/vms /ui/events
-//! GET  /ui/hosts/{name} /ui/vms/{name}  one thing: why it is so, its fences, what may be done
-//! GET  /ui/{hosts,vms}/{name}/{order}   what an order would do, to be confirmed
-//! POST /ui/{hosts,vms}/{name}/{order}   the order
-//! GET  /ui/inventory                    what is looked after, and where it is defined
-//! POST /ui/inventory/change             what a change would be; with what was shown of it, it is made
-//! GET  /ui/inventory/remove/{kind}/{name} /ui/inventory/reload   the same, to be confirmed; POST does it
-//! GET  /ui/hooks                        whom it tells what happened, and what holds that up
-//! POST /ui/hooks/{name}/test            a test message, and what came back
-//! POST /ui/sign-out                     the browser forgets its token
-//! GET  /ui/sign-in                      where a token is asked for, if the config has some
-//! GET  /ui/stream?after=SEQ             what happens, as lines of the page
+//! GET  /ui/hosts/{name} /ui/vms/{name}  one host or VM: status, fences, actions
+//! GET  /ui/{hosts,vms}/{name}/{order}   the effect of an action, to be confirmed
+//! POST /ui/{hosts,vms}/{name}/{order}   the action
+//! GET  /ui/inventory                    the inventory, and where each item is defined
+//! POST /ui/inventory/change             shows a change; applies it if the form carries the change that was shown
+//! GET  /ui/inventory/remove/{kind}/{name} /ui/inventory/reload   shows a change; POST applies it
+//! GET  /ui/hooks                        the hooks and their delivery
+//! POST /ui/hooks/{name}/test            sends a test event
+//! POST /ui/sign-out                     ends the session
+//! GET  /ui/sign-in                      the form for a token
+//! GET  /ui/stream?after=SEQ             new events, as lines of the page
 //! ```
-//! Invariants: everything is rendered here and works without JavaScript; the script only renews `<main>` when something
-//! happened. Nothing is fetched from elsewhere. An order goes through [`Backend`], as the API's do, and through the same guard.
-//! State is told by a word, and a colour besides. Rejected: an application in the browser. Two programs that must agree.
+//! Invariants: everything is rendered here and works without JavaScript; the script only reloads `<main>` after an event.
+//! Nothing is fetched from other sites. An action goes through [`Backend`] and the same checks as the API's actions. A state is
+//! a word, and a colour in addition. Alternative considered: an application in the browser (two programs that must agree).
 
 mod assets;
 mod chart;
+mod confirm;
 mod events;
+mod fencing_attempts;
 mod hooks;
 mod hosts;
 mod inventory;
-mod ladder;
 mod layout;
-mod orders;
 mod overview;
 mod phases;
 mod sign_in;
@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
@@ -46,25 +47,29 @@ use maud::html;
 use ringfence_messages::ErrorCode;
 
 use crate::http::{
-    access::{self, SIGN_IN, SIGN_OUT},
+    Overview, Pages,
+    auth::{self, SIGN_IN, SIGN_OUT},
     backend::Backend,
     status,
 };
 
-type App = axum::extract::State<Arc<dyn Backend>>;
+type App = State<Arc<dyn Backend>>;
 
-pub(crate) use overview::overview;
+/// The page's routes; `/` is shared with the API.
+pub(crate) fn pages() -> Pages {
+    let overview: Overview = |backend| Box::pin(async { overview::overview(State(backend)).await.into_response() });
+    Pages { routes: routes(), overview }
+}
 
-/// The page's routes; `/` itself is shared with the API.
-pub(crate) fn routes() -> Router<Arc<dyn Backend>> {
+fn routes() -> Router<Arc<dyn Backend>> {
     Router::new()
         .route("/ui/hosts", get(hosts::list))
         .route("/ui/hosts/{name}", get(hosts::one))
-        .route("/ui/hosts/{name}/{order}", get(orders::ask_host).post(orders::host))
+        .route("/ui/hosts/{name}/{order}", get(confirm::ask_host).post(confirm::host))
         .route("/ui/storages", get(storages::list))
         .route("/ui/vms", get(vms::list))
         .route("/ui/vms/{name}", get(vms::one))
-        .route("/ui/vms/{name}/{order}", get(orders::ask_vm).post(orders::vm))
+        .route("/ui/vms/{name}/{order}", get(confirm::ask_vm).post(confirm::vm))
         .route("/ui/events", get(events::list))
         .route("/ui/inventory", get(inventory::list))
         .route("/ui/inventory/change", get(inventory::write).post(inventory::change))
@@ -72,26 +77,26 @@ pub(crate) fn routes() -> Router<Arc<dyn Backend>> {
         .route("/ui/inventory/reload", get(inventory::ask_reload).post(inventory::reload))
         .route("/ui/hooks", get(hooks::list))
         .route("/ui/hooks/{name}/test", axum::routing::post(hooks::test))
-        .route(SIGN_OUT, axum::routing::post(access::sign_out))
-        .route(SIGN_IN, get(sign_in::form).post(access::sign_in))
+        .route(SIGN_OUT, axum::routing::post(auth::sign_out))
+        .route(SIGN_IN, get(sign_in::form).post(auth::sign_in))
         .route("/ui/stream", get(events::stream))
         .route("/ui/assets/{file}", get(assets::file))
 }
 
 /// An error as a page.
-pub(crate) struct Trouble(StatusCode, ErrorCode);
+pub(crate) struct ErrorPage(StatusCode, ErrorCode);
 
-impl From<ErrorCode> for Trouble {
-    fn from(error: ErrorCode) -> Trouble {
-        Trouble(status(&error), error)
+impl From<ErrorCode> for ErrorPage {
+    fn from(error: ErrorCode) -> ErrorPage {
+        ErrorPage(status(&error), error)
     }
 }
 
-impl IntoResponse for Trouble {
+impl IntoResponse for ErrorPage {
     fn into_response(self) -> Response {
-        let Trouble(status, error) = self;
+        let ErrorPage(status, error) = self;
         let body = html! {
-            h1 { "That did not work" }
+            h1 { "Request failed" }
             p.trouble role="alert" { (error.to_string()) }
             p { a href="/" { "Back to the overview" } }
         };
@@ -99,4 +104,4 @@ impl IntoResponse for Trouble {
     }
 }
 
-type Shown<T = maud::Markup> = Result<T, Trouble>;
+type Shown<T = maud::Markup> = Result<T, ErrorPage>;

@@ -21,7 +21,7 @@ use ringfence_messages::{
 };
 
 use super::state::{Fence, Over, Pane, State};
-use crate::{commands::event_says, output::clock};
+use crate::output::{clock, event_summary};
 
 /// From here on there are two columns.
 const WIDE: u16 = 120;
@@ -205,7 +205,7 @@ fn fence(fence: &Fence) -> Line<'static> {
 
 fn event(record: &Record) -> Line<'static> {
     let time = clock(&record.time);
-    Line::from(format!("  {time} {:<24} {:<14} {}", record.topic, record.subject, event_says(record)))
+    Line::from(format!("  {time} {:<24} {:<14} {}", record.topic, record.subject, event_summary(record)))
 }
 
 fn over(frame: &mut Frame<'_>, title: &str, lines: Vec<String>, first: usize) {

@@ -1,4 +1,4 @@
-//! One question or order each, and its answer as a table or as JSON.
+//! Commands that send one request each and print the answer as a table or as JSON.
 
 use ringfence_actors::ports::{MAX_READ, Record};
 use ringfence_drivers::journal::{GENESIS, follows};
@@ -8,20 +8,26 @@ use ringfence_messages::{
     host::HostInventory,
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
-    words,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{Ask, Client, HostArgs};
-use crate::output::{harmless, print, state, table};
+use super::{ClientArgs, HostArgs};
+use crate::{
+    client::{Client, path_part},
+    output::{event_line, harmless, print, state, table},
+};
 
-pub(super) fn client(ask: &Ask) -> Result<Client> {
-    ask.server.client()
+pub(super) fn client(args: &ClientArgs) -> Result<Client> {
+    args.server.client()
 }
 
-pub(super) fn show<T: Serialize + DeserializeOwned>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {
-    if ask.json {
+pub(super) fn show<T: Serialize + DeserializeOwned>(
+    args: &ClientArgs,
+    answer: &T,
+    as_table: impl FnOnce(&T) -> String,
+) {
+    if args.json {
         print(serde_json::to_string_pretty(answer).unwrap_or_default());
     } else {
         print(as_table(harmless(answer).as_ref().unwrap_or(answer)).trim_end());
@@ -93,7 +99,7 @@ fn vms_table(vms: &Vec<VmInventory>) -> String {
 fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
     let mut table = table(&["HOST", "STORAGE", "PROTOCOL", "STATUS", "REDEPLOYS", "PINGS TO SKIP", "REASON"]);
     for r in refs {
-        let status = state(&r.status.map_or("not yet checked".to_owned(), |status| status.to_string()));
+        let status = state(&r.status.map_or("not checked yet".to_owned(), |status| status.to_string()));
         let reason = or_dash(r.reason.as_deref()).into();
         table.add_row(vec![
             (&r.host).into(),
@@ -108,81 +114,44 @@ fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
     table.to_string()
 }
 
-/// One line of the journal: when, what, about whom, and what of it matters most.
-pub(super) fn event_line(record: &Record) -> String {
-    let Record { seq, time, topic, subject, .. } = record;
-    words::clean(&format!("{seq:>6}  {time}  {topic:<32} {subject:<28} {}", event_says(record)))
-}
-
-/// What matters most of a record.
-pub(crate) fn event_says(record: &Record) -> String {
-    let fields = record.payload.as_object();
-    let field = |key: &str| fields.and_then(|fields| fields.get(key)).filter(|value| !value.is_null());
-    let change = |old: &str, new: &str| {
-        let text =
-            |key| field(key).map_or("-".to_owned(), |value| value.as_str().map_or(value.to_string(), str::to_owned));
-        field(new).map(|_| format!("{} -> {}", text(old), text(new)))
-    };
-    let mut says: Vec<String> =
-        [("oldStatus", "newStatus"), ("oldState", "newState")].iter().filter_map(|(a, b)| change(a, b)).collect();
-    for key in [
-        "phase",
-        "attempt",
-        "skippedPings",
-        "epoch",
-        "level",
-        "outcome",
-        "quarantined",
-        "engaged",
-        "draining",
-        "moving",
-        "reason",
-    ] {
-        if let Some(value) = field(key) {
-            says.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
-        }
-    }
-    says.join(" ")
-}
-
-pub(super) async fn hosts(ask: &Ask) -> Result<()> {
-    let hosts = client(ask)?.items("/v1/hosts").await?;
-    show(ask, &hosts, hosts_table);
+pub(super) async fn hosts(args: &ClientArgs) -> Result<()> {
+    let hosts = client(args)?.items("/v1/hosts").await?;
+    show(args, &hosts, hosts_table);
     Ok(())
 }
 
-pub(super) async fn storages(ask: &Ask) -> Result<()> {
-    let storages = client(ask)?.items("/v1/storages").await?;
-    show(ask, &storages, storages_table);
+pub(super) async fn storages(args: &ClientArgs) -> Result<()> {
+    let storages = client(args)?.items("/v1/storages").await?;
+    show(args, &storages, storages_table);
     Ok(())
 }
 
-pub(super) async fn vms(ask: &Ask) -> Result<()> {
-    let vms = client(ask)?.items("/v1/vms").await?;
-    show(ask, &vms, vms_table);
+pub(super) async fn vms(args: &ClientArgs) -> Result<()> {
+    let vms = client(args)?.items("/v1/vms").await?;
+    show(args, &vms, vms_table);
     Ok(())
 }
 
-pub(super) async fn refs(ask: &Ask) -> Result<()> {
-    let refs = client(ask)?.items("/v1/host-protocol-refs").await?;
-    show(ask, &refs, refs_table);
+pub(super) async fn refs(args: &ClientArgs) -> Result<()> {
+    let refs = client(args)?.items("/v1/host-protocol-refs").await?;
+    show(args, &refs, refs_table);
     Ok(())
 }
 
-pub(super) async fn status(ask: &Ask) -> Result<()> {
-    let client = client(ask)?;
+pub(super) async fn status(args: &ClientArgs) -> Result<()> {
+    let client = client(args)?;
     let hosts: Vec<HostInventory> = client.items("/v1/hosts").await?;
     let storages: Vec<StorageInventory> = client.items("/v1/storages").await?;
     let vms: Vec<VmInventory> = client.items("/v1/vms").await?;
-    // What keeps the controller from acting comes before everything else.
+    // The reason why the controller cannot act is printed first.
     let trouble = client.get::<Value>("/healthz").await.err().map(|error| error.details);
-    if ask.json {
+    if args.json {
         let all = json!({ "trouble": trouble, "hosts": hosts, "storages": storages, "vms": vms });
         print(serde_json::to_string_pretty(&all).unwrap_or_default());
         return Ok(());
     }
     if let Some(trouble) = trouble {
-        print(format!("NOT WELL: {trouble}\n"));
+        print(format!("NOT HEALTHY: {trouble}\n"));
     }
     print(hosts_table(&hosts));
     print("");
@@ -194,27 +163,27 @@ pub(super) async fn status(ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn events(ask: &Ask, mut after: u64) -> Result<()> {
-    let client = client(ask)?;
+pub(super) async fn events(args: &ClientArgs, mut after: u64) -> Result<()> {
+    let client = client(args)?;
     let mut all: Vec<Record> = Vec::new();
     loop {
         let page: Vec<Record> = client.items(&format!("/v1/events?after={after}&limit={MAX_READ}")).await?;
         let Some(last) = page.last() else { break };
         after = last.seq;
-        match ask.json {
+        match args.json {
             true => all.extend(page),
             false => page.iter().for_each(|record| print(event_line(record))),
         }
     }
-    if ask.json {
+    if args.json {
         print(serde_json::to_string_pretty(&all).unwrap_or_default());
     }
     Ok(())
 }
 
-pub(super) async fn inspect(ask: &Ask) -> Result<()> {
-    let snapshot: Value = client(ask)?.get("/v1/inspect").await?;
-    show(ask, &snapshot, |snapshot| {
+pub(super) async fn inspect(args: &ClientArgs) -> Result<()> {
+    let snapshot: Value = client(args)?.get("/v1/inspect").await?;
+    show(args, &snapshot, |snapshot| {
         let mut table = table(&["ACTOR", "ID", "QUEUED", "HANDLED", "PANICKED", "RESTARTS", "STATE"]);
         for actor in snapshot["actors"].as_array().into_iter().flatten() {
             let queued: u64 =
@@ -236,9 +205,9 @@ pub(super) async fn inspect(ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn vm_action(ask: &Ask, name: &str, order: Value) -> Result<()> {
-    let vm: VmInventory = client(ask)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
-    show(ask, &vm, |vm| match &vm.host {
+pub(super) async fn vm_action(args: &ClientArgs, name: &str, order: Value) -> Result<()> {
+    let vm: VmInventory = client(args)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
+    show(args, &vm, |vm| match &vm.host {
         Some(host) => format!("{} is {} on {host}", vm.name, word(&vm.state)),
         None => format!("{} is {}", vm.name, word(&vm.state)),
     });
@@ -247,63 +216,67 @@ pub(super) async fn vm_action(ask: &Ask, name: &str, order: Value) -> Result<()>
 
 pub(super) async fn host_action(host: &HostArgs, action: &str) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ action: {} })).await?;
-    show(&host.ask, &done, |host| format!("{} is {}, {}", host.name, word(&host.state), word(&host.status)));
+    let done: HostInventory = client(&host.args)?.post(&path, &json!({ action: {} })).await?;
+    show(&host.args, &done, |host| format!("{} is {}, {}", host.name, word(&host.state), word(&host.status)));
     Ok(())
 }
 
-pub(super) async fn plan(ask: &Ask, name: &str, host: Option<&str>) -> Result<()> {
+pub(super) async fn plan(args: &ClientArgs, name: &str, host: Option<&str>) -> Result<()> {
     let order = json!({ "haStart": { "host": host, "dryRun": true } });
-    let plan: HaStartPlan = client(ask)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
-    show(ask, &plan, |plan| {
+    let plan: HaStartPlan = client(args)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
+    show(args, &plan, |plan| {
         let list = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
-        format!("{}: nothing is changed\nEvidence\n{}Plan\n{}", plan.vm, list(&plan.evidence), list(&plan.steps))
+        format!(
+            "{}: dry run, nothing is changed\nEvidence\n{}Plan\n{}",
+            plan.vm,
+            list(&plan.evidence),
+            list(&plan.steps)
+        )
     });
     if plan.feasible {
         return Ok(());
     }
     let last = plan.steps.last().or(plan.evidence.last()).cloned().unwrap_or_default();
-    Err(ErrorCode::new(Code::CHANGE_STATE, format!("an HA start of {} would not be tried now: {last}", plan.vm)))
+    Err(ErrorCode::new(Code::CHANGE_STATE, format!("failover of {} is not possible now: {last}", plan.vm)))
 }
 
 pub(super) async fn drain(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ "drain": {} })).await?;
-    show(&host.ask, &done, |host| {
+    let done: HostInventory = client(&host.args)?.post(&path, &json!({ "drain": {} })).await?;
+    show(&host.args, &done, |host| {
         let name = &host.name;
-        format!(
-            "{name} is {}, its VMs are being moved: `ringfence explain {name}` says how far it is",
-            word(&host.state)
-        )
+        format!("{name} is in {}, drain in progress; `ringfence explain {name}` shows the progress", word(&host.state))
     });
     Ok(())
 }
 
 pub(super) async fn plan_drain(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let plan: DrainPlan = client(&host.ask)?.post(&path, &json!({ "drain": { "dryRun": true } })).await?;
-    show(&host.ask, &plan, |plan| {
-        let mut table = table(&["VM", "TO", "WHAT WOULD BE DONE"]);
+    let plan: DrainPlan = client(&host.args)?.post(&path, &json!({ "drain": { "dryRun": true } })).await?;
+    show(&host.args, &plan, |plan| {
+        let mut table = table(&["VM", "TARGET HOST", "PLAN"]);
         for step in &plan.vms {
             table.add_row([step.vm.as_str(), or_dash(step.target.as_deref()), step.what.as_str()]);
         }
-        format!("{}: nothing is changed\n{table}", plan.host)
+        format!("{}: dry run, nothing is changed\n{table}", plan.host)
     });
     match plan.feasible {
         true => Ok(()),
-        false => Err(ErrorCode::new(Code::CHANGE_STATE, format!("a drain of {} would leave VMs there", plan.host))),
+        false => {
+            Err(ErrorCode::new(Code::CHANGE_STATE, format!("a drain of {} would leave VMs on the host", plan.host)))
+        }
     }
 }
 
-pub(super) async fn explain(ask: &Ask, name: &str) -> Result<()> {
-    let lines: Vec<String> = client(ask)?.items(&format!("/v1/explain/{}", path_part(name))).await?;
-    show(ask, &lines, |lines| lines.join("\n"));
+pub(super) async fn explain(args: &ClientArgs, name: &str) -> Result<()> {
+    let lines: Vec<String> = client(args)?.items(&format!("/v1/explain/{}", path_part(name))).await?;
+    show(args, &lines, |lines| lines.join("\n"));
     Ok(())
 }
 
-/// Reads the whole journal and follows its chain.
-pub(super) async fn verify(ask: &Ask) -> Result<()> {
-    let client = client(ask)?;
+/// Reads the whole journal and verifies its hash chain.
+pub(super) async fn verify(args: &ClientArgs) -> Result<()> {
+    let client = client(args)?;
     let (mut seq, mut hash) = (0, GENESIS.to_owned());
     loop {
         let page: Vec<Record> = client.items(&format!("/v1/events?after={seq}&limit={MAX_READ}")).await?;
@@ -313,7 +286,7 @@ pub(super) async fn verify(ask: &Ask) -> Result<()> {
         for record in page {
             if record.seq != seq + 1 || !follows(&hash, &record) {
                 let details = format!(
-                    "record {} does not follow record {seq}: one of them was changed, moved or taken out",
+                    "record {} does not follow record {seq}: one of them was changed, moved or removed",
                     record.seq
                 );
                 return Err(ErrorCode::new(Code::IO, details));
@@ -321,8 +294,8 @@ pub(super) async fn verify(ask: &Ask) -> Result<()> {
             (seq, hash) = (record.seq, record.hash);
         }
     }
-    show(ask, &json!({ "records": seq, "hash": hash }), |_| {
-        format!("{seq} records, the chain is whole, it ends in {hash}")
+    show(args, &json!({ "records": seq, "hash": hash }), |_| {
+        format!("{seq} records, hash chain verified, last hash {hash}")
     });
     Ok(())
 }
@@ -330,8 +303,8 @@ pub(super) async fn verify(ask: &Ask) -> Result<()> {
 pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
     let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "an operator".to_owned());
-    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
-    show(&host.ask, &done, |host| {
+    let done: HostInventory = client(&host.args)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
+    show(&host.args, &done, |host| {
         format!(
             "{} marked as off, attested by {by}. Keep it off until its VMs run elsewhere; where no storage fence stands \
              (`ringfence explain {}`), make sure that no VM starts with it: it would write beside the new one",
@@ -339,10 +312,4 @@ pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
         )
     });
     Ok(())
-}
-
-/// A name as one part of a path: what is not plain is percent-encoded.
-pub(crate) fn path_part(name: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
