@@ -298,12 +298,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     report.says(("controller", "ceph", "ceph-1"), "ok", "epoch 7", "");
     report.says(("controller", "ceph-block", "ceph-1"), "fail", "access denied", caps);
     report.says(("controller", "ceph-unblock", "ceph-1"), "fail", "access denied", caps);
-    report.says(
-        ("host-a", "fenceability", ""),
-        "warn",
-        "after a loss of power an operator must attest",
-        "ceph-block",
-    );
+    report.says(("host-a", "fenceability", ""), "warn", "after a loss of power an operator must attest", "ceph-block");
     assert_eq!((code, report.level("host-a")), (1, ("no-storage", 30)));
     office.switch("denied", false);
     office.switch("gone", true);

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use ringfence_actors::{
     AGENT_VERSION,
     fence::ceph::may_block,
-    inventory::{Directory, Host, Inventory, Vm, Volume},
+    inventory::{Host, Inventory, InventoryIndex, Vm, Volume},
     ports::{Call, CephMap, CephPort, HostAgentPort},
 };
 use ringfence_drivers::{agent_client::AgentClient, ceph::Clusters};
@@ -128,7 +128,7 @@ pub(crate) fn map_summary(map: &CephMap) -> String {
 
 /// Whether a storage fence is possible for each host of a storage, by the check of the fence itself.
 pub(crate) fn refusable(inventory: &Inventory, id: StorageId, map: &CephMap) -> Vec<(String, Result<()>)> {
-    let directory = Directory::new(inventory.clone());
+    let directory = InventoryIndex::new(inventory.clone());
     let of = directory.storage(id).map(|storage| storage.clusters.clone()).unwrap_or_default();
     let uses = |host: &&Host| of.contains(&host.cluster) && !host.storage_ips.is_empty();
     let judged = |host: &Host| (host.name.clone(), may_block(&directory, host.id, &host.storage_ips, map));
