@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use utoipa::ToSchema;
 
 use crate::{
-    agent::read_token,
+    auth::read_token,
     config::{ControllerConfig, Source, load_controller, managed::Edit},
 };
 

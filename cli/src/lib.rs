@@ -5,15 +5,19 @@
 //! whole story on one machine.
 
 pub mod agent;
+pub mod auth;
 mod certificates;
 mod chaos;
+pub mod client;
 pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod errors;
 mod explain;
 mod handshake;
 pub mod http;
+mod https;
 pub mod inventory;
 pub mod listen;
 pub mod log;
@@ -27,6 +31,7 @@ pub mod pki;
 mod places;
 mod scenario_lab;
 pub mod serve;
+mod signer;
 pub mod sim;
 pub mod systemd;
 pub mod telemetry;

@@ -5,7 +5,7 @@ use std::{future::Future, path::Path, process::ExitCode};
 use clap::Parser;
 use ringfence_cli::{
     agent,
-    commands::{self, Cli, Command, check},
+    commands::{self, Cli, Command},
     config::{self, TelemetryConfig},
     demo,
     listen::asked_to_end,
@@ -97,7 +97,7 @@ fn ended(result: Result<(), ErrorCode>, log: Format) -> u8 {
 
 fn refused(problems: &config::Problems, log: Format) -> u8 {
     match log {
-        Format::Text => check::report(problems),
+        Format::Text => config::report(problems),
         Format::Json => tracing::error!("{problems}"),
     }
     2

@@ -3,6 +3,8 @@
 //! Invariant: what a controller says does nothing to the terminal: its words come through `harmless` or `error` before they
 //! are put into a table or printed, and `print` lets nothing through but lines and colours.
 
+mod events;
+
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
@@ -10,6 +12,8 @@ use ringfence_actors::texts;
 use ringfence_messages::{ErrorCode, words};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+pub(crate) use events::{event_line, event_says};
 
 /// Whether colours are wanted: standard output is a terminal and `NO_COLOR` is not set.
 pub fn colours() -> bool {

@@ -36,15 +36,13 @@ use serde_json::Value;
 use crate::{
     certificates::Certificates,
     config::ControllerConfig,
+    errors::not_found,
     explain,
-    http::{
-        self,
-        access::Access,
-        backend::{Backend, missing},
-    },
+    http::{self, access::Access, backend::Backend},
     inventory::{self, Inventory, Order, Reach},
     listen, metrics,
     notify::{HookInventory, HookTest, Notifier, Pace},
+    page,
 };
 
 /// How long a start or stop may take: searching, recording, exporting, launching, searching again.
@@ -108,7 +106,7 @@ pub async fn run(
     let certificates = Certificates::of(&config, reach.agents.clone());
     let inventory = inventory::keep(config, assembly.clone(), reach);
     let controller = Controller { assembly, inventory, metrics: handle, notifier: notifier.clone(), certificates };
-    let app = http::router(Arc::new(controller), access.clone());
+    let app = router(Arc::new(controller), access.clone());
     let app = http::limit::limited(app, per_second, access);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let listener = listener.into_std().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
@@ -135,6 +133,11 @@ pub async fn run(
     }
     bus.stop_all();
     Ok(())
+}
+
+/// The routes of the API and of the page over a backend, for whom `access` lets in.
+pub fn router(backend: Arc<dyn Backend>, access: Access) -> axum::Router {
+    http::router(backend, access, page::pages())
 }
 
 /// Says what hosts have heard that this journal does not know, and records that the work goes on from it.
@@ -208,7 +211,7 @@ impl Backend for Controller {
 
     async fn host(&self, id: HostId) -> Result<HostInventory> {
         let host = self.known().await?.hosts.into_iter().find(|known| known.uuid == id);
-        host.ok_or_else(|| missing("host", &id.to_string()))
+        host.ok_or_else(|| not_found("host", &id.to_string()))
     }
 
     async fn pings(&self, id: HostId) -> Result<Vec<Pinged>> {
@@ -311,9 +314,9 @@ impl Backend for Controller {
         let ha = self.thoughts().await?;
         let hosts = self.known().await?.hosts;
         let Ok(id) = self.vm_id(name) else {
-            let id = self.host_id(name).map_err(|_| missing("VM or host", name))?;
+            let id = self.host_id(name).map_err(|_| not_found("VM or host", name))?;
             let vms: Vec<_> = self.vms().await?.into_iter().filter(|vm| vm.last_host_uuid == Some(id)).collect();
-            let host = hosts.iter().find(|host| host.uuid == id).ok_or_else(|| missing("host", name))?;
+            let host = hosts.iter().find(|host| host.uuid == id).ok_or_else(|| not_found("host", name))?;
             return Ok(explain::host(host, &ha, &vms));
         };
         let vm = self.vm(id).await?;
@@ -352,13 +355,13 @@ impl Backend for Controller {
         let directory = self.assembly.catalog.now();
         let mut all = directory.hosts.iter();
         let found = all.find(|host| host.name == text || text.parse() == Ok(host.id));
-        found.map(|host| host.id).ok_or_else(|| missing("host", text))
+        found.map(|host| host.id).ok_or_else(|| not_found("host", text))
     }
 
     fn vm_id(&self, text: &str) -> Result<VmId> {
         let directory = self.assembly.catalog.now();
         let mut all = directory.vms.iter();
         let found = all.find(|vm| vm.name == text || text.parse() == Ok(vm.id));
-        found.map(|vm| vm.id).ok_or_else(|| missing("VM", text))
+        found.map(|vm| vm.id).ok_or_else(|| not_found("VM", text))
     }
 }

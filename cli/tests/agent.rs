@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use ringfence_cli::agent::{self, AgentSettings};
+use ringfence_cli::{agent, config::AgentSettings};
 use ringfence_drivers::node::{proc::Process, target::Runner};
 use ringfence_messages::{HostId, StorageId, VmId};
 use serde_json::{Value, json};

@@ -10,8 +10,10 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
 use fake::{Fake, serve_for};
 use futures_util::future::join_all;
 use ringfence_cli::{
-    agent::{self, AgentSettings},
-    http::access::{Access, Role, Token},
+    agent,
+    auth::{Role, Token},
+    config::AgentSettings,
+    http::access::Access,
 };
 use ringfence_messages::HostId;
 use serde_json::json;

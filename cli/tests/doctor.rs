@@ -13,7 +13,7 @@ use std::{
 };
 
 use axum::{Json, Router, routing::post};
-use ringfence_cli::agent::{self, AgentSettings};
+use ringfence_cli::{agent, config::AgentSettings};
 use ringfence_drivers::node::ssh::SshSettings;
 use ringfence_messages::HostId;
 use serde_json::{Value, json};

@@ -5,7 +5,10 @@ mod fake;
 
 use fake::{Fake, serve, serve_for};
 use reqwest::{Client, Response};
-use ringfence_cli::http::access::{Access, Role, Token};
+use ringfence_cli::{
+    auth::{Role, Token},
+    http::access::Access,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

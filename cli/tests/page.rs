@@ -16,7 +16,10 @@ use std::{
 
 use fake::{Fake, serve, serve_for};
 use fantoccini::{Client, ClientBuilder, Locator};
-use ringfence_cli::http::access::{Access, Role, Token};
+use ringfence_cli::{
+    auth::{Role, Token},
+    http::access::Access,
+};
 use ringfence_messages::{HostId, VmId, ha::VmHaStarted, vm::VmState};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};

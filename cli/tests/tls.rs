@@ -14,7 +14,8 @@ use std::{
 use parking_lot::Mutex;
 use ringfence_actors::ports::{Call, HostAgentPort};
 use ringfence_cli::{
-    agent::{self, AgentSettings},
+    agent,
+    config::AgentSettings,
     pki::{Authority, Names, issue, issue_for, renew},
 };
 use ringfence_drivers::{

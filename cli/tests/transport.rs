@@ -12,13 +12,11 @@ use std::{
 
 use fake::{Fake, serve};
 use ringfence_cli::{
-    http::{
-        self,
-        access::{Access, Role, Token},
-        limit::limited,
-    },
+    auth::{Role, Token},
+    http::{access::Access, limit::limited},
     listen::{self, MAX_HEADER_BYTES, MAX_HEADERS},
     pki::{Authority, Names, issue},
+    serve::router,
 };
 use ringfence_drivers::tls::{ServerFiles, api_server, plain_client};
 use serde_json::Value;
@@ -39,7 +37,7 @@ fn issued(ca: &Path, names: Names, out: &str) -> PathBuf {
 async fn serve_by(files: ServerFiles) -> SocketAddr {
     let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let app = http::router(Fake::new(2), Access::default());
+    let app = router(Fake::new(2), Access::default());
     tokio::spawn(listen::serve_over(listener, Some(api_server(files).unwrap()), app, std::future::pending()));
     address
 }
@@ -102,7 +100,7 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
 async fn who_asks_too_often_is_told_when_to_ask_again_and_watching_goes_on() {
     let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let app = limited(http::router(Fake::new(2), Access::default()), NonZeroU32::MIN, Access::default());
+    let app = limited(router(Fake::new(2), Access::default()), NonZeroU32::MIN, Access::default());
     tokio::spawn(listen::serve(listener, app, std::future::pending()));
     let http = plain_client().unwrap().build().unwrap();
     let mut answers = Vec::new();
@@ -128,7 +126,7 @@ async fn strangers_do_not_use_up_the_measure_of_who_shows_a_token() {
     let url = format!("http://{}/v1/hosts", listener.local_addr().unwrap());
     let token = Token { name: "ops".to_owned(), role: Role::Viewer, sha256: Sha256::digest("known").into() };
     let access = Access::by(vec![token]);
-    let app = limited(http::router(Fake::new(2), access.clone()), NonZeroU32::MIN, access);
+    let app = limited(router(Fake::new(2), access.clone()), NonZeroU32::MIN, access);
     tokio::spawn(listen::serve(listener, app, std::future::pending()));
     let http = plain_client().unwrap().build().unwrap();
     let ask = async |token: &str| http.get(&url).bearer_auth(token).send().await.unwrap().status().as_u16();

@@ -39,8 +39,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::AgentSettings;
-use crate::doctor;
+use super::diagnose::{local, siblings};
+use crate::config::AgentSettings;
 
 /// How long a ZBS target's control socket may take to accept (domain: 1 s).
 const CONTROL_SOCKET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -143,13 +143,14 @@ impl Service {
     async fn diagnose(&self, cmd: DiagnoseHostCmd) -> Result<DiagnoseHostReply> {
         // First of all: what follows takes its time.
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        if cmd.siblings.len() > doctor::MAX_SIBLINGS {
-            let details = format!("{} siblings are to be tried, {} at most", cmd.siblings.len(), doctor::MAX_SIBLINGS);
+        if cmd.siblings.len() > siblings::MAX_SIBLINGS {
+            let details =
+                format!("{} siblings are to be tried, {} at most", cmd.siblings.len(), siblings::MAX_SIBLINGS);
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
         let (mut findings, ways) = tokio::join!(
-            doctor::look_at_host(&self.settings, &cmd.needs),
-            doctor::look_at_siblings(self.settings.ssh.as_ref(), &cmd.siblings)
+            local::look(&self.settings, &cmd.needs),
+            siblings::look(self.settings.ssh.as_ref(), &cmd.siblings)
         );
         findings.extend(ways);
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or_default();

@@ -8,13 +8,15 @@ use ringfence_messages::{
     host::HostInventory,
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
-    words,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{Ask, Client, HostArgs};
-use crate::output::{harmless, print, state, table};
+use super::{Ask, HostArgs};
+use crate::{
+    client::{Client, path_part},
+    output::{event_line, harmless, print, state, table},
+};
 
 pub(super) fn client(ask: &Ask) -> Result<Client> {
     ask.server.client()
@@ -106,43 +108,6 @@ fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
         ]);
     }
     table.to_string()
-}
-
-/// One line of the journal: when, what, about whom, and what of it matters most.
-pub(super) fn event_line(record: &Record) -> String {
-    let Record { seq, time, topic, subject, .. } = record;
-    words::clean(&format!("{seq:>6}  {time}  {topic:<32} {subject:<28} {}", event_says(record)))
-}
-
-/// What matters most of a record.
-pub(crate) fn event_says(record: &Record) -> String {
-    let fields = record.payload.as_object();
-    let field = |key: &str| fields.and_then(|fields| fields.get(key)).filter(|value| !value.is_null());
-    let change = |old: &str, new: &str| {
-        let text =
-            |key| field(key).map_or("-".to_owned(), |value| value.as_str().map_or(value.to_string(), str::to_owned));
-        field(new).map(|_| format!("{} -> {}", text(old), text(new)))
-    };
-    let mut says: Vec<String> =
-        [("oldStatus", "newStatus"), ("oldState", "newState")].iter().filter_map(|(a, b)| change(a, b)).collect();
-    for key in [
-        "phase",
-        "attempt",
-        "skippedPings",
-        "epoch",
-        "level",
-        "outcome",
-        "quarantined",
-        "engaged",
-        "draining",
-        "moving",
-        "reason",
-    ] {
-        if let Some(value) = field(key) {
-            says.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
-        }
-    }
-    says.join(" ")
 }
 
 pub(super) async fn hosts(ask: &Ask) -> Result<()> {
@@ -339,10 +304,4 @@ pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
         )
     });
     Ok(())
-}
-
-/// A name as one part of a path: what is not plain is percent-encoded.
-pub(crate) fn path_part(name: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

@@ -1,18 +1,15 @@
 //! Checks a file and says what was understood.
 
-use std::{io::IsTerminal, path::Path};
+use std::path::Path;
 
 use ringfence_drivers::tls::{Identity, Role, ServerFiles, day};
 use ringfence_messages::{Result, vhost::OnTargetLoss};
 
 use super::live;
 use crate::{
-    config::{self, Config, ControllerConfig, HookWay, Problems},
+    config::{self, Config, ControllerConfig, HookWay, report},
     output::{print, table},
 };
-
-/// Columns of a diagnostic where there is no terminal to ask.
-const WIDTH: usize = 120;
 
 pub(super) async fn run(path: &Path, ask: bool) -> u8 {
     match config::load(path) {
@@ -66,14 +63,6 @@ fn certified(what: &str, found: Result<Option<Identity>>) -> u8 {
             2
         }
     }
-}
-
-/// Says what is wrong with a file, on standard error.
-pub fn report(problems: &Problems) {
-    let fancy = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    eprint!("{}", problems.render(fancy, WIDTH));
-    let count = problems.count();
-    eprintln!("{count} mistake{}, nothing was done", if count == 1 { "" } else { "s" });
 }
 
 fn explain(config: &ControllerConfig) {

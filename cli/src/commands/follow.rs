@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use ringfence_actors::ports::Record;
 use ringfence_messages::Result;
 
-use super::{Ask, ask::event_line};
-use crate::output::print;
+use super::Ask;
+use crate::output::{event_line, print};
 
 /// Between tries to reach a controller that went away.
 const RETRY: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     Ask,
-    ask::{client, or_dash, path_part, show, word},
+    ask::{client, or_dash, show, word},
 };
 use crate::{
     notify::{HookInventory, HookTest},

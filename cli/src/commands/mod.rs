@@ -1,28 +1,25 @@
 //! The command line: what may be asked, and of whom.
 
 mod ask;
-pub mod check;
-mod client;
+mod check;
 mod follow;
 mod hooks;
 mod inventory;
-pub(crate) mod live;
+mod live;
 mod manual;
 mod token;
-pub(crate) mod watch;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use ask::{event_says, path_part};
-pub use client::{Client, Files};
 use ringfence_drivers::node::{autostart::Libvirt, lookout::Lookout, sibling, vms::ordered};
 
 use ringfence_messages::{Code, ErrorCode, Result};
 
 use crate::{
-    http::access::Role,
+    auth::Role,
+    client::Server,
     log,
     sim::{ModelArgs, ScenarioCommand, SimArgs},
 };
@@ -228,37 +225,6 @@ pub struct Ask {
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Whom to ask.
-#[derive(Debug, Args)]
-pub struct Server {
-    /// The controller
-    #[arg(long, env = "RINGFENCE_SERVER", default_value = "http://127.0.0.1:7080")]
-    server: String,
-    /// File with the token that it asks for, mode 0600
-    #[arg(long, env = "RINGFENCE_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
-    /// For an https:// controller: file with the authorities that its certificate may come from
-    #[arg(long, env = "RINGFENCE_CA_FILE")]
-    ca_file: Option<PathBuf>,
-    /// For a controller that asks for one: file with a certificate of one's own
-    #[arg(long, env = "RINGFENCE_CERT_FILE", requires = "key_file")]
-    cert_file: Option<PathBuf>,
-    /// The key of that certificate, mode 0600
-    #[arg(long, env = "RINGFENCE_KEY_FILE", requires = "cert_file")]
-    key_file: Option<PathBuf>,
-}
-
-impl Server {
-    pub(crate) fn url(&self) -> &str {
-        &self.server
-    }
-
-    pub(crate) fn client(&self) -> Result<Client> {
-        let files = Files { ca: self.ca_file.clone(), own: self.cert_file.clone().zip(self.key_file.clone()) };
-        Client::with_files(&self.server, files)?.with_token_file(self.token_file.as_deref())
-    }
 }
 
 /// Orders about a VM.

@@ -4,7 +4,7 @@ use rand::Rng;
 use ringfence_messages::{Code, ErrorCode, Result};
 use sha2::{Digest, Sha256};
 
-use crate::{config::token_name, http::access::Role, output::print};
+use crate::{auth::Role, config::token_name, output::print};
 
 /// Prints a new token, and to standard error the table by which the controller knows it: a token that goes into a file by
 /// `>` does not take the table along.

@@ -5,18 +5,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringfence_drivers::node::{
-    docker::{DEFAULT_SOCKET, Engine},
-    ssh::SshSettings,
-    target::Runner,
-    vms::QemuSettings,
+use ringfence_drivers::{
+    node::{
+        docker::{DEFAULT_SOCKET, Engine},
+        ssh::SshSettings,
+        target::Runner,
+        vms::QemuSettings,
+    },
+    tls::TlsFiles,
 };
 use ringfence_messages::HostId;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
 use super::{Checker, Problems, raw::RawTls, text};
-use crate::agent::{AgentSettings, IN_THE_CLEAR};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -125,6 +127,35 @@ struct RawSsh {
 struct RawAuth {
     token_file: Option<PathBuf>,
 }
+
+/// What an agent is told.
+#[derive(Clone, Debug)]
+pub struct AgentSettings {
+    /// The host that it is.
+    pub host: HostId,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its durable state; one agent at a time.
+    pub state_dir: PathBuf,
+    /// Listen beyond loopback without TLS; ask nobody for a token.
+    pub insecure: bool,
+    /// How QEMU is run.
+    pub qemu: QemuSettings,
+    /// How the vhost targets are run that this agent deploys.
+    pub target: Runner,
+    /// The engine of the host, if vhost targets run in containers: preparing the host includes it then.
+    pub docker: Option<Engine>,
+    /// How it reaches a failed sibling; `None`: it cannot.
+    pub ssh: Option<SshSettings>,
+    /// Its certificate and key, and the authorities whose controllers it hears; `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// A file with the token that every caller must show; mode 0600.
+    pub token_file: Option<PathBuf>,
+}
+
+/// What to do about an agent that listens in the clear.
+pub(crate) const IN_THE_CLEAR: &str = "add [tls] cert, key, ca (`ringfence pki issue --host NAME` makes them), listen on 127.0.0.1, or set \
+                                       insecure = true if the network is trusted";
 
 /// An agent's file, checked.
 #[derive(Debug)]

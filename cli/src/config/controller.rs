@@ -17,13 +17,17 @@ use ringfence_drivers::tls::{ServerFiles, TlsFiles};
 use ringfence_messages::{ClusterId, HostId, StorageId, storage::StorageKind, vhost::DEFAULT_HUGEPAGES};
 use serde_spanned::Spanned;
 
-use crate::http::{access::Token, limit::REQUESTS_PER_SECOND};
+use crate::auth::Token;
 
 use super::{
     AgentAccess, CephAccess, Checker, HookConfig, MdsAccess, Problems, Source, TelemetryConfig,
     raw::{Raw, RawFence, RawFencer, RawHa, RawManaged, RawPing, RawRecovery, Text},
     text,
 };
+
+/// Requests a second from one address, unless told. Too low: a page that shows everything, and scripts beside it, are held up.
+/// Too high: one client keeps the API's thread busy.
+const REQUESTS_PER_SECOND: u32 = 200;
 
 /// A controller's file, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::{
     raw::{RawCommandHook, RawWebhook, Text},
     text::{self, Read},
 };
-use crate::notify::{Signer, authorities};
+use crate::{https::authorities, signer::Signer};
 
 /// How long a receiver may take unless said otherwise. Too low: a slow one is told twice. Too high: it holds up later records.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);

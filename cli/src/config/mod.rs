@@ -11,6 +11,7 @@ mod hooks;
 mod hosts;
 pub(crate) mod managed;
 mod raw;
+mod report;
 mod storages;
 mod telemetry;
 mod text;
@@ -23,11 +24,13 @@ use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, SourceSpan};
 
-pub use agent::AgentConfig;
+pub(crate) use agent::IN_THE_CLEAR;
+pub use agent::{AgentConfig, AgentSettings};
 pub use controller::ControllerConfig;
 pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
 pub use hosts::AgentAccess;
 pub use managed::Source;
+pub use report::report;
 use ringfence_drivers::files::not_ours;
 use ringfence_messages::{Code, ErrorCode};
 pub use storages::{CephAccess, MdsAccess};

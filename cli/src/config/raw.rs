@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_spanned::Spanned;
 
 use super::telemetry::RawTelemetry;
-use crate::http::access::Role;
+use crate::auth::Role;
 
 pub(super) type Text = Spanned<String>;
 

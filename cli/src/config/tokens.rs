@@ -3,7 +3,7 @@
 use serde_spanned::Spanned;
 
 use super::{Checker, raw::RawApiToken, text};
-use crate::http::access::Token;
+use crate::auth::Token;
 
 /// The tokens of the file; each hash once.
 pub(super) fn tokens(c: &mut Checker, raw: &[Spanned<RawApiToken>]) -> Vec<Token> {

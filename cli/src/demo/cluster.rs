@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::guest;
-use crate::commands::Client;
+use crate::client::Client;
 
 /// How long a child may take to serve or to end. Generous: machines are slow while they build.
 pub const CHILD_TIMEOUT: Duration = Duration::from_secs(30);

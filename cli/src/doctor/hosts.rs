@@ -18,8 +18,11 @@ use ringfence_messages::{
 };
 use tokio::time::Instant;
 
-use super::{Check, of, siblings::MAX_SIBLINGS, twins};
-use crate::{commands::live, config::ControllerConfig};
+use super::{probes, twins};
+use crate::{
+    agent::diagnose::{Check, of, siblings::MAX_SIBLINGS},
+    config::ControllerConfig,
+};
 
 /// How long an agent may take to look around: its logins take up to 13 s each, all at once. Too low: one sibling that
 /// hangs hides all the others. Too high: the doctor waits for an agent that is lost.
@@ -51,12 +54,12 @@ pub(super) struct HostLook {
 }
 
 /// Asks all hosts, in the order of the file.
-pub(super) async fn look(config: &ControllerConfig, seen: &[Result<live::Seen, ErrorCode>]) -> Vec<HostLook> {
-    let client = live::client(config);
+pub(super) async fn look(config: &ControllerConfig, seen: &[Result<probes::Seen, ErrorCode>]) -> Vec<HostLook> {
+    let client = probes::client(config);
     let hosts = config.inventory.hosts.iter().zip(seen);
     let looks = hosts.map(|(host, seen)| one(config, client.as_ref(), host, seen));
     let mut looks: Vec<HostLook> = stream::iter(looks).buffered(PARALLEL).collect().await;
-    let itself = live::itself(seen);
+    let itself = probes::itself(seen);
     for (n, look) in looks.iter_mut().enumerate() {
         let hosts = &config.inventory.hosts;
         let told = [twins::machine(hosts, &itself, n), twins::own_addresses(hosts, &itself, n)];
@@ -69,7 +72,7 @@ async fn one(
     config: &ControllerConfig,
     client: Result<&AgentClient, &ErrorCode>,
     host: &Host,
-    seen: &Result<live::Seen, ErrorCode>,
+    seen: &Result<probes::Seen, ErrorCode>,
 ) -> HostLook {
     let mut findings = vec![addresses(config, host)];
     match client {
@@ -108,7 +111,7 @@ async fn asked(
     config: &ControllerConfig,
     client: &AgentClient,
     host: &Host,
-    seen: &Result<live::Seen, ErrorCode>,
+    seen: &Result<probes::Seen, ErrorCode>,
 ) -> Vec<Finding> {
     let url = config.agents.get(&host.id).map_or("", |access| access.url.as_str());
     let check = of("agent", WHY_AGENT).about(url);
@@ -129,7 +132,7 @@ async fn asked(
         }
     };
     let began = Instant::now();
-    let _ = client.ping(host.id, None, Call::within(live::AGENT_TIMEOUT)).await;
+    let _ = client.ping(host.id, None, Call::within(probes::AGENT_TIMEOUT)).await;
     let half_way = (began.elapsed() / 2).as_millis();
     let cmd = DiagnoseHostCmd { host_uuid: host.id, siblings: siblings(config, host), needs: needs(config, host) };
     let sent = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() + half_way;

@@ -17,11 +17,16 @@ use serde::Serialize;
 
 use super::{
     hosts::HostLook,
-    of,
     office::{BLOCK, REFUSE, refusal_of},
-    siblings::logins_that_work,
+    probes,
 };
-use crate::{commands::live, config::ControllerConfig};
+use crate::{
+    agent::diagnose::{
+        of,
+        siblings::{MAX_SIBLINGS, logins_that_work},
+    },
+    config::ControllerConfig,
+};
 
 /// What the storage's refusal adds to the score, and what it adds if it stops some of the VMs only.
 const STORAGE: u32 = 50;
@@ -83,7 +88,7 @@ fn of_host(config: &ControllerConfig, host: &Host, looks: &[HostLook], office: &
     let hosts = config.inventory.hosts.iter().filter(|of| across || of.cluster == host.cluster).count();
     let (storage, storage_reason) = by_storage(config, host, office);
     let (level, score) = level(siblings.len(), storage);
-    let tried = hosts.saturating_sub(1).min(super::siblings::MAX_SIBLINGS);
+    let tried = hosts.saturating_sub(1).min(MAX_SIBLINGS);
     Fenceability { score, level, siblings, tried, storage, storage_reason }
 }
 
@@ -95,7 +100,7 @@ fn by_storage(config: &ControllerConfig, host: &Host, office: &[Finding]) -> (By
     }
     let attached = config.inventory.storages.iter().filter(|storage| storage.clusters.contains(&host.cluster));
     let (refusing, not): (Vec<_>, Vec<_>) = attached.partition(|storage| {
-        let name = live::storage_name(config, storage.id);
+        let name = probes::storage_name(config, storage.id);
         let may = |finding: &Finding| finding.check == BLOCK && finding.about == name && finding.verdict == Verdict::Ok;
         storage.kind == StorageKind::Ceph && office.iter().any(may)
     });

@@ -10,9 +10,9 @@ use ringfence_actors::{
 use ringfence_drivers::journal::Journal;
 use ringfence_messages::{Code, ErrorCode, Event as _, StorageId, ceph::StorageFenceChanged, doctor::Finding};
 
-use super::{local, of, quoted};
+use super::probes;
 use crate::{
-    commands::live,
+    agent::diagnose::{local, of, quoted},
     config::{CephAccess, ControllerConfig},
 };
 
@@ -43,12 +43,12 @@ pub(super) fn refusal_of(host: &str, storage: &str) -> String {
 pub(super) const BLOCK: &str = "ceph-block";
 
 /// Looks at everything that needs no host.
-pub(super) async fn look(config: &ControllerConfig, seen: &[Result<live::Seen, ErrorCode>]) -> Vec<Finding> {
+pub(super) async fn look(config: &ControllerConfig, seen: &[Result<probes::Seen, ErrorCode>]) -> Vec<Finding> {
     let mut findings = local::state(&config.state_dir, "controller");
     findings.push(journal(&config.state_dir));
     findings.extend(config.agent_token_file.as_deref().map(local::token_file));
     findings.extend(policy(config));
-    let clusters = live::clusters(config);
+    let clusters = probes::clusters(config);
     for (id, access) in &config.ceph {
         findings.extend(ceph(config, &clusters, *id, access, seen).await);
     }
@@ -131,11 +131,11 @@ async fn ceph(
     port: &dyn CephPort,
     id: StorageId,
     access: &CephAccess,
-    seen: &[Result<live::Seen, ErrorCode>],
+    seen: &[Result<probes::Seen, ErrorCode>],
 ) -> Vec<Finding> {
-    let (name, user) = (live::storage_name(config, id), &access.cluster.user);
+    let (name, user) = (probes::storage_name(config, id), &access.cluster.user);
     let conf = quoted(&access.cluster.conf);
-    let rights = live::rights(port, id).await;
+    let rights = probes::rights(port, id).await;
     let caps = format!(
         "as admin: ceph auth caps client.{user} mon 'allow r, allow command \"osd blocklist\"' \
          osd 'profile rbd-read-only pool={}'",
@@ -145,7 +145,7 @@ async fn ceph(
     let mut findings = Vec::new();
     let answers = match rights.map {
         Ok(map) => {
-            for (host, may) in live::refusable(&config.inventory, id, &map) {
+            for (host, may) in probes::refusable(&config.inventory, id, &map) {
                 let check = of(REFUSE, WHY_REFUSE).about(refusal_of(&host, &name));
                 findings.push(match may {
                     Ok(()) => check.ok("its addresses are its own alone"),
@@ -153,7 +153,7 @@ async fn ceph(
                 });
             }
             findings.extend(leaks(config, id, &name, &map));
-            of_name("ceph", WHY_CEPH).ok(live::map_said(&map))
+            of_name("ceph", WHY_CEPH).ok(probes::map_said(&map))
         }
         Err(error) => {
             let mend = format!("ceph --conf {conf} --id {user} --connect-timeout 3 osd dump");
@@ -177,7 +177,7 @@ async fn ceph(
                 }
                 _ => String::new(),
             };
-            findings.push(match live::watched(port, config, seen, vm, volume).await {
+            findings.push(match probes::watched(port, config, seen, vm, volume).await {
                 Ok(found) => check.ok(found),
                 Err(error) if error.is(&Code::TIMEOUT) => check.unknown(error.details, mend),
                 Err(error) => check.fail(error.details, mend),
@@ -223,7 +223,7 @@ mod tests {
         };
         let hosts = vec![host("host-a", "10.9.0.21"), host("host-b", "10.9.0.31")];
         let inventory = Inventory { hosts, storages: vec![storage], ..Inventory::default() };
-        let judged = live::refusable(&inventory, StorageId::from_name("ceph-1"), &map);
+        let judged = probes::refusable(&inventory, StorageId::from_name("ceph-1"), &map);
         let [(a, hurts), (b, fine)] = &judged[..] else { panic!("{judged:?}") };
         assert_eq!((a.as_str(), b.as_str(), fine), ("host-a", "host-b", &Ok(())));
         assert!(hurts.as_ref().unwrap_err().details.contains("10.9.0.21 is the address of osd.0 too"), "{hurts:?}");

@@ -142,7 +142,7 @@ fn wrapped(head: &str, text: &str, indent: usize, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{levels::ByStorage, of};
+    use crate::{agent::diagnose::of, doctor::levels::ByStorage};
 
     fn report() -> Report {
         let level = Fenceability {

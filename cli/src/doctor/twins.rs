@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ringfence_actors::inventory::Host;
 use ringfence_messages::{doctor::Finding, evidence::Machine};
 
-use super::of;
+use crate::agent::diagnose::of;
 
 const WHY_MACHINE: &str = "evidence of one machine counts for a host only if no other host is that machine";
 const WHY_OWN: &str =

@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use ringfence_messages::{Code, ErrorCode, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -26,43 +26,10 @@ use super::{
     sessions::{LASTS, Sessions},
 };
 use crate::{
+    auth::{Role, Token},
     listen::{Peer, read_form},
     places::Showing,
 };
-
-/// What somebody may do; each may what those before may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Start, stop and bring back VMs, take hosts out of service and back.
-    Operator,
-    /// Change the inventory, and attest that a host is off: nothing else proves it then.
-    Admin,
-}
-
-impl Role {
-    /// The role's name, as in a config.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::Admin => "admin",
-        }
-    }
-}
-
-/// A token, as the config knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Whose it is.
-    pub name: String,
-    /// What its bearer may do.
-    pub role: Role,
-    /// What it is known by.
-    pub sha256: [u8; 32],
-}
 
 /// Who may what; nobody is asked while there are no tokens.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use ringfence_actors::ports::Record;
 use ringfence_messages::{
-    Code, ErrorCode, HostId, Result, VmId,
+    HostId, Result, VmId,
     ha::{DrainPlan, HaReply, HaStartPlan},
     host::{HostAction, HostInventory, Pinged},
     storage::{HostProtocolRef, StorageInventory},
@@ -74,12 +74,4 @@ pub trait Backend: Send + Sync {
     fn host_id(&self, text: &str) -> Result<HostId>;
     /// The VM of this name or uuid.
     fn vm_id(&self, text: &str) -> Result<VmId>;
-}
-
-/// There is no such thing.
-pub fn missing(what: &str, text: &str) -> ErrorCode {
-    ErrorCode::new(
-        Code::NOT_FOUND,
-        format!("there is no {what} with the name or uuid {:?}", text.chars().take(80).collect::<String>()),
-    )
 }

@@ -13,13 +13,14 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    auth::Role,
     config::managed::Edit,
     inventory::{Order, Outcome},
 };
 
 use super::{
     Answer, App,
-    access::{Bearer, CHANGE, RELOAD, Role},
+    access::{Bearer, CHANGE, RELOAD},
     actions::{Conditions, read},
     errors::{Failure, Problem},
     tag::{matches, tagged},

@@ -27,10 +27,6 @@ use crate::{
     per_address::{PerAddress, network},
 };
 
-/// Requests a second from one address, unless told. Too low: a page that shows everything, and scripts beside it, are held up.
-/// Too high: one client keeps the API's thread busy.
-pub const REQUESTS_PER_SECOND: u32 = 200;
-
 /// For how many seconds' worth an address may ask at once. Too low: the page's parts come one by one.
 const BURST_SECONDS: u32 = 5;
 

@@ -35,11 +35,16 @@ mod trace;
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, Router, extract::State, middleware, response::IntoResponse};
+use axum::{
+    Extension, Json, Router,
+    extract::State,
+    middleware,
+    response::{IntoResponse, Response},
+};
+use futures_util::future::BoxFuture;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::page;
 use access::Access;
 pub(crate) use actions::attester;
 use backend::Backend;
@@ -102,18 +107,30 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     described().split_for_parts().1
 }
 
+/// The web page, as the routes of the API take it in.
+pub struct Pages {
+    /// Routes under `/ui`.
+    pub routes: Router<Arc<dyn Backend>>,
+    /// The answer of `/` to a browser.
+    pub overview: Overview,
+}
+
+/// Renders the overview.
+pub type Overview = fn(Arc<dyn Backend>) -> BoxFuture<'static, Response>;
+
 /// The routes of the API and of the page over a backend, for whom `access` lets in.
-pub fn router(backend: Arc<dyn Backend>, access: Access) -> Router {
+pub fn router(backend: Arc<dyn Backend>, access: Access, pages: Pages) -> Router {
     let (router, document) = described().split_for_parts();
     let repeats = Arc::new(Repeats::default());
     router
-        .merge(page::routes())
+        .merge(pages.routes)
         .route("/openapi.json", axum::routing::get(move || std::future::ready(Json(document.clone()).into_response())))
         .fallback(errors::no_such_path)
         .method_not_allowed_fallback(errors::no_such_method)
         .layer(middleware::from_fn_with_state(repeats, repeat::once))
         .layer(middleware::from_fn_with_state(access.clone(), access::check))
         .layer(Extension(access))
+        .layer(Extension(pages.overview))
         .layer(middleware::from_fn(guard::guard))
         .layer(middleware::from_fn(trace::trace))
         .with_state(backend)

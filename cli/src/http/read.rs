@@ -1,7 +1,7 @@
 //! Questions: what there is, and how it is.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{notify::HookInventory, page};
+use crate::notify::HookInventory;
 
 use super::{
-    Answer, App,
+    Answer, App, Overview,
     errors::{Failure, Problem},
     tag::tagged,
 };
@@ -67,11 +67,15 @@ fn part<T: Serialize>(all: Vec<T>, query: Result<Query<Part>, QueryRejection>, h
 
 /// What the API has, in plain text; for who accepts `text/html`, the web page
 #[utoipa::path(get, path = "/", tag = "controller", responses((status = 200, body = String, content_type = "text/plain")))]
-pub(super) async fn index(backend: App, headers: HeaderMap) -> Response {
+pub(super) async fn index(
+    State(backend): App,
+    Extension(overview): Extension<Overview>,
+    headers: HeaderMap,
+) -> Response {
     let accepts = headers.get(header::ACCEPT).map(|accepts| String::from_utf8_lossy(accepts.as_bytes()));
     // The page's script accepts anything, and says who it is.
     match accepts.is_some_and(|accepts| accepts.contains("text/html")) || headers.contains_key("hx-request") {
-        true => page::overview(backend).await.into_response(),
+        true => overview(backend).await,
         false => INDEX.into_response(),
     }
 }

@@ -11,7 +11,8 @@ use utoipa::openapi::{
     security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
 };
 
-use super::access::{COOKIE, MORE, Role, takes};
+use super::access::{COOKIE, MORE, takes};
+use crate::auth::Role;
 
 /// Under which an operation says the least role that it takes.
 const REQUIRED_ROLE: &str = "x-required-role";

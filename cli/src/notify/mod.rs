@@ -15,7 +15,6 @@ mod cursor;
 mod hook;
 mod notice;
 mod pace;
-mod sign;
 mod webhook;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -26,15 +25,13 @@ use ringfence_actors::ports::JournalPort;
 use ringfence_messages::{Result, audit::EventRecorded};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::{config::HookConfig, http::backend::missing};
+use crate::{config::HookConfig, errors::not_found};
 
 pub use cursor::Cursor;
 use hook::Hook;
 pub use hook::{HookInventory, HookKind, HookTest};
 pub use notice::{Notice, TEST_TOPIC};
 pub use pace::{MAX_REFUSALS, MAX_RETRY_AFTER, Outcome, Pace, Step, Tries};
-pub use sign::Signer;
-pub(crate) use webhook::{IDLE_TIMEOUT, authorities, connector, reason};
 
 /// Between looks at the journal while nobody tells that something was recorded. Too low: work for nothing. Too high: a record
 /// whose announcement was missed is told so much later.
@@ -119,7 +116,7 @@ impl Notifier {
     /// `SYS.1003` if there is none of this name, `SYS.1005` while another test of it is under way.
     pub async fn test(&self, name: &str) -> Result<HookTest> {
         let hook = self.hooks.iter().find(|hook| hook.name() == name);
-        hook.ok_or_else(|| missing("hook", name))?.test().await
+        hook.ok_or_else(|| not_found("hook", name))?.test().await
     }
 
     /// Sets the gauges of how the hooks are.

@@ -20,9 +20,10 @@ use super::{
     layout::{columns, page},
 };
 use crate::{
+    auth::Role,
     config::managed::{Edit, toml_of},
     http::{
-        access::{Bearer, CHANGE, RELOAD, Role},
+        access::{Bearer, CHANGE, RELOAD},
         backend::Backend,
     },
     inventory::{Order, Outcome},

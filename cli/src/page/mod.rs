@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
@@ -46,17 +47,21 @@ use maud::html;
 use ringfence_messages::ErrorCode;
 
 use crate::http::{
+    Overview, Pages,
     access::{self, SIGN_IN, SIGN_OUT},
     backend::Backend,
     status,
 };
 
-type App = axum::extract::State<Arc<dyn Backend>>;
+type App = State<Arc<dyn Backend>>;
 
-pub(crate) use overview::overview;
+/// The page; `/` itself is shared with the API.
+pub(crate) fn pages() -> Pages {
+    let overview: Overview = |backend| Box::pin(async { overview::overview(State(backend)).await.into_response() });
+    Pages { routes: routes(), overview }
+}
 
-/// The page's routes; `/` itself is shared with the API.
-pub(crate) fn routes() -> Router<Arc<dyn Backend>> {
+fn routes() -> Router<Arc<dyn Backend>> {
     Router::new()
         .route("/ui/hosts", get(hosts::list))
         .route("/ui/hosts/{name}", get(hosts::one))

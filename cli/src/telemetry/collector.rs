@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use ringfence_drivers::tls::refused_server;
 use ringfence_messages::Result;
 
-use crate::notify::{IDLE_TIMEOUT, connector, reason};
+use crate::https::{IDLE_TIMEOUT, connector, reason};
 
 /// Bytes of an answer that are read. It says at most which spans were refused.
 const MAX_ANSWER_BYTES: usize = 64 << 10;

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::state::{Data, MAX_RECORDS, Update};
-use crate::commands::{Client, path_part};
+use crate::client::{Client, path_part};
 
 /// How long one question may take. Too low: a busy controller seems away. Too high: one that is away seems busy.
 const PATIENCE: Duration = Duration::from_secs(5);

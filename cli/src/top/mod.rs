@@ -20,7 +20,7 @@ use crossterm::event::{Event, EventStream, KeyEventKind};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::{commands::Server, listen::asked_to_end};
+use crate::{client::Server, listen::asked_to_end};
 use state::{Effect, State};
 
 /// Between two pictures on which nothing but a clock moves.

@@ -21,7 +21,7 @@ use ringfence_messages::{
 };
 
 use super::state::{Fence, Over, Pane, State};
-use crate::{commands::event_says, output::clock};
+use crate::output::{clock, event_says};
 
 /// From here on there are two columns.
 const WIDE: u16 = 120;

@@ -11,14 +11,12 @@ use parking_lot::Mutex;
 use ringfence_actors::{change::Change, inventory::Catalog, ports::Record};
 use ringfence_cli::{
     config::Source,
-    http::{
-        self,
-        access::Access,
-        backend::{Backend, missing},
-    },
+    errors::not_found,
+    http::{access::Access, backend::Backend},
     inventory::Order,
     listen,
     notify::{HookInventory, HookKind, HookTest},
+    serve::router,
 };
 use ringfence_messages::{
     ClusterId, Event, HostId, Protocol, ProtocolStatus, Result, StorageId, VmId,
@@ -373,12 +371,12 @@ impl Backend for Fake {
 
     fn host_id(&self, text: &str) -> Result<HostId> {
         let hosts = self.hosts.lock();
-        hosts.iter().find(|host| host.name == text).map(|host| host.uuid).ok_or_else(|| missing("host", text))
+        hosts.iter().find(|host| host.name == text).map(|host| host.uuid).ok_or_else(|| not_found("host", text))
     }
 
     fn vm_id(&self, text: &str) -> Result<VmId> {
         let vms = self.vms.lock();
-        vms.iter().find(|vm| vm.name == text).map(|vm| vm.uuid).ok_or_else(|| missing("VM", text))
+        vms.iter().find(|vm| vm.name == text).map(|vm| vm.uuid).ok_or_else(|| not_found("VM", text))
     }
 }
 
@@ -391,6 +389,6 @@ pub(crate) async fn serve(fake: Arc<Fake>) -> SocketAddr {
 pub(crate) async fn serve_for(fake: Arc<Fake>, access: Access) -> SocketAddr {
     let listener = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(listen::serve(listener, http::router(fake, access), std::future::pending()));
+    tokio::spawn(listen::serve(listener, router(fake, access), std::future::pending()));
     address
 }

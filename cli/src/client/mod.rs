@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use clap::Args;
 use reqwest::{Method, Response};
 use ringfence_drivers::{agent_client::IDLE_TIMEOUT, tls};
 use ringfence_messages::{Code, ErrorCode, Result};
@@ -12,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::agent::read_token;
+use crate::auth::read_token;
 
 /// How long the controller may take: as long as a VM's start.
 const TIMEOUT: Duration = Duration::from_secs(130);
@@ -35,6 +36,37 @@ pub struct Files {
     pub ca: Option<PathBuf>,
     /// A certificate of one's own and its key, for a controller that asks for one.
     pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// The controller
+    #[arg(long, env = "RINGFENCE_SERVER", default_value = "http://127.0.0.1:7080")]
+    server: String,
+    /// File with the token that it asks for, mode 0600
+    #[arg(long, env = "RINGFENCE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// For an https:// controller: file with the authorities that its certificate may come from
+    #[arg(long, env = "RINGFENCE_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// For a controller that asks for one: file with a certificate of one's own
+    #[arg(long, env = "RINGFENCE_CERT_FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The key of that certificate, mode 0600
+    #[arg(long, env = "RINGFENCE_KEY_FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
+}
+
+impl Server {
+    pub(crate) fn url(&self) -> &str {
+        &self.server
+    }
+
+    pub(crate) fn client(&self) -> Result<Client> {
+        let files = Files { ca: self.ca_file.clone(), own: self.cert_file.clone().zip(self.key_file.clone()) };
+        Client::with_files(&self.server, files)?.with_token_file(self.token_file.as_deref())
+    }
 }
 
 #[derive(Deserialize)]
@@ -171,4 +203,10 @@ impl Client {
         );
         ErrorCode::new(Code::NODE_UNAVAILABLE, details)
     }
+}
+
+/// A name as one part of a path: what is not plain is percent-encoded.
+pub(crate) fn path_part(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

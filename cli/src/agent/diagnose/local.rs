@@ -20,7 +20,7 @@ use ringfence_messages::{
 use rustix::fs::{Access, StatVfs, access, statvfs};
 
 use super::{Check, of, quoted, siblings};
-use crate::agent::{AgentSettings, read_token};
+use crate::{auth::read_token, config::AgentSettings};
 
 /// How long a program may take to say its version. Too low: a busy host seems to lack it. Too high: the doctor waits.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,62 @@
+//! What a host checks on itself, for `ringfence doctor`.
+//!
+//! ```text
+//! local     what a host finds on itself: state, disk, tokens, QEMU, what its storages need
+//! siblings  the way from a host to the hosts that it would have to fence, up to a login
+//! ```
+
+pub(crate) mod local;
+pub(crate) mod siblings;
+
+use std::path::Path;
+
+use ringfence_messages::doctor::{Finding, Verdict};
+
+/// Builds a finding: `of("disk", WHY).about(path).ok("12 GiB free")`.
+pub(crate) struct Check {
+    check: &'static str,
+    why: &'static str,
+    about: String,
+}
+
+/// A check by its name, and why it matters tonight.
+pub(crate) fn of(check: &'static str, why: &'static str) -> Check {
+    Check { check, why, about: String::new() }
+}
+
+impl Check {
+    pub(crate) fn about(self, about: impl ToString) -> Check {
+        Check { about: about.to_string(), ..self }
+    }
+
+    fn found(self, verdict: Verdict, found: impl Into<String>, mend: Option<String>) -> Finding {
+        let Check { check, why, about } = self;
+        Finding { check: check.to_owned(), about, verdict, found: found.into(), why: why.to_owned(), mend }
+    }
+
+    pub(crate) fn ok(self, found: impl Into<String>) -> Finding {
+        self.found(Verdict::Ok, found, None)
+    }
+
+    pub(crate) fn warn(self, found: impl Into<String>, mend: impl Into<String>) -> Finding {
+        self.found(Verdict::Warn, found, Some(mend.into()))
+    }
+
+    pub(crate) fn fail(self, found: impl Into<String>, mend: impl Into<String>) -> Finding {
+        self.found(Verdict::Fail, found, Some(mend.into()))
+    }
+
+    pub(crate) fn unknown(self, found: impl Into<String>, mend: impl Into<String>) -> Finding {
+        self.found(Verdict::Unknown, found, Some(mend.into()))
+    }
+}
+
+/// A path, so that a shell that it is pasted into takes it for one word.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | ':' | '@');
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
