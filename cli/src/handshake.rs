@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
-use crate::per_address::{PerAddress, network};
+use crate::rate_limit::{PerAddress, network};
 
 /// How long a handshake may take. Too low: a busy machine cannot come in. Too high: who says nothing holds a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const LINGER: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
 
 /// How often in a minute it is told of an address that it was refused. Too low: several reasons from one machine are not all
 /// seen. Too high: who knocks without end fills the disk.
-const COMPLAINTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
+const REJECTIONS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
 /// The first byte of every handshake. Plain HTTP begins with a letter.
 const HANDSHAKE: u8 = 0x16;
@@ -37,40 +37,40 @@ pub(crate) async fn accept(
     stream: TcpStream,
     address: SocketAddr,
     config: Arc<ServerConfig>,
-    complaints: &Complaints,
+    rejections: &HandshakeRejections,
 ) -> Option<TlsStream<TcpStream>> {
     let shake = async {
         let mut first = [0];
         if matches!(stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_alphabetic() && first[0] != HANDSHAKE {
-            complaints.refused(address, "plain-http", || "it speaks plain HTTP: ask by https://".to_owned());
+            rejections.refused(address, "plain-http", || "it speaks plain HTTP: ask by https://".to_owned());
             say_no(stream).await;
             return None;
         }
         match TlsAcceptor::from(config).accept(stream).into_fallible().await {
             Ok(stream) => Some(stream),
             Err((error, stream)) => {
-                complaints.refused(address, "handshake", || refused_client(&error));
+                rejections.refused(address, "handshake", || refused_client(&error));
                 linger(stream).await;
                 None
             }
         }
     };
     tokio::time::timeout(HANDSHAKE_TIMEOUT, shake).await.unwrap_or_else(|_| {
-        complaints.refused(address, "timeout", || format!("no handshake within {HANDSHAKE_TIMEOUT:?}"));
+        rejections.refused(address, "timeout", || format!("no handshake within {HANDSHAKE_TIMEOUT:?}"));
         None
     })
 }
 
 /// Who is refused, told to the log within bounds.
-pub(crate) struct Complaints(PerAddress);
+pub(crate) struct HandshakeRejections(PerAddress);
 
-impl Default for Complaints {
-    fn default() -> Complaints {
-        Complaints(PerAddress::new(Quota::per_minute(COMPLAINTS_PER_MINUTE)))
+impl Default for HandshakeRejections {
+    fn default() -> HandshakeRejections {
+        HandshakeRejections(PerAddress::new(Quota::per_minute(REJECTIONS_PER_MINUTE)))
     }
 }
 
-impl Complaints {
+impl HandshakeRejections {
     /// Counts it, and says so unless enough was said of this address.
     fn refused(&self, address: SocketAddr, why: &'static str, words: impl FnOnce() -> String) {
         counter!("ringfence_tls_refused_total", "why" => why).increment(1);
@@ -109,12 +109,12 @@ mod tests {
 
     #[test]
     fn nobody_who_knocks_without_end_fills_the_log() {
-        let complaints = Complaints::default();
+        let rejections = HandshakeRejections::default();
         let said = |address: &str| {
             let address = address.parse().unwrap();
-            (0..1000).filter(|_| complaints.may_say(address)).count()
+            (0..1000).filter(|_| rejections.may_say(address)).count()
         };
-        let most = COMPLAINTS_PER_MINUTE.get() as usize;
+        let most = REJECTIONS_PER_MINUTE.get() as usize;
         assert_eq!(said("10.0.0.1:1"), most);
         assert_eq!(said("10.0.0.1:2"), 0, "another port is nobody else");
         assert_eq!(said("10.0.0.2:1"), most, "others are told of");

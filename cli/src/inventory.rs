@@ -74,20 +74,20 @@ impl Inventory {
 
 /// The drivers that have to know where things are.
 #[derive(Clone)]
-pub(crate) struct Reach {
+pub(crate) struct Endpoints {
     pub(crate) agents: Arc<AgentClient>,
     pub(crate) mds: Arc<ZbsClient>,
     pub(crate) ceph: Arc<Clusters>,
 }
 
-impl Reach {
+impl Endpoints {
     /// Drivers that reach what this config names.
     ///
     /// # Errors
     /// A token or password file that cannot be read.
-    pub(crate) fn of(config: &ControllerConfig) -> Result<Reach> {
+    pub(crate) fn of(config: &ControllerConfig) -> Result<Endpoints> {
         let clusters = config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())).collect();
-        Ok(Reach {
+        Ok(Endpoints {
             agents: Arc::new(agents(config)?),
             mds: Arc::new(ZbsClient::new(config.mds.clone(), hosts(config)?)?),
             ceph: Arc::new(Clusters::new(clusters)),
@@ -95,7 +95,7 @@ impl Reach {
     }
 
     /// Reaches what this config names too, or elsewhere than before.
-    fn extend(&self, config: &ControllerConfig) -> Result<()> {
+    fn update(&self, config: &ControllerConfig) -> Result<()> {
         let hosts = hosts(config)?;
         self.agents.reach(urls(config))?;
         self.mds.reach(config.mds.clone(), hosts);
@@ -129,31 +129,31 @@ fn hosts(config: &ControllerConfig) -> Result<HashMap<HostId, HostAccess>> {
 }
 
 /// Who changes the inventory.
-struct Keeper {
+struct InventoryManager {
     /// What the controller was started with: settings are read then.
-    begun: Source,
+    on_start: Source,
     /// What is in force.
     config: ControllerConfig,
     assembly: Assembly,
-    reach: Reach,
+    endpoints: Endpoints,
 }
 
 /// Keeps the inventory of an assembly until nobody can ask any more. Must be called inside the actors' system.
-pub(crate) fn keep(config: ControllerConfig, assembly: Assembly, reach: Reach) -> Inventory {
+pub(crate) fn spawn(config: ControllerConfig, assembly: Assembly, endpoints: Endpoints) -> Inventory {
     let (sender, mut asked) = mpsc::channel::<Asked>(MAX_WAITING);
     actix::spawn(async move {
-        let mut keeper = Keeper { begun: config.source.clone(), config, assembly, reach };
+        let mut manager = InventoryManager { on_start: config.source.clone(), config, assembly, endpoints };
         while let Some(Asked { order, by, dry_run, reply }) = asked.recv().await {
             // Who gave up meanwhile does not want it any more.
             if !reply.is_closed() {
-                let _ = reply.send(keeper.carry_out(order, &by, dry_run).await);
+                let _ = reply.send(manager.carry_out(order, &by, dry_run).await);
             }
         }
     });
     Inventory(sender)
 }
 
-impl Keeper {
+impl InventoryManager {
     async fn carry_out(&mut self, order: Order, by: &str, dry_run: bool) -> Result<Value> {
         let source = &self.config.source;
         let new = match order {
@@ -165,24 +165,24 @@ impl Keeper {
             let why = "state_dir is another: stop the controller, move the directory, and start it again";
             return Err(ErrorCode::new(Code::CHANGE_STATE, why));
         }
-        let need_restart = self.begun.need_restart(&new.source);
+        let need_restart = self.on_start.need_restart(&new.source);
         // Before anything is reached elsewhere: an agent that moved is asked where it is now.
         let change = self.assembly.plan(&new.inventory).await?;
         if !dry_run {
-            self.put_into_force(&change, new, by).await?;
+            self.apply(&change, new, by).await?;
         }
         let outcome = Outcome { applied: !dry_run, changes: change.lines(), need_restart };
         serde_json::to_value(outcome).map_err(|why| ErrorCode::new(Code::INTERNAL, why.to_string()))
     }
 
-    async fn put_into_force(&mut self, change: &Change, new: ControllerConfig, by: &str) -> Result<()> {
+    async fn apply(&mut self, change: &Change, new: ControllerConfig, by: &str) -> Result<()> {
         let written = (new.source.managed != self.config.source.managed).then(|| new.source.write()).transpose()?;
-        let changed = match self.reach.extend(&new) {
+        let changed = match self.endpoints.update(&new) {
             Ok(()) => self.assembly.change(change, new.inventory.clone(), by).await,
             Err(error) => Err(error),
         };
         if let Err(error) = changed {
-            self.reach.extend(&self.config)?;
+            self.endpoints.update(&self.config)?;
             return Err(error);
         }
         written.map(|written| written.replace()).transpose()?;

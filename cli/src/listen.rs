@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::{
-    handshake::{self, Complaints},
+    handshake::{self, HandshakeRejections},
     places::{Place, Places},
 };
 
@@ -98,7 +98,7 @@ pub async fn serve_over(
     shutdown: impl Future<Output = ()>,
 ) {
     let places = Places::default();
-    let tls = tls.map(|tls| Arc::new((tls, Complaints::default())));
+    let tls = tls.map(|tls| Arc::new((tls, HandshakeRejections::default())));
     let mut connections = JoinSet::new();
     let ending = CancellationToken::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -123,8 +123,10 @@ pub async fn serve_over(
         connections.spawn(async move {
             let talk = async {
                 match tls {
-                    None => converse(stream, app, Peer { address, secure: false }, &place, || false, ending).await,
-                    Some(tls) => converse_secretly(stream, address, app, &place, &tls, ending).await,
+                    None => {
+                        serve_connection(stream, app, Peer { address, secure: false }, &place, || false, ending).await
+                    }
+                    Some(tls) => serve_tls_connection(stream, address, app, &place, &tls, ending).await,
                 }
             };
             tokio::select! {
@@ -139,26 +141,26 @@ pub async fn serve_over(
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
 }
 
-async fn converse_secretly(
+async fn serve_tls_connection(
     stream: TcpStream,
     address: SocketAddr,
     app: Router,
     place: &Place,
-    (tls, complaints): &(ServerTls, Complaints),
+    (tls, rejections): &(ServerTls, HandshakeRejections),
     ending: CancellationToken,
 ) {
     let (config, since) = (tls.current(), Instant::now());
-    let Some(stream) = handshake::accept(stream, address, config.clone(), complaints).await else { return };
+    let Some(stream) = handshake::accept(stream, address, config.clone(), rejections).await else { return };
     if stream.get_ref().1.peer_certificates().is_some() {
         place.showing().has_shown();
     }
     let is_over = || since.elapsed() > MAX_SECURE_AGE || !Arc::ptr_eq(&config, &tls.current());
-    converse(stream, app, Peer { address, secure: true }, place, is_over, ending).await;
+    serve_connection(stream, app, Peer { address, secure: true }, place, is_over, ending).await;
 }
 
 /// Answers the requests of a connection until it ends; the one after which `is_over` is the last, and so is one that was refused
 /// for want of a token: who has none would else keep its place by asking again and again.
-async fn converse(
+async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     app: Router,
     peer: Peer,
@@ -282,7 +284,7 @@ pub async fn read_long_form<T: DeserializeOwned>(body: Body, limit: usize) -> Re
 }
 
 /// Resolves when the process is asked to end: SIGTERM or SIGINT.
-pub async fn asked_to_end() {
+pub async fn shutdown_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;

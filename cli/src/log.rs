@@ -53,7 +53,7 @@ pub fn is_verbose() -> bool {
 
 impl Format {
     /// From now on the program logs like this, and has its spans collected. Once for a process.
-    pub fn begin(self, spans: Option<Spans>) {
+    pub fn init(self, spans: Option<Spans>) {
         let lines = fmt::layer().with_writer(io::stderr).with_ansi(false);
         let lines = match self {
             Format::Text => lines.with_writer(|| OneLine(io::stderr())).boxed(),
@@ -70,7 +70,7 @@ impl Format {
     }
 
     /// Says why the program ends.
-    pub fn last_words(self, error: &ErrorCode) {
+    pub fn report_fatal(self, error: &ErrorCode) {
         match self {
             Format::Text => eprintln!("{}", output::error(error)),
             Format::Json => tracing::error!(code = %error.code, "{error}"),

@@ -8,7 +8,7 @@ use ringfence_cli::{
     commands::{self, Cli, Command},
     config::{self, TelemetryConfig},
     demo,
-    listen::asked_to_end,
+    listen::shutdown_signal,
     log::{Format, is_verbose},
     output, serve, sim, systemd,
     telemetry::Telemetry,
@@ -33,40 +33,41 @@ fn serve(path: &Path, restored: bool, log: Format) -> u8 {
     let config = match config::load_controller(path) {
         Ok(config) => config,
         Err(problems) => {
-            log.begin(None);
+            log.init(None);
             return refused(&problems, log);
         }
     };
     traced(config.telemetry.clone(), log, || {
         let system = actix::System::new();
-        system.block_on(async { ended(serve::run(config, restored, ready("controller"), asked_to_end()).await, log) })
+        system
+            .block_on(async { ended(serve::run(config, restored, ready("controller"), shutdown_signal()).await, log) })
     })
 }
 
 fn agent(path: &Path, log: Format) -> u8 {
-    log.begin(None);
+    log.init(None);
     let config = match config::load_agent(path) {
         Ok(config) => config,
         Err(problems) => return refused(&problems, log),
     };
-    runtime(async { ended(agent::run(config.settings, ready("agent"), asked_to_end()).await, log) })
+    runtime(async { ended(agent::run(config.settings, ready("agent"), shutdown_signal()).await, log) })
 }
 
 /// Does work whose spans are sent, until the last of them, if the file says where to.
 fn traced(config: Option<TelemetryConfig>, log: Format, work: impl FnOnce() -> u8) -> u8 {
     match config.map(|config| Telemetry::begin(&config, is_verbose())).transpose() {
         Ok(None) => {
-            log.begin(None);
+            log.init(None);
             work()
         }
         Ok(Some((spans, telemetry))) => {
-            log.begin(Some(spans));
+            log.init(Some(spans));
             let code = work();
             telemetry.end();
             code
         }
         Err(error) => {
-            log.begin(None);
+            log.init(None);
             ended(Err(error), log)
         }
     }
@@ -81,7 +82,7 @@ fn runtime<T>(work: impl Future<Output = T>) -> T {
 fn ready(who: &'static str) -> impl FnOnce(std::net::SocketAddr) {
     move |address| {
         output::print(format!("{who} listens on {address}"));
-        systemd::serves();
+        systemd::notify_ready();
     }
 }
 
@@ -89,7 +90,7 @@ fn ended(result: Result<(), ErrorCode>, log: Format) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            log.last_words(&error);
+            log.report_fatal(&error);
             1
         }
     }

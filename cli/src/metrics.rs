@@ -140,7 +140,7 @@ pub fn describe() {
 }
 
 /// Sets the gauges of what is.
-pub fn picture(
+pub fn update_gauges(
     hosts: &[HostInventory],
     vms: &[VmInventory],
     storages: &[StorageHostRef],

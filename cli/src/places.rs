@@ -15,7 +15,7 @@ use metrics::counter;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::per_address::network;
+use crate::rate_limit::network;
 
 /// Connections at a time of those that have shown a token or a certificate, or were let in where none is asked for. Too low:
 /// pollers make a new connection for each request. Too high: each costs memory and a file descriptor.

@@ -38,10 +38,10 @@ use crate::{
     config::ControllerConfig,
     errors::not_found,
     explain,
-    http::{self, access::Access, backend::Backend},
-    inventory::{self, Inventory, Order, Reach},
+    http::{self, auth::Access, backend::Backend},
+    inventory::{self, Endpoints, Inventory, Order},
     listen, metrics,
-    notify::{HookInventory, HookTest, Notifier, Pace},
+    notify::{HookInventory, HookTest, Notifier, RetryPolicy},
     page,
 };
 
@@ -73,14 +73,14 @@ pub async fn run(
     let journal = Journal::open(state.path())?;
     let records = journal.verify()?;
     tracing::info!(records, "the journal's chain is whole");
-    let reach = Reach::of(&config)?;
+    let endpoints = Endpoints::of(&config)?;
     let journal: Arc<dyn JournalPort> = Arc::new(journal);
-    let notifier = Notifier::open(&config.hooks, state.path(), journal.clone(), Pace::default()).await?;
+    let notifier = Notifier::open(&config.hooks, state.path(), journal.clone(), RetryPolicy::default()).await?;
     let notifier = Arc::new(notifier);
     let ports = Ports {
-        agents: reach.agents.clone(),
-        mds: reach.mds.clone(),
-        ceph: reach.ceph.clone(),
+        agents: endpoints.agents.clone(),
+        mds: endpoints.mds.clone(),
+        ceph: endpoints.ceph.clone(),
         leadership: Arc::new(Embedded::new(state)),
         journal,
     };
@@ -103,8 +103,8 @@ pub async fn run(
 
     let access = Access::by(config.api_tokens.clone());
     let per_second = config.requests_per_second;
-    let certificates = Certificates::of(&config, reach.agents.clone());
-    let inventory = inventory::keep(config, assembly.clone(), reach);
+    let certificates = Certificates::of(&config, endpoints.agents.clone());
+    let inventory = inventory::spawn(config, assembly.clone(), endpoints);
     let controller = Controller { assembly, inventory, metrics: handle, notifier: notifier.clone(), certificates };
     let app = router(Arc::new(controller), access.clone());
     let app = http::limit::limited(app, per_second, access);
@@ -197,7 +197,13 @@ impl Backend for Controller {
     async fn metrics(&self) -> String {
         ringfence::export_metrics();
         if let (Ok(known), Ok(vms)) = (self.known().await, self.vms().await) {
-            metrics::picture(&known.hosts, &vms, &known.storages, &known.refs, self.thoughts().await.ok().as_ref());
+            metrics::update_gauges(
+                &known.hosts,
+                &vms,
+                &known.storages,
+                &known.refs,
+                self.thoughts().await.ok().as_ref(),
+            );
         }
         self.notifier.measure();
         self.certificates.measure(self.assembly.catalog.now().hosts.iter().map(|host| host.id));

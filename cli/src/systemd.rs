@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 const PER_WATCHDOG: u32 = 4;
 
 /// Says that it serves; from now on, that it is alive. Must run inside the runtime that does the work.
-pub fn serves() {
+pub fn notify_ready() {
     tell(NotifyState::Ready);
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| *limit >= Duration::from_millis(1)) else { return };
     tokio::spawn(async move {

@@ -13,7 +13,7 @@ use ringfence_cli::{
     agent,
     auth::{Role, Token},
     config::AgentSettings,
-    http::access::Access,
+    http::auth::Access,
 };
 use ringfence_messages::HostId;
 use serde_json::json;

@@ -7,7 +7,7 @@ use fake::{Fake, serve, serve_for};
 use reqwest::{Client, Response};
 use ringfence_cli::{
     auth::{Role, Token},
-    http::access::Access,
+    http::auth::Access,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -26,7 +26,7 @@ use ringfence_cli::{
     config,
     demo::cluster::{Cluster, Plan},
     listen,
-    notify::{HookInventory, MAX_REFUSALS, Notifier, Pace},
+    notify::{HookInventory, MAX_REFUSALS, Notifier, RetryPolicy},
 };
 use ringfence_drivers::journal::Journal;
 use ringfence_messages::{Event, audit::EventRecorded, topics::RECORDED};
@@ -38,7 +38,7 @@ const PATH: &str = "/services/PATH-THAT-IS-SECRET";
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Quick, so that a test does not wait for what is tested as a plain decision.
-const PACE: Pace = Pace { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
+const PACE: RetryPolicy = RetryPolicy { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
 
 fn secret(dir: &Path) -> String {
     let path = dir.join("secret");

@@ -18,7 +18,7 @@ use fake::{Fake, serve, serve_for};
 use fantoccini::{Client, ClientBuilder, Locator};
 use ringfence_cli::{
     auth::{Role, Token},
-    http::access::Access,
+    http::auth::Access,
 };
 use ringfence_messages::{HostId, VmId, ha::VmHaStarted, vm::VmState};
 use rustix::process::{Pid, Signal, kill_process_group};

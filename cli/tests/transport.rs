@@ -13,7 +13,7 @@ use std::{
 use fake::{Fake, serve};
 use ringfence_cli::{
     auth::{Role, Token},
-    http::{access::Access, limit::limited},
+    http::{auth::Access, limit::limited},
     listen::{self, MAX_HEADER_BYTES, MAX_HEADERS},
     pki::{Authority, Names, issue},
     serve::router,

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{service::Service, tasks::Tasks};
+use super::{handlers::Handlers, tasks::Tasks};
 use crate::{
     listen::{BodyError, read_body},
     places::Showing,
@@ -61,30 +61,30 @@ impl Answer {
     }
 }
 
-struct Guarded {
-    service: Arc<Service>,
+struct AgentServer {
+    handlers: Arc<Handlers>,
     /// Of the token: digests are compared, so that the time it takes says nothing of the token.
     token_digest: Option<[u8; 32]>,
     tasks: Tasks,
 }
 
 /// The agent's routes, guarded by a token if there is one.
-pub(super) fn router(service: Service, token: Option<SecretString>) -> Router {
+pub(super) fn router(handlers: Handlers, token: Option<SecretString>) -> Router {
     let digest = |token: SecretString| Sha256::digest(token.expose_secret()).into();
-    let guarded = Guarded { service: Arc::new(service), token_digest: token.map(digest), tasks: Tasks::default() };
-    Router::new().fallback(handle).with_state(Arc::new(guarded))
+    let server = AgentServer { handlers: Arc::new(handlers), token_digest: token.map(digest), tasks: Tasks::default() };
+    Router::new().fallback(handle).with_state(Arc::new(server))
 }
 
-async fn handle(State(guarded): State<Arc<Guarded>>, request: Request) -> Response {
-    let mut response = guarded.answer(request).await.unwrap_or_else(|refused| refused).into_response();
+async fn handle(State(server): State<Arc<AgentServer>>, request: Request) -> Response {
+    let mut response = server.answer(request).await.unwrap_or_else(|refused| refused).into_response();
     // Refusals too: who reached another host by mistake learns whom.
-    if let Ok(host) = header::HeaderValue::from_str(&guarded.service.host().to_string()) {
+    if let Ok(host) = header::HeaderValue::from_str(&server.handlers.host().to_string()) {
         response.headers_mut().insert(HOST_HEADER, host);
     }
     response
 }
 
-impl Guarded {
+impl AgentServer {
     async fn answer(&self, request: Request) -> Result<Answer, Answer> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
@@ -92,7 +92,7 @@ impl Guarded {
         if let Some(showing) = parts.extensions.get::<Showing>() {
             showing.has_shown();
         }
-        if !Service::knows(&path) {
+        if !Handlers::knows(&path) {
             let why = format!("{:.100} is no path of an agent", path);
             return Err(Answer::refused(StatusCode::NOT_FOUND, Code::NOT_FOUND, why));
         }
@@ -117,9 +117,9 @@ impl Guarded {
             Answer::refused(why.status(), code, why.to_string())
         })?;
         let digest = Sha256::new().chain_update(&path).chain_update([0]).chain_update(&body).finalize().into();
-        let service = self.service.clone();
+        let handlers = self.handlers.clone();
         let work = async move {
-            match tokio::time::timeout_at(by, service.dispatch(&path, &body, by)).await {
+            match tokio::time::timeout_at(by, handlers.dispatch(&path, &body, by)).await {
                 Ok(Err(error)) if error.is(&Code::INVALID_ARGUMENT) => Answer::of(StatusCode::BAD_REQUEST, Err(error)),
                 Ok(result) => Answer::of(StatusCode::OK, result),
                 Err(_) => {
@@ -136,7 +136,7 @@ impl Guarded {
     fn is_for_us(&self, headers: &HeaderMap) -> Result<(), Answer> {
         let Some(text) = header_text(headers, HOST_HEADER)? else { return Ok(()) };
         let meant: HostId = text.parse().map_err(|_| bad_header(HOST_HEADER))?;
-        let host = self.service.host();
+        let host = self.handlers.host();
         if meant == host {
             return Ok(());
         }

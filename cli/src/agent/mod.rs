@@ -5,8 +5,8 @@
 //! beyond loopback in the clear, or to obey everybody, unless told so.
 
 pub(crate) mod diagnose;
+mod handlers;
 mod http;
-mod service;
 mod tasks;
 
 use std::{future::Future, net::SocketAddr};
@@ -19,7 +19,7 @@ use crate::{
     config::{AgentSettings, IN_THE_CLEAR},
     listen,
 };
-use service::Service;
+use handlers::Handlers;
 
 /// What to do about an agent that asks nobody who he is. On loopback too: every user of the host would be root on it.
 const OPEN_TO_ALL: &str = "the agent has neither [auth] token_file nor [tls]: whoever reaches it would be root on this host. Add \
@@ -48,10 +48,10 @@ pub async fn run(
     let state = StateDir::open(&settings.state_dir)?;
     let listener = listen::bind(settings.listen).await?;
     let address = listener.local_addr().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
-    let service = Service::open(&settings, state).await?;
+    let handlers = Handlers::open(&settings, state).await?;
     tracing::info!(%address, host = %settings.host, tls = tls.is_some(), "the agent serves");
     ready(address);
-    listen::serve_over(listener, tls, http::router(service, token), shutdown).await;
+    listen::serve_over(listener, tls, http::router(handlers, token), shutdown).await;
     tracing::info!("the agent ends; its VMs and targets run on");
     Ok(())
 }

@@ -7,11 +7,11 @@ use ringfence_messages::{Result, vhost::OnTargetLoss};
 
 use super::live;
 use crate::{
-    config::{self, Config, ControllerConfig, HookWay, report},
+    config::{self, Config, ControllerConfig, HookTransport, report},
     output::{print, table},
 };
 
-pub(super) async fn run(path: &Path, ask: bool) -> u8 {
+pub(super) async fn run(path: &Path, is_live: bool) -> u8 {
     match config::load(path) {
         Err(problems) => {
             report(&problems);
@@ -41,7 +41,7 @@ pub(super) async fn run(path: &Path, ask: bool) -> u8 {
             if wrong > 0 {
                 return wrong;
             }
-            if ask { live::run(&controller).await } else { 0 }
+            if is_live { live::run(&controller).await } else { 0 }
         }
     }
 }
@@ -103,12 +103,12 @@ fn explain(config: &ControllerConfig) {
     }
     let mut hooks = table(&["HOOK", "TELLS", "OF"]);
     for hook in &config.hooks {
-        let tells = match &hook.way {
-            HookWay::Webhook(access) if access.url.is_exposed() => {
+        let tells = match &hook.transport {
+            HookTransport::Webhook(access) if access.url.is_exposed() => {
                 format!("{} (signed, readable on its way)", access.url.origin())
             }
-            HookWay::Webhook(access) => access.url.origin(),
-            HookWay::Command(argv) => argv.join(" "),
+            HookTransport::Webhook(access) => access.url.origin(),
+            HookTransport::Command(argv) => argv.join(" "),
         };
         hooks.add_row([hook.name.clone(), tells, hook.topics.texts().collect::<Vec<_>>().join(" ")]);
     }

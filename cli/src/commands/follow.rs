@@ -7,14 +7,14 @@ use futures_util::StreamExt;
 use ringfence_actors::ports::Record;
 use ringfence_messages::Result;
 
-use super::Ask;
+use super::ClientArgs;
 use crate::output::{event_line, print};
 
 /// Between tries to reach a controller that went away.
 const RETRY: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(ask: &Ask, mut after: u64) -> Result<()> {
-    let client = ask.server.client()?;
+pub(super) async fn run(args: &ClientArgs, mut after: u64) -> Result<()> {
+    let client = args.server.client()?;
     // The first time an error is the answer; later it is worth waiting for.
     let mut stream = Some(client.open(&path(after)).await?);
     let follow = async {
@@ -34,7 +34,7 @@ pub(super) async fn run(ask: &Ask, mut after: u64) -> Result<()> {
             while let Some(Ok(event)) = events.next().await {
                 let Ok(record) = serde_json::from_str::<Record>(&event.data) else { continue };
                 after = record.seq;
-                match ask.json {
+                match args.json {
                     true => print(&event.data),
                     false => print(event_line(&record)),
                 }
@@ -45,7 +45,7 @@ pub(super) async fn run(ask: &Ask, mut after: u64) -> Result<()> {
     };
     tokio::select! {
         () = follow => {}
-        () = crate::listen::asked_to_end() => {}
+        () = crate::listen::shutdown_signal() => {}
     }
     Ok(())
 }

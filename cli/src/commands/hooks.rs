@@ -4,17 +4,17 @@ use ringfence_messages::{Code, ErrorCode, Result};
 use serde_json::json;
 
 use super::{
-    Ask,
-    ask::{client, or_dash, show, word},
+    ClientArgs,
+    query::{client, or_dash, show, word},
 };
 use crate::{
     notify::{HookInventory, HookTest},
     output::table,
 };
 
-pub(super) async fn list(ask: &Ask) -> Result<()> {
-    let hooks: Vec<HookInventory> = client(ask)?.items("/v1/hooks").await?;
-    show(ask, &hooks, |hooks| {
+pub(super) async fn list(args: &ClientArgs) -> Result<()> {
+    let hooks: Vec<HookInventory> = client(args)?.items("/v1/hooks").await?;
+    show(args, &hooks, |hooks| {
         let mut table = table(&[
             "HOOK",
             "KIND",
@@ -46,10 +46,10 @@ pub(super) async fn list(ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn test(ask: &Ask, name: &str) -> Result<()> {
+pub(super) async fn test(args: &ClientArgs, name: &str) -> Result<()> {
     let path = format!("/v1/hooks/{}/actions", path_part(name));
-    let test: HookTest = client(ask)?.post(&path, &json!({ "test": {} })).await?;
-    show(ask, &test, |test| {
+    let test: HookTest = client(args)?.post(&path, &json!({ "test": {} })).await?;
+    show(args, &test, |test| {
         let taken = if test.delivered { "taken" } else { "not taken" };
         format!("{} was {taken} after {} ms: {}", test.id, test.millis, test.says)
     });

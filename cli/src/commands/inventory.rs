@@ -6,7 +6,7 @@ use clap::{Subcommand, ValueEnum};
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde_json::{Value, json};
 
-use super::Ask;
+use super::ClientArgs;
 use crate::{
     config,
     inventory::Outcome,
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum InventoryCommand {
     /// Show what is looked after, and where it is defined
-    Show(Ask),
+    Show(ClientArgs),
     /// Add the clusters, hosts, storages and VMs that a TOML file has, as the config has them, or replace what is there; shows the difference
     Apply {
         /// The file
@@ -47,7 +47,7 @@ pub struct How {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    ask: Ask,
+    args: ClientArgs,
 }
 
 /// A kind of thing.
@@ -76,7 +76,7 @@ impl Kind {
 
 pub(super) async fn run(command: InventoryCommand) -> Result<()> {
     match command {
-        InventoryCommand::Show(ask) => show(&ask).await,
+        InventoryCommand::Show(args) => show(&args).await,
         InventoryCommand::Apply { file, how } => {
             let tables = read(&file)?;
             change(&how, "changes", &json!({ "put": tables })).await
@@ -90,9 +90,9 @@ pub(super) async fn run(command: InventoryCommand) -> Result<()> {
     }
 }
 
-async fn show(ask: &Ask) -> Result<()> {
-    let all: Value = ask.server.client()?.get("/v1/inventory").await?;
-    if ask.json {
+async fn show(args: &ClientArgs) -> Result<()> {
+    let all: Value = args.server.client()?.get("/v1/inventory").await?;
+    if args.json {
         print(serde_json::to_string_pretty(&all).unwrap_or_default());
         return Ok(());
     }
@@ -110,8 +110,8 @@ async fn show(ask: &Ask) -> Result<()> {
 
 async fn change(how: &How, what: &str, order: &Value) -> Result<()> {
     let path = format!("/v1/inventory/{what}?dryRun={}", !how.yes);
-    let outcome: Outcome = how.ask.server.client()?.post(&path, order).await?;
-    if how.ask.json {
+    let outcome: Outcome = how.args.server.client()?.post(&path, order).await?;
+    if how.args.json {
         print(serde_json::to_string_pretty(&outcome).unwrap_or_default());
         return Ok(());
     }

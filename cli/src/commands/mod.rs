@@ -1,12 +1,12 @@
 //! The command line: what may be asked, and of whom.
 
-mod ask;
 mod check;
 mod follow;
 mod hooks;
 mod inventory;
 mod live;
 mod manual;
+mod query;
 mod token;
 
 use std::path::{Path, PathBuf};
@@ -87,17 +87,17 @@ pub enum Command {
         json: bool,
     },
     /// Show hosts, storages and VMs at a glance
-    Status(Ask),
+    Status(ClientArgs),
     /// Watch it live: hosts, storages, VMs that are not as wanted, fences and events
     Top(Server),
     /// Show the hosts
-    Hosts(Ask),
+    Hosts(ClientArgs),
     /// Show the storages
-    Storages(Ask),
+    Storages(ClientArgs),
     /// Show the VMs
-    Vms(Ask),
+    Vms(ClientArgs),
     /// Show each protocol of each storage on each host
-    Refs(Ask),
+    Refs(ClientArgs),
     /// Show what happened
     Events {
         /// Wait for more
@@ -111,7 +111,7 @@ pub enum Command {
         verify: bool,
         /// Whom to ask
         #[command(flatten)]
-        ask: Ask,
+        args: ClientArgs,
     },
     /// Say in plain words what state a VM or host is in, why, and what would change it
     Explain {
@@ -119,7 +119,7 @@ pub enum Command {
         name: String,
         /// Whom to ask
         #[command(flatten)]
-        ask: Ask,
+        args: ClientArgs,
     },
     /// Start or stop a VM, or bring it back
     #[command(subcommand)]
@@ -138,10 +138,10 @@ pub enum Command {
         order: Option<HookCommand>,
         /// Whom to ask
         #[command(flatten)]
-        ask: Ask,
+        args: ClientArgs,
     },
     /// Show the actors inside the controller
-    Inspect(Ask),
+    Inspect(ClientArgs),
     /// Search the simulated world for a broken rule: seed after seed, with every fault there is
     Sim(SimArgs),
     /// Check the fence and permit protocol exhaustively: two controllers, two hosts, one volume, everything in any order
@@ -219,7 +219,7 @@ fn hold_autostart(config: &Path) -> Result<()> {
 
 /// Whom to ask, and how to show the answer.
 #[derive(Debug, Args)]
-pub struct Ask {
+pub struct ClientArgs {
     #[command(flatten)]
     server: Server,
     /// Print the answer as JSON
@@ -239,7 +239,7 @@ pub enum VmCommand {
         host: Option<String>,
         /// Whom to ask
         #[command(flatten)]
-        ask: Ask,
+        args: ClientArgs,
     },
     /// Bring it back: fence it where it ran last, then start it
     HaStart {
@@ -253,7 +253,7 @@ pub enum VmCommand {
         dry_run: bool,
         /// Whom to ask
         #[command(flatten)]
-        ask: Ask,
+        args: ClientArgs,
     },
     /// Stop it
     Stop {
@@ -261,7 +261,7 @@ pub enum VmCommand {
         name: String,
         /// Whom to ask
         #[command(flatten)]
-        ask: Ask,
+        args: ClientArgs,
     },
 }
 
@@ -296,7 +296,7 @@ pub enum HookCommand {
         name: String,
         /// Whom to ask
         #[command(flatten)]
-        ask: Ask,
+        args: ClientArgs,
     },
 }
 
@@ -306,7 +306,7 @@ pub struct HostArgs {
     /// Its name or uuid
     name: String,
     #[command(flatten)]
-    ask: Ask,
+    args: ClientArgs,
 }
 
 /// Runs a command that asks a controller or checks a file; the exit code.
@@ -315,37 +315,37 @@ pub async fn run(command: Command) -> u8 {
         Command::Check { config, live } => return check::run(&config, live).await,
         Command::Doctor { config, agent, json } => return crate::doctor::run(&config, agent, json).await,
         Command::Top(server) => return crate::top::run(&server).await,
-        Command::Status(ask) => ask::status(&ask).await,
-        Command::Hosts(ask) => ask::hosts(&ask).await,
-        Command::Storages(ask) => ask::storages(&ask).await,
-        Command::Vms(ask) => ask::vms(&ask).await,
-        Command::Refs(ask) => ask::refs(&ask).await,
-        Command::Inspect(ask) => ask::inspect(&ask).await,
-        Command::Hooks { order: None, ask } => hooks::list(&ask).await,
-        Command::Hooks { order: Some(HookCommand::Test { name, ask }), .. } => hooks::test(&ask, &name).await,
-        Command::Events { verify: true, ask, .. } => ask::verify(&ask).await,
-        Command::Events { follow: true, after, ask, .. } => follow::run(&ask, after).await,
-        Command::Events { after, ask, .. } => ask::events(&ask, after).await,
-        Command::Explain { name, ask } => ask::explain(&ask, &name).await,
-        Command::Vm(VmCommand::Start { name, host, ask }) => {
+        Command::Status(args) => query::status(&args).await,
+        Command::Hosts(args) => query::hosts(&args).await,
+        Command::Storages(args) => query::storages(&args).await,
+        Command::Vms(args) => query::vms(&args).await,
+        Command::Refs(args) => query::refs(&args).await,
+        Command::Inspect(args) => query::inspect(&args).await,
+        Command::Hooks { order: None, args } => hooks::list(&args).await,
+        Command::Hooks { order: Some(HookCommand::Test { name, args }), .. } => hooks::test(&args, &name).await,
+        Command::Events { verify: true, args, .. } => query::verify(&args).await,
+        Command::Events { follow: true, after, args, .. } => follow::run(&args, after).await,
+        Command::Events { after, args, .. } => query::events(&args, after).await,
+        Command::Explain { name, args } => query::explain(&args, &name).await,
+        Command::Vm(VmCommand::Start { name, host, args }) => {
             let start = host.map_or(serde_json::json!({}), |host| serde_json::json!({ "host": host }));
-            ask::vm_action(&ask, &name, serde_json::json!({ "start": start })).await
+            query::vm_action(&args, &name, serde_json::json!({ "start": start })).await
         }
-        Command::Vm(VmCommand::HaStart { name, host, dry_run: true, ask }) => {
-            ask::plan(&ask, &name, host.as_deref()).await
+        Command::Vm(VmCommand::HaStart { name, host, dry_run: true, args }) => {
+            query::plan(&args, &name, host.as_deref()).await
         }
-        Command::Vm(VmCommand::HaStart { name, host, ask, .. }) => {
-            ask::vm_action(&ask, &name, serde_json::json!({ "haStart": { "host": host } })).await
+        Command::Vm(VmCommand::HaStart { name, host, args, .. }) => {
+            query::vm_action(&args, &name, serde_json::json!({ "haStart": { "host": host } })).await
         }
-        Command::Vm(VmCommand::Stop { name, ask }) => {
-            ask::vm_action(&ask, &name, serde_json::json!({ "stop": {} })).await
+        Command::Vm(VmCommand::Stop { name, args }) => {
+            query::vm_action(&args, &name, serde_json::json!({ "stop": {} })).await
         }
-        Command::Host(HostCommand::Maintain(host)) => ask::host_action(&host, "maintain").await,
-        Command::Host(HostCommand::Drain { dry_run: true, host }) => ask::plan_drain(&host).await,
-        Command::Host(HostCommand::Drain { host, .. }) => ask::drain(&host).await,
-        Command::Host(HostCommand::Activate(host)) => ask::host_action(&host, "activate").await,
-        Command::Host(HostCommand::Ping(host)) => ask::host_action(&host, "ping").await,
-        Command::Host(HostCommand::ConfirmFenced(host)) => ask::confirm_fenced(&host).await,
+        Command::Host(HostCommand::Maintain(host)) => query::host_action(&host, "maintain").await,
+        Command::Host(HostCommand::Drain { dry_run: true, host }) => query::plan_drain(&host).await,
+        Command::Host(HostCommand::Drain { host, .. }) => query::drain(&host).await,
+        Command::Host(HostCommand::Activate(host)) => query::host_action(&host, "activate").await,
+        Command::Host(HostCommand::Ping(host)) => query::host_action(&host, "ping").await,
+        Command::Host(HostCommand::ConfirmFenced(host)) => query::confirm_fenced(&host).await,
         Command::Inventory(command) => inventory::run(command).await,
         Command::Token { name, role } => token::make(&name, role),
         Command::Pki(command) => crate::pki::run(command).map(|said| said.iter().for_each(crate::output::print)),

@@ -41,12 +41,12 @@ pub struct HookConfig {
     /// How long one try may take.
     pub timeout: Duration,
     /// How it tells.
-    pub way: HookWay,
+    pub transport: HookTransport,
 }
 
 /// How a hook tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HookWay {
+pub enum HookTransport {
     /// By a signed POST.
     Webhook(WebhookAccess),
     /// By a program with these arguments.
@@ -125,27 +125,28 @@ pub(super) fn hooks(
     base: &Path,
 ) -> Vec<HookConfig> {
     let mut hooks: Vec<HookConfig> = Vec::new();
-    let mut take = |c: &mut Checker, name: &Text, topics: &[Text], wait: Option<&Text>, way: Option<HookWay>| {
-        c.ok(name.span(), text::name(name.get_ref(), 64));
-        if hooks.iter().any(|known| known.name == *name.get_ref()) {
-            let message = format!("there are two hooks named {:?}", name.get_ref());
-            c.wrong(name.span(), message, "give one of them another name: it names its place in the journal");
-        }
-        let topics = globs(c, name, topics);
-        let timeout = wait.map_or(Some(DEFAULT_TIMEOUT), |wait| c.ok(wait.span(), timeout(wait.get_ref())));
-        if let (Some(timeout), Some(way)) = (timeout, way) {
-            hooks.push(HookConfig { name: name.get_ref().clone(), topics, timeout, way });
-        }
-    };
+    let mut take =
+        |c: &mut Checker, name: &Text, topics: &[Text], wait: Option<&Text>, transport: Option<HookTransport>| {
+            c.ok(name.span(), text::name(name.get_ref(), 64));
+            if hooks.iter().any(|known| known.name == *name.get_ref()) {
+                let message = format!("there are two hooks named {:?}", name.get_ref());
+                c.wrong(name.span(), message, "give one of them another name: it names its place in the journal");
+            }
+            let topics = globs(c, name, topics);
+            let timeout = wait.map_or(Some(DEFAULT_TIMEOUT), |wait| c.ok(wait.span(), timeout(wait.get_ref())));
+            if let (Some(timeout), Some(transport)) = (timeout, transport) {
+                hooks.push(HookConfig { name: name.get_ref().clone(), topics, timeout, transport });
+            }
+        };
     for table in webhooks {
         let of = table.get_ref();
-        let way = webhook(c, of, base);
-        take(c, &of.name, &of.topics, of.timeout.as_ref(), way);
+        let transport = webhook(c, of, base);
+        take(c, &of.name, &of.topics, of.timeout.as_ref(), transport);
     }
     for table in commands {
         let of = table.get_ref();
-        let way = argv(c, of);
-        take(c, &of.name, &of.topics, of.timeout.as_ref(), way);
+        let transport = argv(c, of);
+        take(c, &of.name, &of.topics, of.timeout.as_ref(), transport);
     }
     if let Some(name) =
         webhooks.iter().map(|of| &of.get_ref().name).chain(commands.iter().map(|of| &of.get_ref().name)).nth(MAX_HOOKS)
@@ -182,7 +183,7 @@ fn timeout(text: &str) -> Read<Duration> {
     }
 }
 
-fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookWay> {
+fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookTransport> {
     let url = c.ok(of.url.span(), url(of.url.get_ref()));
     if let (Some(exposed), false) = (url.as_ref().filter(|url| url.is_exposed()), of.insecure) {
         let message = format!("what is told to {} can be read on its way", exposed.origin());
@@ -194,7 +195,7 @@ fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookWay> {
     let signer = c.ok(of.secret_file.span(), Signer::read(&secret_file));
     let ca_file = ca_file(c, of.ca_file.as_ref(), url.as_ref().is_some_and(HookUrl::is_plain), base);
     signer?;
-    Some(HookWay::Webhook(WebhookAccess { url: url?, secret_file, ca_file }))
+    Some(HookTransport::Webhook(WebhookAccess { url: url?, secret_file, ca_file }))
 }
 
 /// The file with the certificates of who may vouch for somebody; `plain`: who is reached without any.
@@ -228,7 +229,7 @@ fn url(text: &str) -> Read<HookUrl> {
     Ok(HookUrl { uri, origin: url.origin().ascii_serialization() })
 }
 
-fn argv(c: &mut Checker, of: &RawCommandHook) -> Option<HookWay> {
+fn argv(c: &mut Checker, of: &RawCommandHook) -> Option<HookTransport> {
     let Some(program) = of.argv.first() else {
         c.wrong(of.name.span(), "it names no program", "add argv = [\"/PATH/PROGRAM\", \"ARGUMENT\", ...]");
         return None;
@@ -238,7 +239,7 @@ fn argv(c: &mut Checker, of: &RawCommandHook) -> Option<HookWay> {
     for argument in of.argv.iter().filter(|argument| argument.get_ref().contains('\0')) {
         c.wrong(argument.span(), "an argument cannot have a zero byte", "remove it");
     }
-    Some(HookWay::Command(of.argv.iter().map(|argument| argument.get_ref().clone()).collect()))
+    Some(HookTransport::Command(of.argv.iter().map(|argument| argument.get_ref().clone()).collect()))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, NamedSource, So
 pub(crate) use agent::IN_THE_CLEAR;
 pub use agent::{AgentConfig, AgentSettings};
 pub use controller::ControllerConfig;
-pub use hooks::{HookConfig, HookUrl, HookWay, Topics, WebhookAccess};
+pub use hooks::{HookConfig, HookTransport, HookUrl, Topics, WebhookAccess};
 pub use hosts::AgentAccess;
 pub use managed::Source;
 pub use report::report;

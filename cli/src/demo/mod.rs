@@ -37,7 +37,7 @@ pub async fn run(keep: bool) -> u8 {
     let mut timeline = Timeline::begin();
     let told = tokio::select! {
         told = tell(&mut timeline, keep) => told,
-        () = crate::listen::asked_to_end() => Err(ErrorCode::new(Code::CANCELLED, "interrupted")),
+        () = crate::listen::shutdown_signal() => Err(ErrorCode::new(Code::CANCELLED, "interrupted")),
     };
     timeline.end();
     match told {

@@ -16,8 +16,8 @@ use ringfence_messages::{
 use serde::Serialize;
 
 use super::{
+    controller::{BLOCK, REFUSE, refusal_of},
     hosts::HostLook,
-    office::{BLOCK, REFUSE, refusal_of},
     probes,
 };
 use crate::{
@@ -70,11 +70,20 @@ pub(super) struct Fenceability {
 }
 
 /// Of each host, in the order of the file.
-pub(super) fn of_all(config: &ControllerConfig, looks: &[HostLook], office: &[Finding]) -> Vec<Fenceability> {
-    config.inventory.hosts.iter().map(|host| of_host(config, host, looks, office)).collect()
+pub(super) fn of_all(
+    config: &ControllerConfig,
+    looks: &[HostLook],
+    controller_findings: &[Finding],
+) -> Vec<Fenceability> {
+    config.inventory.hosts.iter().map(|host| of_host(config, host, looks, controller_findings)).collect()
 }
 
-fn of_host(config: &ControllerConfig, host: &Host, looks: &[HostLook], office: &[Finding]) -> Fenceability {
+fn of_host(
+    config: &ControllerConfig,
+    host: &Host,
+    looks: &[HostLook],
+    controller_findings: &[Finding],
+) -> Fenceability {
     let name = |look: &HostLook| {
         let of = config.inventory.hosts.iter().find(|of| of.id == look.host);
         of.map_or_else(String::new, |of| of.name.clone())
@@ -86,13 +95,13 @@ fn of_host(config: &ControllerConfig, host: &Host, looks: &[HostLook], office: &
     };
     let across = config.settings.cross_cluster_siblings;
     let hosts = config.inventory.hosts.iter().filter(|of| across || of.cluster == host.cluster).count();
-    let (storage, storage_reason) = by_storage(config, host, office);
+    let (storage, storage_reason) = by_storage(config, host, controller_findings);
     let (level, score) = level(siblings.len(), storage);
     let tried = hosts.saturating_sub(1).min(MAX_SIBLINGS);
     Fenceability { score, level, siblings, tried, storage, storage_reason }
 }
 
-fn by_storage(config: &ControllerConfig, host: &Host, office: &[Finding]) -> (ByStorage, String) {
+fn by_storage(config: &ControllerConfig, host: &Host, controller_findings: &[Finding]) -> (ByStorage, String) {
     let no = |why: &str| (ByStorage::No, why.to_owned());
     let policy = &config.settings.fence;
     if policy.profile != Profile::Safe || policy.on_ssh_unreachable != OnSshUnreachable::StorageFence {
@@ -102,7 +111,7 @@ fn by_storage(config: &ControllerConfig, host: &Host, office: &[Finding]) -> (By
     let (refusing, not): (Vec<_>, Vec<_>) = attached.partition(|storage| {
         let name = probes::storage_name(config, storage.id);
         let may = |finding: &Finding| finding.check == BLOCK && finding.about == name && finding.verdict == Verdict::Ok;
-        storage.kind == StorageKind::Ceph && office.iter().any(may)
+        storage.kind == StorageKind::Ceph && controller_findings.iter().any(may)
     });
     if refusing.is_empty() {
         return no(match not.iter().any(|storage| storage.kind == StorageKind::Ceph) {
@@ -115,7 +124,9 @@ fn by_storage(config: &ControllerConfig, host: &Host, office: &[Finding]) -> (By
     }
     let hurts = |storage: &&&Storage| {
         let about = refusal_of(&host.name, &storage.name);
-        office.iter().any(|found| found.check == REFUSE && found.about == about && found.verdict != Verdict::Ok)
+        controller_findings
+            .iter()
+            .any(|found| found.check == REFUSE && found.about == about && found.verdict != Verdict::Ok)
     };
     if let Some(storage) = refusing.iter().find(hurts) {
         return no(&format!("{} would not refuse it: see ceph-fence", storage.name));

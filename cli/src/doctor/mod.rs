@@ -12,9 +12,9 @@
 //! Invariants: nothing that anybody uses is changed (the right to block is tried on an address that is nobody's, as
 //! `check --live` does); every look is bounded; what could not be looked at is "unknown", and counts as not fine.
 
+mod controller;
 mod hosts;
 mod levels;
-mod office;
 pub(crate) mod probes;
 mod report;
 pub(crate) mod twins;
@@ -51,9 +51,9 @@ pub async fn run(path: &Path, agent: bool, json: bool) -> u8 {
 
 async fn everything(config: &config::ControllerConfig) -> report::Report {
     let seen = probes::seen(config).await;
-    let (hosts, office) = tokio::join!(hosts::look(config, &seen), office::look(config, &seen));
-    let levels = levels::of_all(config, &hosts, &office);
-    report::Report::of_controller(config, office, hosts, levels)
+    let (hosts, controller_findings) = tokio::join!(hosts::look(config, &seen), controller::look(config, &seen));
+    let levels = levels::of_all(config, &hosts, &controller_findings);
+    report::Report::of_controller(config, controller_findings, hosts, levels)
 }
 
 fn refused(problems: &Problems) -> u8 {

@@ -33,11 +33,11 @@ impl Report {
 
     pub(super) fn of_controller(
         config: &ControllerConfig,
-        office: Vec<Finding>,
+        controller_findings: Vec<Finding>,
         looks: Vec<HostLook>,
         levels: Vec<Fenceability>,
     ) -> Report {
-        let controller = Part { of: "controller".to_owned(), fenceability: None, findings: office };
+        let controller = Part { of: "controller".to_owned(), fenceability: None, findings: controller_findings };
         let hosts = config.inventory.hosts.iter().zip(looks).zip(levels).map(|((host, look), level)| {
             let mut findings = look.findings;
             findings.insert(0, level.finding(config, host));
@@ -162,9 +162,9 @@ mod tests {
                 "ssh-copy-id -i /etc/ringfence/id_ed25519.pub -p 22 root@10.77.0.13",
             ),
         ];
-        let office = vec![of("journal", "").ok("there is none yet")];
+        let controller_findings = vec![of("journal", "").ok("there is none yet")];
         Report::new(vec![
-            Part { of: "controller".to_owned(), fenceability: None, findings: office },
+            Part { of: "controller".to_owned(), fenceability: None, findings: controller_findings },
             Part { of: "host-a".to_owned(), fenceability: Some(level), findings },
         ])
     }

@@ -18,9 +18,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Answer, App,
-    access::{Bearer, CONFIRM_FENCED},
+    auth::{Bearer, CONFIRM_FENCED},
     errors::{Failure, Problem},
-    tag::matches,
+    etag::matches,
 };
 use crate::{listen::read_body, notify::HookTest};
 
@@ -183,7 +183,7 @@ pub(super) async fn host(
         HostOrder::Activate(_) => HostAction::Activate,
         HostOrder::Ping(_) => HostAction::Ping,
         HostOrder::ConfirmFenced(Confirmation { by }) => {
-            bearer.may(CONFIRM_FENCED.role)?;
+            bearer.require(CONFIRM_FENCED.role)?;
             return Ok(Json(HostAnswer::Host(backend.confirm_fenced(host, attester(by)?).await?)));
         }
     };

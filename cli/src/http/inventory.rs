@@ -20,10 +20,10 @@ use crate::{
 
 use super::{
     Answer, App,
-    access::{Bearer, CHANGE, RELOAD},
     actions::{Conditions, read},
+    auth::{Bearer, CHANGE, RELOAD},
     errors::{Failure, Problem},
-    tag::{matches, tagged},
+    etag::{matches, tagged},
 };
 
 /// Whether anything is done.
@@ -78,7 +78,7 @@ pub(super) async fn change(
 ) -> Answer<Json<Value>> {
     let How { dry_run } = how(query)?;
     let edit = read::<Edit>(body).await?;
-    bearer.may(if dry_run { Role::Operator } else { CHANGE.role })?;
+    bearer.require(if dry_run { Role::Operator } else { CHANGE.role })?;
     matches(&headers, backend.inventory(Order::Show, String::new(), false)).await?;
     Ok(Json(backend.inventory(Order::Edit(edit), bearer.name, dry_run).await?))
 }
@@ -94,7 +94,7 @@ pub(super) async fn reload(
     query: Result<Query<How>, QueryRejection>,
 ) -> Answer<Json<Value>> {
     let How { dry_run } = how(query)?;
-    bearer.may(if dry_run { Role::Operator } else { RELOAD.role })?;
+    bearer.require(if dry_run { Role::Operator } else { RELOAD.role })?;
     Ok(Json(backend.inventory(Order::Reload, bearer.name, dry_run).await?))
 }
 

@@ -21,10 +21,10 @@ use axum::{
 use governor::Quota;
 use ringfence_messages::Code;
 
-use super::{access::Access, errors::Failure, guard};
+use super::{auth::Access, errors::Failure, origin_check};
 use crate::{
     listen::Peer,
-    per_address::{PerAddress, network},
+    rate_limit::{PerAddress, network},
 };
 
 /// For how many seconds' worth an address may ask at once. Too low: the page's parts come one by one.
@@ -66,6 +66,6 @@ async fn check(State(limits): State<Arc<Limits>>, request: Request, next: Next) 
         format!("too many requests from {whom}: ask again in {seconds} s, or raise [controller] requests_per_second");
     let mut refused = Failure::with(StatusCode::TOO_MANY_REQUESTS, Code::NOT_READY, why).into_response();
     refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    guard::dress(&mut refused);
+    origin_check::add_security_headers(&mut refused);
     refused
 }

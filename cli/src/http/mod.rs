@@ -15,22 +15,22 @@
 //! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a
 //! reader of the stream who is slow is cut off and can resume; nothing here decides anything: see [`backend`]; every
 //! route comes from the attribute that describes it, so that `/openapi.json` leaves none out.
-//! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see `guard`.
-//! Who may what: [`access`]. How often: [`limit`].
+//! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see `origin_check`.
+//! Who may what: [`auth`]. How often: [`limit`].
 
-pub mod access;
 mod actions;
+pub mod auth;
 pub mod backend;
 mod errors;
+mod etag;
 mod events;
-mod guard;
+mod idempotency;
 mod inventory;
 pub mod limit;
-mod read;
-mod repeat;
+mod origin_check;
+mod queries;
 mod security;
 mod sessions;
-mod tag;
 mod trace;
 
 use std::sync::Arc;
@@ -45,13 +45,13 @@ use futures_util::future::BoxFuture;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use access::Access;
 pub(crate) use actions::attester;
+use auth::Access;
 use backend::Backend;
 use errors::Failure;
 pub(crate) use errors::status;
 pub(crate) use events::stream_place;
-use repeat::Repeats;
+use idempotency::Repeats;
 
 type App = State<Arc<dyn Backend>>;
 type Answer<T = axum::response::Response> = Result<T, Failure>;
@@ -78,25 +78,25 @@ struct Document;
 /// The routes of the API over a backend, and their description.
 fn described() -> OpenApiRouter<Arc<dyn Backend>> {
     let mut described = OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(read::index))
-        .routes(routes!(read::healthz))
-        .routes(routes!(read::metrics))
-        .routes(routes!(read::hosts))
-        .routes(routes!(read::host))
+        .routes(routes!(queries::index))
+        .routes(routes!(queries::healthz))
+        .routes(routes!(queries::metrics))
+        .routes(routes!(queries::hosts))
+        .routes(routes!(queries::host))
         .routes(routes!(actions::host))
-        .routes(routes!(read::storages))
-        .routes(routes!(read::vms))
-        .routes(routes!(read::vm))
+        .routes(routes!(queries::storages))
+        .routes(routes!(queries::vms))
+        .routes(routes!(queries::vm))
         .routes(routes!(actions::vm))
         .routes(routes!(inventory::show))
         .routes(routes!(inventory::change))
         .routes(routes!(inventory::reload))
-        .routes(routes!(read::refs))
+        .routes(routes!(queries::refs))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
-        .routes(routes!(read::explain))
-        .routes(routes!(read::inspect))
-        .routes(routes!(read::hooks))
+        .routes(routes!(queries::explain))
+        .routes(routes!(queries::inspect))
+        .routes(routes!(queries::hooks))
         .routes(routes!(actions::hook));
     security::describe(described.get_openapi_mut());
     described
@@ -127,11 +127,11 @@ pub fn router(backend: Arc<dyn Backend>, access: Access, pages: Pages) -> Router
         .route("/openapi.json", axum::routing::get(move || std::future::ready(Json(document.clone()).into_response())))
         .fallback(errors::no_such_path)
         .method_not_allowed_fallback(errors::no_such_method)
-        .layer(middleware::from_fn_with_state(repeats, repeat::once))
-        .layer(middleware::from_fn_with_state(access.clone(), access::check))
+        .layer(middleware::from_fn_with_state(repeats, idempotency::once))
+        .layer(middleware::from_fn_with_state(access.clone(), auth::check))
         .layer(Extension(access))
         .layer(Extension(pages.overview))
-        .layer(middleware::from_fn(guard::guard))
+        .layer(middleware::from_fn(origin_check::check))
         .layer(middleware::from_fn(trace::trace))
         .with_state(backend)
 }

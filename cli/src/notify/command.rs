@@ -18,7 +18,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{MAX_SAID_CHARS, notice::Notice, one_line, pace::Outcome};
+use super::{MAX_SAID_CHARS, notice::Notice, one_line, retry::Outcome};
 
 /// Bytes of standard output and of standard error that are kept for the log; the rest is read and thrown away.
 const MAX_OUTPUT_BYTES: usize = 4096;
@@ -73,11 +73,11 @@ impl Program {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         // Not there, not executable, no more processes: somebody may mend that.
-        let run = async { self.converse(command.spawn()?, notice.body.clone()).await };
+        let run = async { self.communicate(command.spawn()?, notice.body.clone()).await };
         run.await.unwrap_or_else(|error: std::io::Error| Outcome::Later(format!("cannot run {program}: {error}"), None))
     }
 
-    async fn converse(&self, mut child: Child, body: Bytes) -> std::io::Result<Outcome> {
+    async fn communicate(&self, mut child: Child, body: Bytes) -> std::io::Result<Outcome> {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or_else(|| std::io::Error::other("it has no pid"))?;
         let group = Group(pid);

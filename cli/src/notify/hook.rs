@@ -17,10 +17,10 @@ use super::{
     command::Program,
     cursor::Cursor,
     notice::Notice,
-    pace::{Outcome, Pace, Step, Tries},
+    retry::{Attempts, Outcome, RetryPolicy, Step},
     webhook::Webhook,
 };
-use crate::config::{HookConfig, HookWay};
+use crate::config::{HookConfig, HookTransport};
 
 /// Records that are read at once: with the largest payloads 3 MiB. Too low: a hook that is far behind catches up slowly.
 const PAGE: usize = 50;
@@ -107,19 +107,19 @@ pub(super) struct Hook {
     config: HookConfig,
     receiver: Receiver,
     start: Cursor,
-    pace: Pace,
+    policy: RetryPolicy,
     state: Mutex<State>,
     testing: tokio::sync::Mutex<()>,
 }
 
 impl Hook {
-    pub(super) fn open(config: &HookConfig, start: Cursor, pace: Pace) -> Result<Hook> {
-        let receiver = match &config.way {
-            HookWay::Webhook(access) => Receiver::Webhook(Box::new(Webhook::open(access, config.timeout)?)),
-            HookWay::Command(argv) => Receiver::Program(Program::new(&config.name, argv, config.timeout)),
+    pub(super) fn open(config: &HookConfig, start: Cursor, policy: RetryPolicy) -> Result<Hook> {
+        let receiver = match &config.transport {
+            HookTransport::Webhook(access) => Receiver::Webhook(Box::new(Webhook::open(access, config.timeout)?)),
+            HookTransport::Command(argv) => Receiver::Program(Program::new(&config.name, argv, config.timeout)),
         };
         let state = Mutex::new(State { seq: start.seq, ..State::default() });
-        Ok(Hook { config: config.clone(), receiver, start, pace, state, testing: tokio::sync::Mutex::default() })
+        Ok(Hook { config: config.clone(), receiver, start, policy, state, testing: tokio::sync::Mutex::default() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -177,7 +177,7 @@ impl Hook {
     /// Tries until the record is delivered or given up.
     async fn deliver(&self, record: &Record) {
         let (hook, notice) = (self.name().to_owned(), Notice::of(self.name(), record));
-        let mut tries = Tries::new(self.pace);
+        let mut tries = Attempts::new(self.policy);
         self.state.lock().turn = Some(record.time.parse().unwrap_or_else(|_| Timestamp::now()));
         loop {
             let outcome = self.send(&notice).await;
@@ -188,7 +188,7 @@ impl Hook {
                     (state.delivered, state.last_delivered) = (state.delivered + 1, Some(Timestamp::now()));
                     break;
                 }
-                (Step::GiveUp, outcome) => {
+                (Step::Drop, outcome) => {
                     let why = outcome.says().to_owned();
                     tracing::error!(
                         hook,
@@ -202,7 +202,7 @@ impl Hook {
                     (state.given_up, state.last_error) = (state.given_up + 1, Some(why));
                     break;
                 }
-                (Step::Again(wait), outcome) => {
+                (Step::Retry(wait), outcome) => {
                     metrics::counter!("ringfence_hook_retries_total", "hook" => hook.clone()).increment(1);
                     self.wait(tries.failed(), outcome.says().to_owned(), wait).await;
                 }
@@ -246,9 +246,9 @@ impl Hook {
     }
 
     pub(super) fn inventory(&self, newest: u64) -> HookInventory {
-        let (kind, target) = match &self.config.way {
-            HookWay::Webhook(access) => (HookKind::Webhook, access.url.origin()),
-            HookWay::Command(argv) => (HookKind::Command, argv.first().cloned().unwrap_or_default()),
+        let (kind, target) = match &self.config.transport {
+            HookTransport::Webhook(access) => (HookKind::Webhook, access.url.origin()),
+            HookTransport::Command(argv) => (HookKind::Command, argv.first().cloned().unwrap_or_default()),
         };
         let state = self.state.lock();
         let time = |at: Option<Timestamp>| at.map(|at| format!("{at:.3}"));

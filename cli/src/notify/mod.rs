@@ -5,7 +5,7 @@
 //!            --read--> hook "pager" --run-->   /usr/local/bin/.. state/hooks/pager.json { "seq": 40 }
 //! ```
 //! Invariants: at least once, and in order, for each hook: it reads the journal from a [`Cursor`] that moves on only when a record
-//! was delivered or given up ([`Tries`]), so that a controller that is killed loses and skips none; hooks wait for nobody but their
+//! was delivered or given up ([`Attempts`]), so that a controller that is killed loses and skips none; hooks wait for nobody but their
 //! own receiver, and run where the API runs, never on the actors' thread; they only read the journal. Memory is bounded: what waits
 //! waits in the journal. Rejected: feeding hooks from the bus (what is published while a receiver is down would be lost), and a
 //! queue of their own (the journal is one).
@@ -14,7 +14,7 @@ mod command;
 mod cursor;
 mod hook;
 mod notice;
-mod pace;
+mod retry;
 mod webhook;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -31,7 +31,7 @@ pub use cursor::Cursor;
 use hook::Hook;
 pub use hook::{HookInventory, HookKind, HookTest};
 pub use notice::{Notice, TEST_TOPIC};
-pub use pace::{MAX_REFUSALS, MAX_RETRY_AFTER, Outcome, Pace, Step, Tries};
+pub use retry::{Attempts, MAX_REFUSALS, MAX_RETRY_AFTER, Outcome, RetryPolicy, Step};
 
 /// Between looks at the journal while nobody tells that something was recorded. Too low: work for nothing. Too high: a record
 /// whose announcement was missed is told so much later.
@@ -56,12 +56,12 @@ impl Notifier {
         configs: &[HookConfig],
         state_dir: &Path,
         journal: Arc<dyn JournalPort>,
-        pace: Pace,
+        policy: RetryPolicy,
     ) -> Result<Notifier> {
         let newest = journal.newest(None, 1).await?.last().map_or(0, |record| record.seq);
         let open = |config: &HookConfig| {
             let cursor = Cursor::open(state_dir, &config.name, newest)?;
-            Ok(Arc::new(Hook::open(config, cursor, pace)?))
+            Ok(Arc::new(Hook::open(config, cursor, policy)?))
         };
         let hooks = configs.iter().map(open).collect::<Result<_>>()?;
         Ok(Notifier { hooks, journal, newest: watch::Sender::new(newest) })

@@ -20,7 +20,7 @@ use hyper_util::{
 };
 use ringfence_messages::{Code, ErrorCode, Result};
 
-use super::{notice::Notice, pace::Outcome};
+use super::{notice::Notice, retry::Outcome};
 use crate::{
     config::WebhookAccess,
     https::{IDLE_TIMEOUT, connector, reason},

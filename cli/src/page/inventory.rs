@@ -16,14 +16,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    App, Shown, Trouble,
+    App, ErrorPage, Shown,
     layout::{columns, page},
 };
 use crate::{
     auth::Role,
     config::managed::{Edit, toml_of},
     http::{
-        access::{Bearer, CHANGE, RELOAD},
+        auth::{Bearer, CHANGE, RELOAD},
         backend::Backend,
     },
     inventory::{Order, Outcome},
@@ -201,7 +201,7 @@ async fn make(
     // A browser sends line ends in its own way.
     match written.shown.as_deref().map(|of| of.replace('\r', "")) {
         Some(confirmed) if confirmed == shown(&would) => {
-            bearer.may(if matches!(order, Order::Reload) { RELOAD.role } else { CHANGE.role })?;
+            bearer.require(if matches!(order, Order::Reload) { RELOAD.role } else { CHANGE.role })?;
             outcome(backend, order, bearer, false).await?;
             Ok(Redirect::to("/ui/inventory").into_response())
         }
@@ -210,12 +210,12 @@ async fn make(
 }
 
 async fn read(body: Body) -> Shown<Written> {
-    let wrong = |(status, why): (StatusCode, String)| Trouble(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
+    let wrong = |(status, why): (StatusCode, String)| ErrorPage(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
     read_long_form(body, MAX_CHANGE_BYTES).await.map_err(wrong)
 }
 
 pub(super) async fn change(State(backend): App, Extension(bearer): Extension<Bearer>, body: Body) -> Shown<Response> {
-    bearer.may(Role::Operator)?;
+    bearer.require(Role::Operator)?;
     let written = read(body).await?;
     let made = match edit(&written.text) {
         Ok(edit) => {
@@ -224,7 +224,7 @@ pub(super) async fn change(State(backend): App, Extension(bearer): Extension<Bea
         Err(error) => Err(error.into()),
     };
     // What is wrong is mended where it was written.
-    made.or_else(|Trouble(status, error)| {
+    made.or_else(|ErrorPage(status, error)| {
         let body = html! { h1 { "Change the inventory" } (form(&written.text, Some(&error.to_string()))) };
         Ok((status, page("Change", "/ui/inventory", None, &body)).into_response())
     })
@@ -243,7 +243,7 @@ pub(super) async fn ask_remove(
     Path((kind, name)): Path<(String, String)>,
     Extension(bearer): Extension<Bearer>,
 ) -> Shown<Response> {
-    bearer.may(Role::Operator)?;
+    bearer.require(Role::Operator)?;
     make(&*backend, removal(&kind, &name)?, &bearer, &format!("Take out {name}?"), &Written::default(), None).await
 }
 
@@ -258,7 +258,7 @@ pub(super) async fn remove(
 }
 
 pub(super) async fn ask_reload(State(backend): App, Extension(bearer): Extension<Bearer>) -> Shown<Response> {
-    bearer.may(Role::Operator)?;
+    bearer.require(Role::Operator)?;
     make(&*backend, Order::Reload, &bearer, "Read the config file again?", &Written::default(), None).await
 }
 

@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, html};
 use serde::Serialize;
 
-use crate::http::access::{SIGN_OUT, asking};
+use crate::http::auth::{SIGN_OUT, asking};
 
 const PAGES: [(&str, &str); 7] = [
     ("/", "Overview"),

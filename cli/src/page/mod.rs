@@ -21,13 +21,13 @@
 
 mod assets;
 mod chart;
+mod confirm;
 mod events;
+mod fencing_attempts;
 mod hooks;
 mod hosts;
 mod inventory;
-mod ladder;
 mod layout;
-mod orders;
 mod overview;
 mod phases;
 mod sign_in;
@@ -48,7 +48,7 @@ use ringfence_messages::ErrorCode;
 
 use crate::http::{
     Overview, Pages,
-    access::{self, SIGN_IN, SIGN_OUT},
+    auth::{self, SIGN_IN, SIGN_OUT},
     backend::Backend,
     status,
 };
@@ -65,11 +65,11 @@ fn routes() -> Router<Arc<dyn Backend>> {
     Router::new()
         .route("/ui/hosts", get(hosts::list))
         .route("/ui/hosts/{name}", get(hosts::one))
-        .route("/ui/hosts/{name}/{order}", get(orders::ask_host).post(orders::host))
+        .route("/ui/hosts/{name}/{order}", get(confirm::ask_host).post(confirm::host))
         .route("/ui/storages", get(storages::list))
         .route("/ui/vms", get(vms::list))
         .route("/ui/vms/{name}", get(vms::one))
-        .route("/ui/vms/{name}/{order}", get(orders::ask_vm).post(orders::vm))
+        .route("/ui/vms/{name}/{order}", get(confirm::ask_vm).post(confirm::vm))
         .route("/ui/events", get(events::list))
         .route("/ui/inventory", get(inventory::list))
         .route("/ui/inventory/change", get(inventory::write).post(inventory::change))
@@ -77,24 +77,24 @@ fn routes() -> Router<Arc<dyn Backend>> {
         .route("/ui/inventory/reload", get(inventory::ask_reload).post(inventory::reload))
         .route("/ui/hooks", get(hooks::list))
         .route("/ui/hooks/{name}/test", axum::routing::post(hooks::test))
-        .route(SIGN_OUT, axum::routing::post(access::sign_out))
-        .route(SIGN_IN, get(sign_in::form).post(access::sign_in))
+        .route(SIGN_OUT, axum::routing::post(auth::sign_out))
+        .route(SIGN_IN, get(sign_in::form).post(auth::sign_in))
         .route("/ui/stream", get(events::stream))
         .route("/ui/assets/{file}", get(assets::file))
 }
 
 /// An error as a page.
-pub(crate) struct Trouble(StatusCode, ErrorCode);
+pub(crate) struct ErrorPage(StatusCode, ErrorCode);
 
-impl From<ErrorCode> for Trouble {
-    fn from(error: ErrorCode) -> Trouble {
-        Trouble(status(&error), error)
+impl From<ErrorCode> for ErrorPage {
+    fn from(error: ErrorCode) -> ErrorPage {
+        ErrorPage(status(&error), error)
     }
 }
 
-impl IntoResponse for Trouble {
+impl IntoResponse for ErrorPage {
     fn into_response(self) -> Response {
-        let Trouble(status, error) = self;
+        let ErrorPage(status, error) = self;
         let body = html! {
             h1 { "That did not work" }
             p.trouble role="alert" { (error.to_string()) }
@@ -104,4 +104,4 @@ impl IntoResponse for Trouble {
     }
 }
 
-type Shown<T = maud::Markup> = Result<T, Trouble>;
+type Shown<T = maud::Markup> = Result<T, ErrorPage>;

@@ -12,7 +12,7 @@ use ringfence_messages::{
     vm::{VmState, VmStateChanged},
 };
 
-use super::{chart::Phase, ladder::Attempt};
+use super::{chart::Phase, fencing_attempts::Attempt};
 
 /// How long before an attempt its cause may lie. Too low: a slow detection is cut off. Too high: a host that has been down since
 /// yesterday makes everything else a line.

@@ -7,8 +7,8 @@ use ringfence_messages::vm::VmState;
 use super::{
     App, Shown,
     events::{last_of_all, timeline},
+    fencing_attempts,
     hosts::HISTORY,
-    ladder,
     layout::{columns, link, page, state, word},
     phases,
 };
@@ -57,7 +57,7 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
     let vm = backend.vm(backend.vm_id(&name)?).await?;
     let why = backend.explain(&vm.name).await?;
     let history = backend.newest(Some((&TOPICS, &vm.name)), HISTORY).await?;
-    let attempts = ladder::attempts(&history);
+    let attempts = fencing_attempts::attempts(&history);
     let mut fences = Vec::new();
     for attempt in attempts.iter().rev() {
         let failed = attempt.ended.as_ref().map(|(_, audit)| audit.failed_host.as_str()).or(vm.host.as_deref());
@@ -66,7 +66,7 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
             Some(host) => of(host).await?,
             None => Vec::new(),
         };
-        fences.push(ladder::shown(attempt, &phases::of(attempt, &history, &there)));
+        fences.push(fencing_attempts::shown(attempt, &phases::of(attempt, &history, &there)));
     }
     let order = |order: &str, what: &str| html! { a.order href={ "/ui/vms/" (vm.name) "/" (order) } { (what) } };
     let body = html! {

@@ -5,17 +5,17 @@
 //! renewed only if one of the authorities in use made it. Rejected: `openssl` by hand (twenty options, and a name forgotten in
 //! one of them), an authority that must be up (nothing here needs a server).
 
-mod authority;
-mod folder;
-mod leaf;
+mod bundle;
+mod ca;
+mod cert;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
 
-pub use authority::Authority;
-pub use leaf::{Names, issue, issue_for, renew};
+pub use ca::Authority;
+pub use cert::{Names, issue, issue_for, renew};
 
 /// How long a certificate lasts unless told: a year.
 pub const LEAF_DAYS: u32 = 365;
@@ -126,12 +126,12 @@ pub fn run(command: PkiCommand) -> Result<Vec<String>> {
         PkiCommand::Issue(args) => {
             let names = names(&args)?;
             let identity = issue(&Authority::open(&args.ca)?, &names, args.days, &args.out)?;
-            Ok(vec![leaf::told(&args.out, &identity)])
+            Ok(vec![cert::told(&args.out, &identity)])
         }
         PkiCommand::Rotate(RotateArgs { ca, dir: Some(dir), days, .. }) => {
             let identity = renew(&Authority::open(&ca)?, days.unwrap_or(LEAF_DAYS), &dir)?;
             Ok(vec![
-                leaf::told(&dir, &identity),
+                cert::told(&dir, &identity),
                 "copy the folder to its machine: it is taken up without restart".to_owned(),
             ])
         }

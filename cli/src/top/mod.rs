@@ -20,7 +20,7 @@ use crossterm::event::{Event, EventStream, KeyEventKind};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::{client::Server, listen::asked_to_end};
+use crate::{client::Server, listen::shutdown_signal};
 use state::{Effect, State};
 
 /// Between two pictures on which nothing but a clock moves.
@@ -71,7 +71,7 @@ async fn show(
     questions: &mpsc::Sender<String>,
 ) -> std::io::Result<()> {
     // Heard from the first moment on: a signal must not meet a terminal that nobody restores.
-    let mut end = std::pin::pin!(asked_to_end());
+    let mut end = std::pin::pin!(shutdown_signal());
     let _ = futures_util::poll!(&mut end);
     let mut terminal = ratatui::try_init()?;
     let _restore = Restore;

@@ -12,7 +12,7 @@ use ringfence_actors::{change::Change, inventory::Catalog, ports::Record};
 use ringfence_cli::{
     config::Source,
     errors::not_found,
-    http::{access::Access, backend::Backend},
+    http::{auth::Access, backend::Backend},
     inventory::Order,
     listen,
     notify::{HookInventory, HookKind, HookTest},

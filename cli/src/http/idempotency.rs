@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use ringfence_messages::Code;
 use sha2::{Digest, Sha256};
 
-use super::{access::Bearer, actions::MAX_BODY_BYTES, errors::Failure};
+use super::{actions::MAX_BODY_BYTES, auth::Bearer, errors::Failure};
 use crate::listen::read_body;
 
 /// How long an answer is kept. Too low: a client that tries again after a break does it twice.

@@ -21,14 +21,14 @@ use crate::notify::HookInventory;
 use super::{
     Answer, App, Overview,
     errors::{Failure, Problem},
-    tag::tagged,
+    etag::tagged,
 };
 
 /// Which part of a list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Part {
+pub(super) struct Page {
     /// So many are left out at the beginning.
     #[serde(default)]
     #[param(default = 0)]
@@ -54,14 +54,14 @@ pub(super) struct Lines {
     items: Vec<String>,
 }
 
-fn part<T: Serialize>(all: Vec<T>, query: Result<Query<Part>, QueryRejection>, headers: &HeaderMap) -> Answer {
+fn paginate<T: Serialize>(all: Vec<T>, query: Result<Query<Page>, QueryRejection>, headers: &HeaderMap) -> Answer {
     let bad = |why: String| Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why);
-    let Query(part) = query.map_err(|e| bad(format!("offset and limit are whole numbers: {}", e.body_text())))?;
-    if part.limit == Some(0) {
+    let Query(page) = query.map_err(|e| bad(format!("offset and limit are whole numbers: {}", e.body_text())))?;
+    if page.limit == Some(0) {
         return Err(bad("limit is 1 or more".to_owned()));
     }
     let total = all.len();
-    let items = all.into_iter().skip(part.offset).take(part.limit.unwrap_or(usize::MAX)).collect();
+    let items = all.into_iter().skip(page.offset).take(page.limit.unwrap_or(usize::MAX)).collect();
     Ok(tagged(&List { items, total }, headers))
 }
 
@@ -108,14 +108,14 @@ pub(super) async fn metrics(State(backend): App) -> Response {
 }
 
 /// The hosts
-#[utoipa::path(get, path = "/v1/hosts", tag = "inventory", params(Part),
+#[utoipa::path(get, path = "/v1/hosts", tag = "inventory", params(Page),
     responses((status = 200, body = List<HostInventory>), (status = "default", body = Problem)))]
 pub(super) async fn hosts(
     State(backend): App,
-    query: Result<Query<Part>, QueryRejection>,
+    query: Result<Query<Page>, QueryRejection>,
     headers: HeaderMap,
 ) -> Answer {
-    part(backend.hosts().await?, query, &headers)
+    paginate(backend.hosts().await?, query, &headers)
 }
 
 /// One host
@@ -126,21 +126,21 @@ pub(super) async fn host(State(backend): App, Path(id): Path<String>, headers: H
 }
 
 /// The storages, and how each host reaches them
-#[utoipa::path(get, path = "/v1/storages", tag = "inventory", params(Part),
+#[utoipa::path(get, path = "/v1/storages", tag = "inventory", params(Page),
     responses((status = 200, body = List<StorageInventory>), (status = "default", body = Problem)))]
 pub(super) async fn storages(
     State(backend): App,
-    query: Result<Query<Part>, QueryRejection>,
+    query: Result<Query<Page>, QueryRejection>,
     headers: HeaderMap,
 ) -> Answer {
-    part(backend.storages().await?, query, &headers)
+    paginate(backend.storages().await?, query, &headers)
 }
 
 /// The VMs
-#[utoipa::path(get, path = "/v1/vms", tag = "inventory", params(Part),
+#[utoipa::path(get, path = "/v1/vms", tag = "inventory", params(Page),
     responses((status = 200, body = List<VmInventory>), (status = "default", body = Problem)))]
-pub(super) async fn vms(State(backend): App, query: Result<Query<Part>, QueryRejection>, headers: HeaderMap) -> Answer {
-    part(backend.vms().await?, query, &headers)
+pub(super) async fn vms(State(backend): App, query: Result<Query<Page>, QueryRejection>, headers: HeaderMap) -> Answer {
+    paginate(backend.vms().await?, query, &headers)
 }
 
 /// One VM
@@ -151,14 +151,14 @@ pub(super) async fn vm(State(backend): App, Path(id): Path<String>, headers: Hea
 }
 
 /// Each protocol of each storage on each host
-#[utoipa::path(get, path = "/v1/host-protocol-refs", tag = "inventory", params(Part),
+#[utoipa::path(get, path = "/v1/host-protocol-refs", tag = "inventory", params(Page),
     responses((status = 200, body = List<HostProtocolRef>), (status = "default", body = Problem)))]
 pub(super) async fn refs(
     State(backend): App,
-    query: Result<Query<Part>, QueryRejection>,
+    query: Result<Query<Page>, QueryRejection>,
     headers: HeaderMap,
 ) -> Answer {
-    part(backend.refs().await?, query, &headers)
+    paginate(backend.refs().await?, query, &headers)
 }
 
 /// In plain words: what state a VM or host is in, why, and what would change it
@@ -169,14 +169,14 @@ pub(super) async fn explain(State(backend): App, Path(id): Path<String>) -> Answ
 }
 
 /// Whom the controller tells what happened: how far each hook has come, and what holds it up
-#[utoipa::path(get, path = "/v1/hooks", tag = "events", params(Part),
+#[utoipa::path(get, path = "/v1/hooks", tag = "events", params(Page),
     responses((status = 200, body = List<HookInventory>), (status = "default", body = Problem)))]
 pub(super) async fn hooks(
     State(backend): App,
-    query: Result<Query<Part>, QueryRejection>,
+    query: Result<Query<Page>, QueryRejection>,
     headers: HeaderMap,
 ) -> Answer {
-    part(backend.hooks().await?, query, &headers)
+    paginate(backend.hooks().await?, query, &headers)
 }
 
 /// A picture of all actors

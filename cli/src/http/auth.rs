@@ -57,7 +57,7 @@ impl Bearer {
     ///
     /// # Errors
     /// `SYS.1018`, shown as 403.
-    pub(crate) fn may(&self, role: Role) -> Result<()> {
+    pub(crate) fn require(&self, role: Role) -> Result<()> {
         match self.role >= role {
             true => Ok(()),
             false => {
@@ -75,11 +75,11 @@ impl Access {
     }
 
     /// Whose a token is; nobody's if it is not known.
-    fn whose(&self, token: &str) -> Option<Bearer> {
-        self.whose_hash(Sha256::digest(token.as_bytes()).into())
+    fn authenticate(&self, token: &str) -> Option<Bearer> {
+        self.by_hash(Sha256::digest(token.as_bytes()).into())
     }
 
-    fn whose_hash(&self, is: [u8; 32]) -> Option<Bearer> {
+    fn by_hash(&self, is: [u8; 32]) -> Option<Bearer> {
         let of = self.tokens.iter().find(|of| of.sha256 == is)?;
         Some(Bearer { name: of.name.clone(), role: of.role, token: Some(is) })
     }
@@ -91,8 +91,8 @@ impl Access {
         }
         let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         match presented.and_then(|value| value.strip_prefix("Bearer ")) {
-            Some(token) => self.whose(token.trim()),
-            None => self.sessions.token(carried(headers)?).and_then(|token| self.whose_hash(token)),
+            Some(token) => self.authenticate(token.trim()),
+            None => self.sessions.token(carried(headers)?).and_then(|token| self.by_hash(token)),
         }
     }
 }
@@ -105,7 +105,7 @@ fn carried(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The role that a route takes; `None` for what anybody may see: nothing of the inventory. The description says the same.
-pub(super) fn takes(method: &Method, path: &str) -> Option<Role> {
+pub(super) fn required_role(method: &Method, path: &str) -> Option<Role> {
     match path {
         "/healthz" | "/openapi.json" | SIGN_IN => None,
         _ if path.starts_with("/ui/assets/") => None,
@@ -117,28 +117,29 @@ pub(super) fn takes(method: &Method, path: &str) -> Option<Role> {
 }
 
 /// What takes more than its route does: asked by whoever carries it out, and told by the description.
-pub(crate) struct More {
+pub(crate) struct ElevatedOperation {
     /// The operation's path.
     pub(super) path: &'static str,
     /// What of it.
     pub(super) what: &'static str,
-    /// The role that it takes.
+    /// The role that it requires.
     pub(crate) role: Role,
 }
 
 /// Nothing else proves then that a host is off.
-pub(crate) const CONFIRM_FENCED: More =
-    More { path: "/v1/hosts/{id}/actions", what: "`confirmFenced`", role: Role::Admin };
+pub(crate) const CONFIRM_FENCED: ElevatedOperation =
+    ElevatedOperation { path: "/v1/hosts/{id}/actions", what: "`confirmFenced`", role: Role::Admin };
 
 /// Who may order may look what would be.
-pub(crate) const CHANGE: More =
-    More { path: "/v1/inventory/changes", what: "all but `dryRun=true`", role: Role::Admin };
+pub(crate) const CHANGE: ElevatedOperation =
+    ElevatedOperation { path: "/v1/inventory/changes", what: "all but `dryRun=true`", role: Role::Admin };
 
 /// As [`CHANGE`].
-pub(crate) const RELOAD: More = More { path: "/v1/inventory/reload", what: "all but `dryRun=true`", role: Role::Admin };
+pub(crate) const RELOAD: ElevatedOperation =
+    ElevatedOperation { path: "/v1/inventory/reload", what: "all but `dryRun=true`", role: Role::Admin };
 
 /// All of them.
-pub(super) const MORE: [More; 3] = [CONFIRM_FENCED, CHANGE, RELOAD];
+pub(super) const ELEVATED: [ElevatedOperation; 3] = [CONFIRM_FENCED, CHANGE, RELOAD];
 
 tokio::task_local! {
     /// Whose request is being answered: the head of every page shows it.
@@ -159,10 +160,10 @@ pub(crate) const SIGN_OUT: &str = "/ui/sign-out";
 pub(super) async fn check(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     let bearer = access.bearer(request.headers());
     let refuse = |status, why: &str| Failure::with(status, Code::NOT_PERMITTED, why).into_response();
-    let takes = takes(request.method(), request.uri().path());
+    let required = required_role(request.method(), request.uri().path());
     match bearer {
         Some(bearer) => {
-            if takes.is_some_and(|role| bearer.role < role) {
+            if required.is_some_and(|role| bearer.role < role) {
                 return refuse(StatusCode::FORBIDDEN, "this token is a viewer's: it may look, and order nothing");
             }
             if let Some(showing) = request.extensions().get::<Showing>() {
@@ -171,7 +172,7 @@ pub(super) async fn check(State(access): State<Access>, mut request: Request, ne
             request.extensions_mut().insert(bearer.clone());
             ASKING.scope(Some(bearer), next.run(request)).await
         }
-        None if takes.is_none() => next.run(request).await,
+        None if required.is_none() => next.run(request).await,
         None => {
             let accepts = request.headers().get(header::ACCEPT).and_then(|of| of.to_str().ok()).unwrap_or_default();
             if accepts.contains("text/html") {
@@ -198,7 +199,7 @@ pub(crate) async fn sign_in(
     body: Body,
 ) -> Response {
     let presented = read_form::<Presented>(body).await.ok();
-    match presented.and_then(|of| access.whose(of.token.trim())).and_then(|bearer| bearer.token) {
+    match presented.and_then(|of| access.authenticate(of.token.trim())).and_then(|bearer| bearer.token) {
         Some(token) => {
             let secure = if peer.is_some_and(|peer| peer.secure) { "; Secure" } else { "" };
             let (session, lasts) = (access.sessions.begin(token), LASTS.as_secs());

@@ -12,8 +12,8 @@ use ringfence_messages::{Code, ErrorCode, HostId, Result};
 use time::OffsetDateTime;
 
 use super::{
-    authority::{Authority, internal, life},
-    folder::{self, Entry, PUBLIC, SECRET},
+    bundle::{self, Entry, PUBLIC, SECRET},
+    ca::{Authority, internal, life},
 };
 
 /// Whose a certificate is, and where they are asked.
@@ -76,7 +76,7 @@ pub fn issue_for(
     out: &Path,
 ) -> Result<Identity> {
     let (cert, key) = make(authority, names, life)?;
-    folder::create(out, &entries(&cert, &key, authority))?;
+    bundle::create(out, &entries(&cert, &key, authority))?;
     said(out)
 }
 
@@ -99,7 +99,7 @@ pub fn renew(authority: &Authority, days: u32, dir: &Path) -> Result<Identity> {
     };
     let names = Names { role, name: identity.name, dns: identity.dns, ips: identity.ips };
     let (cert, key) = make(authority, &names, life(days)?)?;
-    folder::swap(dir, &entries(&cert, &key, authority))?;
+    bundle::swap(dir, &entries(&cert, &key, authority))?;
     said(dir)
 }
 

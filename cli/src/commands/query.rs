@@ -12,18 +12,22 @@ use ringfence_messages::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{Ask, HostArgs};
+use super::{ClientArgs, HostArgs};
 use crate::{
     client::{Client, path_part},
     output::{event_line, harmless, print, state, table},
 };
 
-pub(super) fn client(ask: &Ask) -> Result<Client> {
-    ask.server.client()
+pub(super) fn client(args: &ClientArgs) -> Result<Client> {
+    args.server.client()
 }
 
-pub(super) fn show<T: Serialize + DeserializeOwned>(ask: &Ask, answer: &T, as_table: impl FnOnce(&T) -> String) {
-    if ask.json {
+pub(super) fn show<T: Serialize + DeserializeOwned>(
+    args: &ClientArgs,
+    answer: &T,
+    as_table: impl FnOnce(&T) -> String,
+) {
+    if args.json {
         print(serde_json::to_string_pretty(answer).unwrap_or_default());
     } else {
         print(as_table(harmless(answer).as_ref().unwrap_or(answer)).trim_end());
@@ -110,38 +114,38 @@ fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
     table.to_string()
 }
 
-pub(super) async fn hosts(ask: &Ask) -> Result<()> {
-    let hosts = client(ask)?.items("/v1/hosts").await?;
-    show(ask, &hosts, hosts_table);
+pub(super) async fn hosts(args: &ClientArgs) -> Result<()> {
+    let hosts = client(args)?.items("/v1/hosts").await?;
+    show(args, &hosts, hosts_table);
     Ok(())
 }
 
-pub(super) async fn storages(ask: &Ask) -> Result<()> {
-    let storages = client(ask)?.items("/v1/storages").await?;
-    show(ask, &storages, storages_table);
+pub(super) async fn storages(args: &ClientArgs) -> Result<()> {
+    let storages = client(args)?.items("/v1/storages").await?;
+    show(args, &storages, storages_table);
     Ok(())
 }
 
-pub(super) async fn vms(ask: &Ask) -> Result<()> {
-    let vms = client(ask)?.items("/v1/vms").await?;
-    show(ask, &vms, vms_table);
+pub(super) async fn vms(args: &ClientArgs) -> Result<()> {
+    let vms = client(args)?.items("/v1/vms").await?;
+    show(args, &vms, vms_table);
     Ok(())
 }
 
-pub(super) async fn refs(ask: &Ask) -> Result<()> {
-    let refs = client(ask)?.items("/v1/host-protocol-refs").await?;
-    show(ask, &refs, refs_table);
+pub(super) async fn refs(args: &ClientArgs) -> Result<()> {
+    let refs = client(args)?.items("/v1/host-protocol-refs").await?;
+    show(args, &refs, refs_table);
     Ok(())
 }
 
-pub(super) async fn status(ask: &Ask) -> Result<()> {
-    let client = client(ask)?;
+pub(super) async fn status(args: &ClientArgs) -> Result<()> {
+    let client = client(args)?;
     let hosts: Vec<HostInventory> = client.items("/v1/hosts").await?;
     let storages: Vec<StorageInventory> = client.items("/v1/storages").await?;
     let vms: Vec<VmInventory> = client.items("/v1/vms").await?;
     // What keeps the controller from acting comes before everything else.
     let trouble = client.get::<Value>("/healthz").await.err().map(|error| error.details);
-    if ask.json {
+    if args.json {
         let all = json!({ "trouble": trouble, "hosts": hosts, "storages": storages, "vms": vms });
         print(serde_json::to_string_pretty(&all).unwrap_or_default());
         return Ok(());
@@ -159,27 +163,27 @@ pub(super) async fn status(ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn events(ask: &Ask, mut after: u64) -> Result<()> {
-    let client = client(ask)?;
+pub(super) async fn events(args: &ClientArgs, mut after: u64) -> Result<()> {
+    let client = client(args)?;
     let mut all: Vec<Record> = Vec::new();
     loop {
         let page: Vec<Record> = client.items(&format!("/v1/events?after={after}&limit={MAX_READ}")).await?;
         let Some(last) = page.last() else { break };
         after = last.seq;
-        match ask.json {
+        match args.json {
             true => all.extend(page),
             false => page.iter().for_each(|record| print(event_line(record))),
         }
     }
-    if ask.json {
+    if args.json {
         print(serde_json::to_string_pretty(&all).unwrap_or_default());
     }
     Ok(())
 }
 
-pub(super) async fn inspect(ask: &Ask) -> Result<()> {
-    let snapshot: Value = client(ask)?.get("/v1/inspect").await?;
-    show(ask, &snapshot, |snapshot| {
+pub(super) async fn inspect(args: &ClientArgs) -> Result<()> {
+    let snapshot: Value = client(args)?.get("/v1/inspect").await?;
+    show(args, &snapshot, |snapshot| {
         let mut table = table(&["ACTOR", "ID", "QUEUED", "HANDLED", "PANICKED", "RESTARTS", "STATE"]);
         for actor in snapshot["actors"].as_array().into_iter().flatten() {
             let queued: u64 =
@@ -201,9 +205,9 @@ pub(super) async fn inspect(ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn vm_action(ask: &Ask, name: &str, order: Value) -> Result<()> {
-    let vm: VmInventory = client(ask)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
-    show(ask, &vm, |vm| match &vm.host {
+pub(super) async fn vm_action(args: &ClientArgs, name: &str, order: Value) -> Result<()> {
+    let vm: VmInventory = client(args)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
+    show(args, &vm, |vm| match &vm.host {
         Some(host) => format!("{} is {} on {host}", vm.name, word(&vm.state)),
         None => format!("{} is {}", vm.name, word(&vm.state)),
     });
@@ -212,15 +216,15 @@ pub(super) async fn vm_action(ask: &Ask, name: &str, order: Value) -> Result<()>
 
 pub(super) async fn host_action(host: &HostArgs, action: &str) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ action: {} })).await?;
-    show(&host.ask, &done, |host| format!("{} is {}, {}", host.name, word(&host.state), word(&host.status)));
+    let done: HostInventory = client(&host.args)?.post(&path, &json!({ action: {} })).await?;
+    show(&host.args, &done, |host| format!("{} is {}, {}", host.name, word(&host.state), word(&host.status)));
     Ok(())
 }
 
-pub(super) async fn plan(ask: &Ask, name: &str, host: Option<&str>) -> Result<()> {
+pub(super) async fn plan(args: &ClientArgs, name: &str, host: Option<&str>) -> Result<()> {
     let order = json!({ "haStart": { "host": host, "dryRun": true } });
-    let plan: HaStartPlan = client(ask)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
-    show(ask, &plan, |plan| {
+    let plan: HaStartPlan = client(args)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
+    show(args, &plan, |plan| {
         let list = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
         format!("{}: nothing is changed\nEvidence\n{}Plan\n{}", plan.vm, list(&plan.evidence), list(&plan.steps))
     });
@@ -233,8 +237,8 @@ pub(super) async fn plan(ask: &Ask, name: &str, host: Option<&str>) -> Result<()
 
 pub(super) async fn drain(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ "drain": {} })).await?;
-    show(&host.ask, &done, |host| {
+    let done: HostInventory = client(&host.args)?.post(&path, &json!({ "drain": {} })).await?;
+    show(&host.args, &done, |host| {
         let name = &host.name;
         format!(
             "{name} is {}, its VMs are being moved: `ringfence explain {name}` says how far it is",
@@ -246,8 +250,8 @@ pub(super) async fn drain(host: &HostArgs) -> Result<()> {
 
 pub(super) async fn plan_drain(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let plan: DrainPlan = client(&host.ask)?.post(&path, &json!({ "drain": { "dryRun": true } })).await?;
-    show(&host.ask, &plan, |plan| {
+    let plan: DrainPlan = client(&host.args)?.post(&path, &json!({ "drain": { "dryRun": true } })).await?;
+    show(&host.args, &plan, |plan| {
         let mut table = table(&["VM", "TO", "WHAT WOULD BE DONE"]);
         for step in &plan.vms {
             table.add_row([step.vm.as_str(), or_dash(step.target.as_deref()), step.what.as_str()]);
@@ -260,15 +264,15 @@ pub(super) async fn plan_drain(host: &HostArgs) -> Result<()> {
     }
 }
 
-pub(super) async fn explain(ask: &Ask, name: &str) -> Result<()> {
-    let lines: Vec<String> = client(ask)?.items(&format!("/v1/explain/{}", path_part(name))).await?;
-    show(ask, &lines, |lines| lines.join("\n"));
+pub(super) async fn explain(args: &ClientArgs, name: &str) -> Result<()> {
+    let lines: Vec<String> = client(args)?.items(&format!("/v1/explain/{}", path_part(name))).await?;
+    show(args, &lines, |lines| lines.join("\n"));
     Ok(())
 }
 
 /// Reads the whole journal and follows its chain.
-pub(super) async fn verify(ask: &Ask) -> Result<()> {
-    let client = client(ask)?;
+pub(super) async fn verify(args: &ClientArgs) -> Result<()> {
+    let client = client(args)?;
     let (mut seq, mut hash) = (0, GENESIS.to_owned());
     loop {
         let page: Vec<Record> = client.items(&format!("/v1/events?after={seq}&limit={MAX_READ}")).await?;
@@ -286,7 +290,7 @@ pub(super) async fn verify(ask: &Ask) -> Result<()> {
             (seq, hash) = (record.seq, record.hash);
         }
     }
-    show(ask, &json!({ "records": seq, "hash": hash }), |_| {
+    show(args, &json!({ "records": seq, "hash": hash }), |_| {
         format!("{seq} records, the chain is whole, it ends in {hash}")
     });
     Ok(())
@@ -295,8 +299,8 @@ pub(super) async fn verify(ask: &Ask) -> Result<()> {
 pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
     let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "an operator".to_owned());
-    let done: HostInventory = client(&host.ask)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
-    show(&host.ask, &done, |host| {
+    let done: HostInventory = client(&host.args)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
+    show(&host.args, &done, |host| {
         format!(
             "{} marked as off, attested by {by}. Keep it off until its VMs run elsewhere; where no storage fence stands \
              (`ringfence explain {}`), make sure that no VM starts with it: it would write beside the new one",

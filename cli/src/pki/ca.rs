@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use super::{
     BACKDATE_SECONDS,
-    folder::{self, PUBLIC, SECRET},
+    bundle::{self, PUBLIC, SECRET},
 };
 
 /// An authority that certificates can be had from.
@@ -62,7 +62,7 @@ impl Authority {
     /// `SYS.1007` if something is there, `SYS.1016` if it cannot be written.
     pub fn init(dir: &Path, days: u32) -> Result<Authority> {
         let (certificate, issuer) = make(days)?;
-        folder::create(dir, &[("ca.pem", &certificate, PUBLIC), ("issuer.pem", &issuer, SECRET)])?;
+        bundle::create(dir, &[("ca.pem", &certificate, PUBLIC), ("issuer.pem", &issuer, SECRET)])?;
         Authority::open(dir)
     }
 
@@ -80,7 +80,7 @@ impl Authority {
         let key = KeyPair::from_pem(&text).map_err(|e| odd(format!("no private key is in it: {e}")))?;
         let issuer = Issuer::from_ca_cert_der(&own.clone().into(), key).map_err(|e| odd(e.to_string()))?;
         let bundle =
-            std::fs::read_to_string(dir.join("ca.pem")).map_err(|e| folder::odd(&dir.join("ca.pem"), "read it", e))?;
+            std::fs::read_to_string(dir.join("ca.pem")).map_err(|e| bundle::odd(&dir.join("ca.pem"), "read it", e))?;
         let authority = Authority { dir: dir.to_owned(), issuer, own, not_after: identity.not_after, bundle };
         if !authority.trusted()?.contains(&authority.own) {
             return Err(odd(
@@ -129,7 +129,7 @@ impl Authority {
         // In this order: a crash between leaves an authority too many that is trusted and whose key is nowhere.
         self.publish(&format!("{certificate}{}", self.bundle))?;
         let file = self.dir.join("issuer.pem");
-        replace_file(&file, issuer.as_bytes()).map_err(|e| folder::odd(&file, "replace it", e))?;
+        replace_file(&file, issuer.as_bytes()).map_err(|e| bundle::odd(&file, "replace it", e))?;
         Authority::open(&self.dir)
     }
 
@@ -147,11 +147,11 @@ impl Authority {
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         };
         let file = self.dir.join("issuer.pem");
-        let text = std::fs::read_to_string(&file).map_err(|e| folder::odd(&file, "read it", e))?;
+        let text = std::fs::read_to_string(&file).map_err(|e| bundle::odd(&file, "read it", e))?;
         // Behind the key stands its certificate.
         let at = text
             .find("-----BEGIN CERTIFICATE-----")
-            .ok_or_else(|| folder::odd(&file, "read it", "no certificate is in it"))?;
+            .ok_or_else(|| bundle::odd(&file, "read it", "no certificate is in it"))?;
         self.publish(&text[at..])?;
         Ok(old)
     }
@@ -161,6 +161,6 @@ impl Authority {
         let file = self.dir.join("ca.pem");
         replace_file(&file, bundle.as_bytes())
             .and_then(|()| std::fs::set_permissions(&file, PermissionsExt::from_mode(PUBLIC)))
-            .map_err(|e| folder::odd(&file, "replace it", e))
+            .map_err(|e| bundle::odd(&file, "replace it", e))
     }
 }

@@ -46,7 +46,7 @@ use crate::config::AgentSettings;
 const CONTROL_SOCKET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The agent's commands over this host.
-pub(super) struct Service {
+pub(super) struct Handlers {
     host: HostId,
     boot_id: String,
     settings: AgentSettings,
@@ -75,7 +75,7 @@ macro_rules! paths {
     };
 }
 
-impl Service {
+impl Handlers {
     // Starting a VM has a path too; it alone must know by when.
     paths! {
         HostPingCmd => ping;
@@ -93,11 +93,11 @@ impl Service {
     }
 
     /// Looks at what this host has.
-    pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Service> {
+    pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Handlers> {
         let vms = Arc::new(Vms::open(settings.qemu.clone(), state.path()).await?);
         // It ends with the service.
         tokio::spawn(guard::guard(Arc::downgrade(&vms)));
-        Ok(Service {
+        Ok(Handlers {
             host: settings.host,
             boot_id: Uuid::new_v4().to_string(),
             vms,

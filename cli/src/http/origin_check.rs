@@ -30,18 +30,18 @@ const HEADERS: [(header::HeaderName, &str); 5] = [
     (header::REFERRER_POLICY, "same-origin"),
 ];
 
-pub(super) async fn guard(request: Request, next: Next) -> Response {
+pub(super) async fn check(request: Request, next: Next) -> Response {
     let secure = request.extensions().get::<Peer>().is_some_and(|peer| peer.secure);
     let mut response = match refusal(request.method(), request.headers(), secure) {
         Some(why) => Failure::with(StatusCode::FORBIDDEN, Code::INVALID_ARGUMENT, why).into_response(),
         None => next.run(request).await,
     };
-    dress(&mut response);
+    add_security_headers(&mut response);
     response
 }
 
 /// Adds the headers of every answer.
-pub(super) fn dress(response: &mut Response) {
+pub(super) fn add_security_headers(response: &mut Response) {
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }

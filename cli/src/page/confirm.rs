@@ -12,16 +12,16 @@ use ringfence_messages::{Code, ErrorCode, host::HostAction};
 use serde::Deserialize;
 
 use super::{
-    App, Shown, Trouble,
+    App, ErrorPage, Shown,
     layout::{link, page},
 };
 use crate::{
-    http::access::{Bearer, CONFIRM_FENCED},
+    http::auth::{Bearer, CONFIRM_FENCED},
     listen::read_form,
 };
 
-fn no_such(order: &str) -> Trouble {
-    Trouble(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("there is no order {order:.40?}")))
+fn no_such(order: &str) -> ErrorPage {
+    ErrorPage(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("there is no order {order:.40?}")))
 }
 
 /// What an order does, in words.
@@ -126,7 +126,7 @@ pub(super) async fn host(
     body: Body,
 ) -> Shown<Redirect> {
     let host = backend.host_id(&name)?;
-    let wrong = |status, why: String| Trouble(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
+    let wrong = |status, why: String| ErrorPage(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
     let Attested { by } = read_form(body).await.map_err(|(status, why)| wrong(status, why))?;
     let action = match order.as_str() {
         "maintain" => Some(HostAction::Maintain),
@@ -139,7 +139,7 @@ pub(super) async fn host(
     let host = match action {
         Some(action) => backend.host_action(host, action).await?,
         None => {
-            bearer.may(CONFIRM_FENCED.role)?;
+            bearer.require(CONFIRM_FENCED.role)?;
             backend.confirm_fenced(host, crate::http::attester(by)?).await?
         }
     };

@@ -16,20 +16,20 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// How fast it is tried again.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct RetryPolicy {
     /// Before the second try. Too low: a receiver that restarts is hammered. Too high: a hiccup costs time.
     pub first: Duration,
     /// Before any try. Too low: a receiver that is down all night is hammered. Too high: it is up, and nobody tells it.
     pub ceiling: Duration,
 }
 
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace { first: Duration::from_secs(1), ceiling: Duration::from_secs(300) }
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy { first: Duration::from_secs(1), ceiling: Duration::from_secs(300) }
     }
 }
 
-impl Pace {
+impl RetryPolicy {
     /// The wait after so many failures in a row: `dice`, 0 to 1, takes up to half of it away.
     fn wait(self, failures: u32, dice: f64) -> Duration {
         let doubled = self.first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.ceiling);
@@ -63,23 +63,23 @@ pub enum Step {
     /// Go on with the next record.
     Done,
     /// Try this one again after a while.
-    Again(Duration),
+    Retry(Duration),
     /// Go on with the next record, this one was not delivered.
-    GiveUp,
+    Drop,
 }
 
 /// The tries of one record.
 #[derive(Debug)]
-pub struct Tries {
-    pace: Pace,
+pub struct Attempts {
+    policy: RetryPolicy,
     failures: u32,
     refusals: u32,
 }
 
-impl Tries {
+impl Attempts {
     /// None yet.
-    pub fn new(pace: Pace) -> Tries {
-        Tries { pace, failures: 0, refusals: 0 }
+    pub fn new(policy: RetryPolicy) -> Attempts {
+        Attempts { policy, failures: 0, refusals: 0 }
     }
 
     /// So many failed.
@@ -95,13 +95,13 @@ impl Tries {
             Outcome::Refused(_) => {
                 self.refusals += 1;
                 if self.refusals >= MAX_REFUSALS {
-                    return Step::GiveUp;
+                    return Step::Drop;
                 }
                 Duration::ZERO
             }
         };
         self.failures += 1;
-        Step::Again(self.pace.wait(self.failures, dice).max(asked))
+        Step::Retry(self.policy.wait(self.failures, dice).max(asked))
     }
 }
 
@@ -115,36 +115,36 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_a_ceiling_and_have_jitter() {
-        let mut tries = Tries::new(Pace::default());
+        let mut tries = Attempts::new(RetryPolicy::default());
         let waits: Vec<u64> = (0..12)
             .map(|_| match tries.after(&later(), 0.0) {
-                Step::Again(wait) => wait.as_secs(),
+                Step::Retry(wait) => wait.as_secs(),
                 step => panic!("{step:?}"),
             })
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        assert_eq!(tries.after(&later(), 1.0), Step::Again(Duration::from_secs(150)));
-        (0..100).for_each(|_| assert!(matches!(tries.after(&later(), 0.5), Step::Again(_)), "for as long as it takes"));
+        assert_eq!(tries.after(&later(), 1.0), Step::Retry(Duration::from_secs(150)));
+        (0..100).for_each(|_| assert!(matches!(tries.after(&later(), 0.5), Step::Retry(_)), "for as long as it takes"));
         assert_eq!(tries.after(&Outcome::Delivered("200".to_owned()), 0.0), Step::Done);
     }
 
     #[test]
     fn what_a_receiver_asks_for_is_honoured_up_to_a_bound() {
         let asked = |seconds| Outcome::Later("429".to_owned(), Some(Duration::from_secs(seconds)));
-        let mut tries = Tries::new(Pace::default());
-        assert_eq!(tries.after(&asked(30), 0.9), Step::Again(Duration::from_secs(30)));
-        assert_eq!(tries.after(&asked(1), 0.0), Step::Again(Duration::from_secs(2)), "never sooner than the pace");
-        assert_eq!(tries.after(&asked(1_000_000), 0.0), Step::Again(MAX_RETRY_AFTER));
+        let mut tries = Attempts::new(RetryPolicy::default());
+        assert_eq!(tries.after(&asked(30), 0.9), Step::Retry(Duration::from_secs(30)));
+        assert_eq!(tries.after(&asked(1), 0.0), Step::Retry(Duration::from_secs(2)), "never sooner than the pace");
+        assert_eq!(tries.after(&asked(1_000_000), 0.0), Step::Retry(MAX_RETRY_AFTER));
     }
 
     #[test]
     fn a_refusal_is_given_up_and_what_may_pass_does_not_count_towards_it() {
         let refused = Outcome::Refused("400".to_owned());
-        let mut tries = Tries::new(Pace::default());
+        let mut tries = Attempts::new(RetryPolicy::default());
         for _ in 1..MAX_REFUSALS {
-            assert!(matches!(tries.after(&refused, 0.0), Step::Again(_)));
-            assert!(matches!(tries.after(&later(), 0.0), Step::Again(_)));
+            assert!(matches!(tries.after(&refused, 0.0), Step::Retry(_)));
+            assert!(matches!(tries.after(&later(), 0.0), Step::Retry(_)));
         }
-        assert_eq!(tries.after(&refused, 0.0), Step::GiveUp);
+        assert_eq!(tries.after(&refused, 0.0), Step::Drop);
     }
 }
