@@ -100,7 +100,7 @@ inside() {
   say "installed: user, manual pages, completions; nothing enabled"
 
   local file role why
-  for role in controller:'names no host' agent:'which host this is'; do
+  for role in controller:'the file has no host' agent:'does not set the host'; do
     file=/etc/ringfence/${role%%:*}.toml why=${role#*:}
     ! ringfence check --config "$file" >"$ROOT/tmp/said" 2>&1 || die "$file is not configured, check says it is"
     grep -q "$why" "$ROOT/tmp/said" || { cat "$ROOT/tmp/said"; die "check does not say what $file lacks"; }

@@ -1,8 +1,8 @@
-//! When the certificates end that a controller shows and believes, for who watches it.
+//! Expiry of the certificates that a controller presents and trusts, as metrics.
 //!
-//! Invariants: what is told is what is in use: files are read as those read them that use them, and files that cannot be used
-//! leave the last value, as they leave the last certificate; of several (a chain, two authorities while one replaces the
-//! other, all hosts) the first to end is told. Rejected: a label for each host, of which there may be ten thousand.
+//! Invariants: the values are of the certificates in use: files are read as their users read them, and an unusable file keeps
+//! the last value, as it keeps the last certificate; of several (a chain, two authorities during a rotation, all hosts) the
+//! earliest expiry counts. Alternative considered: a label for each host, of which there may be ten thousand.
 
 use std::{path::Path, sync::Arc};
 
@@ -15,7 +15,7 @@ use ringfence_messages::HostId;
 
 use crate::config::ControllerConfig;
 
-/// Whose certificates end.
+/// Sources of certificates.
 pub(crate) struct Certificates {
     api: Option<ServerFiles>,
     own: Option<TlsFiles>,
@@ -23,35 +23,35 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Those of a controller and of the agents that it asks; told for the first time, so that one that ends before
-    /// anybody asks is told too.
+    /// Certificates of a controller and of its agents. Sets the gauges once, so that a certificate that expires before the
+    /// first scrape is reported too.
     pub(crate) fn of(config: &ControllerConfig, agents: Arc<AgentClient>) -> Certificates {
         let certificates = Certificates { api: config.tls.clone(), own: config.agent_tls.clone(), agents };
         certificates.measure([]);
         certificates
     }
 
-    /// Sets the gauges of when they end.
+    /// Sets the gauges.
     pub(crate) fn measure(&self, hosts: impl IntoIterator<Item = HostId>) {
         if let Some(files) = self.api.as_ref().filter(|files| files.check().is_ok()) {
-            tell("api", end(&files.cert));
-            tell("client-authority", files.client_ca.as_deref().and_then(end));
+            set_expiry("api", end(&files.cert));
+            set_expiry("client-authority", files.client_ca.as_deref().and_then(end));
         }
         if let Some(files) = self.own.as_ref().filter(|files| files.check(&Role::Controller).is_ok()) {
-            tell("controller", end(&files.cert));
-            tell("authority", end(&files.ca));
+            set_expiry("controller", end(&files.cert));
+            set_expiry("authority", end(&files.ca));
         }
-        tell("hosts", self.agents.certificates_end(hosts));
+        set_expiry("hosts", self.agents.certificates_end(hosts));
     }
 }
 
-fn tell(whose: &'static str, end: Option<i64>) {
+fn set_expiry(owner: &'static str, end: Option<i64>) {
     if let Some(end) = end {
-        gauge!("ringfence_certificate_expiry_timestamp_seconds", "whose" => whose).set(end as f64);
+        gauge!("ringfence_certificate_expiry_timestamp_seconds", "whose" => owner).set(end as f64);
     }
 }
 
-/// When the first of a file's certificates ends.
+/// Earliest expiry of a file's certificates.
 fn end(path: &Path) -> Option<i64> {
     let all = certificates("cert", path).ok()?;
     all.iter().filter_map(|der| Identity::of(der).ok()).map(|identity| identity.not_after).min()

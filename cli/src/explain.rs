@@ -1,6 +1,6 @@
-//! Says in plain words what state a VM or host is in, why, on which evidence, and what would change it.
+//! Explains the state of a VM or host: reasons, evidence and remedies.
 //!
-//! Pure: what is known comes in, sentences go out.
+//! Pure: state in, sentences out.
 
 use ringfence_messages::{
     evidence::{Evidence, Source, Verdict},
@@ -10,7 +10,7 @@ use ringfence_messages::{
     vm::{HaMode, VmInventory, VmState},
 };
 
-/// What there is to say of a VM. `host` is where it runs or ran last, `fence` the last fence and when it ended.
+/// Explains a VM. `host` is its current or last host, `fence` the end and the audit record of its last fence.
 pub(crate) fn vm(
     vm: &VmInventory,
     host: Option<&HostInventory>,
@@ -23,113 +23,117 @@ pub(crate) fn vm(
         VmState::Running => format!("{} runs on {place}, start {}.", vm.name, vm.incarnation),
         VmState::Stopped if vm.incarnation == 0 => format!("{} is stopped; it never ran.", vm.name),
         VmState::Stopped => format!("{} is stopped; it ran on {place} last, start {}.", vm.name, vm.incarnation),
-        VmState::Starting => format!("{} is being started on {place}, start {}.", vm.name, vm.incarnation),
-        VmState::Stopping => format!("{} is being stopped on {place}.", vm.name),
+        VmState::Starting => format!("{} is starting on {place}, start {}.", vm.name, vm.incarnation),
+        VmState::Stopping => format!("{} is stopping on {place}.", vm.name),
         VmState::Unknown => format!(
-            "Whether {} runs is not known: it ran on {place}, start {}, and {place} cannot be asked.",
+            "The state of {} is unknown: its last host is {place}, start {}, and {place} cannot be queried.",
             vm.name, vm.incarnation
         ),
     }];
     lines.push(match (vm.ha, vm.wanted) {
-        (HaMode::NeverStop, true) => "It is to run and is brought back by itself (ha = NeverStop).".to_owned(),
-        (HaMode::NeverStop, false) => "It is not to run: nobody started it, or somebody stopped it.".to_owned(),
-        (HaMode::None, _) => "It is not brought back by itself (ha = None).".to_owned(),
+        (HaMode::NeverStop, true) => "Desired state: running, with automatic failover (ha = NeverStop).".to_owned(),
+        (HaMode::NeverStop, false) => "Desired state: stopped (never started, or stopped by an operator).".to_owned(),
+        (HaMode::None, _) => "No automatic failover (ha = None).".to_owned(),
     });
     let Some(host) = host else { return lines };
     if vm.state == VmState::Running {
-        lines.extend(thoughts(host, ha));
+        lines.extend(ha_status(host, ha));
         return lines;
     }
-    lines.extend(standing(host, ha));
+    lines.extend(host_status(host, ha));
     let why = ha.vms.iter().find(|of| of.vm_uuid == vm.uuid).map(|of| of.why.clone());
     lines.extend(why.map(|why| format!("Now: {why}")));
     if braked {
         lines.push(
-            "The storm brake holds: so many hosts of the cluster are away at once that it is rather the controller's \
-             own network. It is released when some are back, or when `ringfence host confirm-fenced NAME` says which \
-             are off."
+            "Fencing is suspended (storm brake): too many hosts of the cluster are unreachable at the same time, so the \
+             controller's own network is the likelier cause. Fencing resumes when hosts return, or after `ringfence \
+             host confirm-fenced NAME` for hosts that are off."
                 .to_owned(),
         );
     }
     if let Some((time, audit)) = fence {
         let last = format!("Last fence, on {} at {time}: {}", audit.failed_host, audit.outcome);
         match audit.evidence.is_empty() {
-            // Written by a version that knew no evidence.
+            // A record of a version without evidence.
             true => lines.push(format!("{last}: {}", audit.reason)),
-            false => lines.push(format!("{last}. What was found:")),
+            false => lines.push(format!("{last}. Evidence:")),
         }
         lines.extend(audit.evidence.iter().map(found));
         lines.extend(unblocks(audit, vm));
     } else if vm.state == VmState::Unknown && vm.ha == HaMode::None {
-        lines.push(format!("`ringfence vm ha-start {}` fences it on {place} and starts it elsewhere.", vm.name));
+        lines.push(format!("`ringfence vm ha-start {}` fences it on {place} and starts it on another host.", vm.name));
     }
     lines
 }
 
-/// What one look found, as a line.
+/// One piece of evidence as a line.
 fn found(of: &Evidence) -> String {
     let by = of.by.as_ref().map(|by| format!(", {by}")).unwrap_or_default();
     format!("  - {} ({}{by}): {}", of.verdict, of.source, of.said)
 }
 
-/// What would let a VM start whose fence failed.
+/// Remedies for a VM whose fence failed.
 fn unblocks(audit: &SiblingFenceAudited, vm: &VmInventory) -> Vec<String> {
     if audit.outcome.as_str().starts_with("success") || vm.state == VmState::Stopped {
         return Vec::new();
     }
     let host = &audit.failed_host;
-    let mut ways = vec![format!("{host} answers again (it is then asked)")];
+    let mut ways = vec![format!("{host} answers again and reports that the VM does not run there")];
     match audit.outcome {
-        FenceOutcome::SkippedNoFencer => ways.push("a fencer is registered ([fence] fencer = \"sibling\")".to_owned()),
-        _ if is_watched(audit) => ways.push("whoever has the volume open closes it".to_owned()),
+        FenceOutcome::SkippedNoFencer => {
+            ways.push("the operator configures a fencer ([fence] fencer = \"sibling\")".to_owned())
+        }
+        _ if is_watched(audit) => ways.push("the client that watches the volume closes it".to_owned()),
         _ => {
-            ways.push(format!("a sibling reaches {host} by SSH and finds the VM gone, or kills it"));
+            ways.push(format!("a sibling host reaches {host} by SSH and finds the VM gone, or kills it"));
             ways.push(
-                "Ceph confirms that it refuses the host (`ringfence check --live` says whether it may)".to_owned(),
+                "Ceph confirms the storage fence of the host (`ringfence check --live` checks the rights)".to_owned(),
             );
-            ways.push(format!("you see that {host} is off, and say so: `ringfence host confirm-fenced {host}`"));
+            ways.push(format!(
+                "an operator sees that {host} is off and attests it: `ringfence host confirm-fenced {host}`"
+            ));
         }
     }
     let ways = ways.iter().map(|way| format!("  - {way}"));
-    std::iter::once("Any of these unblocks it; it is tried again by itself:".to_owned()).chain(ways).collect()
+    std::iter::once("Any of these unblocks the VM; Ringfence retries automatically:".to_owned()).chain(ways).collect()
 }
 
-/// Whether somebody has a volume open, as its storage says.
+/// Whether a client watches a volume, by the storage's report.
 fn is_watched(audit: &SiblingFenceAudited) -> bool {
     audit.evidence.iter().any(|of| of.source == Source::Watchers && of.verdict == Verdict::Alive)
 }
 
-/// What there is to say of a host. `vms` are those that run there or ran there last.
+/// Explains a host. `vms` are the VMs that run there or ran there last.
 pub(crate) fn host(host: &HostInventory, ha: &HaReply, vms: &[VmInventory]) -> Vec<String> {
-    let mut lines: Vec<String> = standing(host, ha).collect();
+    let mut lines: Vec<String> = host_status(host, ha).collect();
     let (here, unknown): (Vec<_>, Vec<_>) = vms.iter().partition(|vm| vm.state == VmState::Running);
     let names = |of: &[&VmInventory]| of.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>().join(", ");
     if !here.is_empty() {
-        lines.push(format!("These VMs run there: {}.", names(&here)));
+        lines.push(format!("VMs that run there: {}.", names(&here)));
     }
     let unknown: Vec<_> = unknown.into_iter().filter(|vm| vm.state == VmState::Unknown).collect();
     if !unknown.is_empty() {
-        lines.push(format!("These VMs may run there, nobody can tell: {}.", names(&unknown)));
+        lines.push(format!("VMs in unknown state that may run there: {}.", names(&unknown)));
     }
     if ha.hosts.iter().any(|of| of.host_uuid == host.uuid) && host.status == HostStatus::Disconnected {
         let name = &host.name;
-        lines.push(format!("If you see that it is off: `ringfence host confirm-fenced {name}`."));
+        lines.push(format!("If you have seen that {name} is off: `ringfence host confirm-fenced {name}`."));
     }
     lines
 }
 
-fn standing<'a>(host: &'a HostInventory, ha: &'a HaReply) -> impl Iterator<Item = String> + 'a {
+fn host_status<'a>(host: &'a HostInventory, ha: &'a HaReply) -> impl Iterator<Item = String> + 'a {
     let reason = host.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let service = match host.state {
         HostState::Enabled => "",
         HostState::Maintenance => ", in maintenance",
     };
     let first = format!("{} is {:?}{service}{reason}.", host.name, host.status);
-    std::iter::once(first).chain(thoughts(host, ha))
+    std::iter::once(first).chain(ha_status(host, ha))
 }
 
-/// What HA thinks of a host with which something is.
-fn thoughts<'a>(host: &'a HostInventory, ha: &'a HaReply) -> impl Iterator<Item = String> + 'a {
+/// HA status of a host with a problem.
+fn ha_status<'a>(host: &'a HostInventory, ha: &'a HaReply) -> impl Iterator<Item = String> + 'a {
     let of_it = ha.hosts.iter().filter(|of| of.host_uuid == host.uuid);
     of_it.map(|of| format!("HA: {}.", of.standing))
 }
@@ -144,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_blocked_vm_says_why_on_which_evidence_and_what_would_unblock_it() {
+    fn blocked_vm_is_explained_with_evidence_and_remedies() {
         let a = HostInventory {
             uuid: HostId::from_name("host-a"),
             name: "host-a".to_owned(),
@@ -189,7 +193,7 @@ mod tests {
         insta::assert_snapshot!(vm(&inventory, Some(&a), &ha, Some(&fence), true).join("\n"));
         insta::assert_snapshot!(host(&a, &ha, std::slice::from_ref(&inventory)).join("\n"));
 
-        // With evidence it is a line for each look, and words decide nothing.
+        // Each piece of evidence is one line, and its text decides nothing.
         let of = |source, verdict, said: &str| Evidence {
             host_uuid: a.uuid,
             source,
@@ -204,11 +208,11 @@ mod tests {
         let (time, mut audit) = fence;
         let said = "not there; storage: refuses it; a volume is in use";
         audit.evidence = vec![of(Source::Sibling, Verdict::Unknown, said)];
-        let told = vm(&inventory, Some(&a), &ha, Some(&(time.clone(), audit.clone())), false).join("\n");
-        assert!(told.contains(&format!("\n  - unknown (sibling, host-b): {said}\n")), "{told}");
-        assert!(told.contains("confirm-fenced") && !told.contains("closes it"), "{told}");
+        let text = vm(&inventory, Some(&a), &ha, Some(&(time.clone(), audit.clone())), false).join("\n");
+        assert!(text.contains(&format!("\n  - unknown (sibling, host-b): {said}\n")), "{text}");
+        assert!(text.contains("confirm-fenced") && !text.contains("closes it"), "{text}");
         audit.evidence.push(of(Source::Watchers, Verdict::Alive, "10.0.0.9 has it open"));
-        let told = vm(&inventory, Some(&a), &ha, Some(&(time, audit)), false).join("\n");
-        assert!(told.contains("whoever has the volume open closes it"), "{told}");
+        let text = vm(&inventory, Some(&a), &ha, Some(&(time, audit)), false).join("\n");
+        assert!(text.contains("the client that watches the volume closes it"), "{text}");
     }
 }

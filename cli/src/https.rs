@@ -1,4 +1,4 @@
-//! Outgoing connections of hooks and traces, and the certificate authorities that they trust.
+//! Outgoing connections of hooks and traces, with their certificate authorities.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// How long a TCP connection may take. Too low: a far receiver looks dead. Too high: a dead one takes the try's time.
+/// Time limit of a TCP connection. Too low: a distant receiver counts as down. Too high: a dead one uses up the time of an attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection is kept for the next record.
+/// Time for which an idle connection is kept.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The deepest reason is the one that helps.
+/// The innermost cause of an error.
 pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     let mut why = error;
     while let Some(deeper) = why.source() {
@@ -25,10 +25,10 @@ pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     why.to_string()
 }
 
-/// Connections to a receiver, whom the authorities of the file vouch for, else the system's. Nobody vouches unless `secure`.
+/// Connections to a receiver. With `secure`, its certificate is verified with the authorities of the file, or the system's.
 ///
 /// # Errors
-/// `SYS.1007` naming what cannot be used, and the fix.
+/// `SYS.1007` with the unusable file and the remedy.
 pub(crate) fn connector(ca_file: Option<&Path>, secure: bool) -> Result<HttpsConnector<HttpConnector>> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -38,7 +38,7 @@ pub(crate) fn connector(ca_file: Option<&Path>, secure: bool) -> Result<HttpsCon
     Ok(connector.https_or_http().enable_http1().wrap_connector(tcp))
 }
 
-/// Whom to believe: the authorities of the file, else the system's.
+/// TLS with the authorities of the file, or the system's.
 fn tls(ca_file: Option<&Path>, used: bool) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -49,23 +49,23 @@ fn tls(ca_file: Option<&Path>, used: bool) -> Result<ClientConfig> {
             authorities(path).map_err(|(why, fix)| odd(format!("{}: {why}; {fix}", path.display())))?,
         ),
         None if used => builder.with_native_roots().map_err(|e| {
-            odd(format!("no certificate authorities of the system: {e}. Install ca-certificates, or set ca_file"))
+            odd(format!("no certificate authorities of the system: {e}; install ca-certificates, or set ca_file"))
         })?,
         None => builder.with_root_certificates(RootCertStore::empty()),
     };
     Ok(builder.with_no_client_auth())
 }
 
-/// The certificates of a file.
+/// The certificate authorities of a file.
 ///
 /// # Errors
-/// What is wrong with it, and the fix.
+/// Problem and remedy.
 pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, (String, String)> {
-    let odd = |why: String| (why, "name a file with one or more certificates in PEM".to_owned());
+    let odd = |why: String| (why, "use a file with one or more certificates in PEM".to_owned());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| odd(e.to_string()))? {
         let certificate = certificate.map_err(|e| odd(e.to_string()))?;
         roots.add(certificate).map_err(|e| odd(e.to_string()))?;
     }
-    if roots.is_empty() { Err(odd("no certificate is in it".to_owned())) } else { Ok(roots) }
+    if roots.is_empty() { Err(odd("the file has no certificate".to_owned())) } else { Ok(roots) }
 }

@@ -1,7 +1,7 @@
-//! Keeps the inventory that is in force: reads it anew, edits it, and has the assembly look after what comes of it.
+//! Manages the current inventory: reload, edits, and their application to the running actors.
 //!
-//! Invariants: one change at a time; a change is checked as a whole, shown as a difference, and in force with its file, or
-//! neither is. It runs where the actors live: they are started there.
+//! Invariants: one change at a time; a change is checked as a whole, and is applied together with its file or not at all. It runs on
+//! the actors' thread, which starts new actors.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,29 +22,30 @@ use crate::{
     config::{ControllerConfig, Source, load_controller, managed::Edit},
 };
 
-/// Changes that wait for their turn. Too high: who waits has given up long since.
+/// Largest number of queued changes. Too low: concurrent clients are rejected. Too high: clients have timed out before their
+/// change is applied.
 const MAX_WAITING: usize = 16;
 
-/// What may be asked of the keeper.
+/// A request to the inventory manager.
 #[derive(Clone, Debug)]
 pub enum Order {
-    /// Show everything that is in force, and what of it the API may change.
+    /// Return the current inventory, and which items the API may change.
     Show,
-    /// Read the files again.
+    /// Reload the files.
     Reload,
-    /// Add, replace and take out.
+    /// Add, replace and remove items.
     Edit(Edit),
 }
 
-/// What came of a change.
+/// Result of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
-    /// Whether it is in force; false for a dry run.
+    /// Whether the change is applied; false for a dry run.
     pub applied: bool,
-    /// What is another, a line each: `+ host host-d`, `~ VM vm1: memory_mib: 512 -> 1024`, `- storage old`.
+    /// The changes, one line each: `+ host host-d`, `~ VM vm1: memory_mib: 512 -> 1024`, `- storage old`.
     pub changes: Vec<String>,
-    /// Tables of the config file that are others and count from the next start on.
+    /// Changed tables of the config file that take effect after a restart.
     pub need_restart: Vec<String>,
 }
 
@@ -55,24 +56,24 @@ struct Asked {
     reply: oneshot::Sender<Result<Value>>,
 }
 
-/// The way to the keeper.
+/// Handle of the inventory manager.
 #[derive(Clone)]
 pub(crate) struct Inventory(mpsc::Sender<Asked>);
 
 impl Inventory {
-    /// Has an order carried out.
+    /// Carries out a request.
     ///
     /// # Errors
-    /// Why it is refused; nothing was changed then.
+    /// The reason for a rejection; nothing was changed.
     pub(crate) async fn ask(&self, order: Order, by: String, dry_run: bool) -> Result<Value> {
         let (reply, answer) = oneshot::channel();
-        let busy = |_| ErrorCode::new(Code::NOT_READY, format!("{MAX_WAITING} changes wait already: try again"));
+        let busy = |_| ErrorCode::new(Code::NOT_READY, format!("{MAX_WAITING} changes are waiting; retry later"));
         self.0.try_send(Asked { order, by, dry_run, reply }).map_err(busy)?;
-        answer.await.unwrap_or_else(|_| Err(ErrorCode::new(Code::NODE_UNAVAILABLE, "the controller is ending")))
+        answer.await.unwrap_or_else(|_| Err(ErrorCode::new(Code::NODE_UNAVAILABLE, "the controller is shutting down")))
     }
 }
 
-/// The drivers that have to know where things are.
+/// The drivers that know addresses of the inventory.
 #[derive(Clone)]
 pub(crate) struct Endpoints {
     pub(crate) agents: Arc<AgentClient>,
@@ -81,7 +82,7 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Drivers that reach what this config names.
+    /// Drivers for this config.
     ///
     /// # Errors
     /// A token or password file that cannot be read.
@@ -94,7 +95,7 @@ impl Endpoints {
         })
     }
 
-    /// Reaches what this config names too, or elsewhere than before.
+    /// Adds and changes addresses by this config.
     fn update(&self, config: &ControllerConfig) -> Result<()> {
         let hosts = hosts(config)?;
         self.agents.reach(urls(config))?;
@@ -128,23 +129,23 @@ fn hosts(config: &ControllerConfig) -> Result<HashMap<HostId, HostAccess>> {
     Ok(hosts)
 }
 
-/// Who changes the inventory.
+/// Applies changes of the inventory.
 struct InventoryManager {
-    /// What the controller was started with: settings are read then.
+    /// The files at the start of the controller, which reads settings only then.
     on_start: Source,
-    /// What is in force.
+    /// The current config.
     config: ControllerConfig,
     assembly: Assembly,
     endpoints: Endpoints,
 }
 
-/// Keeps the inventory of an assembly until nobody can ask any more. Must be called inside the actors' system.
+/// Starts the inventory manager of an assembly; it runs until its handles are dropped. Must be called inside the actors' system.
 pub(crate) fn spawn(config: ControllerConfig, assembly: Assembly, endpoints: Endpoints) -> Inventory {
     let (sender, mut asked) = mpsc::channel::<Asked>(MAX_WAITING);
     actix::spawn(async move {
         let mut manager = InventoryManager { on_start: config.source.clone(), config, assembly, endpoints };
         while let Some(Asked { order, by, dry_run, reply }) = asked.recv().await {
-            // Who gave up meanwhile does not want it any more.
+            // A client that has timed out no longer expects its change.
             if !reply.is_closed() {
                 let _ = reply.send(manager.carry_out(order, &by, dry_run).await);
             }
@@ -162,11 +163,11 @@ impl InventoryManager {
             Order::Edit(edit) => source.edited(&edit)?.config()?,
         };
         if new.source.managed_path != source.managed_path {
-            let why = "state_dir is another: stop the controller, move the directory, and start it again";
+            let why = "`state_dir` changed; stop the controller, move the directory, then start it again";
             return Err(ErrorCode::new(Code::CHANGE_STATE, why));
         }
         let need_restart = self.on_start.need_restart(&new.source);
-        // Before anything is reached elsewhere: an agent that moved is asked where it is now.
+        // Before any address changes: the plan queries agents at their current addresses.
         let change = self.assembly.plan(&new.inventory).await?;
         if !dry_run {
             self.apply(&change, new, by).await?;

@@ -1,8 +1,10 @@
-//! Everything behind the one binary `ringfence`.
+//! The binary `ringfence`.
 //!
-//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] is what runs on a host.
-//! [`config`] reads their files, [`commands`] are the command line's questions to a controller, [`demo`] tells the
-//! whole story on one machine.
+//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] runs on each host. [`config`] reads their
+//! files, [`commands`] is the command line, [`client`] the API client, [`demo`] the demo on one machine.
+//!
+//! The modules have no circle (`tests/layers.rs`): leaves such as `auth`, `errors`, `https`; then `config`; then `agent`, `client`,
+//! `inventory`, `notify`; then `http`, `doctor`; then `page`, `commands`, `top`; last `serve`, which composes the controller.
 
 pub mod agent;
 pub mod auth;

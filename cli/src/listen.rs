@@ -1,9 +1,8 @@
-//! An HTTP/1 server that a slow or hostile client cannot hold up.
+//! An HTTP/1 server that slow or hostile clients cannot block.
 //!
-//! Invariants: connections are bounded (see `places.rs`); one that does not finish its handshake or send its
-//! headers in time is closed, and so is one whose request was refused for want of a token; each is a task of its own; one that
-//! was made under a certificate that has been replaced since ends with its next answer.
-//! Rejected: `axum::serve`, which has no such limits.
+//! Invariants: the number of connections is bounded (`places.rs`); a connection is closed if its handshake or headers are late, or
+//! if its request has no valid token; each connection is its own task; after a certificate is replaced, an older connection ends
+//! with its next answer. Alternative considered: `axum::serve`, which has no such limits.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -33,64 +32,65 @@ use crate::{
     places::{Place, Places},
 };
 
-/// Connections that the kernel keeps until they are accepted. Too low: in a flood it drops those of honest clients, which try
-/// again a second later. Too high: memory of the kernel, which has a bound of its own (`net.core.somaxconn`).
+/// Connections that the kernel queues before they are accepted. Too low: in a flood it drops honest clients, which retry a second
+/// later. Too high: kernel memory, which `net.core.somaxconn` bounds.
 pub const BACKLOG: u32 = 1024;
 
-/// How long a client may take to send its headers, and may idle between two requests.
+/// Time limit of a request's headers, and of idling between two requests. Too low: slow clients fail. Too high: idle connections
+/// hold places.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of headers at most.
+/// Largest size of all headers.
 pub const MAX_HEADER_BYTES: usize = 32 << 10;
 
-/// Headers of a request at most. Browsers send some twenty. A request with more is answered 431.
+/// Largest number of headers; browsers send about twenty. More are answered with 431.
 pub const MAX_HEADERS: usize = 64;
 
-/// How long a connection may live under TLS; then its next answer closes it. Too low: handshakes for every ping. Too high: who
-/// came in with a certificate that has ended stays in.
+/// Longest life of a TLS connection; its next answer then closes it. Too low: a handshake for every ping. Too high: a client with
+/// an expired certificate stays connected.
 pub const MAX_SECURE_AGE: Duration = Duration::from_secs(600);
 
-/// Who is at the other end of a connection: an extension of each of its requests.
+/// The client of a connection: an extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Where it comes from.
+    /// Address of the client.
     pub address: SocketAddr,
-    /// Whether it came by TLS.
+    /// Whether the connection uses TLS.
     pub secure: bool,
 }
 
-/// How long requests under way may take when the server ends.
+/// Time limit of requests in progress at shutdown. Too low: clients lose answers. Too high: a restart takes long.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Binds an address.
 ///
 /// # Errors
-/// `SYS.1016` in one line, with the fix.
+/// `SYS.1016` in one line, with the remedy.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restarted server may listen while connections of the former one end.
+        // A restarted server may listen while connections of the previous one end.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
     listen().map_err(|error| {
         let fix = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program listens there: stop it, or change `listen`",
-            std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address: change `listen`",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: change `listen`",
+            std::io::ErrorKind::AddrInUse => "stop the program that uses the port, or change `listen`",
+            std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address; change `listen`",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges; change `listen`",
             _ => "change `listen`",
         };
         ErrorCode::new(Code::IO, format!("cannot listen on {address}: {error}; {fix}"))
     })
 }
 
-/// Serves plain HTTP until `shutdown` resolves, then closes idle connections and gives requests under way [`DRAIN_TIMEOUT`].
+/// Serves plain HTTP until `shutdown` resolves, then closes idle connections and waits [`DRAIN_TIMEOUT`] for requests in progress.
 pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) {
     serve_over(listener, None, app, shutdown).await;
 }
 
-/// As [`serve`], by TLS if there is any.
+/// As [`serve`], with TLS if given.
 pub async fn serve_over(
     listener: TcpListener,
     tls: Option<ServerTls>,
@@ -111,8 +111,8 @@ pub async fn serve_over(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, most likely: it passes when connections end.
-                tracing::warn!(%error, "a connection was not accepted");
+                // Probably out of file descriptors, until connections end.
+                tracing::warn!(%error, "cannot accept a connection");
                 places.make_room();
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -158,8 +158,8 @@ async fn serve_tls_connection(
     serve_connection(stream, app, Peer { address, secure: true }, place, is_over, ending).await;
 }
 
-/// Answers the requests of a connection until it ends; the one after which `is_over` is the last, and so is one that was refused
-/// for want of a token: who has none would else keep its place by asking again and again.
+/// Answers the requests of a connection until it ends. A request after which `is_over` holds is the last, and so is one without a
+/// valid token: such a client could otherwise keep its place with repeated requests.
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     app: Router,
@@ -200,21 +200,21 @@ async fn serve_connection(
     }
 }
 
-/// How long a body may take to arrive. Too high: clients that send a byte now and then hold connections.
+/// Time limit of a body. Too low: slow clients fail. Too high: clients that trickle bytes hold connections.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of a body that is too long that are read and thrown away, so that its sender hears why: an answer before
-/// the end of the request is lost with the connection. Too high: a hostile sender keeps the network busy.
+/// Bytes of an oversized body that are read and discarded, so that its sender gets the answer: an answer before the end of a
+/// request is lost with the connection. Too low: the reason is lost. Too high: a hostile sender keeps the network busy.
 pub const MAX_DISCARD: usize = 64 << 20;
 
-/// Why a request's body cannot be had.
+/// Failure of reading a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyError {
-    /// It has more bytes than the limit.
+    /// More bytes than the limit.
     TooLong(usize),
-    /// It was not there after [`BODY_TIMEOUT`].
+    /// Not complete after [`BODY_TIMEOUT`].
     TooSlow,
-    /// The connection broke; why.
+    /// The connection broke, with the reason.
     CutShort(String),
 }
 
@@ -233,7 +233,7 @@ impl std::fmt::Display for BodyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             BodyError::TooLong(limit) => write!(f, "the body has more than {limit} bytes"),
-            BodyError::TooSlow => write!(f, "the body was not there after {BODY_TIMEOUT:?}"),
+            BodyError::TooSlow => write!(f, "the body was not complete after {BODY_TIMEOUT:?}"),
             BodyError::CutShort(why) => write!(f, "the body is cut short: {why}"),
         }
     }
@@ -242,7 +242,7 @@ impl std::fmt::Display for BodyError {
 /// Reads a request's body of at most `limit` bytes.
 ///
 /// # Errors
-/// If it is too long, too slow or cut short.
+/// The body is too long, too slow or cut short.
 pub async fn read_body(body: Body, limit: usize) -> Result<Vec<u8>, BodyError> {
     let read = async {
         let (mut bytes, mut discarded) = (Vec::new(), 0);
@@ -263,13 +263,13 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Vec<u8>, BodyError> {
     tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(BodyError::TooSlow))
 }
 
-/// The largest form: a name or a token, and what a browser adds.
+/// The largest form: a name or a token, with the encoding of browsers.
 const MAX_FORM_BYTES: usize = 4096;
 
-/// Reads a form that a browser sent.
+/// Reads an HTML form.
 ///
 /// # Errors
-/// The status of the answer and why: too long, too slow, cut short, or not such a form.
+/// Status and reason: too long, too slow, cut short, or an invalid form.
 pub async fn read_form<T: DeserializeOwned>(body: Body) -> Result<T, (StatusCode, String)> {
     read_long_form(body, MAX_FORM_BYTES).await
 }
@@ -283,7 +283,7 @@ pub async fn read_long_form<T: DeserializeOwned>(body: Body, limit: usize) -> Re
     serde_urlencoded::from_bytes(&form).map_err(|why| (StatusCode::BAD_REQUEST, why.to_string()))
 }
 
-/// Resolves when the process is asked to end: SIGTERM or SIGINT.
+/// Resolves on SIGTERM or SIGINT.
 pub async fn shutdown_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {

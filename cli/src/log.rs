@@ -1,8 +1,7 @@
-//! Logs of what runs for long: to standard error, as text for people or as JSON for programs. `RUST_LOG` chooses what of them.
+//! Logs of the controller and the agent: to standard error, as text or JSON, filtered by `RUST_LOG`.
 //!
-//! Invariants: as JSON every line is one object, whatever happens: the last error and a panic are lines too; as text every event is
-//! one line, whatever words of others are in it, and does nothing to a terminal. Secrets are
-//! `secrecy` types, which do not say themselves.
+//! Invariants: with JSON every line is one object, including the fatal error and panics; with text every event is one line without
+//! control characters, whatever external text is in it. Secrets are `secrecy` types, which are never printed.
 
 use std::{io, panic};
 
@@ -14,17 +13,17 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, registry, 
 
 use crate::{output, telemetry::Spans};
 
-/// How a line of the log looks.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Plain text
     #[default]
     Text,
-    /// One JSON object a line: timestamp, level, target, fields (its message among them), spans
+    /// One JSON object per line: timestamp, level, target, fields (with the message), spans
     Json,
 }
 
-/// Writes what comes in one piece, which is an event, as one line.
+/// Writes each event, which comes in one piece, as one line.
 struct OneLine<W>(W);
 
 impl<W: io::Write> io::Write for OneLine<W> {
@@ -40,19 +39,19 @@ impl<W: io::Write> io::Write for OneLine<W> {
     }
 }
 
-/// What is logged. Spans of the product are for traces: lines say what they say without them.
+/// The log filter. Spans of the product are for traces only.
 fn filter() -> EnvFilter {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     filter.add_directive(format!("{}=off", spans::TARGET).parse().expect("a target and a level"))
 }
 
-/// Whether debugging is asked for: then each message is worth a span.
+/// Whether `RUST_LOG` enables debug level: then each message has a span.
 pub fn is_verbose() -> bool {
     filter().max_level_hint().is_none_or(|level| level >= LevelFilter::DEBUG)
 }
 
 impl Format {
-    /// From now on the program logs like this, and has its spans collected. Once for a process.
+    /// Installs the logger in this format, with the collector of spans. Once for a process.
     pub fn init(self, spans: Option<Spans>) {
         let lines = fmt::layer().with_writer(io::stderr).with_ansi(false);
         let lines = match self {
@@ -61,7 +60,7 @@ impl Format {
         };
         match spans {
             None => registry().with(lines).with(filter()).init(),
-            // Each has a filter of its own.
+            // Each layer has its own filter.
             Some(spans) => registry().with(vec![spans, lines.with_filter(filter()).boxed()]).init(),
         }
         if self == Format::Json {
@@ -69,7 +68,7 @@ impl Format {
         }
     }
 
-    /// Says why the program ends.
+    /// Reports the error that ends the program.
     pub fn report_fatal(self, error: &ErrorCode) {
         match self {
             Format::Text => eprintln!("{}", output::error(error)),

@@ -1,4 +1,4 @@
-//! The one binary: `ringfence serve`, `ringfence agent`, `ringfence demo`, and the questions to a controller.
+//! The binary: `ringfence serve`, `agent`, `demo`, the simulator, and the client commands.
 
 use std::{future::Future, path::Path, process::ExitCode};
 
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::simulate(&args),
         Command::Model(args) => sim::check_model(&args),
         Command::Scenario(command) => sim::scenario(&command),
-        question => runtime(commands::run(question)),
+        command => runtime(commands::run(command)),
     };
     ExitCode::from(code)
 }
@@ -34,7 +34,7 @@ fn serve(path: &Path, restored: bool, log: Format) -> u8 {
         Ok(config) => config,
         Err(problems) => {
             log.init(None);
-            return refused(&problems, log);
+            return invalid(&problems, log);
         }
     };
     traced(config.telemetry.clone(), log, || {
@@ -48,12 +48,12 @@ fn agent(path: &Path, log: Format) -> u8 {
     log.init(None);
     let config = match config::load_agent(path) {
         Ok(config) => config,
-        Err(problems) => return refused(&problems, log),
+        Err(problems) => return invalid(&problems, log),
     };
     runtime(async { ended(agent::run(config.settings, ready("agent"), shutdown_signal()).await, log) })
 }
 
-/// Does work whose spans are sent, until the last of them, if the file says where to.
+/// Runs work and sends its spans, if the file has a collector.
 fn traced(config: Option<TelemetryConfig>, log: Format, work: impl FnOnce() -> u8) -> u8 {
     match config.map(|config| Telemetry::begin(&config, is_verbose())).transpose() {
         Ok(None) => {
@@ -78,7 +78,7 @@ fn runtime<T>(work: impl Future<Output = T>) -> T {
     runtime.expect("threads for the runtime").block_on(work)
 }
 
-/// Says where it listens on standard output, and to systemd that it does: whoever started it may wait for either.
+/// Reports the listen address on standard output, and readiness to systemd.
 fn ready(who: &'static str) -> impl FnOnce(std::net::SocketAddr) {
     move |address| {
         output::print(format!("{who} listens on {address}"));
@@ -96,7 +96,7 @@ fn ended(result: Result<(), ErrorCode>, log: Format) -> u8 {
     }
 }
 
-fn refused(problems: &config::Problems, log: Format) -> u8 {
+fn invalid(problems: &config::Problems, log: Format) -> u8 {
     match log {
         Format::Text => config::report(problems),
         Format::Json => tracing::error!("{problems}"),

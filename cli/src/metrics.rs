@@ -1,8 +1,8 @@
-//! What the controller tells Prometheus: every metric with its meaning, and the gauges of what is.
+//! The metrics of the controller: every metric with its meaning, and the gauges of the current state.
 //!
-//! Invariants: names follow Prometheus' conventions (unit and `_total` as suffixes); what is named in [`ALL`] is measured
-//! somewhere, and what is measured is in it (tested); labels take few values, never a host's or a VM's name: of those there
-//! may be ten thousand.
+//! Invariants: names follow Prometheus' conventions (unit and `_total` as suffixes); every metric in [`ALL`] is measured, and
+//! every measured metric is in it (tested); labels take few values, never a host's or a VM's name, of which there may be ten
+//! thousand.
 
 use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -14,112 +14,100 @@ use ringfence_messages::{
     vm::{VmInventory, VmState},
 };
 
-/// What kind of metric it is.
+/// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows.
+    /// A counter.
     Counter,
-    /// Is what is.
+    /// A gauge.
     Gauge,
-    /// How often how long.
+    /// A histogram of durations.
     Seconds,
 }
 
-/// Every metric: its name, kind and meaning.
+/// Name, kind and meaning of every metric.
 pub const ALL: [(&str, Kind, &str); 39] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
-    ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts that an operator took out of service"),
+    ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts in maintenance"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
-    ("ringfence_vms_lost", Kind::Gauge, "VMs that are to run and do not, or may not"),
-    ("ringfence_storages_disconnected", Kind::Gauge, "Pairs of a host and a storage that the host does not reach"),
-    ("ringfence_protocols_failing", Kind::Gauge, "Protocols of a storage on a host whose redeploys failed last"),
+    ("ringfence_vms_lost", Kind::Gauge, "VMs that should be running but are not, or may not be"),
+    ("ringfence_storages_disconnected", Kind::Gauge, "Pairs of a host and a storage that are disconnected"),
+    ("ringfence_protocols_failing", Kind::Gauge, "Protocols of a storage on a host whose last redeploy failed"),
     (
         "ringfence_storm_brakes",
         Kind::Gauge,
-        "Clusters in which nothing is fenced, because so many hosts are away at once",
+        "Clusters in which fencing is suspended because too many hosts are unreachable",
     ),
-    ("ringfence_ping_seconds", Kind::Seconds, "How long a host took to answer a ping, or not to"),
-    (
-        "ringfence_ha_start_seconds",
-        Kind::Seconds,
-        "How long it took to fence a VM and start it elsewhere, or to be refused",
-    ),
+    ("ringfence_ping_seconds", Kind::Seconds, "Duration of pings, answered or not"),
+    ("ringfence_ha_start_seconds", Kind::Seconds, "Duration of failovers, successful or not"),
     ("ringfence_fences_total", Kind::Counter, "Fence attempts by outcome; each is audited once"),
-    ("ringfence_vm_intruders_total", Kind::Counter, "QEMUs of a VM that were seen where they do not belong, by phase"),
-    ("ringfence_storage_fence_renewals_total", Kind::Counter, "Storage fences that were ordered again, by why"),
+    ("ringfence_vm_intruders_total", Kind::Counter, "QEMUs found on a host where their VM does not belong, by phase"),
+    ("ringfence_storage_fence_renewals_total", Kind::Counter, "Storage fences that were re-applied, by reason"),
     (
         "ringfence_guests_continued_total",
         Kind::Counter,
-        "Guests that lost a vhost target and went on, which on_target_loss = \"continue\" allows",
+        "Guests that lost a vhost target and continued, by on_target_loss = \"continue\"",
     ),
-    ("ringfence_guests_reset_total", Kind::Counter, "Guests that were reset because their vhost target was lost"),
+    ("ringfence_guests_reset_total", Kind::Counter, "Guests that were reset after the loss of their vhost target"),
     ("ringfence_redeploys_total", Kind::Counter, "Redeploys of a storage's protocol on a host, by outcome"),
     (
         "ringfence_invariant_violations_total",
         Kind::Counter,
-        "Rules that were about to be broken, by rule; each was refused",
+        "Violations of invariants that were prevented, by invariant",
     ),
     (
         "ringfence_controller_behind",
         Kind::Gauge,
-        "1 while a host has heard of more than the journal knows: nothing is done",
+        "1 while a host has seen newer records than the journal: the controller does not act",
     ),
-    ("ringfence_journal_backlog", Kind::Gauge, "Records that wait to be written to the journal"),
+    ("ringfence_journal_backlog", Kind::Gauge, "Records that wait for their write to the journal"),
     ("ringfence_journal_append_failures_total", Kind::Counter, "Writes to the journal that failed"),
     (
         "ringfence_journal_facts_unconfirmed_total",
         Kind::Counter,
-        "Facts of which it is not known whether they were written, by topic",
+        "Events whose write to the journal is unconfirmed, by topic",
     ),
     ("ringfence_hook_delivered_total", Kind::Counter, "Records that a hook delivered, by hook"),
     (
         "ringfence_hook_given_up_total",
         Kind::Counter,
-        "Records that a hook went on without, since the receiver kept refusing, by hook",
+        "Records that a hook dropped because the receiver kept rejecting them, by hook",
     ),
-    (
-        "ringfence_hook_retries_total",
-        Kind::Counter,
-        "Tries to deliver a record that failed and are made again, by hook",
-    ),
-    ("ringfence_hook_lag_records", Kind::Gauge, "Records of the journal that a hook is not done with, by hook"),
-    (
-        "ringfence_hook_waiting_seconds",
-        Kind::Gauge,
-        "Age of the record that a hook is trying to deliver, 0 if none waits, by hook",
-    ),
+    ("ringfence_hook_retries_total", Kind::Counter, "Failed deliveries that are retried, by hook"),
+    ("ringfence_hook_lag_records", Kind::Gauge, "Records of the journal behind a hook's position, by hook"),
+    ("ringfence_hook_waiting_seconds", Kind::Gauge, "Age of the record that a hook is delivering, 0 if none, by hook"),
     (
         "ringfence_certificate_expiry_timestamp_seconds",
         Kind::Gauge,
-        "When the certificate in use ends, seconds of the Unix epoch, by whose; of several the first to end",
+        "Expiry of the certificate in use, seconds of the Unix epoch, by owner; the earliest of several",
     ),
-    ("ringfence_tls_refused_total", Kind::Counter, "Connections to the API that were refused before a request, by why"),
+    ("ringfence_tls_refused_total", Kind::Counter, "Connections to the API rejected during the handshake, by reason"),
     (
         "ringfence_connections_sent_away_total",
         Kind::Counter,
-        "Connections to the API that showed nothing and were closed for a newer one",
+        "Unauthenticated connections to the API that were closed for a newer one",
     ),
-    ("ringfence_otlp_spans_sent_total", Kind::Counter, "Spans that the collector of traces took"),
+    ("ringfence_otlp_spans_sent_total", Kind::Counter, "Spans that the trace collector accepted"),
     (
         "ringfence_otlp_spans_dropped_total",
         Kind::Counter,
-        "Spans that the collector did not take, or that were too many to wait for it, by why",
+        "Spans that the trace collector rejected, or that exceeded the queue, by reason",
     ),
     ("ringfence_bus_messages_handled_total", Kind::Counter, "Messages that actors handled, by type"),
     ("ringfence_bus_messages_panicked_total", Kind::Counter, "Messages whose handler panicked, by type"),
-    ("ringfence_bus_message_seconds_sum", Kind::Gauge, "Time that handlers took, by type of message"),
-    ("ringfence_bus_dead_letters_total", Kind::Counter, "Messages that nobody could take, by type"),
-    ("ringfence_bus_late_replies_total", Kind::Counter, "Replies that came after their deadline"),
-    ("ringfence_bus_expired_total", Kind::Counter, "Messages whose deadline had passed before their turn came"),
-    ("ringfence_bus_timeouts_total", Kind::Counter, "Asks that were not answered in time"),
-    ("ringfence_bus_missed_events_total", Kind::Counter, "Events that a subscriber was too slow for"),
-    ("ringfence_bus_escalations_total", Kind::Counter, "Actors that were given up after too many panics"),
+    ("ringfence_bus_message_seconds_sum", Kind::Gauge, "Total time of handlers, by type of message"),
+    ("ringfence_bus_dead_letters_total", Kind::Counter, "Messages that no actor handled, by type"),
+    ("ringfence_bus_late_replies_total", Kind::Counter, "Replies after their deadline"),
+    ("ringfence_bus_expired_total", Kind::Counter, "Messages whose deadline passed in the queue"),
+    ("ringfence_bus_timeouts_total", Kind::Counter, "Requests without a reply before their deadline"),
+    ("ringfence_bus_missed_events_total", Kind::Counter, "Events that a slow subscriber missed"),
+    ("ringfence_bus_escalations_total", Kind::Counter, "Actors that were stopped after too many panics"),
 ];
 
-/// Bounds of the buckets of [`Kind::Seconds`]: a ping takes milliseconds, a fence seconds, a level of the ladder up to 100 s.
+/// Bounds of the buckets of [`Kind::Seconds`]: a ping takes milliseconds, a fence seconds, one fencing level up to 100 s.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
-/// A recorder that knows them all.
+/// A recorder for all metrics.
 ///
 /// # Errors
 /// Never: the buckets are not empty.
@@ -128,7 +116,7 @@ pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(builder.build_recorder())
 }
 
-/// Says what they mean, to the recorder in force.
+/// Registers the meanings with the current recorder.
 pub fn describe() {
     for (name, kind, meaning) in ALL {
         match kind {
@@ -139,7 +127,7 @@ pub fn describe() {
     }
 }
 
-/// Sets the gauges of what is.
+/// Sets the gauges of the current state.
 pub fn update_gauges(
     hosts: &[HostInventory],
     vms: &[VmInventory],
@@ -172,6 +160,6 @@ pub fn update_gauges(
     let disconnected = storages.iter().filter(|of| of.status == Some(ProtocolStatus::Disconnected));
     gauge!("ringfence_storages_disconnected").set(count(disconnected.count()));
     gauge!("ringfence_protocols_failing").set(count(refs.iter().filter(|of| of.redeploys > 0).count()));
-    // What is not known is not zero.
+    // Unknown is not zero.
     gauge!("ringfence_storm_brakes").set(ha.map_or(f64::NAN, |ha| count(ha.braked.len())));
 }

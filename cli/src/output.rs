@@ -1,7 +1,7 @@
-//! How answers look in a terminal: tables that fit it, colours only where somebody sees them.
+//! Terminal output: tables that fit the terminal, colours only on a terminal.
 //!
-//! Invariant: what a controller says does nothing to the terminal: its words come through `harmless` or `error` before they
-//! are put into a table or printed, and `print` lets nothing through but lines and colours.
+//! Invariant: text of a controller cannot control the terminal: it passes `harmless` or `error` before it is printed, and `print`
+//! passes only lines and colours.
 
 mod events;
 
@@ -13,9 +13,9 @@ use ringfence_messages::{ErrorCode, words};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub(crate) use events::{event_line, event_says};
+pub(crate) use events::{event_line, event_summary};
 
-/// Whether colours are wanted: standard output is a terminal and `NO_COLOR` is not set.
+/// Whether to print colours: standard output is a terminal and `NO_COLOR` is not set.
 pub fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -25,7 +25,7 @@ pub(crate) fn clock(time: &str) -> &str {
     time.get(11..19).unwrap_or(time)
 }
 
-/// A table with these headings. Its width is the terminal's, or what it needs where there is none.
+/// A table with these headings, as wide as the terminal, or as needed without a terminal.
 pub fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -36,7 +36,7 @@ pub fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// A cell whose colour says what its word means: green for well, red for not, yellow for neither.
+/// A cell with a colour for its state: green for good, red for bad, yellow for others.
 pub fn state(word: &str) -> Cell {
     let cell = Cell::new(word);
     if !colours() {
@@ -50,7 +50,7 @@ pub fn state(word: &str) -> Cell {
     }
 }
 
-/// The same value with all that is said in it clean: on one line, and nothing that moves a cursor.
+/// The same value with clean texts: one line each, without control characters.
 pub(crate) fn harmless<T: Serialize + DeserializeOwned>(value: &T) -> Option<T> {
     let clean = serde_json::to_value(value).map(cleaned).and_then(serde_json::from_value);
     clean.ok()
@@ -61,14 +61,14 @@ pub(crate) fn cleaned(value: Value) -> Value {
     texts::each(value, &words::clean)
 }
 
-/// Colours as we make them: `ESC [`, digits and semicolons, `m`. How many bytes of a text such a one has at its beginning.
+/// Length in bytes of a colour sequence at the start of a text: `ESC [`, digits and semicolons, `m`.
 fn colour(text: &str) -> Option<usize> {
     let numbers = text.strip_prefix("\u{1b}[")?;
     let end = numbers.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     numbers[end..].starts_with('m').then_some(end + 3)
 }
 
-/// A text of lines and colours, and of nothing else that does something to a terminal.
+/// The text with lines and colours only, without other control characters.
 fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -84,7 +84,7 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// Prints to standard output. A reader that has gone (`| head`) ends the program quietly.
+/// Prints to standard output. A closed pipe (`| head`) ends the program quietly.
 pub fn print(text: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     let text = shown(&text.to_string());
@@ -93,13 +93,13 @@ pub fn print(text: impl std::fmt::Display) {
     }
 }
 
-/// An error as one or a few lines for a person.
+/// An error with its causes, one line each.
 pub fn error(error: &ErrorCode) -> String {
     let line = |of: &ErrorCode| words::clean(&format!("{} ({})", of.details, of.code));
     let mut text = format!("error: {}", line(error));
     let mut cause = error.cause.as_deref();
     while let Some(deeper) = cause {
-        text.push_str(&format!("\n  because: {}", line(deeper)));
+        text.push_str(&format!("\n  caused by: {}", line(deeper)));
         cause = deeper.cause.as_deref();
     }
     text
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_colours_are_shown_and_nothing_else_reaches_the_terminal() {
+    fn only_lines_and_colours_reach_the_terminal() {
         assert_eq!(shown("a\n\u{1b}[38;5;10mok\u{1b}[39m\tb"), "a\n\u{1b}[38;5;10mok\u{1b}[39m\tb");
         for (odd, plain) in [
             ("\u{1b}]0;title\u{7}", " ]0;title "),
@@ -126,11 +126,11 @@ mod tests {
     }
 
     #[test]
-    fn words_of_others_begin_no_line_and_have_no_colour() {
+    fn external_text_has_no_lines_and_no_colours() {
         let said = "x\u{1b}[31m\r\nerror: forged".to_owned();
         assert_eq!(harmless(&vec![said.clone()]).unwrap(), ["x [31m  error: forged"]);
-        let told = error(&ErrorCode::new(Code::IO, said.clone()).caused_by(ErrorCode::new(Code::HTTP, said)));
-        assert_eq!(told.lines().count(), 2, "{told}");
-        assert!(!told.contains('\u{1b}') && !told.contains('\r'), "{told:?}");
+        let text = error(&ErrorCode::new(Code::IO, said.clone()).caused_by(ErrorCode::new(Code::HTTP, said)));
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
     }
 }

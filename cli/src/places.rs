@@ -1,9 +1,9 @@
-//! Places for connections: those that have shown nothing are apart from those that have.
+//! Places for connections, separate for authenticated and unauthenticated clients.
 //!
-//! Purpose: who has neither a token nor a certificate cannot keep out who has. Invariants: whoever comes gets in, and it is the
-//! oldest connection that showed nothing that goes for it: of the same address if that has [`MAX_STRANGERS_OF_ONE`] of them
-//! already, of all if there are [`MAX_STRANGERS`]; who has shown something is never sent away for somebody else.
-//! Rejected: not accepting while all places are taken. It kept out the controller, whose healthy host was then a failed one.
+//! Purpose: clients without token or certificate cannot keep out clients with one. Invariants: every new connection gets a place,
+//! and the oldest unauthenticated connection is closed for it: of the same address if that has [`MAX_STRANGERS_OF_ONE`], of all
+//! addresses if there are [`MAX_STRANGERS`]; an authenticated connection is never closed for another one.
+//! Alternative considered: not accepting while all places are taken (it kept out the controller, which then failed a healthy host).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::rate_limit::network;
 
-/// Connections at a time of those that have shown a token or a certificate, or were let in where none is asked for. Too low:
-/// pollers make a new connection for each request. Too high: each costs memory and a file descriptor.
+/// Largest number of authenticated connections (or of any, if authentication is disabled). Too low: pollers open a new connection
+/// for each request. Too high: each costs memory and a file descriptor.
 const MAX_KNOWN: usize = 1024;
 
-/// Connections at a time that have shown nothing. Too low: while somebody floods the port, an honest client is sent away before
-/// its first request is here. Too high: each costs memory and a file descriptor.
+/// Largest number of unauthenticated connections. Too low: in a flood an honest client is closed before its first request arrives.
+/// Too high: each costs memory and a file descriptor.
 const MAX_STRANGERS: usize = 512;
 
-/// Connections of one address that have shown nothing. Too low: many clients behind one address send each other away before
-/// they can show something. Too high: one address has all places.
+/// Largest number of unauthenticated connections of one address. Too low: many clients behind one address close each other. Too
+/// high: one address takes all places.
 const MAX_STRANGERS_OF_ONE: usize = 128;
 
 /// The places of one server.
@@ -37,7 +37,7 @@ pub(crate) struct Places(Arc<Mutex<Taken>>);
 struct Taken {
     next: u64,
     known: usize,
-    /// By when they came.
+    /// By sequence of arrival.
     strangers: BTreeMap<u64, Stranger>,
     of_one: HashMap<IpAddr, usize>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Place {
     sent_away: CancellationToken,
 }
 
-/// Says of a connection that its client has shown something; an extension of each of its requests.
+/// Marks a connection as authenticated; an extension of each of its requests.
 #[derive(Clone)]
 pub(crate) struct Showing {
     places: Places,
@@ -80,7 +80,7 @@ impl Places {
         Place { showing: Showing { places: self.clone(), number }, sent_away }
     }
 
-    /// Sends the oldest away that has shown nothing: file descriptors have run out.
+    /// Closes the oldest unauthenticated connection, because file descriptors have run out.
     pub(crate) fn make_room(&self) {
         self.0.lock().send_away_oldest();
     }
@@ -98,7 +98,7 @@ impl Taken {
         gone.sent_away.cancel();
     }
 
-    /// Takes a stranger off the list.
+    /// Removes an unauthenticated connection from the list.
     fn forget(&mut self, number: u64) -> Option<Stranger> {
         let gone = self.strangers.remove(&number)?;
         if let Some(count) = self.of_one.get_mut(&gone.whom) {
@@ -112,12 +112,12 @@ impl Taken {
 }
 
 impl Place {
-    /// What its requests carry.
+    /// The extension for its requests.
     pub(crate) fn showing(&self) -> Showing {
         self.showing.clone()
     }
 
-    /// Resolves when its connection has to go for another.
+    /// Resolves when its connection must be closed for another one.
     pub(crate) async fn sent_away(&self) {
         self.sent_away.cancelled().await;
     }
@@ -126,7 +126,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.showing.places.0.lock();
-        // A known one, unless it is among the strangers, or was sent away from them.
+        // An authenticated connection, unless it is unauthenticated or was closed as such.
         if taken.forget(self.showing.number).is_none() && !self.sent_away.is_cancelled() {
             taken.known -= 1;
         }
@@ -134,7 +134,8 @@ impl Drop for Place {
 }
 
 impl Showing {
-    /// Its client has shown a token or a certificate, or none is asked for. Without a free place among those it stays where it is.
+    /// The client has presented a token or a certificate, or authentication is disabled. Without a free place it stays
+    /// unauthenticated.
     pub(crate) fn has_shown(&self) {
         let mut taken = self.places.0.lock();
         if taken.known < MAX_KNOWN && taken.forget(self.number).is_some() {
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_an_address_goes_for_its_next_one_and_nobody_elses() {
+    fn oldest_connection_of_the_same_address_is_closed() {
         let places = Places::default();
         let other = places.enter(from("10.0.0.2", 1));
         let mut all: Vec<Place> =
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_shown_something_stays_however_many_come() {
+    fn authenticated_connection_survives_a_flood() {
         let places = Places::default();
         let (known, silent) = (places.enter(from("10.0.0.1", 1)), places.enter(from("10.0.0.1", 2)));
         known.showing().has_shown();
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_the_known_are_bounded_too() {
+    fn authenticated_places_are_bounded() {
         let places = Places::default();
         let all: Vec<Place> = (0..=MAX_KNOWN as u32)
             .map(|n| {

@@ -1,7 +1,7 @@
-//! How often each address may do something.
+//! Rate limits by address.
 //!
-//! Invariant: what is remembered of addresses is bounded, and so is the work for one of them, however many knock: those of
-//! whom nothing came lately are looked for now and then, not each time. Beyond the bound all share one measure.
+//! Invariant: the number of stored addresses is bounded, and so is the work for one request: idle addresses are evicted
+//! periodically, not on each request. Addresses beyond the bound share one limit.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,29 +14,29 @@ use governor::{
 };
 use parking_lot::Mutex;
 
-/// Addresses that are remembered. Too low: many clients share one measure. Too high: memory, and time to look through them.
+/// Largest number of stored addresses. Too low: many clients share one limit. Too high: memory, and time for evictions.
 const MAX_ADDRESSES: usize = 10_000;
 
-/// How often those are forgotten of whom nothing came lately, once they are too many. Too low: each who knocks has all of
-/// them looked through. Too high: others than them share one measure for so long.
+/// Time between two evictions of idle addresses at the bound. Too low: each request scans all addresses. Too high: new addresses
+/// share one limit for long.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
-/// A measure for each address.
+/// A rate limit for each address.
 pub(crate) struct PerAddress {
     measures: DefaultKeyedRateLimiter<IpAddr>,
     clock: DefaultClock,
-    /// When addresses were last forgotten.
+    /// Time of the last eviction.
     forgot: Mutex<Instant>,
 }
 
 impl PerAddress {
-    /// So often for each.
+    /// A limiter with this quota for each address.
     pub(crate) fn new(quota: Quota) -> PerAddress {
         let measures = RateLimiter::keyed(quota);
         PerAddress { measures, clock: DefaultClock::default(), forgot: Mutex::new(Instant::now()) }
     }
 
-    /// Counts once for an address; how long it has to wait instead, if it came too often.
+    /// Counts one request of an address. Returns the time to wait if it exceeds the limit.
     pub(crate) fn wait(&self, whom: IpAddr) -> Option<Duration> {
         let whom = if self.has_room() { whom } else { Ipv4Addr::UNSPECIFIED.into() };
         self.measures.check_key(&whom).err().map(|until| until.wait_time_from(self.clock.now()))
@@ -53,7 +53,7 @@ impl PerAddress {
     }
 }
 
-/// Whom an address stands for: an IPv6 network of one customer is one.
+/// The key of an address: an IPv6 /64 network counts as one address.
 pub(crate) fn network(address: SocketAddr) -> IpAddr {
     match address.ip().to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -68,12 +68,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_bounded_and_a_network_is_one() {
+    fn stored_addresses_are_bounded_and_a_network_is_one() {
         let measures = PerAddress::new(Quota::per_hour(NonZeroU32::MIN));
         for n in 0..2 * MAX_ADDRESSES as u32 {
             measures.wait(Ipv4Addr::from_bits(n).into());
         }
-        assert!(measures.measures.len() <= MAX_ADDRESSES + 1, "further ones share one measure");
+        assert!(measures.measures.len() <= MAX_ADDRESSES + 1, "further addresses share one limit");
         let of = |address: &str| network(address.parse().unwrap());
         assert_eq!(of("[2001:db8::1]:1"), of("[2001:db8::2:3]:4"));
         assert_ne!(of("[2001:db8::1]:1"), of("[2001:db8:0:1::1]:1"));

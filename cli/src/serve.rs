@@ -1,7 +1,7 @@
 //! The controller: all actors over real drivers, and the HTTP API in front of them.
 //!
-//! Invariant: the actors run on this thread's actix system; the API runs on threads of its own and reaches them
-//! only through the bus, so that slow clients cost the actors nothing. Hooks run there too, see [`crate::notify`].
+//! Invariant: the actors run on this thread's actix system; the API and the hooks run on their own thread and reach the actors
+//! only through the bus, so slow clients do not delay the actors.
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
@@ -45,21 +45,20 @@ use crate::{
     page,
 };
 
-/// How long a start or stop may take: searching, recording, exporting, launching, searching again.
+/// Time limit of a start or stop: search, journal, export, launch, verification. Too low: slow starts fail.
 const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// How long its first words wait for the actors to have read the journal, and the time between two looks: a reading takes
-/// milliseconds, and one that failed is tried again after a second.
-const MEMORY_READ: std::time::Duration = std::time::Duration::from_secs(3);
-const MEMORY_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
+/// Longest wait for the actors to replay the journal before the controller reports readiness, and the time between two checks. A
+/// replay takes milliseconds; a failed one is retried after a second.
+const REPLAY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+const REPLAY_POLL: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// Runs a controller until `shutdown` resolves. `restored` declares that the work goes on from this journal, whatever hosts have
-/// heard of. `ready` is told the address of its API. Must run inside an actix
-/// system.
+/// Runs a controller until `shutdown` resolves. `restored` continues from this journal although hosts have seen newer records.
+/// `ready` gets the address of the API. Must run inside an actix system.
 ///
 /// # Errors
-/// One line each, before anything is done: a port in use, a state directory that cannot be used or is in use, a
-/// journal that cannot be opened, a token, password, secret, key or certificate file that cannot be used.
+/// One line each, before any action: a port in use, a state directory that is unusable or in use, a journal that cannot be
+/// opened, an unusable token, password, secret, key or certificate file.
 pub async fn run(
     config: ControllerConfig,
     restored: bool,
@@ -72,7 +71,7 @@ pub async fn run(
     let address = listener.local_addr().map_err(|e| ErrorCode::new(Code::IO, e.to_string()))?;
     let journal = Journal::open(state.path())?;
     let records = journal.verify()?;
-    tracing::info!(records, "the journal's chain is whole");
+    tracing::info!(records, "journal hash chain verified");
     let endpoints = Endpoints::of(&config)?;
     let journal: Arc<dyn JournalPort> = Arc::new(journal);
     let notifier = Notifier::open(&config.hooks, state.path(), journal.clone(), RetryPolicy::default()).await?;
@@ -86,18 +85,18 @@ pub async fn run(
     };
     let recorder = metrics::recorder().map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
     let handle = recorder.handle();
-    // A second one in this process (a test) keeps the first.
+    // A second controller in this process (a test) keeps the first recorder.
     let _ = ::metrics::set_global_recorder(recorder);
     metrics::describe();
 
     if restored {
-        go_on_from(&config, &ports).await?;
+        accept_restored_journal(&config, &ports).await?;
     }
     let bus = Bus::with_timing();
     let recorded = bus.subscribe(EventRecorded::TOPIC)?;
     let assembly = Assembly::start(bus.clone(), config.inventory.clone(), config.settings, ports).await?;
-    // Who hears that it serves asks at once. A disk that hangs is told of by `/healthz`, not by silence.
-    let _ = tokio::time::timeout(MEMORY_READ, remembered(&assembly)).await;
+    // Clients send requests as soon as the controller reports readiness. `/healthz` reports a hanging disk.
+    let _ = tokio::time::timeout(REPLAY_TIMEOUT, replayed(&assembly)).await;
     tracing::info!(%address, epoch = assembly.epoch, "the controller serves");
     ready(address);
 
@@ -116,11 +115,11 @@ pub async fn run(
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let notifying = tokio::spawn(notifier.run(recorded));
             listen::serve_over(listener, tls, app, async { ended.await.unwrap_or(()) }).await;
-            // What is being told now is told again by the next controller.
+            // The next controller repeats the current deliveries.
             notifying.abort();
             Ok::<(), std::io::Error>(())
         });
-        // A name that is being looked up for a webhook cannot be interrupted.
+        // A DNS lookup of a webhook cannot be interrupted.
         runtime.shutdown_timeout(listen::DRAIN_TIMEOUT);
         served
     });
@@ -129,39 +128,39 @@ pub async fn run(
     drop(end);
     let joined = tokio::task::spawn_blocking(move || api.join()).await;
     if !matches!(joined, Ok(Ok(Ok(())))) {
-        tracing::warn!("the API did not end well");
+        tracing::warn!("API server did not shut down cleanly");
     }
     bus.stop_all();
     Ok(())
 }
 
-/// The routes of the API and of the page over a backend, for whom `access` lets in.
+/// The routes of the API and of the page over a backend, with authorization by `access`.
 pub fn router(backend: Arc<dyn Backend>, access: Access) -> axum::Router {
     http::router(backend, access, page::pages())
 }
 
-/// Says what hosts have heard that this journal does not know, and records that the work goes on from it.
-async fn go_on_from(config: &ControllerConfig, ports: &Ports) -> Result<()> {
+/// Logs the newest record that hosts have seen, and records the decision to continue from this journal.
+async fn accept_restored_journal(config: &ControllerConfig, ports: &Ports) -> Result<()> {
     let hosts: Vec<_> = config.inventory.hosts.iter().map(|host| (host.id, host.name.clone())).collect();
     let seconds = PERMIT_VALIDITY.as_secs();
     tracing::warn!(
-        "--restored: hosts are asked what they have heard, then orders on their way may end for {seconds} s"
+        "--restored: querying hosts for the newest record that they have seen, then waiting {seconds} s for commands in flight"
     );
     let restored = restore::restore(ports, hosts).await?;
-    let witness = restored.witness.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
-    tracing::warn!(heard = restored.heard, silent = ?restored.silent, "--restored: the furthest that hosts have heard is {witness}");
+    let witness = restored.witness.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    tracing::warn!(hosts = restored.heard, unreachable = ?restored.silent, newest = witness, "--restored: newest record that hosts have seen");
     Ok(())
 }
 
-/// Resolves when the actors have read what the journal knows of hosts.
-async fn remembered(assembly: &Assembly) {
+/// Resolves when the actors have replayed the journal.
+async fn replayed(assembly: &Assembly) {
     let not_ready = async || {
         let hosts = assembly.bus.ask(assembly.recovery(), QueryHostsMsg {}).await.err();
         let ha = assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await.err();
         hosts.into_iter().chain(ha).any(|error| error.is(&Code::NOT_READY))
     };
     while not_ready().await {
-        tokio::time::sleep(MEMORY_LOOK).await;
+        tokio::time::sleep(REPLAY_POLL).await;
     }
 }
 
@@ -202,7 +201,7 @@ impl Backend for Controller {
                 &vms,
                 &known.storages,
                 &known.refs,
-                self.thoughts().await.ok().as_ref(),
+                self.ha_status().await.ok().as_ref(),
             );
         }
         self.notifier.measure();
@@ -239,7 +238,7 @@ impl Backend for Controller {
     }
 
     async fn vms(&self) -> Result<Vec<VmInventory>> {
-        let asked: Vec<_> = self
+        let queries: Vec<_> = self
             .assembly
             .catalog
             .now()
@@ -247,7 +246,7 @@ impl Backend for Controller {
             .iter()
             .map(|vm| self.assembly.bus.ask(Self::vm(vm.id), QueryVmMsg {}))
             .collect();
-        futures_util::future::try_join_all(asked).await
+        futures_util::future::try_join_all(queries).await
     }
 
     async fn vm(&self, id: VmId) -> Result<VmInventory> {
@@ -300,7 +299,7 @@ impl Backend for Controller {
             judger_class_name: "Operator".to_owned(),
             soft_avoid_host_uuids: Vec::new(),
             host_uuid: host,
-            ha_reason: "an operator asked for it".to_owned(),
+            ha_reason: "requested by an operator".to_owned(),
         };
         self.assembly.bus.ask_within(Address::singleton(HaActor::KIND), order, VM_DEADLINE).await?;
         self.vm(vm).await
@@ -317,7 +316,7 @@ impl Backend for Controller {
     }
 
     async fn explain(&self, name: &str) -> Result<Vec<String>> {
-        let ha = self.thoughts().await?;
+        let ha = self.ha_status().await?;
         let hosts = self.known().await?.hosts;
         let Ok(id) = self.vm_id(name) else {
             let id = self.host_id(name).map_err(|_| not_found("VM or host", name))?;
@@ -333,7 +332,7 @@ impl Backend for Controller {
         Ok(explain::vm(&vm, host, &ha, fence.as_ref(), braked))
     }
 
-    async fn thoughts(&self) -> Result<HaReply> {
+    async fn ha_status(&self) -> Result<HaReply> {
         self.assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await
     }
 

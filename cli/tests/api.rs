@@ -100,14 +100,14 @@ async fn the_api_and_the_command_line_say_what_is_and_never_a_secret() {
     // Every refusal is {"error": ErrorCode} with a fitting status and words that help.
     let big = "x".repeat(1 << 20);
     for (method, path, body, status, code, says) in [
-        ("GET", "/v1/nothing", "", 404, "SYS.1003", "GET / lists them"),
+        ("GET", "/v1/nothing", "", 404, "SYS.1003", "GET / lists the paths"),
         ("GET", "/v1/vms/vm2", "", 404, "SYS.1003", "\\\"vm2\\\""),
         ("GET", "/v1/hosts/..%2f..%2fetc", "", 404, "SYS.1003", "there is no host"),
         ("GET", "/v1/events?after=x", "", 400, "SYS.1007", "whole numbers"),
-        ("GET", "/v1/events?limit=0", "", 400, "SYS.1007", "limit is 1 to 1000"),
+        ("GET", "/v1/events?limit=0", "", 400, "SYS.1007", "out of range (1 to 1000)"),
         ("GET", "/v1/events?offset=3", "", 400, "SYS.1007", "unknown field"),
-        ("POST", "/v1/hosts", "{}", 405, "SYS.1007", "does not take POST"),
-        ("POST", "/v1/vms/vm1/actions", "", 400, "SYS.1007", "not an order"),
+        ("POST", "/v1/hosts", "{}", 405, "SYS.1007", "does not accept POST"),
+        ("POST", "/v1/vms/vm1/actions", "", 400, "SYS.1007", "not a valid action"),
         ("POST", "/v1/vms/vm1/actions", r#"{"reboot":{}}"#, 400, "SYS.1007", "unknown variant"),
         ("POST", "/v1/vms/vm1/actions", r#"{"start":{"hots":"host-a"}}"#, 400, "SYS.1007", "unknown field"),
         ("POST", "/v1/vms/vm1/actions", r#"{"start":{"host":"host-z"}}"#, 404, "SYS.1003", "host-z"),
@@ -133,8 +133,8 @@ async fn the_api_and_the_command_line_say_what_is_and_never_a_secret() {
         (&["events"], vec!["controller.started", "storage.protocol-redeploy", "attempt=1"]),
         (&["inspect"], vec!["recovery", "audit", "host", "storage", "vm"]),
         (&["host", "maintain", "host-b"], vec!["host-b is Maintenance"]),
-        (&["host", "drain", "host-b", "--dry-run"], vec!["host-b: nothing is changed"]),
-        (&["host", "drain", "host-b"], vec!["host-b is Maintenance, its VMs are being moved"]),
+        (&["host", "drain", "host-b", "--dry-run"], vec!["host-b: dry run, nothing is changed"]),
+        (&["host", "drain", "host-b"], vec!["host-b is in Maintenance, drain in progress"]),
         (&["explain", "host-b"], vec!["in maintenance", "HA: drain"]),
         (&["host", "activate", "host-b"], vec!["host-b is Enabled"]),
         (&["host", "ping", "host-a"], vec!["host-a is Enabled, Connected"]),
@@ -155,7 +155,7 @@ async fn the_api_and_the_command_line_say_what_is_and_never_a_secret() {
     for (arguments, says) in [
         (&["vm", "start", "vm9"][..], "there is no VM"),
         (&["vm", "start", "vm1", "--host", "host-9"], "there is no host"),
-        (&["hosts", "--server", "http://127.0.0.1:1"], "Start one with `ringfence serve`"),
+        (&["hosts", "--server", "http://127.0.0.1:1"], "start one with `ringfence serve`"),
     ] {
         let output = run(&cluster, arguments);
         let errors = String::from_utf8(output.stderr).unwrap();

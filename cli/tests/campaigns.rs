@@ -95,7 +95,7 @@ fn a_controller_killed_at_any_step_of_its_journal_resumes_and_starts_once() {
             assert_eq!(lab.qemu(&from, "vm1"), 0, "{when} {step}");
         }
     }
-    assert!(lab.order(&["events", "--verify"]).unwrap().contains("the chain is whole"));
+    assert!(lab.order(&["events", "--verify"]).unwrap().contains("hash chain verified"));
 }
 
 /// Row 36: where the journal cannot be written nothing irreversible is done; when it can, it goes on by itself.
@@ -130,7 +130,7 @@ fn with_a_full_disk_nothing_is_fenced_and_when_there_is_room_it_goes_on() {
         "what happened meanwhile is told: {failed:?}"
     );
     lab.no_split_brain();
-    assert!(lab.order(&["events", "--verify"]).unwrap().contains("the chain is whole"));
+    assert!(lab.order(&["events", "--verify"]).unwrap().contains("hash chain verified"));
 }
 
 /// Row 38, with few, or with the 20 of `make many-vms`: all of them up elsewhere, spread out, none twice.

@@ -63,7 +63,7 @@ fn a_missing_file_is_a_mistake_of_one_line() {
     let output = run("check", "no-such.toml");
     let says = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(says.starts_with("no-such.toml:1: cannot read it: No such file"), "{says}");
+    assert!(says.starts_with("no-such.toml:1: cannot read the file: No such file"), "{says}");
 }
 
 #[test]

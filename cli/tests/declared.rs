@@ -46,18 +46,18 @@ fn each_of_many_mistakes_is_told_with_both_places() {
     assert_told(
         &mistakes(&case("dup.toml")),
         &[
-            "0.0.0.0 is every address and none",
-            "::ffff:10.77.0.11 is IPv4 written as IPv6: a storage knows its clients by the plain form: write 10.77.0.11",
+            "0.0.0.0 is the unspecified address",
+            "::ffff:10.77.0.11 is an IPv4-mapped IPv6 address, which no storage reports for its clients: write 10.77.0.11",
             "fe80::1 is link-local",
             "224.0.0.1 is a multicast address",
-            "10.77.0.11 is the management address of host-a too (",
+            "10.77.0.11 is also the management address of host-a (",
             "storage_ips = [\"127.0.0.1\", \"0.0.0.0\", \"::ffff:10.77.0.11\", \"fe80::1\", \"224.0.0.1\"]: 127.0.0.1 is loopback",
             "storage_ips = [\"127.0.0.1\"]: 127.0.0.1 is loopback",
-            "`-drive file=rbd:rbd/data7,if=virtio` may open a disk that nothing watches",
+            "`-drive file=rbd:rbd/data7,if=virtio` may open a disk that is neither watched",
             "`-readconfig /etc/x.cfg` may open a disk",
-            "ceph://rbd/disk7 is a volume of vm1 already (",
-            "cbd:pp/lp/v1 is a volume of vm1 already (",
-            "dir://data.raw is a volume of vm1 already (",
+            "ceph://rbd/disk7 is already a volume of vm1 (",
+            "cbd:pp/lp/v1 is already a volume of vm1 (",
+            "dir://data.raw is already a volume of vm1 (",
         ],
     );
     let places = load(&case("dup.toml")).unwrap_err().to_string();
@@ -67,7 +67,7 @@ fn each_of_many_mistakes_is_told_with_both_places() {
 #[test]
 fn a_well_declared_cluster_is_fine_and_a_shared_management_address_is_not() {
     assert_told(&mistakes(&case("good.toml")), &[]);
-    assert_told(&mistakes(&case("same-management.toml")), &["10.0.0.12 is the management address of host-a too ("]);
+    assert_told(&mistakes(&case("same-management.toml")), &["10.0.0.12 is also the management address of host-a ("]);
 }
 
 fn good() -> String {
@@ -77,16 +77,16 @@ fn good() -> String {
 #[test]
 fn addresses_of_two_hosts_are_refused_beyond_loopback() {
     let shared = good().replace("10.1.0.12", "10.1.0.11");
-    assert_told(&mistakes_of(&shared, &[]), &["10.1.0.11 is in storage_ips of host-a too ("]);
+    assert_told(&mistakes_of(&shared, &[]), &["10.1.0.11 is also in storage_ips of host-a ("]);
     let others = good().replace("[\"10.1.0.12\"]", "[\"10.0.0.11\"]");
     assert_told(&mistakes_of(&others, &[]), &["10.0.0.11 is the management address of host-a ("]);
     let twice = good().replace("[\"10.1.0.12\"]", "[\"10.1.0.12\", \"10.1.0.12\"]");
-    assert_told(&mistakes_of(&twice, &[]), &["10.1.0.12 stands here twice"]);
+    assert_told(&mistakes_of(&twice, &[]), &["10.1.0.12 is listed twice"]);
     // Behind one address, told apart by the port.
     let ports = good().replace("management_ip = \"10.0.0.12\"", "management_ip = \"10.0.0.11\"\nssh_port = 2222");
     assert_told(&mistakes_of(&ports, &[]), &[]);
     let half = good().replace("management_ip = \"10.0.0.12\"", "management_ip = \"127.0.0.1\"");
-    assert_told(&mistakes_of(&half, &[]), &["127.0.0.1 is this machine itself"]);
+    assert_told(&mistakes_of(&half, &[]), &["127.0.0.1 is loopback: a sibling host"]);
     let one_agent = good().replace("http://10.0.0.12:7070", "http://10.0.0.11:7070");
     assert_told(&mistakes_of(&one_agent, &[]), &["host-b has the agent of host-a ("]);
     // A lab on one machine: told apart by the agents' ports alone, as the demo is.
@@ -111,7 +111,10 @@ fn watchers_that_are_allowed_are_nobodys_hosts() {
     let config = load(&file).unwrap();
     assert_eq!(config.inventory.storages[0].watchers_allowed, ["10.9.0.99".parse::<std::net::IpAddr>().unwrap()]);
     assert_told(&mistakes_of(&with("\"10.1.0.11\""), &[]), &["10.1.0.11 is an address of host-a"]);
-    assert_told(&mistakes_of(&with("\"0.0.0.0\", \"x\""), &[]), &["0.0.0.0 is every", "\"x\" is not an IP address"]);
+    assert_told(
+        &mistakes_of(&with("\"0.0.0.0\", \"x\""), &[]),
+        &["0.0.0.0 is the unspecified", "\"x\" is not an IP address"],
+    );
     let vhost =
         with("\"10.9.0.99\"").replace("kind = \"ceph\"", "kind = \"vhost\"").replace("ceph://vms/vm1", "vhost://vm1");
     assert_told(&mistakes_of(&vhost, &[]), &["a storage of kind Vhost has no watchers"]);
@@ -129,7 +132,7 @@ fn uuids_that_would_share_a_folder_on_a_host_are_refused() {
     };
     assert_told(
         &mistakes_of(&storages("019ab0c0-2222-7bbb-8000-000000000002"), &[]),
-        &["begins with the 8 digits of storage nvme-a ("],
+        &["the same first 8 digits as storage nvme-a ("],
     );
     assert_told(&mistakes_of(&storages("019ab0c1-2222-7bbb-8000-000000000002"), &[]), &[]);
     let vms = |other: &str| {
@@ -143,7 +146,7 @@ fn uuids_that_would_share_a_folder_on_a_host_are_refused() {
     };
     assert_told(
         &mistakes_of(&vms("019ab0c0-1111-7bbb-8000-000000000002"), &[]),
-        &["begins with the 12 digits of VM a ("],
+        &["the same first 12 digits as VM a ("],
     );
     assert_told(&mistakes_of(&vms("019ab0c0-1112-7bbb-8000-000000000002"), &[]), &[]);
 }
@@ -176,24 +179,25 @@ fn a_domain_has_the_disks_that_are_declared_and_no_other() {
     assert_told(&domain(&[root, data], &read("nova.xml")), &[]);
     assert_told(
         &domain(&[root], &read("nova.xml")),
-        &[
-            "disk vdb (the RBD image volumes/volume-0b1f0c9e-7a34-4a7c-9b1e-0c1de0a11c99) may be written to, and is no volume",
-        ],
+        &["disk vdb (the RBD image volumes/volume-0b1f0c9e-7a34-4a7c-9b1e-0c1de0a11c99) is writable but not a volume"],
     );
-    assert_told(&domain(&[root, data], &read("one-disk.xml")), &["no disk of it is ceph://volumes/volume-0b1f0c9e"]);
+    assert_told(
+        &domain(&[root, data], &read("one-disk.xml")),
+        &["the domain has no disk for ceph://volumes/volume-0b1f0c9e"],
+    );
     assert_told(
         &domain(&[root], &read("local-disk-too.xml")),
-        &["disk vdc (/var/lib/libvirt/images/local.qcow2) may be written to"],
+        &["disk vdc (/var/lib/libvirt/images/local.qcow2) is writable"],
     );
     assert_told(
         &domain(&[root, data], &read("right-uuid-only-in-a-comment.xml")),
-        &["its uuid is \"11111111-2222-4333-8444-555555555555\", not 5d1f0c9e-7a34-4a7c-9b1e-0c1de0a11c01"],
+        &["its uuid is \"11111111-2222-4333-8444-555555555555\" instead of 5d1f0c9e-7a34-4a7c-9b1e-0c1de0a11c01"],
     );
     assert_told(
         &domain(&["vms/another"], &read("one-disk.xml")),
         &[
             "disk vda (the RBD image vms/5d1f0c9e-7a34-4a7c-9b1e-0c1de0a11c01_disk)",
-            "no disk of it is ceph://vms/another",
+            "the domain has no disk for ceph://vms/another",
         ],
     );
     let filled = read("one-disk.xml")

@@ -244,7 +244,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     report.says(login, "ok", "works, as root", "");
     report.says(key, "ok", "only its owner", "");
     report.says(("host-b", "clock", ""), "ok", " ms ", "");
-    report.says(("controller", "ceph-block", "ceph-1"), "ok", "192.0.2.1 was blocked", "");
+    report.says(("controller", "ceph-block", "ceph-1"), "ok", "192.0.2.1 blocked", "");
     report.says(("controller", "journal", ""), "ok", "none yet", "");
     assert!(!office.dir.path().join("bin/blocked").exists(), "the trial entry was left behind");
     assert_eq!(std::fs::read_dir(office.dir.path().join("state")).unwrap().count(), 0, "a look made a file");
@@ -253,18 +253,18 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     std::fs::rename(a.file("key"), a.file("key.away")).unwrap();
     let (code, report) = asked();
     assert_eq!(code, 1);
-    report.says(key, "fail", "there is no key", "ssh-keygen -q -t ed25519");
-    report.says(login, "unknown", "not tried", "mend ssh-key first");
+    report.says(key, "fail", "the key does not exist", "ssh-keygen -q -t ed25519");
+    report.says(login, "unknown", "not tried", "fix ssh-key first");
     assert_eq!(report.level("host-b"), ("no-kill", 60), "nobody can kill there");
     assert_eq!(report.level("host-a"), ("good", 80), "host-b still can");
     std::fs::rename(a.file("key.away"), a.file("key")).unwrap();
     write(&a.file("key"), a.text("key"), 0o644);
     let (code, report) = asked();
     report.says(key, "fail", "others may use it too (mode 644)", "chmod 600 ");
-    report.says(login, "unknown", "not tried", "mend ssh-key first");
+    report.says(login, "unknown", "not tried", "fix ssh-key first");
     assert_eq!(code, 1, "OpenSSH would refuse it too");
     write(&a.file("key"), "no key", 0o600);
-    asked().1.says(key, "fail", "no private key", "ssh-keygen");
+    asked().1.says(key, "fail", "not a private key", "ssh-keygen");
     std::fs::remove_file(a.file("key")).unwrap();
     keygen(&a.file("key"));
     a.befriend(&b);
@@ -273,7 +273,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     write(&a.file("known_hosts"), "", 0o600);
     let (code, report) = asked();
     report.says(known, "fail", "has no key of 127.0.0.1", "ssh-keyscan -p ");
-    report.says(login, "unknown", "not tried", "mend known-hosts first");
+    report.says(login, "unknown", "not tried", "fix known-hosts first");
     assert_eq!(code, 1);
     write(&a.file("known_hosts"), b.known_as(&a.text("hostkey.pub")), 0o600);
     let (code, report) = asked();
@@ -281,11 +281,11 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     report.says(login, "fail", "its host key has changed", "ssh-keygen -f ");
     assert_eq!((code, report.level("host-b")), (1, ("no-kill", 60)));
 
-    // It does not let us in, or to something else than a shell.
+    // Authentication fails, or the key forces a command.
     a.befriend(&b);
     write(&b.file("authorized"), "", 0o600);
     let (code, report) = asked();
-    report.says(login, "fail", "it does not let us in", "ssh-copy-id -i ");
+    report.says(login, "fail", "authentication failed", "ssh-copy-id -i ");
     assert_eq!((code, report.level("host-b")), (1, ("no-kill", 60)));
     write(&b.file("authorized"), format!("command=\"echo hello\" {}", a.text("key.pub")), 0o600);
     asked().1.says(login, "fail", "does its key force a command?", "command -v ringfence");
@@ -298,22 +298,17 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     report.says(("controller", "ceph", "ceph-1"), "ok", "epoch 7", "");
     report.says(("controller", "ceph-block", "ceph-1"), "fail", "access denied", caps);
     report.says(("controller", "ceph-unblock", "ceph-1"), "fail", "access denied", caps);
-    report.says(
-        ("host-a", "fenceability", ""),
-        "warn",
-        "when it loses its power a human has to be woken",
-        "ceph-block",
-    );
+    report.says(("host-a", "fenceability", ""), "warn", "after a loss of power an operator must attest", "ceph-block");
     assert_eq!((code, report.level("host-a")), (1, ("no-storage", 30)));
     office.switch("denied", false);
     office.switch("gone", true);
     let (_, report) = asked();
     report.says(("controller", "ceph", "ceph-1"), "fail", "timed out", "osd dump");
-    report.says(("controller", "ceph-block", "ceph-1"), "unknown", "not tried", "mend ceph first");
+    report.says(("controller", "ceph-block", "ceph-1"), "unknown", "not tried", "fix ceph first");
     // And no sibling either: nobody but a human.
     write(&b.file("authorized"), "", 0o600);
     let (_, report) = asked();
-    report.says(("host-b", "fenceability", ""), "fail", "some are to never stop", "ssh-login");
+    report.says(("host-b", "fenceability", ""), "fail", "some are NeverStop", "ssh-login");
     assert_eq!(report.level("host-b"), ("human-only", 10));
     office.switch("gone", false);
     a.befriend(&b);
@@ -321,17 +316,17 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     // What the file says: addresses, a token that others may read, a policy that takes silence for death.
     let without = config.replacen("storage_ips = [\"10.77.0.10\"]\n", "", 1);
     let (_, report) = tokio::task::block_in_place(|| office.asked(&without));
-    report.says(("host-a", "storage-ips", ""), "fail", "none is known", "storage_ips = [\"127.0.0.1\"]");
+    report.says(("host-a", "storage-ips", ""), "fail", "none is configured", "storage_ips = [\"127.0.0.1\"]");
     assert_eq!((report.level("host-a"), report.level("host-b")), (("no-storage", 30), ("good", 80)));
     write(&office.dir.path().join("token"), "0123456789abcdef", 0o644);
     let open = config.replacen("[[cluster]]", "agent_token_file = \"token\"\n[[cluster]]", 1);
     let (code, report) = tokio::task::block_in_place(|| office.asked(&open));
     report.says(("controller", "token", "token"), "fail", "others may read it", "chmod 600 ");
-    report.says(("host-a", "agent", ""), "unknown", "not asked", "token");
+    report.says(("host-a", "agent", ""), "unknown", "not checked", "token");
     assert_eq!(code, 1);
     let bold = config.replacen("[[cluster]]", "[fence]\non_ssh_unreachable = \"allow\"\n[[cluster]]", 1);
     let (_, report) = tokio::task::block_in_place(|| office.asked(&bold));
-    report.says(("controller", "policy", ""), "warn", "taken for dead", "on_ssh_unreachable = \"storage-fence\"");
+    report.says(("controller", "policy", ""), "warn", "counts as dead", "on_ssh_unreachable = \"storage-fence\"");
     assert_eq!(report.level("host-a"), ("no-storage", 30));
 
     // A sibling that is not there at all.
@@ -339,7 +334,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     let away = config.replace(&format!("ssh_port = {}\n", b.ssh.port()), &format!("ssh_port = {nobody}\n"));
     write(&a.file("known_hosts"), format!("[127.0.0.1]:{nobody} {}", b.text("hostkey.pub")), 0o600);
     let (_, report) = tokio::task::block_in_place(|| office.asked(&away));
-    report.says(login, "fail", "nothing answers", "systemctl enable --now ssh");
+    report.says(login, "fail", "no answer", "systemctl enable --now ssh");
 }
 
 /// An agent that says what it is told to.
@@ -391,7 +386,7 @@ async fn clocks_and_agents_that_are_not_the_right_ones_are_found() {
         let said = report.finding(name, "agent", "")["found"].as_str().unwrap();
         assert_eq!(report.finding(name, "agent", "")["verdict"], "fail", "{said}");
         assert!(said.contains(found) || name == "other", "{name}: {said}");
-        report.says((name, "look", ""), "unknown", "not asked", "mend agent first");
+        report.says((name, "look", ""), "unknown", "not checked", "fix agent first");
         assert_eq!(report.level(name), ("human-only", 10));
     }
 }

@@ -100,7 +100,7 @@ fn the_plug_is_pulled_and_the_host_comes_back_with_a_vm_that_was_started_at_boot
     assert_eq!(lab.runs_on("vm1"), Some(at.clone()), "started once");
     lab.writes(&at, "vm1");
     lab.no_split_brain();
-    assert!(lab.order(&["events", "--verify"]).unwrap().contains("the chain is whole"));
+    assert!(lab.order(&["events", "--verify"]).unwrap().contains("hash chain verified"));
 }
 
 /// Rows 3 and 17: only the storage is still reached; the VM writes on until its storage refuses it, and a client that

@@ -297,7 +297,7 @@ async fn streams_are_bounded_and_one_that_ends_makes_room() {
         assert!(streams.len() <= 1000, "streams without end");
     };
     assert_eq!((refused.status().as_u16(), streams.len()), (503, 64));
-    assert!(refused.text().await.unwrap().contains("streams of events are open"));
+    assert!(refused.text().await.unwrap().contains("event streams are in use"));
     streams.clear();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while open().await.status() != 200 {

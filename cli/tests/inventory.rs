@@ -61,10 +61,10 @@ async fn a_vm_comes_survives_the_controllers_death_and_goes_only_when_it_is_stop
     disk.set_len(1 << 20).unwrap();
     let file = file.to_str().unwrap();
 
-    assert_eq!(says(&cluster, &["inventory", "apply", file]), "+ VM vm2\nnothing was changed: --yes does it\n");
+    assert_eq!(says(&cluster, &["inventory", "apply", file]), "+ VM vm2\nnothing applied yet: add --yes\n");
     assert_eq!(state(&cluster, "vm2").await, None);
-    assert_eq!(says(&cluster, &["inventory", "apply", file, "--yes"]), "+ VM vm2\nin force\n");
-    assert_eq!(says(&cluster, &["inventory", "apply", file, "--yes"]), "nothing is another\n");
+    assert_eq!(says(&cluster, &["inventory", "apply", file, "--yes"]), "+ VM vm2\napplied\n");
+    assert_eq!(says(&cluster, &["inventory", "apply", file, "--yes"]), "no changes\n");
     says(&cluster, &["vm", "start", "vm2"]);
 
     cluster.kill("controller").unwrap();
@@ -76,7 +76,7 @@ async fn a_vm_comes_survives_the_controllers_death_and_goes_only_when_it_is_stop
     assert!(refused.contains("VM vm2 is Running: `ringfence vm stop vm2` first"), "{refused}");
     assert_eq!(state(&cluster, "vm2").await.as_deref(), Some("Running"));
     says(&cluster, &["vm", "stop", "vm2"]);
-    assert_eq!(says(&cluster, &["inventory", "remove", "vm", "vm2", "--yes"]), "- VM vm2\nin force\n");
+    assert_eq!(says(&cluster, &["inventory", "remove", "vm", "vm2", "--yes"]), "- VM vm2\napplied\n");
     assert_eq!(state(&cluster, "vm2").await, None);
     assert_eq!(cluster.qemus("host-a").len() + cluster.qemus("host-b").len(), 0);
     let told: Vec<Value> = cluster.events(0).await.unwrap().iter().map(|record| record.payload.clone()).collect();
@@ -104,8 +104,8 @@ async fn the_config_is_read_again_as_a_whole_or_not_at_all() {
     std::fs::write(&config, host("c1").replace("interval = \"", "interval = \"1")).unwrap();
     let shown = says(&cluster, &["inventory", "reload", "--yes"]);
     let lines: Vec<&str> = shown.lines().collect();
-    assert_eq!((lines[0], lines[lines.len() - 1]), ("+ host host-z", "in force"), "{shown}");
-    assert!(lines.contains(&"! [ping] counts from the next start of the controller on"), "{shown}");
+    assert_eq!((lines[0], lines[lines.len() - 1]), ("+ host host-z", "applied"), "{shown}");
+    assert!(lines.contains(&"! [ping] takes effect after the controller restarts"), "{shown}");
     let noticed = async || {
         let hosts: Vec<Value> = cluster.client().items("/v1/hosts").await?;
         let status = |name: &str| hosts.iter().find(|host| host["name"] == name).map(|host| host["status"].clone());

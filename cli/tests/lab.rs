@@ -125,15 +125,15 @@ fn check_live_says_what_would_fail_tonight() {
     assert_eq!(code, Some(0), "{said}");
     for line in [
         "ok    agent of host-b: version",
-        "ok    ceph-1, client.ringfence may block clients: 192.0.2.1",
-        "ok    ceph-1, client.ringfence may let them in again: 192.0.2.1",
+        "ok    ceph-1, client.ringfence may add blocklist entries: 192.0.2.1",
+        "ok    ceph-1, client.ringfence may remove blocklist entries: 192.0.2.1",
         "ok    vm1, ceph://rbd/vm1: watched by 10.77.0.11:0/",
-        "12 looked at, all well",
+        "12 checks passed",
     ] {
         assert!(said.contains(line), "{line:?} is missing in {said}");
     }
     let (_, again) = check(&config);
-    assert!(again.contains(", 0 hosts blocked"), "the trial entry was left behind: {again}");
+    assert!(again.contains(", 0 addresses blocked"), "the trial entry was left behind: {again}");
 
     // What breaks fences in practice: a compute node's key, a typo in an image's name, an agent that is not there.
     let ceph_conf = std::fs::read_to_string(lab.dir.join("ceph/ceph.conf")).unwrap();
@@ -154,13 +154,13 @@ fn check_live_says_what_would_fail_tonight() {
     assert_eq!(code, Some(1), "{said}");
     for line in [
         "FAIL  agent of host-c: cannot reach http://10.77.0.13:7070",
-        "ok    ceph-1, client.compute may block clients",
-        "FAIL  ceph-1, client.compute may let them in again: ceph osd blocklist as client.compute: exit status: 13",
+        "ok    ceph-1, client.compute may add blocklist entries",
+        "FAIL  ceph-1, client.compute may remove blocklist entries: ceph osd blocklist as client.compute: exit status: 13",
         "FAIL  vm3, ceph://rbd/vm-3: there is no image rbd/vm-3",
         "FAIL  vm2, ceph://rbd/vm2: watched by 10.77.0.12:0/",
         "which is in no host's storage_ips",
-        "FAIL  own-addresses of host-b: 10.77.1.12 of its storage_ips is no address of host-b",
-        "13 looked at, 5 would fail",
+        "FAIL  own-addresses of host-b: 10.77.1.12 of its storage_ips is not an address of host-b",
+        "13 checks, 5 failed",
     ] {
         assert!(said.contains(line), "{line:?} is missing in {said}");
     }

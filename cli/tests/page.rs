@@ -139,7 +139,7 @@ async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
         ("overview", "/", "it may still write"),
         ("hosts", "/ui/hosts", "no answer within 2s"),
         ("host", "/ui/hosts/host-1", "host-1 is explained."),
-        ("storages", "/ui/storages", "redeployed 3 times, the next after 7 pings"),
+        ("storages", "/ui/storages", "redeployed 3 times, next after 7 pings"),
         ("vms", "/ui/vms", "NeverStop"),
         ("vm", "/ui/vms/vm1", "failed-unreachable"),
         ("fence", "/ui/vms/vm2", "Start elsewhere"),
@@ -148,7 +148,7 @@ async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
         ("inventory-change", "/ui/inventory/change?kind=host&name=host-0", "management_ip = \"10.0.0.1\""),
         ("inventory-reload", "/ui/inventory/reload", "+ cluster c2"),
         ("hooks", "/ui/hooks", "exit status: 75"),
-        ("sign-in", "/ui/sign-in", "asks for a token"),
+        ("sign-in", "/ui/sign-in", "requires a token"),
         ("ha-start", "/ui/vms/vm1/ha-start", "quarantine host-1"),
         ("drain", "/ui/hosts/host-1/drain", "no host has room for vm1"),
         ("confirm-fenced", "/ui/hosts/host-1/confirm-fenced", "its disk is destroyed"),
@@ -171,7 +171,7 @@ async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
     // The ladder says what was tried, with the evidence, as text: nothing of it is taken for HTML.
     browser.client.goto(&format!("http://{address}/ui/vms/vm1")).await.unwrap();
     let ladder = browser.text(".ladder").await;
-    for says in ["A sibling kills it over SSH", "cannot reach it", "Its storage refuses the host", "<b>bold</b>"] {
+    for says in ["Kill over SSH by a sibling host", "cannot reach it", "Storage fence of the host", "<b>bold</b>"] {
         assert!(ladder.contains(says), "{ladder}");
     }
 }
@@ -199,7 +199,7 @@ async fn what_happens_is_shown_within_a_second_and_the_focus_stays() {
         fake.happens(&event);
         slowest = slowest.max(browser.until("main", &event.reason).await);
         if n == 0 {
-            browser.until(".counts", "4 of 4 wanted").await;
+            browser.until(".counts", "4 of 4 desired").await;
         }
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?} from an event to the page");
@@ -217,17 +217,17 @@ async fn an_order_is_shown_before_it_is_done_and_another_sites_page_cannot_give_
         browser.client.find(Locator::XPath(&xpath)).await.unwrap().click().await.unwrap();
     };
     browser.client.goto(&format!("http://{address}/ui/vms/vm1")).await.unwrap();
-    click("Fence it where it ran last").await;
+    click("Fail over").await;
     browser.until("main", "start it on host-0").await;
     assert!(fake.orders.lock().is_empty(), "nothing is done before it is confirmed");
-    click("Yes, ha-start vm1").await;
+    click("Fail over vm1").await;
     browser.until("h1", "vm1").await;
     assert_eq!(*fake.orders.lock(), ["ha-start"]);
 
     browser.client.goto(&format!("http://{address}/ui/hosts/host-1/confirm-fenced")).await.unwrap();
     let by = browser.client.find(Locator::Css("input[name=by]")).await.unwrap();
     by.send_keys("Ada").await.unwrap();
-    click("Yes, confirm-fenced host-1").await;
+    click("Confirm that this host is off: host-1").await;
     browser.until("h1", "host-1").await;
     assert_eq!(fake.orders.lock().last().unwrap(), "confirm-fenced by Ada");
 
@@ -254,9 +254,7 @@ async fn charts_say_as_a_table_what_they_draw() {
     browser.client.goto(&format!("http://{address}/ui/vms/vm2")).await.unwrap();
     let table = browser.text(".chart table").await;
     // One record follows the other after 740 ms.
-    for says in
-        ["Detection: siblings look", "Checks before the fence", "Its storage refuses the host", "Start elsewhere"]
-    {
+    for says in ["Detection by sibling hosts", "Checks before the fence", "Storage fence", "Start elsewhere"] {
         assert!(table.lines().any(|line| line.starts_with(says) && line.ends_with("0.740 s")), "{says}: {table}");
     }
     assert_eq!((count(".chart rect.bar").await, count(".chart tbody tr").await), (5, 5));
@@ -285,7 +283,7 @@ async fn the_inventory_is_changed_only_as_it_was_shown() {
         let area = browser.client.find(Locator::Css("textarea")).await.unwrap();
         area.clear().await.unwrap();
         area.send_keys(text).await.unwrap();
-        click("Show the difference").await;
+        click("Preview").await;
     };
     // What is wrong is told where it was written, and stays written.
     write("[[cluster]]\nname = 7").await;
@@ -295,25 +293,25 @@ async fn the_inventory_is_changed_only_as_it_was_shown() {
     browser.until("main", "+ host h9").await;
     browser.picture("inventory-difference").await;
     assert_eq!(done(), 0, "it was shown only");
-    click("Yes, do it").await;
+    click("Apply").await;
     browser.until("#hosts ~ table", "the API").await;
     assert_eq!(done(), 1);
 
     // The file changes between the look and the yes: it is shown again.
     browser.client.goto(&format!("http://{address}/ui/inventory/reload")).await.unwrap();
-    browser.until("main", "Nothing is another").await;
+    browser.until("main", "No changes").await;
     fake.cluster_in_file("c2");
-    click("Yes, do it").await;
-    browser.until(".trouble", "look again").await;
+    click("Apply").await;
+    browser.until(".trouble", "check it again").await;
     assert_eq!(done(), 1);
-    click("Yes, do it").await;
+    click("Apply").await;
     browser.until("h1", "Inventory").await;
     assert_eq!(done(), 2);
 
     browser.client.goto(&format!("http://{address}/ui/inventory")).await.unwrap();
-    click("Take out h9").await;
+    click("Remove h9").await;
     browser.until("main", "- host h9").await;
-    click("Yes, do it").await;
+    click("Apply").await;
     browser.until("h1", "Inventory").await;
     assert!(!browser.text("main").await.contains("h9"));
 

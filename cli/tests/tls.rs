@@ -236,8 +236,8 @@ async fn the_right_pair_is_heard_and_every_other_is_refused_in_words() {
     let result = agent.ping("https", "host-a", Some(&of_b)).await;
     refused("a host's certificate", result, vec![path(&of_b.cert), "not a controller's: `ringfence pki issue".into()]);
     let result = agent.ping("http", "host-a", Some(&controller)).await;
-    refused("plain HTTP", result, vec!["this port speaks TLS: ask by https://".into()]);
-    logged("it speaks plain HTTP").await;
+    refused("plain HTTP", result, vec!["this port requires TLS; use https://".into()]);
+    logged("plain HTTP on a TLS port").await;
     let result = agent.ping("https", "host-a", None).await;
     refused("no certificate", result, vec!["add [agent_tls] cert, key, ca".into()]);
 
@@ -425,7 +425,7 @@ async fn both_programs_come_together_by_their_files_and_stay_so_over_a_rotation(
     std::fs::write(&file, text).unwrap();
     let (code, said) = ringfence(&["check", "--live", "--config", &file]).await;
     assert!(code == Some(0) && said.contains("ok    agent of host-a"), "{said}");
-    assert!(said.contains("to agents   TLS, the certificate is a controller's (controller), until 2"), "{said}");
+    assert!(said.contains("to agents   TLS, certificate a controller's (controller), expires 2"), "{said}");
 
     let (_controller, api) = program(&["serve", "--config", &file]).await;
     let (server, ca_file) = (format!("https://{api}"), format!("{ca}/ca.pem"));
@@ -465,10 +465,10 @@ async fn both_programs_come_together_by_their_files_and_stay_so_over_a_rotation(
     assert_eq!(told("authority").await, Some(end(&ca_file)));
     assert!(told("hosts").await < told("api").await && told("client-authority").await.is_none());
     let (_, said) = ringfence(&["doctor", "--config", &file]).await;
-    assert!(said.contains("certificate") && said.contains("it ends on 2"), "{said}");
+    assert!(said.contains("certificate") && said.contains("expires on 2"), "{said}");
 
     // Who does not come in is counted.
-    assert!(ringfence(&["hosts", "--server", &format!("http://{api}")]).await.1.contains("this port speaks TLS"));
+    assert!(ringfence(&["hosts", "--server", &format!("http://{api}")]).await.1.contains("this port requires TLS"));
     let client = api_client(Path::new(&ca_file), None).unwrap().build().unwrap();
     let metrics = client.get(format!("{server}/metrics")).send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("ringfence_tls_refused_total{why=\"plain-http\"} 1\n"), "{metrics}");

@@ -1,4 +1,4 @@
-//! What each path of the agent does.
+//! The handler of each endpoint of the agent.
 
 use std::{
     collections::HashMap,
@@ -42,10 +42,10 @@ use uuid::Uuid;
 use super::diagnose::{local, siblings};
 use crate::config::AgentSettings;
 
-/// How long a ZBS target's control socket may take to accept (domain: 1 s).
+/// Time limit for a connection to a ZBS target's control socket. Too low: a busy target counts as down.
 const CONTROL_SOCKET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The agent's commands over this host.
+/// The agent's commands on this host.
 pub(super) struct Handlers {
     host: HostId,
     boot_id: String,
@@ -56,27 +56,27 @@ pub(super) struct Handlers {
     targets: Mutex<HashMap<StorageId, Arc<Target>>>,
 }
 
-/// One line per path: the command, and the method that carries it out.
+/// One line for each endpoint: the command and its method.
 macro_rules! paths {
     ($($command:ty => $method:ident;)*) => {
-        /// Whether this is a path of an agent.
+        /// Whether this is an endpoint of an agent.
         pub(super) fn knows(path: &str) -> bool {
             path == StartVmCmd::PATH || [$(<$command>::PATH),*].contains(&path)
         }
 
-        /// Carries out the command of a path.
+        /// Carries out the command of an endpoint.
         pub(super) async fn dispatch(&self, path: &str, body: &[u8], by: Instant) -> Result<Value> {
             match path {
                 StartVmCmd::PATH => reply(self.start_vm(&command(body)?, by).await?),
                 $(<$command>::PATH => reply(self.$method(command::<$command>(body)?).await?),)*
-                _ => Err(ErrorCode::new(Code::NOT_FOUND, "no path of an agent")),
+                _ => Err(ErrorCode::new(Code::NOT_FOUND, "unknown endpoint")),
             }
         }
     };
 }
 
 impl Handlers {
-    // Starting a VM has a path too; it alone must know by when.
+    // Starting a VM is an endpoint too; only that command needs the deadline.
     paths! {
         HostPingCmd => ping;
         HostFactsCmd => facts;
@@ -92,10 +92,10 @@ impl Handlers {
         ScanHostCmd => scan_host;
     }
 
-    /// Looks at what this host has.
+    /// Opens the state of this host.
     pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Handlers> {
         let vms = Arc::new(Vms::open(settings.qemu.clone(), state.path()).await?);
-        // It ends with the service.
+        // Ends with the handlers.
         tokio::spawn(guard::guard(Arc::downgrade(&vms)));
         Ok(Handlers {
             host: settings.host,
@@ -108,7 +108,7 @@ impl Handlers {
         })
     }
 
-    /// The host that this is.
+    /// The host of this agent.
     pub(super) fn host(&self) -> HostId {
         self.host
     }
@@ -141,23 +141,23 @@ impl Handlers {
     }
 
     async fn diagnose(&self, cmd: DiagnoseHostCmd) -> Result<DiagnoseHostReply> {
-        // First of all: what follows takes its time.
+        // Read the clock first: the checks take time.
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         if cmd.siblings.len() > siblings::MAX_SIBLINGS {
             let details =
-                format!("{} siblings are to be tried, {} at most", cmd.siblings.len(), siblings::MAX_SIBLINGS);
+                format!("{} sibling hosts are too many (at most {})", cmd.siblings.len(), siblings::MAX_SIBLINGS);
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
-        let (mut findings, ways) = tokio::join!(
+        let (mut findings, paths) = tokio::join!(
             local::look(&self.settings, &cmd.needs),
             siblings::look(self.settings.ssh.as_ref(), &cmd.siblings)
         );
-        findings.extend(ways);
+        findings.extend(paths);
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or_default();
         Ok(DiagnoseHostReply { host_uuid: self.host, unix_ms, findings })
     }
 
-    /// Both halves are tried; the first error is the answer.
+    /// Prepares docker and hugepages. Both are tried; the first error is returned.
     async fn prepare_env(&self, cmd: PrepareVhostTargetEnvCmd) -> Result<PrepareVhostTargetEnvReply> {
         let mut notes = Vec::new();
         let docker = match &self.settings.docker {
@@ -167,7 +167,7 @@ impl Handlers {
                 Ok(())
             }
         };
-        // Growing the pool compacts memory, which takes its time: not on the thread that answers pings.
+        // Growing the pool compacts memory, which is slow: not on the thread that answers pings.
         let hugepages = tokio::task::spawn_blocking(move || {
             let hugepages = Hugepages::default();
             let (free, note) = hugepages.ensure(cmd.hugepages)?;
@@ -220,11 +220,11 @@ impl Handlers {
 
     async fn sibling_fence(&self, cmd: SiblingFenceVmCmd) -> Result<SiblingFenceVmOnHostReply> {
         if cmd.failed_host_uuid == self.host {
-            let details = "a host is no sibling of its own: it would kill its own VM";
+            let details = "a host cannot fence itself";
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
         let Some(ssh) = &self.settings.ssh else {
-            let details = "this agent's file has no [ssh]: it cannot reach a failed sibling";
+            let details = "this agent's file has no [ssh], so it cannot reach a sibling host";
             return Err(ErrorCode::new(Code::OPERATION, details));
         };
         let reply = sibling::fence(ssh, &cmd).await?;
@@ -233,7 +233,7 @@ impl Handlers {
 
     async fn scan_host(&self, cmd: ScanHostCmd) -> Result<ScanHostCmdReply> {
         if cmd.host_uuid == self.host {
-            return Err(ErrorCode::new(Code::INVALID_ARGUMENT, "a host is no witness of its own"));
+            return Err(ErrorCode::new(Code::INVALID_ARGUMENT, "a host cannot probe itself"));
         }
         scan::look(&cmd).await
     }
@@ -251,19 +251,18 @@ impl Handlers {
 }
 
 fn command<C: AgentCommand>(body: &[u8]) -> Result<C> {
-    serde_json::from_slice(body).map_err(|e| {
-        ErrorCode::new(Code::INVALID_ARGUMENT, format!("the body of {} is not what it takes: {e}", C::PATH))
-    })
+    serde_json::from_slice(body)
+        .map_err(|e| ErrorCode::new(Code::INVALID_ARGUMENT, format!("invalid body of {}: {e}", C::PATH)))
 }
 
 fn reply(reply: impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(reply).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))
 }
 
-/// Domain: the container exists and runs, and its control socket accepts within 1 s; any probe error is "no".
+/// Healthy: the container runs, and its control socket accepts within 1 s. A failed probe counts as unhealthy.
 async fn zbs_health(engine: &Engine, container: &str, socket: &Path) -> Result<(), String> {
     if !engine.is_running(container).await.map_err(|e| e.details)? {
-        return Err(format!("container {container} does not run"));
+        return Err(format!("container {container} is not running"));
     }
     let connect = tokio::net::UnixStream::connect(socket);
     match tokio::time::timeout(CONTROL_SOCKET_TIMEOUT, connect).await {

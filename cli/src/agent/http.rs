@@ -1,4 +1,4 @@
-//! The agent's HTTP: who may ask, how much, how long; and every answer in the protocol's shape.
+//! The agent's HTTP server: authentication, limits and deadlines; every answer has the protocol's shape.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use crate::{
     places::Showing,
 };
 
-/// How long the work of a caller who names no deadline may take, and the longest that one may name.
+/// Default and largest deadline of a command. Too low: a slow start is aborted. Too high: abandoned work stays in memory.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(600);
 
-/// An answer, ready to be sent and to be remembered.
+/// An answer, ready to be sent and stored.
 #[derive(Clone)]
 pub(super) struct Answer {
     status: StatusCode,
@@ -63,12 +63,12 @@ impl Answer {
 
 struct AgentServer {
     handlers: Arc<Handlers>,
-    /// Of the token: digests are compared, so that the time it takes says nothing of the token.
+    /// Digest of the token: digests are compared, so that timing discloses nothing of the token.
     token_digest: Option<[u8; 32]>,
     tasks: Tasks,
 }
 
-/// The agent's routes, guarded by a token if there is one.
+/// The agent's routes, with authentication by a token if configured.
 pub(super) fn router(handlers: Handlers, token: Option<SecretString>) -> Router {
     let digest = |token: SecretString| Sha256::digest(token.expose_secret()).into();
     let server = AgentServer { handlers: Arc::new(handlers), token_digest: token.map(digest), tasks: Tasks::default() };
@@ -77,7 +77,7 @@ pub(super) fn router(handlers: Handlers, token: Option<SecretString>) -> Router 
 
 async fn handle(State(server): State<Arc<AgentServer>>, request: Request) -> Response {
     let mut response = server.answer(request).await.unwrap_or_else(|refused| refused).into_response();
-    // Refusals too: who reached another host by mistake learns whom.
+    // On rejections too, so that a client that reached the wrong host learns which one.
     if let Ok(host) = header::HeaderValue::from_str(&server.handlers.host().to_string()) {
         response.headers_mut().insert(HOST_HEADER, host);
     }
@@ -93,11 +93,11 @@ impl AgentServer {
             showing.has_shown();
         }
         if !Handlers::knows(&path) {
-            let why = format!("{:.100} is no path of an agent", path);
+            let why = format!("unknown endpoint {path:.100}");
             return Err(Answer::refused(StatusCode::NOT_FOUND, Code::NOT_FOUND, why));
         }
         if parts.method != Method::POST {
-            let why = format!("{path} takes POST, not {}", parts.method);
+            let why = format!("{path} accepts POST, not {}", parts.method);
             return Err(Answer::refused(StatusCode::METHOD_NOT_ALLOWED, Code::INVALID_ARGUMENT, why));
         }
         self.is_for_us(&parts.headers)?;
@@ -105,7 +105,7 @@ impl AgentServer {
             header_text(&parts.headers, name)?.map(str::parse::<u64>).transpose().map_err(|_| bad_header(name))
         };
         let deadline = number(DEADLINE_HEADER)?.map_or(MAX_DEADLINE, Duration::from_millis).min(MAX_DEADLINE);
-        // From here: what happens to this machine meanwhile counts.
+        // From here, so that time in which this machine sleeps counts.
         let by = Instant::now() + deadline;
         let task = match header_text(&parts.headers, TASK_HEADER)? {
             Some(text) => Uuid::parse_str(text).map_err(|_| bad_header(TASK_HEADER))?,
@@ -123,7 +123,7 @@ impl AgentServer {
                 Ok(Err(error)) if error.is(&Code::INVALID_ARGUMENT) => Answer::of(StatusCode::BAD_REQUEST, Err(error)),
                 Ok(result) => Answer::of(StatusCode::OK, result),
                 Err(_) => {
-                    let why = format!("{path} was given up after {deadline:?}, as its caller asked");
+                    let why = format!("{path} exceeded the caller's deadline of {deadline:?}");
                     Answer::refused(StatusCode::OK, Code::TIMEOUT, why)
                 }
             }
@@ -131,8 +131,8 @@ impl AgentServer {
         Ok(self.tasks.once((task, digest), work).await)
     }
 
-    /// An address says only who answers there now: a command for another host is not this one's to carry out. One that
-    /// names none is of a controller of the version before.
+    /// Rejects a command for another host, because an address may have moved. A command without a host is from a controller of
+    /// the previous version.
     fn is_for_us(&self, headers: &HeaderMap) -> Result<(), Answer> {
         let Some(text) = header_text(headers, HOST_HEADER)? else { return Ok(()) };
         let meant: HostId = text.parse().map_err(|_| bad_header(HOST_HEADER))?;
@@ -140,23 +140,24 @@ impl AgentServer {
         if meant == host {
             return Ok(());
         }
-        let why =
-            format!("this is host {host}, and the command is for host {meant}: mend the agent's address of that host");
+        let why = format!(
+            "this is host {host}, but the command is for host {meant}; correct the agent's address of that host"
+        );
         Err(Answer::refused(StatusCode::MISDIRECTED_REQUEST, Code::INVALID_ARGUMENT, why))
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<(), Answer> {
-        // Only browsers send these, and no page has anything to order here, wherever it comes from.
+        // Only browsers send these headers, and no web page may command an agent.
         if let Some(name) = ["origin", "sec-fetch-site"].into_iter().find(|name| headers.contains_key(*name)) {
-            let why = format!("an agent does not answer browsers: the request has the header {name}");
+            let why = format!("requests of browsers are rejected: the request has the header {name}");
             return Err(Answer::refused(StatusCode::FORBIDDEN, Code::INVALID_ARGUMENT, why));
         }
         let Some(digest) = &self.token_digest else { return Ok(()) };
         let shown = header_text(headers, "authorization")?.and_then(|text| text.strip_prefix("Bearer "));
         match shown {
             Some(token) if Sha256::digest(token)[..] == digest[..] => Ok(()),
-            Some(_) => Err(unauthorized("the token is not this agent's")),
-            None => Err(unauthorized("this agent wants a token: Authorization: Bearer TOKEN")),
+            Some(_) => Err(unauthorized("wrong token for this agent")),
+            None => Err(unauthorized("missing token; send Authorization: Bearer TOKEN")),
         }
     }
 }

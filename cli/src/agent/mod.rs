@@ -1,8 +1,8 @@
-//! The host agent: does on its host what a controller asks, and answers what is true there.
+//! The host agent: carries out commands of the controller and reports the state of its host.
 //!
-//! Invariants: what it starts (QEMU, vhost targets) outlives it; a ping is answered whatever else it is doing;
-//! orders that guard against starting a VM twice are durable before they are carried out; it refuses to listen
-//! beyond loopback in the clear, or to obey everybody, unless told so.
+//! Invariants: QEMU and vhost targets outlive the agent; a ping is answered whatever else is in progress; the state that prevents
+//! a second start of a VM is durable before a start; without `insecure` the agent rejects a listener beyond loopback without TLS,
+//! and a configuration without authentication.
 
 pub(crate) mod diagnose;
 mod handlers;
@@ -21,23 +21,23 @@ use crate::{
 };
 use handlers::Handlers;
 
-/// What to do about an agent that asks nobody who he is. On loopback too: every user of the host would be root on it.
-const OPEN_TO_ALL: &str = "the agent has neither [auth] token_file nor [tls]: whoever reaches it would be root on this host. Add \
-                           [auth] token_file with the line that the controller has in agent_token_file, [tls], or insecure = true on \
-                           a machine that only you use";
+/// Error of an agent without authentication. It applies on loopback too: every user of the host would be root.
+const OPEN_TO_ALL: &str = "the agent has neither [auth] token_file nor [tls], so every client that reaches it would be root on this host; \
+                           add [auth] token_file with the token of the controller's agent_token_file, [tls], or insecure = true on a \
+                           machine without other users";
 
-/// Runs an agent until `shutdown` resolves. `ready` is told the address that it listens on.
+/// Runs an agent until `shutdown` resolves. `ready` gets the listen address.
 ///
 /// # Errors
-/// One line each, before anything is served: listening in the clear or to everybody, a port in use, a state directory that cannot
-/// be used or is in use, QEMU missing, a token file that others can read.
+/// One line each, before the first request: no TLS or no authentication, a port in use, a state directory that is unusable or in
+/// use, QEMU missing, a token file that others can read.
 pub async fn run(
     settings: AgentSettings,
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
     if !settings.listen.ip().is_loopback() && settings.tls.is_none() && !settings.insecure {
-        let details = format!("listen = \"{}\" is beyond loopback in the clear: {}", settings.listen, IN_THE_CLEAR);
+        let details = format!("`listen` = \"{}\" is beyond loopback, without TLS; {}", settings.listen, IN_THE_CLEAR);
         return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
     }
     if settings.token_file.is_none() && settings.tls.is_none() && !settings.insecure {
@@ -52,6 +52,6 @@ pub async fn run(
     tracing::info!(%address, host = %settings.host, tls = tls.is_some(), "the agent serves");
     ready(address);
     listen::serve_over(listener, tls, http::router(handlers, token), shutdown).await;
-    tracing::info!("the agent ends; its VMs and targets run on");
+    tracing::info!("the agent stops; its VMs and targets keep running");
     Ok(())
 }

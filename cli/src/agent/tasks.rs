@@ -1,7 +1,7 @@
-//! Each task once: a repeat with the same `taskuuid` gets the first one's answer, also while it is under way.
+//! Deduplication of tasks: a retry with the same `taskuuid` gets the answer of the first request, also while it is in progress.
 //!
-//! Invariants: a repeat is the same path and body too: another command under a known uuid is done, not answered with what
-//! the first one was told; the work goes on though its caller hangs up; what is remembered is bounded in number and time.
+//! Invariants: a retry has the same path and body; a different command under a known uuid is carried out; the work continues when
+//! its caller disconnects; stored answers are bounded in number and age.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,13 +19,13 @@ use uuid::Uuid;
 
 use super::http::Answer;
 
-/// Tasks that are remembered. Too low: a late repeat is done again. Too high: memory, up to an answer each.
+/// Largest number of stored tasks. Too low: a late retry is carried out again. Too high: memory, up to one answer each.
 pub(super) const MAX_TASKS: usize = 1024;
 
-/// How long a task is remembered. Callers give up long before.
+/// Life of a stored task. Too low: a late retry is carried out again. Too high: memory.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// What makes two requests one: the uuid, and a digest of path and body.
+/// Identity of a task: the uuid, and a digest of path and body.
 pub(super) type Task = (Uuid, [u8; 32]);
 
 type Known = Shared<BoxFuture<'static, Answer>>;
@@ -42,7 +42,7 @@ struct State {
 }
 
 impl Tasks {
-    /// Runs the work unless the task is known; its answer, or the known one's.
+    /// Runs the work unless the task is known. Returns its answer, or the stored one.
     pub(super) fn once(&self, task: Task, work: impl Future<Output = Answer> + Send + 'static) -> Known {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_runs_once_though_it_is_asked_for_twice_and_the_first_asker_hangs_up() {
+    async fn retried_task_runs_once_after_a_disconnect() {
         let (tasks, count, task) = (Tasks::default(), Arc::default(), (Uuid::from_u128(1), [1; 32]));
         drop(tasks.once(task, work(&count)));
         tasks.once(task, work(&count)).await;
@@ -93,11 +93,11 @@ mod tests {
         tasks.once((Uuid::from_u128(2), [1; 32]), work(&count)).await;
         assert_eq!(count.load(SeqCst), 2);
         tasks.once((Uuid::from_u128(1), [2; 32]), work(&count)).await;
-        assert_eq!(count.load(SeqCst), 3, "another command is done, whatever its uuid");
+        assert_eq!(count.load(SeqCst), 3, "a different command is carried out");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_remembered_is_bounded_in_number_and_time() {
+    async fn stored_tasks_are_bounded_in_number_and_age() {
         let (tasks, count) = (Tasks::default(), Arc::default());
         for n in 0..MAX_TASKS as u128 + 50 {
             drop(tasks.once((Uuid::from_u128(n), [0; 32]), work(&count)));

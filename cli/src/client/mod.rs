@@ -1,4 +1,4 @@
-//! Asks a controller over HTTP.
+//! The client of the controller's API.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,13 +15,13 @@ use serde_json::Value;
 
 use crate::auth::read_token;
 
-/// How long the controller may take: as long as a VM's start.
+/// Time limit of a request: as long as a VM's start. Too low: a start that succeeds is reported as failed.
 const TIMEOUT: Duration = Duration::from_secs(130);
 
-/// How long connecting may take.
+/// Time limit of a connection attempt. Too low: a busy controller counts as down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A controller, seen from outside.
+/// A connection to one controller.
 pub struct Client {
     token: Option<SecretString>,
     base: String,
@@ -29,31 +29,31 @@ pub struct Client {
     files: Files,
 }
 
-/// What a controller with an `https://` URL is believed by, and shown.
+/// TLS files for a controller with an `https://` URL.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
-    /// The authorities that its certificate may come from.
+    /// Certificate authorities that may have issued the controller's certificate.
     pub ca: Option<PathBuf>,
-    /// A certificate of one's own and its key, for a controller that asks for one.
+    /// Client certificate and key, if the controller requires one.
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
-/// Whom to ask.
+/// Controller connection.
 #[derive(Debug, Args)]
 pub struct Server {
-    /// The controller
+    /// URL of the controller
     #[arg(long, env = "RINGFENCE_SERVER", default_value = "http://127.0.0.1:7080")]
     server: String,
-    /// File with the token that it asks for, mode 0600
+    /// File with the API token, mode 0600
     #[arg(long, env = "RINGFENCE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// For an https:// controller: file with the authorities that its certificate may come from
+    /// File with the certificate authorities of an https:// controller
     #[arg(long, env = "RINGFENCE_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// For a controller that asks for one: file with a certificate of one's own
+    /// File with the client certificate, if the controller requires one
     #[arg(long, env = "RINGFENCE_CERT_FILE", requires = "key_file")]
     cert_file: Option<PathBuf>,
-    /// The key of that certificate, mode 0600
+    /// File with the key of the client certificate, mode 0600
     #[arg(long, env = "RINGFENCE_KEY_FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
 }
@@ -80,7 +80,7 @@ struct Refusal {
 }
 
 impl Client {
-    /// Of the controller at this `http://` URL.
+    /// A client of the controller at this `http://` URL.
     ///
     /// # Errors
     /// `SYS.1007` if it is `https://`.
@@ -88,18 +88,18 @@ impl Client {
         Client::with_files(base, Files::default())
     }
 
-    /// Of the controller at this URL, by these files if it is `https://`.
+    /// A client of the controller at this URL, with these files if it is `https://`.
     ///
     /// # Errors
-    /// `SYS.1007` if `https://` has no authority, or a file cannot be used.
+    /// `SYS.1007` if `https://` has no certificate authority, or a file cannot be used.
     pub fn with_files(base: &str, files: Files) -> Result<Client> {
         let http = match (base.starts_with("https://"), &files.ca) {
             (false, _) => tls::plain_client()?,
             (true, Some(ca)) => tls::api_client(ca, files.own.clone())?,
             (true, None) => {
                 let details = format!(
-                    "{base} shows a certificate, and nothing says whose to believe: name the ca.pem of `ringfence pki init` \
-                     with --ca-file FILE or RINGFENCE_CA_FILE"
+                    "no certificate authority for {base}: set --ca-file or RINGFENCE_CA_FILE to the ca.pem of `ringfence pki \
+                     init`"
                 );
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             }
@@ -109,7 +109,7 @@ impl Client {
         Ok(Client { token: None, base: base.trim_end_matches('/').to_owned(), http, files })
     }
 
-    /// With the token of this file.
+    /// Adds the token of this file.
     ///
     /// # Errors
     /// `SYS.1007`, naming the file and the fix.
@@ -121,30 +121,30 @@ impl Client {
     /// The items of a listing.
     ///
     /// # Errors
-    /// The controller's own, or why it cannot be asked.
+    /// The controller's error, or the reason why the request failed.
     pub async fn items<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
         self.get::<Items<T>>(path).await.map(|items| items.items)
     }
 
-    /// What stands under a path.
+    /// The answer to a GET request.
     ///
     /// # Errors
-    /// The controller's own, or why it cannot be asked.
+    /// The controller's error, or the reason why the request failed.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let response = self.send(Method::GET, path, None, Some(TIMEOUT)).await?;
         self.read(response).await
     }
 
-    /// Gives an order.
+    /// The answer to a POST request.
     ///
     /// # Errors
-    /// The controller's own, or why it cannot be asked.
+    /// The controller's error, or the reason why the request failed.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
         let response = self.send(Method::POST, path, Some(body), Some(TIMEOUT)).await?;
         self.read(response).await
     }
 
-    /// Opens a stream; it has no end.
+    /// Opens an endless stream.
     pub(crate) async fn open(&self, path: &str) -> Result<Response> {
         self.send(Method::GET, path, None, None).await
     }
@@ -174,16 +174,20 @@ impl Client {
         let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
         Err(match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => refusal.error,
-            Err(_) => {
-                ErrorCode::new(Code::HTTP, format!("{} answered {status}: is it a Ringfence controller?", self.base))
-            }
+            Err(_) => ErrorCode::new(
+                Code::HTTP,
+                format!("{} answered {status}; check that --server is a Ringfence controller", self.base),
+            ),
         })
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
         let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
         serde_json::from_slice(&body).map_err(|e| {
-            let details = format!("{} answered with what this version does not know: {e}", self.base);
+            let details = format!(
+                "unknown answer of {}: {e}; use the same version of ringfence for client and controller",
+                self.base
+            );
             ErrorCode::new(Code::HTTP, details)
         })
     }
@@ -197,15 +201,13 @@ impl Client {
         while let Some(deeper) = why.source() {
             why = deeper;
         }
-        let details = format!(
-            "no controller answers at {}: {why}. Start one with `ringfence serve`, or name another with --server URL",
-            self.base
-        );
+        let details =
+            format!("no controller answers at {}: {why}; start one with `ringfence serve`, or set --server", self.base);
         ErrorCode::new(Code::NODE_UNAVAILABLE, details)
     }
 }
 
-/// A name as one part of a path: what is not plain is percent-encoded.
+/// A name as one segment of a path, percent-encoded.
 pub(crate) fn path_part(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

@@ -1,4 +1,4 @@
-//! Checks a file and says what was understood.
+//! `ringfence check`: validates a configuration file and prints a summary.
 
 use std::path::Path;
 
@@ -20,20 +20,20 @@ pub(super) async fn run(path: &Path, is_live: bool) -> u8 {
         Ok(Config::Agent(agent)) => {
             let settings = agent.settings;
             let tls = settings.tls.as_ref().map(|tls| tls.check(&Role::Host(settings.host))).transpose();
-            print(format!("{}: an agent's file, fine", path.display()));
+            print(format!("{}: agent configuration OK", path.display()));
             print(format!("  host        {}", settings.host));
             print(format!("  listens on  {}", settings.listen));
-            print(format!("  state in    {}", settings.state_dir.display()));
+            print(format!("  state dir   {}", settings.state_dir.display()));
             print(format!(
                 "  token       {}",
-                settings
-                    .token_file
-                    .map_or("none: whoever reaches it may command it".into(), |f| f.display().to_string())
+                settings.token_file.map_or("none: every client that reaches the agent may send commands".into(), |f| f
+                    .display()
+                    .to_string())
             ));
             certified("TLS", tls)
         }
         Ok(Config::Controller(controller)) => {
-            print(format!("{}: a controller's file, fine", path.display()));
+            print(format!("{}: controller configuration OK", path.display()));
             explain(&controller);
             let agents = controller.agent_tls.as_ref().map(|tls| tls.check(&Role::Controller)).transpose();
             let api = controller.tls.as_ref().map(ServerFiles::check).transpose();
@@ -46,16 +46,12 @@ pub(super) async fn run(path: &Path, is_live: bool) -> u8 {
     }
 }
 
-/// Says of a certificate whose it is and until when, or what is wrong; the exit code.
+/// Prints owner and expiry of a certificate, or the error. Returns the exit status.
 fn certified(what: &str, found: Result<Option<Identity>>) -> u8 {
     match found {
         Ok(None) => 0,
         Ok(Some(identity)) => {
-            print(format!(
-                "  {what:<11} TLS, the certificate is {}, until {}",
-                identity.whose(),
-                day(identity.not_after)
-            ));
+            print(format!("  {what:<11} TLS, certificate {}, expires {}", identity.whose(), day(identity.not_after)));
             0
         }
         Err(error) => {
@@ -71,15 +67,15 @@ fn explain(config: &ControllerConfig) {
     let noticed = ping.interval + ping.timeout * ping.max_failure + ping.sleep_after_failure * tries;
     let inventory = &config.inventory;
     print(format!("  API on      {}", config.listen));
-    print(format!("  state in    {}", config.state_dir.display()));
+    print(format!("  state dir   {}", config.state_dir.display()));
     print(format!(
-        "  pings       every {:?}, {} tries of {:?} with {:?} between: a dead host is noticed after at most {:?}",
+        "  pings       every {:?}, {} attempts of {:?} with {:?} between: a dead host is detected within {:?}",
         ping.interval, ping.max_failure, ping.timeout, ping.sleep_after_failure, noticed
     ));
     for storage in inventory.storages.iter().filter(|storage| storage.on_target_loss == OnTargetLoss::Continue) {
         print(format!(
-            "  WARNING     storage {}: on_target_loss = \"continue\": a guest with more than one request in flight may \
-             read what was never written, once its target was lost",
+            "  WARNING     storage {}: on_target_loss = \"continue\": after the loss of its target, a guest with more than one \
+             request in flight may read data that was never written",
             storage.name
         ));
     }
@@ -101,16 +97,16 @@ fn explain(config: &ControllerConfig) {
     if !inventory.storages.is_empty() {
         print(format!("\n{storages}"));
     }
-    let mut hooks = table(&["HOOK", "TELLS", "OF"]);
+    let mut hooks = table(&["HOOK", "RECEIVER", "TOPICS"]);
     for hook in &config.hooks {
-        let tells = match &hook.transport {
+        let receiver = match &hook.transport {
             HookTransport::Webhook(access) if access.url.is_exposed() => {
-                format!("{} (signed, readable on its way)", access.url.origin())
+                format!("{} (signed, not encrypted)", access.url.origin())
             }
             HookTransport::Webhook(access) => access.url.origin(),
             HookTransport::Command(argv) => argv.join(" "),
         };
-        hooks.add_row([hook.name.clone(), tells, hook.topics.texts().collect::<Vec<_>>().join(" ")]);
+        hooks.add_row([hook.name.clone(), receiver, hook.topics.texts().collect::<Vec<_>>().join(" ")]);
     }
     let mut vms = table(&["VM", "HA", "MEMORY", "VOLUMES"]);
     for vm in &inventory.vms {

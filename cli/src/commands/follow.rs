@@ -1,4 +1,4 @@
-//! Follows the journal until interrupted; a controller that goes away is waited for, and nothing is missed.
+//! `ringfence events --follow`: prints events until interrupted. If the controller stops, it waits and resumes without a gap.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use ringfence_messages::Result;
 use super::ClientArgs;
 use crate::output::{event_line, print};
 
-/// Between tries to reach a controller that went away.
+/// Time between two connection attempts. Too low: a controller that restarts gets needless requests. Too high: events are
+/// printed late.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: &ClientArgs, mut after: u64) -> Result<()> {
     let client = args.server.client()?;
-    // The first time an error is the answer; later it is worth waiting for.
+    // A failure of the first connection ends the command; later ones are retried.
     let mut stream = Some(client.open(&path(after)).await?);
     let follow = async {
         loop {
@@ -39,7 +40,7 @@ pub(super) async fn run(args: &ClientArgs, mut after: u64) -> Result<()> {
                     false => print(event_line(&record)),
                 }
             }
-            eprintln!("the controller went away; waiting for it");
+            eprintln!("lost the connection to the controller; retrying");
             tokio::time::sleep(RETRY).await;
         }
     };

@@ -1,4 +1,4 @@
-//! Whom the controller tells what happened.
+//! `ringfence hooks`.
 
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde_json::json;
@@ -8,6 +8,7 @@ use super::{
     query::{client, or_dash, show, word},
 };
 use crate::{
+    client::path_part,
     notify::{HookInventory, HookTest},
     output::table,
 };
@@ -23,7 +24,7 @@ pub(super) async fn list(args: &ClientArgs) -> Result<()> {
             "CURSOR",
             "LAG",
             "DELIVERED",
-            "GIVEN UP",
+            "DROPPED",
             "NEXT TRY",
             "LAST ERROR",
         ]);
@@ -50,11 +51,11 @@ pub(super) async fn test(args: &ClientArgs, name: &str) -> Result<()> {
     let path = format!("/v1/hooks/{}/actions", path_part(name));
     let test: HookTest = client(args)?.post(&path, &json!({ "test": {} })).await?;
     show(args, &test, |test| {
-        let taken = if test.delivered { "taken" } else { "not taken" };
-        format!("{} was {taken} after {} ms: {}", test.id, test.millis, test.says)
+        let result = if test.delivered { "accepted" } else { "not accepted" };
+        format!("{} was {result} after {} ms: {}", test.id, test.millis, test.says)
     });
     match test.delivered {
         true => Ok(()),
-        false => Err(ErrorCode::new(Code::OPERATION, format!("hook {name} does not deliver: {}", test.says))),
+        false => Err(ErrorCode::new(Code::OPERATION, format!("hook {name} did not deliver: {}", test.says))),
     }
 }

@@ -1,4 +1,4 @@
-//! The inventory from the command line: shown, changed, read again.
+//! `ringfence inventory`: shows, changes and reloads the inventory.
 
 use std::path::{Path, PathBuf};
 
@@ -13,44 +13,50 @@ use crate::{
     output::{print, table},
 };
 
-/// Orders about the inventory.
+/// Actions on the inventory.
 #[derive(Debug, Subcommand)]
 pub enum InventoryCommand {
-    /// Show what is looked after, and where it is defined
+    /// Show the inventory and where each item is defined
     Show(ClientArgs),
-    /// Add the clusters, hosts, storages and VMs that a TOML file has, as the config has them, or replace what is there; shows the difference
+    /// Add or replace items of the inventory from a file
+    ///
+    /// The file is TOML with the tables of the configuration file. The command shows pending changes; --yes applies them.
     Apply {
-        /// The file
+        /// TOML file
         file: PathBuf,
-        /// What is to be done with it
+        /// Options of the change
         #[command(flatten)]
         how: How,
     },
-    /// Take something out that was added so; shows the difference
+    /// Remove an item that `apply`, the API or the web page added
+    ///
+    /// The command shows pending changes; --yes applies them.
     Remove {
-        /// What it is
+        /// Kind of the item
         kind: Kind,
-        /// Its name
+        /// Name of the item
         name: String,
-        /// What is to be done with it
+        /// Options of the change
         #[command(flatten)]
         how: How,
     },
-    /// Read the controller's config file again; shows the difference
+    /// Reload the controller's configuration file
+    ///
+    /// The command shows pending changes; --yes applies them without a restart.
     Reload(How),
 }
 
-/// How a change is made.
+/// Options of a change.
 #[derive(Debug, clap::Args)]
 pub struct How {
-    /// Do it; without this nothing is changed
+    /// Apply the changes; without it they are only shown
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
     args: ClientArgs,
 }
 
-/// A kind of thing.
+/// A kind of item.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Kind {
     /// A cluster
@@ -99,7 +105,7 @@ async fn show(args: &ClientArgs) -> Result<()> {
     let mut shown = table(&["KIND", "NAME", "DEFINED BY"]);
     for kind in [Kind::Cluster, Kind::Host, Kind::Storage, Kind::Vm] {
         for of in all[kind.plural()].as_array().into_iter().flatten() {
-            let by = if of["managed"] == true { "the API" } else { "the config" };
+            let by = if of["managed"] == true { "the API" } else { "the config file" };
             let name = of["definition"]["name"].as_str().unwrap_or("-");
             shown.add_row([format!("{kind:?}").to_lowercase().as_str(), name, by]);
         }
@@ -117,12 +123,12 @@ async fn change(how: &How, what: &str, order: &Value) -> Result<()> {
     }
     outcome.changes.iter().for_each(print);
     for table in &outcome.need_restart {
-        print(format!("! {table} counts from the next start of the controller on"));
+        print(format!("! {table} takes effect after the controller restarts"));
     }
     print(match (outcome.changes.is_empty(), outcome.applied) {
-        (true, _) => "nothing is another",
-        (false, true) => "in force",
-        (false, false) => "nothing was changed: --yes does it",
+        (true, _) => "no changes",
+        (false, true) => "applied",
+        (false, false) => "nothing applied yet: add --yes",
     });
     Ok(())
 }
@@ -138,7 +144,7 @@ fn read(file: &Path) -> Result<Value> {
     for (key, value) in tables {
         let kind = Kind::value_variants().iter().find(|kind| format!("{kind:?}").to_lowercase() == key);
         let kind = kind.ok_or_else(|| {
-            bad(format!("{}: {key:?} is none of [[cluster]], [[host]], [[storage]], [[vm]]", file.display()))
+            bad(format!("{}: unknown table {key:?}; use [[cluster]], [[host]], [[storage]] or [[vm]]", file.display()))
         })?;
         let value = serde_json::to_value(value).map_err(|why| bad(why.to_string()))?;
         by_kind.insert(kind.plural().to_owned(), value);

@@ -2,22 +2,22 @@
 
 use ringfence_messages::{
     Code, ErrorCode, Result,
-    doctor::{Finding as Told, Verdict},
+    doctor::{Finding as Check, Verdict},
 };
 
 use crate::{
     config::ControllerConfig,
     doctor::{
-        probes::{Seen, clusters, itself, map_said, refusable, rights, seen, storage_name, watched},
+        probes::{Seen, clusters, itself, map_summary, refusable, rights, seen, storage_name, watched},
         twins,
     },
     output::print,
 };
 
-/// One thing that was looked at: what, and what was found or is wrong.
+/// One check: its subject, and its result or error.
 type Finding = (String, Result<String>);
 
-/// Looks at everything; the exit code: 0 if all is well, else 1.
+/// Runs all probes. Returns the exit status: 0 if all pass, else 1.
 pub(super) async fn run(config: &ControllerConfig) -> u8 {
     let seen = seen(config).await;
     let mut findings = agents(config, &seen);
@@ -27,14 +27,14 @@ pub(super) async fn run(config: &ControllerConfig) -> u8 {
         let rights = rights(&clusters, *id).await;
         match rights.map {
             Ok(map) => {
-                findings.push((name.clone(), Ok(map_said(&map))));
+                findings.push((name.clone(), Ok(map_summary(&map))));
                 findings.extend(refusable(&config.inventory, *id, &map).into_iter().map(|(host, may)| {
-                    (format!("{name} may refuse {host}"), may.map(|()| "its addresses are its own alone".to_owned()))
+                    (format!("{name} can fence {host}"), may.map(|()| "no other client uses its addresses".to_owned()))
                 }));
             }
             Err(error) => findings.push((name.clone(), Err(error))),
         }
-        let tried = [("block clients", rights.block), ("let them in again", rights.unblock)];
+        let tried = [("add blocklist entries", rights.block), ("remove blocklist entries", rights.unblock)];
         findings.extend(
             tried.into_iter().filter_map(|(what, of)| Some((format!("{name}, client.{user} may {what}"), of?))),
         );
@@ -49,17 +49,17 @@ pub(super) async fn run(config: &ControllerConfig) -> u8 {
     print("\nlive");
     for (what, found) in &findings {
         match found {
-            Ok(is) => print(format!("  ok    {what}: {is}")),
+            Ok(result) => print(format!("  ok    {what}: {result}")),
             Err(error) => print(format!("  FAIL  {what}: {}", error.details)),
         }
     }
     match wrong {
         0 => {
-            print(format!("{} looked at, all well", findings.len()));
+            print(format!("{} checks passed", findings.len()));
             0
         }
         wrong => {
-            print(format!("{} looked at, {wrong} would fail", findings.len()));
+            print(format!("{} checks, {wrong} failed", findings.len()));
             1
         }
     }
@@ -71,14 +71,14 @@ fn agents(config: &ControllerConfig, seen: &[Result<Seen>]) -> Vec<Finding> {
     for (n, (host, seen)) in hosts.iter().zip(seen).enumerate() {
         let text = seen.as_ref().map(|seen| seen.text.clone()).map_err(Clone::clone);
         findings.push((format!("agent of {}", host.name), text));
-        let told = [twins::machine(hosts, &said, n), twins::own_addresses(hosts, &said, n)];
-        let wrong = told.into_iter().flatten().filter(|told| told.verdict == Verdict::Fail);
-        findings.extend(wrong.map(|told| (format!("{} of {}", told.check, host.name), Err(mistake(told)))));
+        let checks = [twins::machine(hosts, &said, n), twins::own_addresses(hosts, &said, n)];
+        let wrong = checks.into_iter().flatten().filter(|check| check.verdict == Verdict::Fail);
+        findings.extend(wrong.map(|check| (format!("{} of {}", check.check, host.name), Err(failure(check)))));
     }
     findings
 }
 
-fn mistake(told: Told) -> ErrorCode {
-    let mend = told.mend.map(|mend| format!(": {mend}")).unwrap_or_default();
-    ErrorCode::new(Code::INVALID_ARGUMENT, told.found + &mend)
+fn failure(check: Check) -> ErrorCode {
+    let remedy = check.mend.map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    ErrorCode::new(Code::INVALID_ARGUMENT, check.found + &remedy)
 }

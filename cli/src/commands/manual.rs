@@ -1,4 +1,4 @@
-//! What other programs need to know of the command line: shell completions and manual pages, made from it.
+//! Shell completions and manual pages, generated from the command line.
 
 use std::path::Path;
 

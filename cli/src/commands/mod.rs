@@ -1,4 +1,4 @@
-//! The command line: what may be asked, and of whom.
+//! The command line: commands, their options, and the dispatch.
 
 mod check;
 mod follow;
@@ -24,71 +24,75 @@ use crate::{
     sim::{ModelArgs, ScenarioCommand, SimArgs},
 };
 
-/// Keeps every virtual machine running on at most one host.
+/// Run every virtual machine on at most one host
 #[derive(Debug, Parser)]
 #[command(name = "ringfence", version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the program can do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Tell the whole story on this machine: a VM, its storage target killed, healed
+    /// Run the demo: a VM whose storage target is killed
     Demo {
-        /// Leave it running afterwards, and say how to play with it
+        /// Keep the demo running afterwards and print commands to try
         #[arg(long)]
         keep: bool,
     },
     /// Run the controller
     Serve {
-        /// The controller's file
+        /// Configuration file of the controller
         #[arg(long)]
         config: PathBuf,
-        /// Go on from this journal though hosts have heard of more: it was restored from a backup, and no other controller runs
+        /// Start from a journal restored from a backup, although hosts have seen newer records; no other controller may run
         #[arg(long)]
         restored: bool,
-        /// How a line of the log looks
+        /// Format of log lines
         #[arg(long, value_enum, default_value_t)]
         log_format: log::Format,
     },
     /// Run the host agent
     Agent {
-        /// The agent's file
+        /// Configuration file of the agent
         #[arg(long)]
         config: PathBuf,
-        /// How a line of the log looks
+        /// Format of log lines
         #[arg(long, value_enum, default_value_t)]
         log_format: log::Format,
     },
-    /// Check a controller's or an agent's file and explain it; exit 2 with file and line on a mistake
+    /// Check and summarize a configuration file
+    ///
+    /// The file is a controller's or an agent's. An error is reported with file and line, and the exit status is 2.
     Check {
-        /// The file
+        /// Configuration file
         #[arg(long)]
         config: PathBuf,
-        /// Ask agents and clusters too: what would fail tonight? Changes nothing but one blocklist entry of a
-        /// documentation address, which is taken away again
+        /// Also probe agents and Ceph clusters. The only change is a blocklist entry of an address reserved for
+        /// documentation, which is removed again
         #[arg(long)]
         live: bool,
     },
-    /// Say what is missing, and what would make a fence fail tonight; exit 1 if something would, or is not known.
-    /// Changes nothing but one blocklist entry of a documentation address, which is taken away again
+    /// Check everything that a fence needs
+    ///
+    /// The exit status is 1 if a check fails or its result is unknown. The only change is a blocklist entry of an
+    /// address reserved for documentation, which is removed again.
     Doctor {
-        /// The controller's file; with --agent the agent's
+        /// Configuration file of the controller, or of the agent with --agent
         #[arg(long)]
         config: PathBuf,
-        /// Look at this host alone, without a controller
+        /// Check this host only, without a controller
         #[arg(long)]
         agent: bool,
         /// Print the findings as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show hosts, storages and VMs at a glance
+    /// Show hosts, storages and VMs
     Status(ClientArgs),
-    /// Watch it live: hosts, storages, VMs that are not as wanted, fences and events
+    /// Watch hosts, storages, VMs, fences and events live
     Top(Server),
     /// Show the hosts
     Hosts(ClientArgs),
@@ -98,101 +102,111 @@ pub enum Command {
     Vms(ClientArgs),
     /// Show each protocol of each storage on each host
     Refs(ClientArgs),
-    /// Show what happened
+    /// Show events of the journal
     Events {
-        /// Wait for more
+        /// Follow new events
         #[arg(long)]
         follow: bool,
-        /// Only what came after this sequence number
+        /// Sequence number after which events are shown
         #[arg(long, default_value_t = 0)]
         after: u64,
-        /// Check the hash chain from the first record to the last: exit 1 if one was changed, moved or taken out
+        /// Verify the hash chain from the first record to the last; exit status 1 if a record was changed, moved or
+        /// removed
         #[arg(long, conflicts_with_all = ["follow", "after"])]
         verify: bool,
-        /// Whom to ask
+        /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
     },
-    /// Say in plain words what state a VM or host is in, why, and what would change it
+    /// Explain the state of a VM or host, and how to change it
     Explain {
         /// Name or uuid of the VM or host
         name: String,
-        /// Whom to ask
+        /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
     },
-    /// Start or stop a VM, or bring it back
+    /// Start, stop or fail over a VM
     #[command(subcommand)]
     Vm(VmCommand),
-    /// Take a host out of service or back, move its VMs away, or ping it
+    /// Start or end maintenance of a host, drain it, or ping it
     #[command(subcommand)]
     Host(HostCommand),
-    /// Show or change what is looked after, while the controller runs
+    /// Show or change the inventory at run time
     #[command(subcommand)]
     Inventory(inventory::InventoryCommand),
-    /// Show whom the controller tells what happened, how far each hook has come, and what holds it up
+    /// Show hooks with their delivery position and last error
     #[command(args_conflicts_with_subcommands = true)]
     Hooks {
-        /// Something other than to look
+        /// Hook action
         #[command(subcommand)]
         order: Option<HookCommand>,
-        /// Whom to ask
+        /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
     },
     /// Show the actors inside the controller
     Inspect(ClientArgs),
-    /// Search the simulated world for a broken rule: seed after seed, with every fault there is
+    /// Search for a seed that breaks a rule in the simulator
     Sim(SimArgs),
-    /// Check the fence and permit protocol exhaustively: two controllers, two hosts, one volume, everything in any order
+    /// Check the fence and permit protocol exhaustively
+    ///
+    /// The model has two controllers, two hosts and one volume, and explores every sequence of events.
     Model(ModelArgs),
-    /// Play stories in the simulated world
+    /// Run stories in the simulator
     #[command(subcommand)]
     Scenario(ScenarioCommand),
-    /// Make a token for the API: its table for the controller's file on standard error, the token on standard output
+    /// Create an API token
+    ///
+    /// Standard output gets the token; standard error gets its table for the controller's file.
     Token {
-        /// Whose it is
+        /// Name of the token's owner
         name: String,
-        /// What its bearer may do: look, order, or attest too that a host is off
+        /// Role of the token
         #[arg(long, value_enum, default_value = "viewer")]
         role: Role,
     },
-    /// Make and renew the certificates of controller, hosts and users
+    /// Create and renew certificates
     #[command(subcommand)]
     Pki(crate::pki::PkiCommand),
-    /// Print what a shell needs to complete this program's words
+    /// Print shell completions
     Completions {
-        /// The shell
+        /// Shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages into a folder
+    /// Write the manual pages
     Man {
-        /// The folder; it is made if it is not there
+        /// Target directory; created if missing
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Keep libvirt from starting at boot any VM that this host's agent was ever ordered to run. A unit runs it before libvirt
+    /// Keep libvirt from starting VMs of Ringfence at boot
+    ///
+    /// These are the VMs that this host's agent was ever ordered to run. A unit runs this command before libvirt.
     #[command(hide = true)]
     HoldAutostart {
-        /// The agent's file of this host
+        /// Configuration file of this host's agent
         #[arg(long, default_value = AGENT_FILE)]
         config: PathBuf,
     },
-    /// Kill every QEMU of a VM on this host; says in one line of JSON what was found. A sibling runs it over SSH
+    /// Kill every QEMU of a VM on this host
+    ///
+    /// The result is one line of JSON. A sibling host runs this command over SSH.
     #[command(hide = true)]
     KillVm {
-        /// The VM, and the machine on which alone it is to be killed: UUID@MACHINE-ID, or UUID
+        /// VM, and the only machine on which to kill it: UUID@MACHINE-ID, or UUID
         victim: sibling::Victim,
-        /// The agent's file of this host, which may name more users whose processes are VMs
+        /// Configuration file of this host's agent, which may list more users that run VMs
         #[arg(long, default_value = AGENT_FILE)]
         config: PathBuf,
     },
 }
 
-/// Where an agent's file is, as packaged.
+/// The agent's file in the packages.
 const AGENT_FILE: &str = "/etc/ringfence/agent.toml";
 
-/// Kills a VM here. A file that is there and cannot be read leaves it open whose processes are VMs: nothing is said then.
+/// Kills a VM on this host. If the file exists and cannot be read, it is unknown whose processes are VMs: then this fails
+/// and prints no evidence.
 async fn kill_vm(victim: &sibling::Victim, config: &Path) -> Result<()> {
     let lookout = match config.exists() {
         false => Lookout::new(None, &[], false)?,
@@ -206,110 +220,117 @@ async fn kill_vm(victim: &sibling::Victim, config: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An agent's file with mistakes, or damaged orders, are errors: the unit fails, and is seen to.
+/// An invalid agent's file, or damaged start commands, are errors, so that the unit fails visibly.
 fn hold_autostart(config: &Path) -> Result<()> {
     let vms = ordered(&crate::config::load_agent(config)?.settings.state_dir)?;
     let done = Libvirt::default().hold(&vms);
-    done.held.iter().for_each(|held| crate::output::print(format!("libvirt does not start {held}: Ringfence does")));
+    done.held
+        .iter()
+        .for_each(|held| crate::output::print(format!("autostart of {held} held: Ringfence starts it, not libvirt")));
     match done.errors.is_empty() {
         true => Ok(()),
         false => Err(ErrorCode::new(Code::IO, done.errors.join("; "))),
     }
 }
 
-/// Whom to ask, and how to show the answer.
+/// Controller connection and output format.
 #[derive(Debug, Args)]
 pub struct ClientArgs {
     #[command(flatten)]
     server: Server,
-    /// Print the answer as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Orders about a VM.
+/// Actions on a VM.
 #[derive(Debug, Subcommand)]
 pub enum VmCommand {
-    /// Start it
+    /// Start a VM
     Start {
-        /// Its name or uuid
+        /// Name or uuid of the VM
         name: String,
-        /// On this host; one is chosen otherwise
+        /// Target host; chosen automatically if omitted
         #[arg(long)]
         host: Option<String>,
-        /// Whom to ask
+        /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
     },
-    /// Bring it back: fence it where it ran last, then start it
+    /// Fail over a VM: fence it on its last host, then start it
     HaStart {
-        /// Its name or uuid
+        /// Name or uuid of the VM
         name: String,
-        /// On this host; one is chosen otherwise
+        /// Target host; chosen automatically if omitted
         #[arg(long)]
         host: Option<String>,
-        /// Say what would be done and on which evidence, and change nothing; exit 1 if it could not be tried
+        /// Show the plan and its evidence without changes; exit status 1 if the failover cannot be tried
         #[arg(long)]
         dry_run: bool,
-        /// Whom to ask
+        /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
     },
-    /// Stop it
+    /// Stop a VM
     Stop {
-        /// Its name or uuid
+        /// Name or uuid of the VM
         name: String,
-        /// Whom to ask
+        /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
     },
 }
 
-/// Orders about a host.
+/// Actions on a host.
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
-    /// Take it out of service: it is neither pinged nor healed
+    /// Start maintenance: no pings, redeploys or placement
     Maintain(HostArgs),
-    /// Take it out of service, and move its VMs to other hosts: each is stopped, and started where there is room
+    /// Put a host into maintenance and move its VMs to other hosts
     Drain {
-        /// Say which VM would go where, and which has nowhere to go and why, and change nothing; exit 1 if one has not
+        /// Show the target host of each VM without changes; exit status 1 if a VM has no target host
         #[arg(long)]
         dry_run: bool,
-        /// Which host
+        /// Host
         #[command(flatten)]
         host: HostArgs,
     },
-    /// Put it back into service; a drain that is under way ends
+    /// Return a host to service; ends a drain
     Activate(HostArgs),
-    /// Ping it now
+    /// Ping a host now
     Ping(HostArgs),
-    /// Attest that a host that does not answer is off: its VMs cannot write any more
+    /// Attest that an unreachable host is off
+    ///
+    /// The VMs of that host then start elsewhere without further proof. If one of them still writes, its disk is
+    /// destroyed.
     ConfirmFenced(HostArgs),
 }
 
-/// Orders about a hook.
+/// Actions on a hook.
 #[derive(Debug, Subcommand)]
 pub enum HookCommand {
-    /// Send a signed message that tells of nothing, and say what came back; exit 1 if it was not taken
+    /// Send a signed test event and print the response
+    ///
+    /// The exit status is 1 if the receiver does not accept the event.
     Test {
-        /// Its name
+        /// Name of the hook
         name: String,
-        /// Whom to ask
+        /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
     },
 }
 
-/// Which host.
+/// A host.
 #[derive(Debug, Args)]
 pub struct HostArgs {
-    /// Its name or uuid
+    /// Name or uuid of the host
     name: String,
     #[command(flatten)]
     args: ClientArgs,
 }
 
-/// Runs a command that asks a controller or checks a file; the exit code.
+/// Runs a command other than those of `main`. Returns the exit status.
 pub async fn run(command: Command) -> u8 {
     let result = match command {
         Command::Check { config, live } => return check::run(&config, live).await,

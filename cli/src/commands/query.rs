@@ -1,4 +1,4 @@
-//! One question or order each, and its answer as a table or as JSON.
+//! Commands that send one request each and print the answer as a table or as JSON.
 
 use ringfence_actors::ports::{MAX_READ, Record};
 use ringfence_drivers::journal::{GENESIS, follows};
@@ -99,7 +99,7 @@ fn vms_table(vms: &Vec<VmInventory>) -> String {
 fn refs_table(refs: &Vec<HostProtocolRef>) -> String {
     let mut table = table(&["HOST", "STORAGE", "PROTOCOL", "STATUS", "REDEPLOYS", "PINGS TO SKIP", "REASON"]);
     for r in refs {
-        let status = state(&r.status.map_or("not yet checked".to_owned(), |status| status.to_string()));
+        let status = state(&r.status.map_or("not checked yet".to_owned(), |status| status.to_string()));
         let reason = or_dash(r.reason.as_deref()).into();
         table.add_row(vec![
             (&r.host).into(),
@@ -143,7 +143,7 @@ pub(super) async fn status(args: &ClientArgs) -> Result<()> {
     let hosts: Vec<HostInventory> = client.items("/v1/hosts").await?;
     let storages: Vec<StorageInventory> = client.items("/v1/storages").await?;
     let vms: Vec<VmInventory> = client.items("/v1/vms").await?;
-    // What keeps the controller from acting comes before everything else.
+    // The reason why the controller cannot act is printed first.
     let trouble = client.get::<Value>("/healthz").await.err().map(|error| error.details);
     if args.json {
         let all = json!({ "trouble": trouble, "hosts": hosts, "storages": storages, "vms": vms });
@@ -226,13 +226,18 @@ pub(super) async fn plan(args: &ClientArgs, name: &str, host: Option<&str>) -> R
     let plan: HaStartPlan = client(args)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
     show(args, &plan, |plan| {
         let list = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
-        format!("{}: nothing is changed\nEvidence\n{}Plan\n{}", plan.vm, list(&plan.evidence), list(&plan.steps))
+        format!(
+            "{}: dry run, nothing is changed\nEvidence\n{}Plan\n{}",
+            plan.vm,
+            list(&plan.evidence),
+            list(&plan.steps)
+        )
     });
     if plan.feasible {
         return Ok(());
     }
     let last = plan.steps.last().or(plan.evidence.last()).cloned().unwrap_or_default();
-    Err(ErrorCode::new(Code::CHANGE_STATE, format!("an HA start of {} would not be tried now: {last}", plan.vm)))
+    Err(ErrorCode::new(Code::CHANGE_STATE, format!("failover of {} is not possible now: {last}", plan.vm)))
 }
 
 pub(super) async fn drain(host: &HostArgs) -> Result<()> {
@@ -240,10 +245,7 @@ pub(super) async fn drain(host: &HostArgs) -> Result<()> {
     let done: HostInventory = client(&host.args)?.post(&path, &json!({ "drain": {} })).await?;
     show(&host.args, &done, |host| {
         let name = &host.name;
-        format!(
-            "{name} is {}, its VMs are being moved: `ringfence explain {name}` says how far it is",
-            word(&host.state)
-        )
+        format!("{name} is in {}, drain in progress; `ringfence explain {name}` shows the progress", word(&host.state))
     });
     Ok(())
 }
@@ -252,15 +254,17 @@ pub(super) async fn plan_drain(host: &HostArgs) -> Result<()> {
     let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
     let plan: DrainPlan = client(&host.args)?.post(&path, &json!({ "drain": { "dryRun": true } })).await?;
     show(&host.args, &plan, |plan| {
-        let mut table = table(&["VM", "TO", "WHAT WOULD BE DONE"]);
+        let mut table = table(&["VM", "TARGET HOST", "PLAN"]);
         for step in &plan.vms {
             table.add_row([step.vm.as_str(), or_dash(step.target.as_deref()), step.what.as_str()]);
         }
-        format!("{}: nothing is changed\n{table}", plan.host)
+        format!("{}: dry run, nothing is changed\n{table}", plan.host)
     });
     match plan.feasible {
         true => Ok(()),
-        false => Err(ErrorCode::new(Code::CHANGE_STATE, format!("a drain of {} would leave VMs there", plan.host))),
+        false => {
+            Err(ErrorCode::new(Code::CHANGE_STATE, format!("a drain of {} would leave VMs on the host", plan.host)))
+        }
     }
 }
 
@@ -270,7 +274,7 @@ pub(super) async fn explain(args: &ClientArgs, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads the whole journal and follows its chain.
+/// Reads the whole journal and verifies its hash chain.
 pub(super) async fn verify(args: &ClientArgs) -> Result<()> {
     let client = client(args)?;
     let (mut seq, mut hash) = (0, GENESIS.to_owned());
@@ -282,7 +286,7 @@ pub(super) async fn verify(args: &ClientArgs) -> Result<()> {
         for record in page {
             if record.seq != seq + 1 || !follows(&hash, &record) {
                 let details = format!(
-                    "record {} does not follow record {seq}: one of them was changed, moved or taken out",
+                    "record {} does not follow record {seq}: one of them was changed, moved or removed",
                     record.seq
                 );
                 return Err(ErrorCode::new(Code::IO, details));
@@ -291,7 +295,7 @@ pub(super) async fn verify(args: &ClientArgs) -> Result<()> {
         }
     }
     show(args, &json!({ "records": seq, "hash": hash }), |_| {
-        format!("{seq} records, the chain is whole, it ends in {hash}")
+        format!("{seq} records, hash chain verified, last hash {hash}")
     });
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Makes a token for the API.
+//! `ringfence token`: creates an API token.
 
 use rand::Rng;
 use ringfence_messages::{Code, ErrorCode, Result};
@@ -6,14 +6,14 @@ use sha2::{Digest, Sha256};
 
 use crate::{auth::Role, config::token_name, output::print};
 
-/// Prints a new token, and to standard error the table by which the controller knows it: a token that goes into a file by
-/// `>` does not take the table along.
+/// Prints a new token, and its table for the controller's file to standard error: redirecting standard output into a file
+/// then saves the token alone.
 ///
 /// # Errors
-/// `SYS.1007` if the name cannot stand in the table.
+/// `SYS.1007` if the name is invalid in the table.
 pub(super) fn make(name: &str, role: Role) -> Result<()> {
-    let refused = |(what, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{what}: {fix}"));
-    token_name(name).map_err(refused)?;
+    let invalid = |(problem, remedy)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{problem}; {remedy}"));
+    token_name(name).map_err(invalid)?;
     let token = hex::encode(rand::rng().random::<[u8; 32]>());
     let sha256 = hex::encode(Sha256::digest(token.as_bytes()));
     let role = serde_json::to_value(role).unwrap_or_default();

@@ -113,7 +113,7 @@ enum Target {
     Zbsadm,
 }
 
-/// How this agent reaches a failed sibling.
+/// SSH access of this agent to a failed sibling host.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSsh {
@@ -128,39 +128,39 @@ struct RawAuth {
     token_file: Option<PathBuf>,
 }
 
-/// What an agent is told.
+/// Settings of an agent.
 #[derive(Clone, Debug)]
 pub struct AgentSettings {
-    /// The host that it is.
+    /// The host of this agent.
     pub host: HostId,
-    /// Where it listens.
+    /// Listen address.
     pub listen: SocketAddr,
-    /// Its durable state; one agent at a time.
+    /// Directory of its durable state; one agent at a time.
     pub state_dir: PathBuf,
-    /// Listen beyond loopback without TLS; ask nobody for a token.
+    /// Permit a listener beyond loopback without TLS, and no authentication.
     pub insecure: bool,
-    /// How QEMU is run.
+    /// Settings of QEMU.
     pub qemu: QemuSettings,
-    /// How the vhost targets are run that this agent deploys.
+    /// Runner of the vhost targets that this agent deploys.
     pub target: Runner,
-    /// The engine of the host, if vhost targets run in containers: preparing the host includes it then.
+    /// Docker engine, if vhost targets run in containers; the agent prepares it with the host.
     pub docker: Option<Engine>,
-    /// How it reaches a failed sibling; `None`: it cannot.
+    /// SSH access to a failed sibling host; `None`: no access.
     pub ssh: Option<SshSettings>,
-    /// Its certificate and key, and the authorities whose controllers it hears; `None`: plain HTTP.
+    /// Certificate, key, and the certificate authorities of controllers; `None`: plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// A file with the token that every caller must show; mode 0600.
+    /// File with the token that every request must present; mode 0600.
     pub token_file: Option<PathBuf>,
 }
 
-/// What to do about an agent that listens in the clear.
-pub(crate) const IN_THE_CLEAR: &str = "add [tls] cert, key, ca (`ringfence pki issue --host NAME` makes them), listen on 127.0.0.1, or set \
+/// Remedy for an agent that listens beyond loopback without TLS.
+pub(crate) const IN_THE_CLEAR: &str = "add [tls] cert, key, ca (`ringfence pki issue --host NAME` creates them), listen on 127.0.0.1, or set \
                                        insecure = true if the network is trusted";
 
 /// An agent's file, checked.
 #[derive(Debug)]
 pub struct AgentConfig {
-    /// What the agent is told.
+    /// The agent's settings.
     pub settings: AgentSettings,
 }
 
@@ -174,25 +174,21 @@ pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problem
         && !raw.insecure
         && raw.tls.is_none()
     {
-        checker.wrong(raw.listen.span(), format!("{address} is beyond loopback, in the clear"), IN_THE_CLEAR);
+        checker.wrong(raw.listen.span(), format!("{address} is beyond loopback, without TLS"), IN_THE_CLEAR);
     }
     let host = match (&raw.uuid, &raw.host) {
         (Some(uuid), _) => {
             let parsed = uuid
                 .get_ref()
                 .parse::<HostId>()
-                .map_err(|e| (e.to_string(), "take it from the controller's file".into()));
+                .map_err(|e| (e.to_string(), "copy it from the controller's file".into()));
             checker.ok(uuid.span(), parsed)
         }
         (None, Some(host)) => {
             checker.ok(host.span(), text::name(host.get_ref(), 64)).map(|()| HostId::from_name(host.get_ref()))
         }
         (None, None) => {
-            checker.wrong(
-                0..1,
-                "the file does not say which host this is",
-                "add host = \"NAME\" as in the controller's file",
-            );
+            checker.wrong(0..1, "the file does not set the host", "add host = \"NAME\" as in the controller's file");
             None
         }
     };
@@ -244,17 +240,21 @@ fn runner(c: &mut Checker, raw: &RawVhost, engine: &Engine) -> Runner {
     let in_docker = raw.runner.as_ref().filter(|runner| matches!(runner.get_ref(), RunnerKind::Docker));
     let Some(runner) = in_docker else {
         if let Some(image) = &raw.image {
-            c.wrong(image.span(), "only a target in a container has an image", "add runner = \"docker\", or remove it");
+            c.wrong(image.span(), "`image` requires runner = \"docker\"", "add runner = \"docker\", or remove `image`");
         }
         let program = raw.binary.as_ref().map_or("qemu-storage-daemon", |binary| binary.get_ref());
         return Runner::Process(program.to_owned());
     };
     if raw.image.is_none() {
         let help = "add image = \"NAME:TAG\", an image on this host whose entry point is qemu-storage-daemon";
-        c.wrong(runner.span(), "a target in a container needs an image", help);
+        c.wrong(runner.span(), "runner = \"docker\" requires `image`", help);
     }
     if let Some(binary) = &raw.binary {
-        c.wrong(binary.span(), "the program of a container is its image's", "remove it, or remove runner = \"docker\"");
+        c.wrong(
+            binary.span(),
+            "`binary` has no effect with runner = \"docker\"",
+            "remove `binary`, or remove runner = \"docker\"",
+        );
     }
     Runner::Docker(engine.clone(), raw.image.as_ref().map_or(String::new(), |image| image.get_ref().clone()))
 }

@@ -1,4 +1,4 @@
-//! The controller's file: what it looks after, and how.
+//! The controller's file.
 
 use std::{
     collections::HashMap,
@@ -25,46 +25,46 @@ use super::{
     text,
 };
 
-/// Requests a second from one address, unless told. Too low: a page that shows everything, and scripts beside it, are held up.
-/// Too high: one client keeps the API's thread busy.
+/// Default of `requests_per_second`. Too low: a large page together with scripts is slowed down. Too high: one client keeps the
+/// API's thread busy.
 const REQUESTS_PER_SECOND: u32 = 200;
 
 /// A controller's file, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
-    /// What it was read from.
+    /// The texts of the files.
     pub source: Source,
     /// Where the API listens.
     pub listen: SocketAddr,
     /// Its durable state; one controller at a time.
     pub state_dir: PathBuf,
-    /// File with the token that agents want to see.
+    /// File with the token for agents.
     pub agent_token_file: Option<PathBuf>,
-    /// The certificate that it shows to agents, and whom it believes.
+    /// Certificate for agents, and trusted certificate authorities.
     pub agent_tls: Option<TlsFiles>,
     /// The API's certificate; `None`: plain HTTP.
     pub tls: Option<ServerFiles>,
-    /// How many requests an address may make of the API.
+    /// Rate limit of API requests from one address.
     pub requests_per_second: NonZeroU32,
-    /// Who may use the API; everybody on this machine while there are none.
+    /// Tokens of the API; without tokens every local user is an admin.
     pub api_tokens: Vec<Token>,
-    /// Whom it tells what happened.
+    /// Receivers of events.
     pub hooks: Vec<HookConfig>,
-    /// Where traces go.
+    /// Collector of traces.
     pub telemetry: Option<TelemetryConfig>,
     /// The actors' settings.
     pub settings: Settings,
-    /// What it looks after.
+    /// The inventory.
     pub inventory: Inventory,
-    /// How the hosts' agents are reached.
+    /// Access to the agents of hosts.
     pub agents: HashMap<HostId, AgentAccess>,
-    /// How the ZBS storages are reached.
+    /// Access to ZBS storages.
     pub mds: HashMap<StorageId, MdsAccess>,
-    /// How the Ceph storages are reached.
+    /// Access to Ceph storages.
     pub ceph: HashMap<StorageId, CephAccess>,
 }
 
-/// Things of one kind by name, and where they stand.
+/// Names and ids of the items of one kind.
 pub(super) struct Names<Id> {
     kind: &'static str,
     pub(super) ids: Vec<(String, Id)>,
@@ -75,7 +75,7 @@ impl<Id: Copy + PartialEq> Names<Id> {
         Names { kind, ids: Vec::new() }
     }
 
-    /// Takes a thing's name and id in; both must be new.
+    /// Adds an item; its name and id must be new.
     pub(super) fn add(
         &mut self,
         checker: &mut Checker,
@@ -88,30 +88,26 @@ impl<Id: Copy + PartialEq> Names<Id> {
         checker.ok(name.span(), text::name(name.get_ref(), longest));
         let mut id = derive(name.get_ref());
         if let Some(uuid) = uuid {
-            let help = "leave uuid away to have it derived from the name".to_owned();
+            let help = "omit `uuid` to derive it from the name".to_owned();
             id = checker.ok(uuid.span(), parse(uuid.get_ref()).map_err(|e| (e, help))).unwrap_or(id);
         }
         if self.ids.iter().any(|(known, _)| known == name.get_ref()) {
             let message = format!("there are two {}s named {:?}", self.kind, name.get_ref());
-            checker.wrong(name.span(), message, "give one of them another name");
+            checker.wrong(name.span(), message, "rename one of them");
         } else if self.ids.iter().any(|(_, known)| *known == id) {
             let at = uuid.map_or(name.span(), Spanned::span);
-            checker.wrong(
-                at,
-                format!("there are two {}s with this uuid", self.kind),
-                "a uuid names one thing: remove or change it",
-            );
+            checker.wrong(at, format!("there are two {}s with this uuid", self.kind), "remove or change one of them");
         }
         self.ids.push((name.get_ref().clone(), id));
         id
     }
 
-    /// The thing that a text names, if there is one.
+    /// The id of a name.
     pub(super) fn known(&self, name: &str) -> Option<Id> {
         self.ids.iter().find(|(known, _)| known == name).map(|(_, id)| *id)
     }
 
-    /// The thing that a text names.
+    /// The id of a name; an unknown name is an error.
     pub(super) fn find(&self, checker: &mut Checker, name: &Text) -> Option<Id> {
         let found = self.known(name.get_ref());
         if found.is_none() {
@@ -124,9 +120,8 @@ impl<Id: Copy + PartialEq> Names<Id> {
 }
 
 impl<Id: Copy + PartialEq + Display> Names<Id> {
-    /// Refuses uuids that begin alike: on a host the folder of a thing is named by its first digits, and two things in one
-    /// folder are one.
-    pub(super) fn have_folders_of_their_own(&self, c: &mut Checker, digits: usize, at: impl Fn(usize) -> Range<usize>) {
+    /// Rejects uuids with the same first digits, which name an item's folder on a host: two items must not share a folder.
+    pub(super) fn check_folders(&self, c: &mut Checker, digits: usize, at: impl Fn(usize) -> Range<usize>) {
         let folder = |id: Id| id.to_string().chars().filter(|c| *c != '-').take(digits).collect::<String>();
         let mut folders = HashMap::<String, usize>::new();
         for (n, (_, id)) in self.ids.iter().enumerate() {
@@ -134,15 +129,11 @@ impl<Id: Copy + PartialEq + Display> Names<Id> {
             let (other, known) = &self.ids[first];
             if known != id {
                 let message = format!(
-                    "the uuid begins with the {digits} digits of {} {other} ({}): on a host they would share a folder",
+                    "the uuid has the same first {digits} digits as {} {other} ({}), so both would share a folder on a host",
                     self.kind,
                     c.place(&at(first))
                 );
-                c.wrong(
-                    at(n),
-                    message,
-                    "leave uuid away to have it derived from the name, or write a random one (uuidgen)",
-                );
+                c.wrong(at(n), message, "omit `uuid` to derive it from the name, or write a random one (uuidgen)");
             }
         }
     }
@@ -193,7 +184,7 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
     for table in &raw.storage {
         super::storages::storage(c, table.get_ref(), table.span(), &clusters, &mut storages, &mut mds, &mut inventory);
     }
-    storages.have_folders_of_their_own(c, super::storages::FOLDER_DIGITS, |n| {
+    storages.check_folders(c, super::storages::FOLDER_DIGITS, |n| {
         let of = raw.storage[n].get_ref();
         of.uuid.as_ref().unwrap_or(&of.name).span()
     });
@@ -204,7 +195,7 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
     let known = super::vms::Known { clusters: &clusters, storages: &storages, ceph: &ceph, mds: &mds, base };
     super::vms::vms(c, &raw.vm, &known, &mut inventory);
     if host_tables == 0 {
-        c.wrong(0..1, "the file names no host", "add a [[host]] table with name, cluster, management_ip and agent");
+        c.wrong(0..1, "the file has no host", "add a [[host]] table with name, cluster, management_ip and agent");
     }
     let api_tokens = super::tokens::tokens(c, &raw.api_token);
     let hooks = super::hooks::hooks(c, &raw.webhook, &raw.command_hook, base);
@@ -230,15 +221,15 @@ pub(super) fn parse(source: Source) -> Result<ControllerConfig, Problems> {
 }
 
 fn requests(c: &mut Checker, raw: Option<&Spanned<u32>>) -> NonZeroU32 {
-    let wanted = raw.map_or(REQUESTS_PER_SECOND, |raw| *raw.get_ref());
-    if let Some(raw) = raw.filter(|_| !(1..=1_000_000).contains(&wanted)) {
-        let message = format!("{wanted} requests a second cannot be");
-        c.wrong(raw.span(), message, format!("write 1 to 1000000; {REQUESTS_PER_SECOND} is a good value"));
+    let value = raw.map_or(REQUESTS_PER_SECOND, |raw| *raw.get_ref());
+    if let Some(raw) = raw.filter(|_| !(1..=1_000_000).contains(&value)) {
+        let message = format!("`requests_per_second` = {value} is out of range (1 to 1000000)");
+        c.wrong(raw.span(), message, format!("{REQUESTS_PER_SECOND} is a good value"));
     }
-    NonZeroU32::new(wanted).unwrap_or(NonZeroU32::MIN)
+    NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN)
 }
 
-/// Beyond loopback the API is neither in the clear nor open to everybody, unless told so.
+/// Rejects an API beyond loopback without TLS or without authentication, unless `insecure` is set.
 fn exposed(c: &mut Checker, address: SocketAddr, at: &Text, tls: Option<&ServerFiles>, raw: &Raw) {
     if address.ip().is_loopback() || raw.controller.insecure {
         return;
@@ -246,8 +237,8 @@ fn exposed(c: &mut Checker, address: SocketAddr, at: &Text, tls: Option<&ServerF
     let Some(tls) = tls else {
         c.wrong(
             at.span(),
-            format!("{address} is beyond loopback, in the clear"),
-            "add [controller.tls] cert, key (`ringfence pki issue --controller` makes them), listen on 127.0.0.1 and reach it \
+            format!("{address} is beyond loopback, without TLS"),
+            "add [controller.tls] cert, key (`ringfence pki issue --controller` creates them), listen on 127.0.0.1 and reach it \
              through SSH, or set insecure = true if the network is trusted",
         );
         return;
@@ -255,7 +246,7 @@ fn exposed(c: &mut Checker, address: SocketAddr, at: &Text, tls: Option<&ServerF
     if raw.api_token.is_empty() && tls.client_ca.is_none() {
         c.wrong(
             at.span(),
-            format!("{address} is beyond loopback, and whoever reaches it may order everything"),
+            format!("{address} is beyond loopback, without authentication"),
             "add [[api_token]] (`ringfence token NAME`), client_ca to [controller.tls], or insecure = true",
         );
     }
@@ -273,7 +264,7 @@ fn ping(c: &mut Checker, raw: &RawPing) -> PingSettings {
         let Some(field) = field else { return };
         let Some(read) = c.ok(field.span(), text::duration(field.get_ref())) else { return };
         if read.is_zero() && !may_be_zero {
-            c.wrong(field.span(), "it must be longer than nothing", "write at least \"10ms\"; \"1s\" is a good value");
+            c.wrong(field.span(), "the duration must not be 0", "write at least \"10ms\"; \"1s\" is a good value");
         }
         *into = read;
     };
@@ -283,14 +274,14 @@ fn ping(c: &mut Checker, raw: &RawPing) -> PingSettings {
     if let Some(max) = &raw.max_failure {
         ping.max_failure = *max.get_ref();
         if ping.max_failure == 0 {
-            c.wrong(max.span(), "with 0 failures every host is failed at once", "write at least 1; 3 is a good value");
+            c.wrong(max.span(), "`max_failure` = 0 is out of range (at least 1)", "3 is a good value");
         }
     }
     if let Some(parallelism) = &raw.parallelism {
         ping.parallelism = *parallelism.get_ref();
         if !(1..=10_000).contains(&ping.parallelism) {
-            let message = format!("parallelism {} cannot be", ping.parallelism);
-            c.wrong(parallelism.span(), message, "write 1 to 10000; 100 is a good value");
+            let message = format!("`parallelism` = {} is out of range (1 to 10000)", ping.parallelism);
+            c.wrong(parallelism.span(), message, "100 is a good value");
         }
     }
     ping
@@ -311,15 +302,15 @@ fn ha(c: &mut Checker, raw: &RawHa) -> HaSettings {
     if let Some(starts) = &raw.parallel_starts {
         ha.parallelism = *starts.get_ref();
         if !(1..=1000).contains(&ha.parallelism) {
-            let message = format!("{} VMs cannot be started at once", ha.parallelism);
-            c.wrong(starts.span(), message, "write 1 to 1000; 10 is a good value");
+            let message = format!("`parallel_starts` = {} is out of range (1 to 1000)", ha.parallelism);
+            c.wrong(starts.span(), message, "10 is a good value");
         }
     }
     if let Some(percent) = &raw.storm_brake_percent {
         ha.storm_brake_percent = *percent.get_ref();
         if !(1..=100).contains(&ha.storm_brake_percent) {
-            let message = format!("{} percent of the hosts cannot be", ha.storm_brake_percent);
-            c.wrong(percent.span(), message, "write 1 to 100; 30 is a good value");
+            let message = format!("`storm_brake_percent` = {} is out of range (1 to 100)", ha.storm_brake_percent);
+            c.wrong(percent.span(), message, "30 is a good value");
         }
     }
     ha
@@ -329,8 +320,8 @@ fn hugepages(c: &mut Checker, raw: &RawRecovery) -> u64 {
     let Some(pages) = &raw.hugepages else { return DEFAULT_HUGEPAGES };
     let most = ringfence_drivers::node::hugepages::MAX_PAGES;
     if *pages.get_ref() > most {
-        let message = format!("{} hugepages of 2 MiB are more than 1 TiB", pages.get_ref());
-        c.wrong(pages.span(), message, "the number is of pages of 2 MiB: 1024 are 2 GiB");
+        let message = format!("`hugepages` = {} is out of range (at most {most}, 1 TiB)", pages.get_ref());
+        c.wrong(pages.span(), message, "the unit is pages of 2 MiB: 1024 are 2 GiB");
     }
     *pages.get_ref()
 }

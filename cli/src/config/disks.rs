@@ -1,10 +1,9 @@
-//! Which disk a volume is, whatever it is called: one disk belongs to one volume of one VM.
+//! Identity of disks: one disk belongs to one volume of one VM.
 //!
-//! Purpose: two VMs that write one image through two storages are two writers, and no fence sees it. Invariants: pure; a
-//! disk has as many names as there are ways to it, and two disks that share one name are one disk.
-//! Names that only mean something on a host (a directory, the `ceph.conf` there) count within a cluster of hosts: another
-//! cluster may have another disk of that name. Rejected: asking the storage. A check works without one; `fsid` of the
-//! controller's own `ceph.conf` is taken where it stands there.
+//! Purpose: two VMs that write one image through two storages would be two writers, which no fence detects. Invariants: pure; a
+//! disk has one name for each way to reach it, and two disks with a common name are one disk.
+//! Names that are relative to a host (a directory, its `ceph.conf`) count within a cluster of hosts. Alternative considered: a
+//! query of the storage (`check` works without a storage). The `fsid` of the controller's `ceph.conf` is used if it is set.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -14,11 +13,11 @@ use ringfence_messages::{ClusterId, StorageId, storage::StorageKind, vm::Install
 /// A disk, by one of its names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum DiskIdentity {
-    /// An RBD image of the cluster that the controller reaches so: its `fsid`, or the path of `ceph.conf`.
+    /// An RBD image, by the `fsid` of its cluster or the path of the controller's `ceph.conf`.
     Rbd { cluster: String, pool: String, image: String },
-    /// An RBD image of the cluster that hosts of this cluster reach by this `ceph.conf`.
+    /// An RBD image, by the `ceph.conf` on hosts of this cluster.
     RbdOnHosts { hosts: ClusterId, conf: String, pool: String, image: String },
-    /// A volume of the ZBS that this MDS serves.
+    /// A volume of ZBS, by the URL of its MDS.
     Zbs { mds: String, pool: String, volume: String, snapshot: Option<String> },
     /// A file on hosts of this cluster.
     File { hosts: ClusterId, path: PathBuf },
@@ -26,17 +25,17 @@ pub(super) enum DiskIdentity {
     OwnFile { storage: StorageId, file: String },
 }
 
-/// How the controller reaches a storage, as far as that tells disks apart.
+/// The controller's access to a storage, as far as it distinguishes disks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reach<'a> {
-    /// Ceph: what [`ceph_cluster`] says of its `ceph.conf`.
+    /// Ceph: the result of [`ceph_cluster`].
     pub(super) ceph: Option<&'a str>,
     /// ZBS: the URLs of its MDS.
     pub(super) mds: &'a [String],
 }
 
 impl DiskIdentity {
-    /// All names of the disk at this place.
+    /// All names of the disk at this path.
     pub(super) fn all(storage: &Storage, reach: &Reach<'_>, path: &InstallPath) -> Vec<DiskIdentity> {
         match path {
             InstallPath::Ceph { pool, image } => {
@@ -73,12 +72,12 @@ fn files(storage: &Storage, file: String) -> Vec<DiskIdentity> {
     storage.clusters.iter().map(|hosts| DiskIdentity::File { hosts: *hosts, path: path.clone() }).collect()
 }
 
-/// A path without what says nothing: `//`, `.`, and the `/` at its end. The directory is the hosts', and cannot be asked.
+/// A path without `//`, `.` and a trailing `/`. The directory is on hosts, so it cannot be resolved here.
 fn plain(path: &str) -> PathBuf {
     Path::new(path).components().filter(|part| !matches!(part, Component::CurDir)).collect()
 }
 
-/// Which cluster a `ceph.conf` of the controller's own is about: its `fsid`, where it says one, else the file itself.
+/// The cluster of a `ceph.conf` of the controller: its `fsid`, or the file's path without one.
 pub(super) fn ceph_cluster(conf: &Path) -> String {
     let text = std::fs::metadata(conf)
         .is_ok_and(|of| of.is_file() && of.len() <= MAX_CONF_BYTES)
@@ -88,8 +87,7 @@ pub(super) fn ceph_cluster(conf: &Path) -> String {
         .unwrap_or_else(|| conf.canonicalize().unwrap_or_else(|_| conf.to_owned()).display().to_string())
 }
 
-/// The largest `ceph.conf` that is read for its `fsid`. Too low: one that says it is not understood. Too high: some other
-/// file is read.
+/// The largest `ceph.conf` that is read for its `fsid`. Too low: the `fsid` is missed. Too high: a wrong file is read.
 const MAX_CONF_BYTES: u64 = 256 << 10;
 
 fn fsid(conf: &str) -> Option<String> {
@@ -100,7 +98,7 @@ fn fsid(conf: &str) -> Option<String> {
     conf.lines().find_map(value).filter(|fsid| !fsid.is_empty())
 }
 
-/// Whether the storage's kind has volumes of this form.
+/// Whether a storage of this kind has volumes of this form.
 pub(super) fn fits(kind: StorageKind, path: &InstallPath) -> bool {
     matches!(
         (kind, path),

@@ -1,4 +1,4 @@
-//! `[[webhook]]` and `[[command_hook]]`: whom the controller tells what happened.
+//! `[[webhook]]` and `[[command_hook]]`: the receivers of events.
 
 use std::{
     fmt,
@@ -19,52 +19,53 @@ use super::{
 };
 use crate::{https::authorities, signer::Signer};
 
-/// How long a receiver may take unless said otherwise. Too low: a slow one is told twice. Too high: it holds up later records.
+/// Default time limit of a delivery. Too low: a slow receiver gets an event twice. Too high: one delivery delays later events.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest time that it may be given. `ringfence hooks test` waits for it.
+/// Largest time limit of a delivery. `ringfence hooks test` waits for it.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The longest URL. Longer ones are a mistake.
+/// The longest URL.
 const MAX_URL_BYTES: usize = 2048;
 
-/// Hooks at most: each reads the journal and writes its place for itself. More are a case for a message broker.
+/// Largest number of hooks: each reads the journal and writes its own position. Too high: the disk of the controller is busy
+/// with positions; a message broker serves more receivers better.
 const MAX_HOOKS: usize = 64;
 
 /// A hook, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookConfig {
-    /// Its name, and of the file that keeps its place in the journal.
+    /// Name of the hook, and of the file with its position in the journal.
     pub name: String,
-    /// What it tells of.
+    /// Topics of its events.
     pub topics: Topics,
-    /// How long one try may take.
+    /// Time limit of one delivery.
     pub timeout: Duration,
-    /// How it tells.
+    /// Transport of its events.
     pub transport: HookTransport,
 }
 
-/// How a hook tells.
+/// Transport of a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookTransport {
-    /// By a signed POST.
+    /// A signed POST request.
     Webhook(WebhookAccess),
-    /// By a program with these arguments.
+    /// A program with these arguments.
     Command(Vec<String>),
 }
 
-/// How a receiver is reached.
+/// Access to a receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookAccess {
-    /// Where it listens.
+    /// URL of the receiver.
     pub url: HookUrl,
-    /// File with the secret that messages are signed with.
+    /// File with the secret for signatures.
     pub secret_file: PathBuf,
-    /// File with the certificates of who may vouch for it; the system's otherwise.
+    /// File with the certificate authorities of the receiver; the system's if unset.
     pub ca_file: Option<PathBuf>,
 }
 
-/// A receiver's URL. Its path and query are often secret: only its origin shows.
+/// A receiver's URL. Only its origin is shown, because path and query are often secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HookUrl {
     uri: Uri,
@@ -77,19 +78,19 @@ impl HookUrl {
         self.origin.clone()
     }
 
-    /// Whether what is sent there can be read on its way.
+    /// Whether the connection is not encrypted.
     pub fn is_plain(&self) -> bool {
         self.uri.scheme_str() != Some("https")
     }
 
-    /// Whether others than this machine may read it then.
+    /// Whether other machines could read the connection.
     pub fn is_exposed(&self) -> bool {
         let host = self.uri.host().unwrap_or_default();
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         self.is_plain() && !literal.is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// The whole of it.
+    /// The whole URL.
     pub(crate) fn uri(&self) -> Uri {
         self.uri.clone()
     }
@@ -106,18 +107,18 @@ impl fmt::Debug for HookUrl {
 pub struct Topics(Vec<(String, Glob)>);
 
 impl Topics {
-    /// Whether one of them is of this topic.
+    /// Whether one of the globs matches this topic.
     pub fn matches(&self, topic: &str) -> bool {
         self.0.iter().any(|(_, glob)| glob.matches(topic))
     }
 
-    /// As they were written.
+    /// The globs as written.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(text, _)| text.as_str())
     }
 }
 
-/// The hooks of the file; each name once.
+/// The hooks of the file, with unique names.
 pub(super) fn hooks(
     c: &mut Checker,
     webhooks: &[Spanned<RawWebhook>],
@@ -130,7 +131,7 @@ pub(super) fn hooks(
             c.ok(name.span(), text::name(name.get_ref(), 64));
             if hooks.iter().any(|known| known.name == *name.get_ref()) {
                 let message = format!("there are two hooks named {:?}", name.get_ref());
-                c.wrong(name.span(), message, "give one of them another name: it names its place in the journal");
+                c.wrong(name.span(), message, "rename one of them: the name identifies the position in the journal");
             }
             let topics = globs(c, name, topics);
             let timeout = wait.map_or(Some(DEFAULT_TIMEOUT), |wait| c.ok(wait.span(), timeout(wait.get_ref())));
@@ -151,24 +152,28 @@ pub(super) fn hooks(
     if let Some(name) =
         webhooks.iter().map(|of| &of.get_ref().name).chain(commands.iter().map(|of| &of.get_ref().name)).nth(MAX_HOOKS)
     {
-        c.wrong(name.span(), format!("there are more than {MAX_HOOKS} hooks"), "let one receiver hand on to others");
+        c.wrong(
+            name.span(),
+            format!("there are more than {MAX_HOOKS} hooks"),
+            "let one receiver forward events to others",
+        );
     }
     hooks
 }
 
 fn globs(c: &mut Checker, name: &Text, topics: &[Text]) -> Topics {
     if topics.is_empty() {
-        c.wrong(name.span(), "it tells of nothing", "name topics: topics = [\"ha.*\"], or [\"*\"] for all");
+        c.wrong(name.span(), "the hook has no topics", "set topics = [\"ha.*\"], or [\"*\"] for all");
     }
     Topics(topics.iter().filter_map(|of| Some((of.get_ref().clone(), c.ok(of.span(), glob(of.get_ref()))?))).collect())
 }
 
-/// A glob that at least one topic is of.
+/// A glob that matches at least one topic.
 fn glob(text: &str) -> Read<Glob> {
     let glob = Glob::new(text).map_err(|e| (e.details, "write a topic, with * for any text: \"ha.*\"".to_owned()))?;
     match RECORDED.iter().any(|topic| glob.matches(topic)) {
         true => Ok(glob),
-        false => Err((format!("nothing ever has the topic {text:?}"), text::suggest(text, RECORDED))),
+        false => Err((format!("unknown topic {text:?}: no event matches it"), text::suggest(text, RECORDED))),
     }
 }
 
@@ -177,8 +182,8 @@ fn timeout(text: &str) -> Read<Duration> {
     match timeout.is_zero() || timeout > MAX_TIMEOUT {
         false => Ok(timeout),
         true => Err((
-            format!("a try cannot take {text}"),
-            format!("write \"1ms\" to \"{}s\"; \"10s\" is a good value", MAX_TIMEOUT.as_secs()),
+            format!("`timeout` = {text:?} is out of range (1ms to {}s)", MAX_TIMEOUT.as_secs()),
+            "\"10s\" is a good value".to_owned(),
         )),
     }
 }
@@ -186,9 +191,9 @@ fn timeout(text: &str) -> Read<Duration> {
 fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookTransport> {
     let url = c.ok(of.url.span(), url(of.url.get_ref()));
     if let (Some(exposed), false) = (url.as_ref().filter(|url| url.is_exposed()), of.insecure) {
-        let message = format!("what is told to {} can be read on its way", exposed.origin());
-        let help = "write an https:// URL (ca_file names a private authority), 127.0.0.1 for this machine, or insecure = true \
-                    if the network is trusted";
+        let message = format!("events to {} would be sent without encryption", exposed.origin());
+        let help = "write an https:// URL (ca_file for a private certificate authority), 127.0.0.1 for this machine, or \
+                    insecure = true if the network is trusted";
         c.wrong(of.url.span(), message, help);
     }
     let secret_file = base.join(of.secret_file.get_ref());
@@ -198,46 +203,46 @@ fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookTranspor
     Some(HookTransport::Webhook(WebhookAccess { url: url?, secret_file, ca_file }))
 }
 
-/// The file with the certificates of who may vouch for somebody; `plain`: who is reached without any.
+/// The file with certificate authorities. `plain`: the URL is `http://`.
 pub(super) fn ca_file(c: &mut Checker, file: Option<&Spanned<PathBuf>>, plain: bool, base: &Path) -> Option<PathBuf> {
     let file = file?;
     let (path, at) = (base.join(file.get_ref()), file.span());
     c.ok(at.clone(), authorities(&path).map_err(|(why, fix)| (format!("{}: {why}", path.display()), fix)));
     if plain {
-        c.wrong(at, "nobody vouches for anything over http://", "write an https:// URL, or remove ca_file");
+        c.wrong(at, "ca_file has no effect with http://", "write an https:// URL, or remove ca_file");
     }
     Some(path)
 }
 
-/// A URL that something can be posted to.
+/// A URL for POST requests.
 fn url(text: &str) -> Read<HookUrl> {
-    // Never the text: a part of it may be secret. The place in the file is shown anyway, to who may read it.
+    // The message never contains the text, a part of which may be secret; the diagnostic shows its place in the file.
     let odd = |what: &str| {
         (what.to_owned(), "write https://HOST/PATH or, on a trusted network, http://HOST:PORT/PATH".to_owned())
     };
-    let url = reqwest::Url::parse(text).map_err(|e| odd(&format!("this is no URL: {e}")))?;
+    let url = reqwest::Url::parse(text).map_err(|e| odd(&format!("not a URL: {e}")))?;
     if !matches!(url.scheme(), "http" | "https") || text.len() > MAX_URL_BYTES {
-        return Err(odd("this is no URL of a receiver"));
+        return Err(odd("not the URL of a receiver"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(odd("a URL with a user or password: messages are signed instead"));
+        return Err(odd("a URL must not contain a user or password: messages are signed instead"));
     }
     if url.fragment().is_some() {
-        return Err(odd("what comes after # is never sent"));
+        return Err(odd("a URL must not contain a fragment (#), which is never sent"));
     }
-    let uri = url.as_str().parse().map_err(|_| odd("this URL cannot be posted to"))?;
+    let uri = url.as_str().parse().map_err(|_| odd("this URL does not accept POST requests"))?;
     Ok(HookUrl { uri, origin: url.origin().ascii_serialization() })
 }
 
 fn argv(c: &mut Checker, of: &RawCommandHook) -> Option<HookTransport> {
     let Some(program) = of.argv.first() else {
-        c.wrong(of.name.span(), "it names no program", "add argv = [\"/PATH/PROGRAM\", \"ARGUMENT\", ...]");
+        c.wrong(of.name.span(), "the hook has no program", "add argv = [\"/PATH/PROGRAM\", \"ARGUMENT\", ...]");
         return None;
     };
-    // Not looked up in PATH: what is run should not depend on how the controller was started.
+    // No lookup in PATH: the program must not depend on the environment of the controller.
     c.ok(program.span(), text::absolute(program.get_ref()))?;
     for argument in of.argv.iter().filter(|argument| argument.get_ref().contains('\0')) {
-        c.wrong(argument.span(), "an argument cannot have a zero byte", "remove it");
+        c.wrong(argument.span(), "an argument must not contain a zero byte", "remove it");
     }
     Some(HookTransport::Command(of.argv.iter().map(|argument| argument.get_ref().clone()).collect()))
 }
@@ -247,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_plain_and_show_no_more_than_their_origin() {
+    fn url_shows_only_its_origin() {
         let good = url("https://hooks.example:8443/services/T0KEN?key=s3cret").unwrap();
         assert_eq!(format!("{good:?}"), "https://hooks.example:8443");
         assert_eq!(good.uri().to_string(), "https://hooks.example:8443/services/T0KEN?key=s3cret");
@@ -270,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn globs_are_of_topics_that_there_are() {
+    fn glob_matches_known_topics_only() {
         for good in ["ha.*", "*", "ceph.ha.sibling-fence", "{kind}.state-changed"] {
             glob(good).unwrap();
         }
@@ -279,10 +284,10 @@ mod tests {
             glob(topic).unwrap();
         }
         assert!(glob("inventory.changed").is_ok() && glob("").is_err());
-        // They are events, and no records.
+        // These are events that the journal does not record.
         for never in ["journal.recorded", "host.suspected"] {
-            let (_, mend) = glob(never).unwrap_err();
-            assert!(mend.contains("known are") || mend.contains("did you mean"), "{never}: {mend}");
+            let (_, remedy) = glob(never).unwrap_err();
+            assert!(remedy.contains("use one of") || remedy.contains("did you mean"), "{never}: {remedy}");
         }
     }
 }

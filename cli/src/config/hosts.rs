@@ -1,10 +1,9 @@
-//! `[[host]]`: the machines, and the addresses by which they are reached and refused.
+//! `[[host]]`: the hosts and their addresses.
 //!
-//! Invariants: one address is one host's. A fence that goes to another machine proves nothing about the one that failed,
-//! and a storage fence of a shared address cuts off a host that is well; so no two hosts share an address, and an address
-//! that a storage cluster cannot tell a host by is refused.
-//! Rejected: telling hosts apart by the port of SSH alone wherever they are. Behind one address beyond loopback there is one
-//! machine, or a forwarding that may change tonight; on loopback there is a lab on one machine, where everything is shared.
+//! Invariants: no two hosts share an address, and an address by which a storage cannot identify a host is rejected. A fence of the
+//! wrong machine proves nothing, and a storage fence of a shared address blocks a healthy host.
+//! Alternative considered: hosts that differ only in their SSH port. Beyond loopback one address is one machine, or a forwarding
+//! that may change; on loopback it is a lab on one machine, where everything is shared.
 
 use std::{
     collections::HashMap,
@@ -24,12 +23,12 @@ use super::{
     text,
 };
 
-/// How a host's agent is reached.
+/// Access to a host's agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentAccess {
     /// The agent's base URL.
     pub url: String,
-    /// SSH user, for an MDS that installs things there.
+    /// SSH user with which an MDS installs its parts.
     pub ssh_user: String,
     /// SSH port.
     pub ssh_port: u16,
@@ -37,7 +36,7 @@ pub struct AgentAccess {
     pub ssh_password_file: Option<PathBuf>,
 }
 
-/// An address that stands in the file: whose it is, and where.
+/// An address in the file, with its host and place.
 struct Placed {
     host: String,
     ip: IpAddr,
@@ -45,7 +44,7 @@ struct Placed {
     at: Range<usize>,
 }
 
-/// Reads the hosts; how many tables there were, too.
+/// Reads the hosts. Also returns the number of tables.
 pub(super) fn hosts(
     c: &mut Checker,
     tables: &[Spanned<RawHost>],
@@ -79,7 +78,7 @@ pub(super) fn hosts(
         let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address).to_owned();
         if let Some((other, _, first)) = urls.iter().find(|(_, known, _)| *known == address) {
             let message = format!("{host} has the agent of {other} ({})", c.place(first));
-            c.wrong(of.agent.span(), message, "each host has an agent of its own: correct the address or the port");
+            c.wrong(of.agent.span(), message, "each host has its own agent: correct the address or the port");
         }
         urls.push((host.clone(), address, of.agent.span()));
         let access = AgentAccess {
@@ -97,7 +96,7 @@ pub(super) fn hosts(
     (agents, tables.len())
 }
 
-/// An address that one machine may have, so that what is done to it is done to that machine.
+/// An address that can identify one machine.
 pub(super) fn of_one_host(ip: IpAddr) -> text::Read<IpAddr> {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -106,35 +105,36 @@ pub(super) fn of_one_host(ip: IpAddr) -> text::Read<IpAddr> {
     let (why, help) = match ip {
         IpAddr::V6(six) if six.to_ipv4_mapped().is_some() => {
             let four = six.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
-            ("is IPv4 written as IPv6: a storage knows its clients by the plain form", format!("write {four}"))
+            ("is an IPv4-mapped IPv6 address, which no storage reports for its clients", format!("write {four}"))
         }
-        ip if ip.is_unspecified() => ("is every address and none", "write the host's own address".to_owned()),
+        ip if ip.is_unspecified() => ("is the unspecified address", "write the host's own address".to_owned()),
         ip if ip.is_multicast() => ("is a multicast address", "write the host's own address".to_owned()),
         IpAddr::V4(Ipv4Addr::BROADCAST) => ("is the broadcast address", "write the host's own address".to_owned()),
         _ if link_local => {
-            ("is link-local: it names a machine on one wire only", "write an address that is routed".to_owned())
+            ("is link-local, so it identifies a machine on one link only", "write a routed address".to_owned())
         }
         ip => return Ok(ip),
     };
     Err((format!("{ip} {why}"), help))
 }
 
-/// Refuses addresses that two hosts share, and those of this machine beside others.
+/// Rejects addresses that two hosts share, and loopback addresses beside others.
 fn each_its_own(c: &mut Checker, management: &[Placed], storage: &[Placed]) {
-    // A lab on one machine: everything there has the machine's addresses, and hosts are told apart by their agents.
+    // A lab on one machine: all hosts have the machine's addresses, and differ by their agents.
     let lab = management.iter().all(|of| of.ip.is_loopback());
     for (n, of) in management.iter().enumerate() {
         if lab {
             break;
         }
         if of.ip.is_loopback() {
-            let message = format!("{} is this machine itself for who would fence {}", of.ip, of.host);
-            c.wrong(of.at.clone(), message, "write the address by which other hosts reach it");
+            let message = format!("{} is loopback: a sibling host that fences {} would reach itself", of.ip, of.host);
+            c.wrong(of.at.clone(), message, "write the address at which other hosts reach it");
         } else if let Some(other) =
             management[..n].iter().find(|other| (other.ip, other.ssh_port) == (of.ip, of.ssh_port))
         {
-            let message = format!("{} is the management address of {} too ({})", of.ip, other.host, c.place(&other.at));
-            let help = "a fence would look at one machine and take what it sees for the other: correct one of them";
+            let message =
+                format!("{} is also the management address of {} ({})", of.ip, other.host, c.place(&other.at));
+            let help = "a fence would inspect the wrong machine: correct one of them";
             c.wrong(of.at.clone(), message, help);
         }
     }
@@ -143,11 +143,11 @@ fn each_its_own(c: &mut Checker, management: &[Placed], storage: &[Placed]) {
             continue;
         }
         let twice = |other: &&Placed| other.ip == of.ip;
-        let help = "a storage fence of one would cut the other off: each host has addresses of its own";
+        let help = "a storage fence of one host would block the other: give each host its own addresses";
         if let Some(other) = storage[..n].iter().find(twice) {
             let message = match other.host == of.host {
-                true => format!("{} stands here twice", of.ip),
-                false => format!("{} is in storage_ips of {} too ({})", of.ip, other.host, c.place(&other.at)),
+                true => format!("{} is listed twice", of.ip),
+                false => format!("{} is also in storage_ips of {} ({})", of.ip, other.host, c.place(&other.at)),
             };
             c.wrong(of.at.clone(), message, help);
         } else if let Some(other) = management.iter().filter(|other| other.host != of.host).find(twice) {
@@ -157,8 +157,8 @@ fn each_its_own(c: &mut Checker, management: &[Placed], storage: &[Placed]) {
     }
 }
 
-/// Refuses loopback among the addresses from which a host reaches its storage. On a lab of one machine it may stand there
-/// where nothing is fenced by it: `fencing` are the clusters with a storage on Ceph.
+/// Rejects loopback in `storage_ips`. A lab on one machine may have it in clusters without storage fences: `fencing` tells whether
+/// a cluster uses a Ceph storage.
 pub(super) fn no_loopback(
     c: &mut Checker,
     tables: &[Spanned<RawHost>],
@@ -170,9 +170,8 @@ pub(super) fn no_loopback(
     for of in tables.iter().map(Spanned::get_ref) {
         let fenced = clusters.known(of.cluster.get_ref()).is_some_and(&fencing);
         for text in of.storage_ips.iter().filter(|text| loopback(text) && (fenced || !lab)) {
-            let message =
-                format!("{} is loopback: no storage knows the host by it, and none can refuse it", text.get_ref());
-            c.wrong(text.span(), message, "write the address from which the host reaches its storage (ip -br addr)");
+            let message = format!("{} is loopback: a storage cannot fence a host by it", text.get_ref());
+            c.wrong(text.span(), message, "write the address that the host uses towards its storage (ip -br addr)");
         }
     }
 }
@@ -182,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_not_one_hosts_is_refused_with_what_to_write() {
+    fn ambiguous_address_is_rejected_with_remedy() {
         for (text, help) in [
             ("0.0.0.0", "own address"),
             ("::", "own address"),

@@ -1,9 +1,8 @@
-//! What the API added to the inventory: tables in a file of the controller's own, read as if they stood at the end of its config.
+//! The items that the API added: tables in the controller's own file, read as if they were at the end of its config file.
 //!
-//! Purpose: hosts, storages and VMs may be added and removed by the API, and the config file stays its writer's. Invariants:
-//! each thing stands in one of the two files, and is changed where it stands; the file is replaced as a whole, or not at
-//! all; what it says is checked by the same code as the config.
-//! Rejected: writing into the config file. It may be under version control, and is none of the service's to write.
+//! Purpose: the API adds and removes hosts, storages and VMs without changes of the config file. Invariants: each item is in one
+//! of the two files, and is changed there; the file is replaced atomically; the code that checks the config file checks it too.
+//! Alternative considered: writing into the config file (it may be under version control, and the service may not write it).
 
 use std::{
     fmt,
@@ -23,27 +22,27 @@ const FILE: &str = "inventory.toml";
 
 const HEAD: &str = "# Written by the controller: `ringfence inventory` changes it.\n\n";
 
-/// What a controller's config was read from.
+/// The texts of a controller's configuration.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     /// The config file.
     pub path: PathBuf,
     /// Its text.
     pub text: String,
-    /// The file of what the API added.
+    /// The file of the items that the API added.
     pub managed_path: PathBuf,
-    /// Its text; empty where there is none.
+    /// Its text; empty if the file is missing.
     pub managed: String,
 }
 
-/// Where, not what: a webhook's URL may be a secret.
+/// The paths only: a webhook's URL may be a secret.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Source({}, {})", self.path.display(), self.managed_path.display())
     }
 }
 
-/// The tables of an inventory, by kind, as the config has them; keys may be written as JSON does (`managementIp`).
+/// Tables of the inventory by kind, as in the config file; keys may be in JSON style (`managementIp`).
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tables {
@@ -57,38 +56,38 @@ pub struct Tables {
     pub vms: Vec<Map<String, Value>>,
 }
 
-/// Names, by kind.
+/// Names by kind.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Names {
-    /// Of clusters.
+    /// Names of clusters.
     pub clusters: Vec<String>,
-    /// Of hosts.
+    /// Names of hosts.
     pub hosts: Vec<String>,
-    /// Of storages.
+    /// Names of storages.
     pub storages: Vec<String>,
-    /// Of VMs.
+    /// Names of VMs.
     pub vms: Vec<String>,
 }
 
-/// A change of the inventory: all of it or nothing.
+/// A change of the inventory, applied as a whole or not at all.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Edit {
-    /// Things that are added, or replaced where one of the same name is there.
+    /// Items to add, or to replace by name.
     pub put: Tables,
-    /// Things that are taken out.
+    /// Items to remove.
     pub remove: Names,
 }
 
-/// A file's tables of each kind: how they are called in JSON and in TOML.
+/// Kinds of tables: key in JSON and key in TOML.
 const KINDS: [(&str, &str); 4] = [("clusters", "cluster"), ("hosts", "host"), ("storages", "storage"), ("vms", "vm")];
 
 impl Source {
-    /// What stands in a config file and beside it.
+    /// Reads the file of the API beside a config file.
     ///
     /// # Errors
-    /// The file of what the API added cannot be read.
+    /// The file of the items that the API added cannot be read.
     pub(super) fn read(path: &Path, text: String) -> Result<Source, Problems> {
         #[derive(Deserialize)]
         struct Head {
@@ -98,25 +97,25 @@ impl Source {
         struct Controller {
             state_dir: PathBuf,
         }
-        // One that cannot be understood is explained by who reads all of it.
+        // The parser of the whole file reports a file that this one cannot parse.
         let state_dir = toml::from_str::<Head>(&text).map(|head| head.controller.state_dir).unwrap_or_default();
         let managed_path = path.parent().unwrap_or(Path::new(".")).join(state_dir).join(FILE);
         let managed = if managed_path.exists() { read(&managed_path)? } else { String::new() };
         Ok(Source { path: path.to_owned(), text, managed_path, managed })
     }
 
-    /// The config that both files say together.
+    /// The configuration of both files together.
     ///
     /// # Errors
-    /// `SYS.1007`, all mistakes.
+    /// `SYS.1007`, all errors.
     pub fn config(self) -> Result<ControllerConfig> {
         Ok(controller::parse(self)?)
     }
 
-    /// The same with another set of what the API added.
+    /// The same with an edit of the items that the API added.
     ///
     /// # Errors
-    /// `SYS.1007`: a table without a name, something that stands in the config file, or that is not there at all.
+    /// `SYS.1007`: a table without a name, an item of the config file, or an unknown item.
     pub fn edited(&self, edit: &Edit) -> Result<Source> {
         let bad = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why);
         let (config, mut managed) = (tables(&self.text)?, tables(&self.managed)?);
@@ -127,7 +126,8 @@ impl Source {
         for (((_, kind), put), remove) in KINDS.iter().zip(put).zip(remove) {
             let elsewhere = |name: &str| {
                 let there = array(&config, kind).iter().any(|of| name_of(of) == Some(name));
-                let why = || format!("{kind} {name} stands in {}: change it there, then reload", self.path.display());
+                let why =
+                    || format!("{kind} {name} is defined in {}; change it there, then reload", self.path.display());
                 if there { Err(bad(why())) } else { Ok(()) }
             };
             let mut all = array(&managed, kind).to_vec();
@@ -140,7 +140,7 @@ impl Source {
             }
             for table in put {
                 let table = toml_of(&Value::Object(table.clone())).unwrap_or(toml::Value::Table(toml::Table::new()));
-                let name = name_of(&table).ok_or_else(|| bad(format!("a {kind} needs a name: add name = \"NAME\"")))?;
+                let name = name_of(&table).ok_or_else(|| bad(format!("a {kind} has no name; add name = \"NAME\"")))?;
                 elsewhere(name)?;
                 let before = all.iter().find(|of| name_of(of) == Some(name));
                 self.may(&may, kind, &table, before)?;
@@ -157,12 +157,12 @@ impl Source {
         let written = toml::to_string(&managed).map_err(|why| bad(why.to_string()))?;
         let managed = if written.is_empty() { written } else { format!("{HEAD}{written}") };
         if managed.len() as u64 > MAX_FILE_BYTES {
-            return Err(bad(format!("the inventory would have {} bytes, at most {MAX_FILE_BYTES} fit", managed.len())));
+            return Err(bad(format!("the inventory would have {} bytes (at most {MAX_FILE_BYTES})", managed.len())));
         }
         Ok(Source { managed, ..self.clone() })
     }
 
-    /// What the config file lets the API set; a file that cannot be understood allows nothing.
+    /// `api_may` of the config file; empty if the file is invalid.
     fn api_may(&self) -> Vec<ApiMay> {
         #[derive(Deserialize)]
         struct Head {
@@ -176,14 +176,15 @@ impl Source {
         toml::from_str::<Head>(&self.text).map(|head| head.controller.api_may).unwrap_or_default()
     }
 
-    /// Refuses what a table sets anew and the file does not let the API set.
+    /// Rejects a changed key that `api_may` of the config file does not permit.
     fn may(&self, may: &[ApiMay], kind: &str, table: &toml::Value, before: Option<&toml::Value>) -> Result<()> {
-        for (of, key, what, word) in ApiMay::KEYS {
-            let value = table.get(key).filter(|value| of == kind && what.concerns(value) && !may.contains(&what));
+        for (of, key, permission, word) in ApiMay::KEYS {
+            let value =
+                table.get(key).filter(|value| of == kind && permission.concerns(value) && !may.contains(&permission));
             if value.is_some() && value != before.and_then(|before| before.get(key)) {
                 let why = format!(
-                    "{kind} {}: the API may not set {key}: who sets it is root on hosts, or reads the controller's files. Write \
-                     it into {}, or add {word:?} to api_may in [controller] there and reload",
+                    "{kind} {}: the API may not set {key}, which gives root on hosts or reads files of the controller; write it \
+                     into {}, or add {word:?} to api_may in [controller] there and reload",
                     name_of(table).unwrap_or_default(),
                     self.path.display()
                 );
@@ -193,7 +194,7 @@ impl Source {
         Ok(())
     }
 
-    /// Tables of the config file that are others and are read at the start only: `[ping]`.
+    /// Changed tables of the config file that are read at the start only, such as `[ping]`.
     pub fn need_restart(&self, new: &Source) -> Vec<String> {
         let (Ok(old), Ok(new)) = (tables(&self.text), tables(&new.text)) else { return Vec::new() };
         let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
@@ -204,10 +205,10 @@ impl Source {
         others.map(|key| format!("[{key}]")).collect()
     }
 
-    /// Everything that both files say of the inventory, as JSON, and which of it the API may change.
+    /// The inventory of both files as JSON; `managed` marks the items that the API may change.
     ///
     /// # Errors
-    /// `SYS.1007` if one of the files cannot be understood.
+    /// `SYS.1007` if one of the files is invalid.
     pub fn shown(&self) -> Result<Value> {
         let mut shown = Map::new();
         let both = [(tables(&self.text)?, false), (tables(&self.managed)?, true)];
@@ -221,20 +222,20 @@ impl Source {
         Ok(Value::Object(shown))
     }
 
-    /// Writes what the API added beside its place; `Written::replace` puts it there.
+    /// Writes a draft of the file of the API; `Written::replace` replaces the file with it.
     ///
     /// # Errors
     /// `SYS.1016`: nothing was changed.
     pub fn write(&self) -> Result<Written<'_>> {
         let failed = |why: std::io::Error| {
-            ErrorCode::new(Code::IO, format!("{}: {why}: nothing was changed", self.managed_path.display()))
+            ErrorCode::new(Code::IO, format!("{}: {why}; nothing was changed", self.managed_path.display()))
         };
         let draft = Draft::write(&self.managed_path, self.managed.as_bytes()).map_err(failed)?;
         Ok(Written { draft, path: &self.managed_path })
     }
 }
 
-/// A file that waits to replace another; dropped, it is gone.
+/// A draft of the file; dropping it removes the draft.
 pub struct Written<'a> {
     draft: Draft,
     path: &'a Path,
@@ -263,7 +264,7 @@ fn name_of(table: &toml::Value) -> Option<&str> {
     table.get("name")?.as_str()
 }
 
-/// As TOML, with its keys; what is null is left out.
+/// As TOML, with TOML keys; null values are omitted.
 pub(crate) fn toml_of(value: &Value) -> Option<toml::Value> {
     Some(match value {
         Value::Null => return None,
@@ -277,7 +278,7 @@ pub(crate) fn toml_of(value: &Value) -> Option<toml::Value> {
     })
 }
 
-/// As JSON, with its keys.
+/// As JSON, with JSON keys.
 fn json_of(value: &toml::Value) -> Value {
     match value {
         toml::Value::Table(all) => Value::Object(all.iter().map(|(key, of)| (camel(key), json_of(of))).collect()),
@@ -353,14 +354,14 @@ dir = \"/srv\"
     }
 
     #[test]
-    fn what_the_api_adds_is_read_as_if_it_stood_in_the_config() {
+    fn items_of_the_api_are_read_with_the_config() {
         let host = json!({ "name": "b", "cluster": "c1", "managementIp": "10.0.0.2", "agent": "http://10.0.0.2:7070" });
         let both = edit(json!({ "put": { "hosts": [host], "vms": [vm("vm1"), vm("vm2")] } }));
         let source = source().edited(&both).unwrap();
         let config = source.clone().config().unwrap();
         assert_eq!(config.inventory.hosts.iter().map(|of| of.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(config.inventory.vms[1].memory_mib, 64);
-        // Replaced where it stands, and taken out.
+        // Replaced in place, and removed.
         let mut other = vm("vm1");
         other["memoryMib"] = json!(128);
         let source = source.edited(&edit(json!({ "put": { "vms": [other] }, "remove": { "vms": ["vm2"] } }))).unwrap();
@@ -370,19 +371,19 @@ dir = \"/srv\"
         assert_eq!((&shown["hosts"][0]["managed"], &shown["hosts"][1]["managed"]), (&json!(false), &json!(true)));
         assert_eq!(shown["vms"][0]["definition"]["volume"][0]["installPath"], "vhost://vm1");
         let all = edit(json!({ "remove": { "hosts": ["b"], "vms": ["vm1"] } }));
-        assert_eq!(source.edited(&all).unwrap().managed, "", "nothing is left of it");
+        assert_eq!(source.edited(&all).unwrap().managed, "", "the file is empty");
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_line_and_what_stands_in_the_config_is_left_alone() {
+    fn error_has_its_line_and_config_items_are_not_edited() {
         for (change, says) in [
             (
                 json!({ "put": { "hosts": [{ "name": "a" }] } }),
-                "host a stands in /etc/c.toml: change it there, then reload",
+                "host a is defined in /etc/c.toml; change it there, then reload",
             ),
-            (json!({ "remove": { "hosts": ["a"] } }), "host a stands in /etc/c.toml"),
+            (json!({ "remove": { "hosts": ["a"] } }), "host a is defined in /etc/c.toml"),
             (json!({ "remove": { "vms": ["x"] } }), "there is no vm x"),
-            (json!({ "put": { "vms": [{ "cluster": "c1" }] } }), "a vm needs a name"),
+            (json!({ "put": { "vms": [{ "cluster": "c1" }] } }), "a vm has no name"),
         ] {
             let error = source().edited(&edit(change.clone())).unwrap_err();
             assert!(error.details.contains(says), "{change}: {error}");
@@ -398,7 +399,7 @@ dir = \"/srv\"
     }
 
     #[test]
-    fn what_makes_its_setter_root_is_set_by_the_file_alone_unless_it_says_otherwise() {
+    fn privileged_keys_need_api_may() {
         let with = |may: &str| Source { text: CONFIG.replace("\"plain_agents\"", may), ..source() };
         let armed = |key: &str, value: Value| {
             let mut vm = vm("vm1");
@@ -430,7 +431,7 @@ dir = \"/srv\"
         }
         with("").edited(&host("agent", "http://127.0.0.1:7070")).unwrap();
         with("").edited(&armed("qemuArgs", json!([]))).unwrap();
-        // What stands there already may stay, whoever set it.
+        // An unchanged value stays.
         let there = with("\"qemu_args\"").edited(&armed("qemuArgs", json!(["-S"]))).unwrap();
         let later = Source { text: with("").text, ..there };
         later.edited(&armed("qemuArgs", json!(["-S"]))).unwrap();
@@ -438,7 +439,7 @@ dir = \"/srv\"
     }
 
     #[test]
-    fn what_only_a_restart_takes_up_is_named() {
+    fn tables_that_need_a_restart_are_listed() {
         let mut new = source();
         new.text = format!("{CONFIG}[ping]\ninterval = \"1s\"\n").replace("/srv", "/other");
         assert_eq!(source().need_restart(&new), ["[ping]"], "the storage is part of the inventory");

@@ -1,8 +1,7 @@
-//! Reads the controller's and the agent's file, and says of every mistake where it is and how to mend it.
+//! Reads the controller's and the agent's file, and reports every error with its place and a remedy.
 //!
-//! Invariants: an unknown key is an error, never ignored; all mistakes of a file that can be told apart are told at
-//! once; each names file, line and fix; what comes out is consistent (names unique, references resolved).
-//! Rejected: defaults for things that were misspelt.
+//! Invariants: an unknown key is an error, never ignored; all independent errors of a file are reported together; the result is
+//! consistent (unique names, resolved references). Alternative considered: defaults for misspelt keys.
 
 mod agent;
 mod controller;
@@ -36,14 +35,14 @@ use ringfence_messages::{Code, ErrorCode};
 pub use storages::{CephAccess, MdsAccess};
 pub use telemetry::TelemetryConfig;
 
-/// The largest config file, 1 MiB; some 10,000 VMs. Larger ones are some other file.
+/// The largest config file, 1 MiB, about 10,000 VMs. Too low: a large inventory does not fit. Too high: a wrong file is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Mistakes of a file that are told. Too low: a rename in a large file is mended in many rounds. Too high: some other file
-/// fills the memory and the screen with its.
+/// Errors of a file that are reported at most. Too low: a rename in a large file takes many rounds to fix. Too high: a wrong
+/// file fills memory and screen with errors.
 pub const MAX_PROBLEMS: usize = 100;
 
-/// One mistake in a file.
+/// One error in a file.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{message}")]
 pub struct Problem {
@@ -56,16 +55,16 @@ pub struct Problem {
     at: SourceSpan,
 }
 
-/// Every mistake that was found in a file.
+/// All errors of a file.
 #[derive(Debug)]
 pub struct Problems {
-    /// What is wrong with the file as a whole, if it could not even be read.
+    /// Error of the file as a whole, if it could not be read.
     file: Option<String>,
     problems: Vec<Problem>,
 }
 
 impl Problems {
-    /// The mistakes as text, `width` characters wide, with or without colours and line art.
+    /// The errors as text of `width` columns, with or without colours and line art.
     pub fn render(&self, fancy: bool, width: usize) -> String {
         let mut text = String::new();
         if let Some(whole) = &self.file {
@@ -81,7 +80,7 @@ impl Problems {
         text
     }
 
-    /// One line each, with the line of the file that is meant, for who did not write that file.
+    /// One line for each error, with its line of the file, for readers without the file.
     pub fn lines(&self) -> Vec<String> {
         let line = |of: &Problem| {
             let (text, at) = (of.text.inner(), of.at.offset());
@@ -92,12 +91,12 @@ impl Problems {
         self.file.iter().cloned().chain(self.problems.iter().map(line)).collect()
     }
 
-    /// Where in the file they are: the bytes that each points at.
+    /// Byte ranges of the errors in the file.
     pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
         self.problems.iter().map(|problem| problem.at.offset()..problem.at.offset() + problem.at.len())
     }
 
-    /// How many there are.
+    /// Number of errors.
     pub fn count(&self) -> usize {
         self.problems.len() + usize::from(self.file.is_some())
     }
@@ -111,7 +110,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// `SYS.1007`, all mistakes on one line.
+/// `SYS.1007`, all errors on one line.
 impl From<Problems> for ErrorCode {
     fn from(problems: Problems) -> ErrorCode {
         ErrorCode::new(Code::INVALID_ARGUMENT, problems.lines().join("; "))
@@ -121,24 +120,24 @@ impl From<Problems> for ErrorCode {
 /// A config file of either kind.
 #[derive(Debug)]
 pub enum Config {
-    /// A controller's.
+    /// The controller's file.
     Controller(Box<ControllerConfig>),
-    /// An agent's.
+    /// An agent's file.
     Agent(Box<AgentConfig>),
 }
 
-/// Reads a file and tells by its tables whose it is.
+/// Reads a file of either kind, which its tables determine.
 ///
 /// # Errors
-/// Every mistake that was found.
+/// All errors of the file.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     parse(path, read(path)?)
 }
 
-/// Reads the text of a file and tells by its tables whose it is; relative paths are from where `path` is.
+/// Parses the text of a file of either kind; relative paths are relative to the folder of `path`.
 ///
 /// # Errors
-/// Every mistake that was found.
+/// All errors of the file.
 pub fn parse(path: &Path, text: String) -> Result<Config, Problems> {
     let is_controller = ["[controller]", "[[host]]", "[[cluster]]", "[[storage]]", "[[vm]]", "[ping]"];
     if text.lines().any(|line| is_controller.contains(&line.split('#').next().unwrap_or("").trim())) {
@@ -151,7 +150,7 @@ pub fn parse(path: &Path, text: String) -> Result<Config, Problems> {
 /// Reads a controller's file.
 ///
 /// # Errors
-/// Every mistake that was found.
+/// All errors of the file.
 pub fn load_controller(path: &Path) -> Result<ControllerConfig, Problems> {
     ours(path)?;
     controller::parse(Source::read(path, read(path)?)?)
@@ -160,52 +159,52 @@ pub fn load_controller(path: &Path) -> Result<ControllerConfig, Problems> {
 /// Reads an agent's file.
 ///
 /// # Errors
-/// Every mistake that was found.
+/// All errors of the file.
 pub fn load_agent(path: &Path) -> Result<AgentConfig, Problems> {
     ours(path)?;
     agent::parse(path, read(path)?)
 }
 
-/// Refuses a file to run by that others may have written: who writes it is root on hosts. A check reads any file.
+/// Rejects a file that others may write: its content gives root on hosts. `check` reads any file.
 fn ours(path: &Path) -> Result<(), Problems> {
-    // One that cannot be looked at is told by who reads it.
+    // The reader reports a file without metadata.
     let Some(why) = std::fs::metadata(path).ok().and_then(|found| not_ours(&found)) else { return Ok(()) };
-    let file = Some(format!("{}:1: others decide what it says: {why}\n  help: then start again", path.display()));
+    let file = Some(format!("{}:1: others may change this file: {why}\n  help: then start again", path.display()));
     Err(Problems { file, problems: Vec::new() })
 }
 
 /// The text of a file that is not too large.
 pub(crate) fn read(path: &Path) -> Result<String, Problems> {
     let whole = |why: String| Problems { file: Some(format!("{}:1: {why}", path.display())), problems: Vec::new() };
-    let metadata = std::fs::metadata(path)
-        .map_err(|e| whole(format!("cannot read it: {e}\n  help: name the file with --config FILE")))?;
+    let metadata =
+        std::fs::metadata(path).map_err(|e| whole(format!("cannot read the file: {e}\n  help: set --config FILE")))?;
     if !metadata.is_file() {
-        return Err(whole("it is not a file\n  help: name a TOML file with --config FILE".into()));
+        return Err(whole("not a file\n  help: set --config to a TOML file".into()));
     }
     if metadata.len() > MAX_FILE_BYTES {
         return Err(whole(format!(
-            "it has {} bytes, at most {MAX_FILE_BYTES} are read\n  help: is this the right file?",
+            "the file has {} bytes (at most {MAX_FILE_BYTES})\n  help: check that this is the right file",
             metadata.len()
         )));
     }
     let bytes =
-        std::fs::read(path).map_err(|e| whole(format!("cannot read it: {e}\n  help: check its permissions")))?;
+        std::fs::read(path).map_err(|e| whole(format!("cannot read the file: {e}\n  help: check its permissions")))?;
     String::from_utf8(bytes).map_err(|e| {
         let valid = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..valid].iter().filter(|b| **b == b'\n').count();
         Problems {
-            file: Some(format!("{}:{line}: it is not UTF-8\n  help: save the file as UTF-8", path.display())),
+            file: Some(format!("{}:{line}: the file is not UTF-8\n  help: save the file as UTF-8", path.display())),
             problems: Vec::new(),
         }
     })
 }
 
-/// Collects mistakes while a file, and what is read as if it stood at its end, is checked.
+/// Collects errors of a file and of the file of the API behind it.
 struct Checker {
-    /// The files, each with where it begins in the text of all.
+    /// The files, each with its offset in the text of all.
     files: Vec<(String, usize)>,
     text: String,
-    /// The files as all mistakes show them, once there is one.
+    /// Sources for the diagnostics, created with the first error.
     shown: BTreeMap<usize, Arc<NamedSource<String>>>,
     problems: Vec<Problem>,
 }
@@ -215,7 +214,7 @@ impl Checker {
         Checker { files: vec![(path.display().to_string(), 0)], text, shown: BTreeMap::new(), problems: Vec::new() }
     }
 
-    /// Goes on with another file.
+    /// Adds a second file.
     fn and(mut self, path: &Path, text: &str) -> Checker {
         self.text.push('\n');
         self.files.push((path.display().to_string(), self.text.len()));
@@ -223,7 +222,7 @@ impl Checker {
         self
     }
 
-    /// Notes a mistake.
+    /// Adds an error.
     fn wrong(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         if self.problems.len() == MAX_PROBLEMS {
             return;
@@ -232,7 +231,7 @@ impl Checker {
         let (name, begin) = &self.files[of];
         let limit = self.files.get(of + 1).map_or(self.text.len(), |(_, next)| next - 1);
         let (mut start, mut end) = (at.start.min(limit), at.end.min(limit));
-        // Whole characters: the file may begin with a byte order mark.
+        // Whole characters: the file may start with a byte order mark.
         while !self.text.is_char_boundary(start) {
             start -= 1;
         }
@@ -245,7 +244,7 @@ impl Checker {
         self.problems.push(Problem { message: message.into(), help: help.into(), text, at });
     }
 
-    /// Where something stands, for who is told of two places: `FILE:LINE`.
+    /// `FILE:LINE` of a place, for messages about two places.
     fn place(&self, at: &Range<usize>) -> String {
         let of = self.files.iter().rposition(|(_, begin)| *begin <= at.start).unwrap_or(0);
         let (name, begin) = &self.files[of];
@@ -253,7 +252,7 @@ impl Checker {
         format!("{name}:{}", 1 + before.iter().filter(|byte| **byte == b'\n').count())
     }
 
-    /// Notes a mistake if there is one.
+    /// Adds the error of a result, if any.
     fn ok<T>(&mut self, at: Range<usize>, result: Result<T, (String, String)>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -264,11 +263,11 @@ impl Checker {
         }
     }
 
-    /// Reads the n-th file as TOML of this shape.
+    /// Parses the n-th file.
     fn parse<T: serde::de::DeserializeOwned>(&mut self, n: usize) -> Option<T> {
         let begin = self.files[n].1;
         let end = self.files.get(n + 1).map_or(self.text.len(), |(_, next)| next - 1);
-        // Blanks where the others stand: what is read has its place in the text of all.
+        // Blanks replace the other files, so that spans are offsets in the text of all.
         let blanks = " ".repeat(begin);
         match toml::from_str(&(blanks + &self.text[begin..end])) {
             Ok(raw) => Some(raw),
@@ -281,7 +280,7 @@ impl Checker {
         }
     }
 
-    /// The value if no mistake was found.
+    /// The value, if there is no error.
     fn finish<T>(self, value: Option<T>) -> Result<T, Problems> {
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),

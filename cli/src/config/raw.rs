@@ -1,4 +1,4 @@
-//! The shape of the controller's file, as TOML has it. [`controller`](super::controller) checks what it says.
+//! The shape of the controller's file in TOML. [`controller`](super::controller) checks the values.
 
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ pub(super) struct RawCommandHook {
     pub(super) timeout: Option<Text>,
 }
 
-/// The file of what the API added.
+/// The file of the items that the API added.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawManaged {
@@ -79,7 +79,7 @@ pub(super) struct RawManaged {
     pub(super) vm: Vec<Spanned<RawVm>>,
 }
 
-/// One end's certificate and key, and whom it believes.
+/// Certificate, key and trusted certificate authorities.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTls {
@@ -110,25 +110,25 @@ impl RawApiTls {
     }
 }
 
-/// What the API may set only where the file says so: each makes who may change the inventory root on hosts, or reads the
-/// controller's files and shows them elsewhere.
+/// Keys that the API may set only if the file permits it: each gives root on hosts, or reads files of the controller and
+/// discloses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ApiMay {
-    /// `qemu_args` of a VM: QEMU runs programs.
+    /// `qemu_args` of a VM: QEMU can run programs.
     QemuArgs,
-    /// `[vm.libvirt]`: a domain names any emulator, and is read from the controller's disk.
+    /// `[vm.libvirt]`: a domain can set any emulator, and is read from the controller's disk.
     Libvirt,
-    /// `ssh_password_file` of a host: a file of the controller's that is read and sent to an MDS.
+    /// `ssh_password_file` of a host: a file of the controller that is read and sent to an MDS.
     SshPasswordFile,
     /// `conf` and `host_conf` of a storage: files that Ceph's programs read as the controller's user, or as QEMU's.
     Conf,
-    /// An agent by `http://` beyond loopback: it is shown the token of all agents.
+    /// An agent with `http://` beyond loopback: it receives the token of all agents.
     PlainAgents,
 }
 
 impl ApiMay {
-    /// What a table holds that has to be allowed: the key, and how it is allowed.
+    /// Table, key, permission, and its word in `api_may`.
     pub(super) const KEYS: [(&'static str, &'static str, ApiMay, &'static str); 6] = [
         ("vm", "qemu_args", ApiMay::QemuArgs, "qemu_args"),
         ("vm", "libvirt", ApiMay::Libvirt, "libvirt"),
@@ -138,7 +138,7 @@ impl ApiMay {
         ("host", "agent", ApiMay::PlainAgents, "plain_agents"),
     ];
 
-    /// Whether a value of this key needs to be allowed.
+    /// Whether a value of this key needs the permission.
     pub(super) fn concerns(self, value: &toml::Value) -> bool {
         match self {
             ApiMay::PlainAgents => value.as_str().and_then(|url| url.strip_prefix("http://")).is_some_and(|address| {
@@ -168,7 +168,7 @@ pub(super) struct RawController {
     pub(super) insecure: bool,
     pub(super) tls: Option<RawApiTls>,
     pub(super) requests_per_second: Option<Spanned<u32>>,
-    /// Read by who changes the inventory; here so that a word that is none is told.
+    /// Read by [`managed`](super::managed); listed here so that an unknown word is an error.
     #[serde(default, rename = "api_may")]
     pub(super) _api_may: Vec<ApiMay>,
 }
@@ -189,14 +189,14 @@ pub(super) struct RawRecovery {
     pub(super) hugepages: Option<Spanned<u64>>,
 }
 
-/// Who fences.
+/// The fencer of level 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RawFencer {
-    /// The one that ships.
+    /// The built-in fencer.
     #[default]
     Sibling,
-    /// Nobody: the policy decides.
+    /// None: `on_no_fencer` decides.
     None,
 }
 

@@ -1,4 +1,4 @@
-//! `[[storage]]`: what volumes lie on, and how it is reached.
+//! `[[storage]]`: the storages and their access.
 
 use std::{collections::HashMap, net::IpAddr, ops::Range, path::Path};
 
@@ -27,7 +27,7 @@ pub struct CephAccess {
     pub pool: String,
 }
 
-/// Digits of a storage's uuid that its folder on a host is named by.
+/// Digits of a storage's uuid that name its folder on a host.
 pub(super) const FOLDER_DIGITS: usize = 8;
 
 /// Reads one storage.
@@ -44,7 +44,7 @@ pub(super) fn storage(
     let id = names.add(c, &of.name, of.uuid.as_ref(), 64, parse_id, StorageId::from_name);
     let of_clusters: Vec<ClusterId> = of.clusters.iter().filter_map(|name| clusters.find(c, name)).collect();
     if of.clusters.is_empty() {
-        c.wrong(at.clone(), "no cluster uses this storage", "name its clusters: clusters = [\"NAME\"]");
+        c.wrong(at.clone(), "no cluster uses this storage", "add its clusters: clusters = [\"NAME\"]");
     }
     let (allowed, by_default): (&[Protocol], &[Protocol]) = match of.kind {
         StorageKind::Vhost => (&[Protocol::Vhost], &[Protocol::Vhost]),
@@ -57,10 +57,10 @@ pub(super) fn storage(
         if !allowed.contains(&p) {
             let known: Vec<_> = allowed.iter().map(|p| format!("\"{p}\"")).collect();
             let help =
-                if known.is_empty() { "leave protocols away".into() } else { format!("write {}", known.join(" or ")) };
+                if known.is_empty() { "omit `protocols`".into() } else { format!("write {}", known.join(" or ")) };
             c.wrong(protocol.span(), format!("a storage of kind {kind:?} has no protocol {p}"), help);
         } else if protocols.contains(&p) {
-            c.wrong(protocol.span(), format!("{p} stands here twice"), "keep one of the two");
+            c.wrong(protocol.span(), format!("{p} is listed twice"), "remove one of the two");
         }
         protocols.push(p);
     }
@@ -99,7 +99,7 @@ pub(super) fn storage(
         _ => {}
     }
     if let Some(on_loss) = of.on_target_loss.as_ref().filter(|_| of.kind != StorageKind::Vhost) {
-        let message = "on_target_loss is for storages of kind \"vhost\": no other has a target that the agent deploys";
+        let message = "on_target_loss applies only to storages of kind \"vhost\", whose targets the agent deploys";
         c.wrong(on_loss.span(), message, "remove on_target_loss");
     }
     let on_target_loss = of.on_target_loss.as_ref().map(|on_loss| *on_loss.get_ref()).unwrap_or_default();
@@ -121,21 +121,21 @@ pub(super) fn storage(
     });
 }
 
-/// Addresses whose watches count as nobody's. One of a host would hide that its VM runs.
+/// Addresses whose watchers are ignored. An address of a host would hide that a VM runs there.
 fn watchers_allowed(c: &mut Checker, of: &RawStorage, inventory: &Inventory) -> Vec<IpAddr> {
     let mut allowed = Vec::with_capacity(of.watchers_allowed.len());
     for text in &of.watchers_allowed {
         if of.kind != StorageKind::Ceph {
             let message = format!("a storage of kind {:?} has no watchers", of.kind);
-            c.wrong(text.span(), message, "remove watchers_allowed: it is of kind \"ceph\" alone");
+            c.wrong(text.span(), message, "remove watchers_allowed, which is for kind \"ceph\" only");
             return allowed;
         }
         let ip = c.ok(text.span(), text::ip(text.get_ref()));
         let Some(ip) = ip.and_then(|ip| c.ok(text.span(), of_one_host(ip))) else { continue };
         let its = |host: &&Host| host.storage_ips.contains(&ip) || host.management_ip.parse() == Ok(ip);
         if let Some(host) = inventory.hosts.iter().find(its) {
-            let message = format!("{ip} is an address of {}: a VM that runs there would not be seen", host.name);
-            c.wrong(text.span(), message, "name only machines that run no VMs, such as those of rbd-mirror");
+            let message = format!("{ip} is an address of {}: a VM that runs there would be invisible", host.name);
+            c.wrong(text.span(), message, "list only machines that run no VMs, such as those of rbd-mirror");
         }
         allowed.push(ip);
     }

@@ -1,4 +1,4 @@
-//! `[telemetry]`: where traces go.
+//! `[telemetry]`: the collector of traces.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use super::{
     text::{self, Read},
 };
 
-/// What a collector adds to its URL for traces, by OTLP.
+/// Path for traces, by OTLP.
 const TRACES: &str = "/v1/traces";
 
-/// The longest URL. Longer ones are a mistake.
+/// The longest URL.
 const MAX_URL_BYTES: usize = 2048;
 
 #[derive(Deserialize)]
@@ -25,14 +25,14 @@ pub(super) struct RawTelemetry {
     ca_file: Option<Spanned<PathBuf>>,
 }
 
-/// Where traces go, checked.
+/// The collector of traces, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetryConfig {
     /// The collector's URL, without a slash at its end.
     endpoint: String,
-    /// How the collector calls who sends.
+    /// Service name in the traces.
     pub service_name: String,
-    /// File with the certificates of who may vouch for an `https://` collector; the system's otherwise.
+    /// File with the certificate authorities of an `https://` collector; the system's if unset.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -42,12 +42,12 @@ impl TelemetryConfig {
         &self.endpoint
     }
 
-    /// Where traces are posted.
+    /// The URL for traces.
     pub fn traces_url(&self) -> String {
         format!("{}{TRACES}", self.endpoint)
     }
 
-    /// Whether it is reached by TLS.
+    /// Whether the URL is `https://`.
     pub fn is_secure(&self) -> bool {
         self.endpoint.starts_with("https://")
     }
@@ -69,26 +69,28 @@ impl RawTelemetry {
 /// The base URL of a collector.
 fn endpoint(text: &str) -> Read<String> {
     let odd = |what: String| {
-        let help = "write the base URL of a collector that takes OTLP over HTTP, such as \"http://127.0.0.1:4318\"";
+        let help = "write the base URL of a collector for OTLP over HTTP, such as \"http://127.0.0.1:4318\"";
         Err((what, help.to_owned()))
     };
     let url = match reqwest::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && text.len() <= MAX_URL_BYTES => url,
         Ok(_) => return odd(format!("{text:?} is not the URL of a collector")),
-        Err(error) => return odd(format!("{text:?} is no URL: {error}")),
+        Err(error) => return odd(format!("{text:?} is not a URL: {error}")),
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return odd("a user or password in a URL is not sent: OTEL_EXPORTER_OTLP_HEADERS may set a header".to_owned());
+        return odd(
+            "a user or password in a URL is not supported; set a header with OTEL_EXPORTER_OTLP_HEADERS".to_owned()
+        );
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return odd(format!("{text:?} ends with what is no path"));
+        return odd(format!("{text:?} has a query or fragment"));
     }
     if url.port() == Some(4317) {
         return odd(format!("{text:?} has the port of OTLP over gRPC"));
     }
     let base = url.as_str().trim_end_matches('/');
     if base.ends_with(TRACES) {
-        return odd(format!("{TRACES} is added to it"));
+        return odd(format!("{text:?} must not end with {TRACES}, which is added automatically"));
     }
     Ok(base.to_owned())
 }

@@ -1,6 +1,6 @@
-//! Reading single values, and explaining the TOML reader's own errors.
+//! Parsers of single values, and explanations of TOML errors.
 //!
-//! Every function answers an error as (what is wrong, how to mend it).
+//! An error is a pair: problem and remedy.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -11,7 +11,7 @@ use ringfence_messages::vm::{InstallPath, MAX_NAME_BYTES};
 
 pub(super) type Read<T> = Result<T, (String, String)>;
 
-/// A length of time such as `200ms`, `1s`, `5m`, `1h`.
+/// A duration such as `200ms`, `1s`, `5m`, `1h`.
 pub(super) fn duration(text: &str) -> Read<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -26,8 +26,8 @@ pub(super) fn duration(text: &str) -> Read<Duration> {
     match total {
         Some(total) if millis > 0 && total <= 24 * 3_600_000 => Ok(Duration::from_millis(total)),
         _ => Err((
-            format!("{text:?} is not a length of time"),
-            "write a whole number with a unit: ms, s, m or h, at most 24h, such as \"200ms\" or \"1s\"".into(),
+            format!("{text:?} is not a duration"),
+            "write a whole number with a unit (ms, s, m or h), at most 24h, such as \"200ms\" or \"1s\"".into(),
         )),
     }
 }
@@ -37,54 +37,54 @@ pub(super) fn socket(text: &str) -> Read<SocketAddr> {
     text.parse().map_err(|_| {
         (
             format!("{text:?} is not an address and port"),
-            "write a literal address and a port, such as \"127.0.0.1:7080\"".into(),
+            "write an IP address and a port, such as \"127.0.0.1:7080\"".into(),
         )
     })
 }
 
-/// A literal IP address.
+/// An IP address.
 pub(super) fn ip(text: &str) -> Read<IpAddr> {
     text.parse().map_err(|_| {
         (
             format!("{text:?} is not an IP address"),
-            "write a literal address such as \"10.77.0.11\": names are not looked up, a fence must not depend on DNS"
+            "write an IP address such as \"10.77.0.11\"; names are not allowed, because a fence must not depend on DNS"
                 .into(),
         )
     })
 }
 
-/// An agent's URL; `https://` if there are certificates for it.
+/// An agent's URL; `https://` only if the file has certificates for it.
 pub(super) fn agent_url(text: &str, secure: bool) -> Read<String> {
     match text.strip_prefix("https://") {
         Some(authority) if secure => Ok(url(&format!("http://{authority}"))?.replacen("http", "https", 1)),
         Some(_) => Err((
-            format!("{text:?} wants to see a certificate, and the file names none"),
+            format!("{text:?} requires a client certificate, but the file has none"),
             "add [agent_tls] cert, key, ca (`ringfence pki issue --controller` makes them)".into(),
         )),
         None => url(text),
     }
 }
 
-/// An `http://` URL without anything behind the port.
+/// An `http://` URL without a path.
 pub(super) fn url(text: &str) -> Read<String> {
     let odd = |help: &str| Err((format!("{text:?} is not the URL of an agent"), help.to_owned()));
     if text.starts_with("https://") {
-        return odd("an MDS is asked in the clear: write http://ADDRESS:PORT");
+        return odd("an MDS has no TLS: write http://ADDRESS:PORT");
     }
     let Some(authority) = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) else {
         return odd("write http://ADDRESS:PORT, such as \"http://10.77.0.11:7070\"");
     };
     let Some((host, port)) = authority.rsplit_once(':') else {
-        return odd("name the port too: http://ADDRESS:PORT, agents listen on 7070");
+        return odd("add the port: http://ADDRESS:PORT; agents listen on 7070");
     };
-    // The HTTP client reads more into an address than people do: 010.0.0.1 is 8.0.0.1 to it.
+    // The HTTP client interprets addresses further than a reader does: 010.0.0.1 is 8.0.0.1 to it.
     let (host, url) = (host.to_ascii_lowercase(), format!("http://{authority}").to_ascii_lowercase());
     let same = reqwest::Url::parse(&url).is_ok_and(|read| {
         let read_port = read.port_or_known_default().unwrap_or_default();
         read.host_str() == Some(host.as_str()) && read_port > 0 && read_port.to_string() == port
     });
     if !same {
-        return odd("write http://ADDRESS:PORT with nothing behind it, numbers without leading zeros");
+        return odd("write http://ADDRESS:PORT without a path, and numbers without leading zeros");
     }
     Ok(url)
 }
@@ -94,14 +94,14 @@ pub(super) fn name(text: &str, longest: usize) -> Read<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text.is_empty() || text.len() > longest || text.starts_with(['.', '-']) || !text.chars().all(fits) {
         return Err((
-            format!("{text:?} cannot be a name"),
-            format!("use 1 to {longest} of A-Z a-z 0-9 . _ -, not starting with . or -"),
+            format!("{text:?} is not a valid name"),
+            format!("use 1 to {longest} characters of A-Z a-z 0-9 . _ -, not starting with . or -"),
         ));
     }
     Ok(())
 }
 
-/// A path that is looked up on a host: absolute, without surprises.
+/// A path on a host: absolute, without `..`.
 pub(super) fn absolute(text: &str) -> Read<String> {
     if !text.starts_with('/') || text.contains('\0') || text.split('/').any(|part| part == "..") {
         return Err((
@@ -115,7 +115,7 @@ pub(super) fn absolute(text: &str) -> Read<String> {
     }
 }
 
-/// Where a volume lies.
+/// The path of a volume.
 pub(super) fn install_path(text: &str) -> Read<InstallPath> {
     text.parse().map_err(|e: ringfence_messages::vm::ParseInstallPathError| {
         (
@@ -128,28 +128,28 @@ pub(super) fn install_path(text: &str) -> Read<InstallPath> {
     })
 }
 
-/// The nearest of some words to one that is not among them, if it is near.
+/// The known word most similar to an unknown one, if it is similar enough.
 pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = words.into_iter().map(|known| (strsim::levenshtein(word, known), known)).min()?;
     (near.0 <= 1 + word.len() / 3).then_some(near.1)
 }
 
-/// `did you mean X?`, or the words themselves.
+/// `did you mean X?`, or the list of known words.
 pub(super) fn suggest<'a>(word: &str, words: impl IntoIterator<Item = &'a str> + Clone) -> String {
     match nearest(word, words.clone()) {
         Some(near) => format!("did you mean {near:?}?"),
         None => {
             let known: Vec<_> = words.into_iter().map(|w| format!("{w:?}")).collect();
             if known.is_empty() {
-                "there is none yet: add its table".into()
+                "none is defined yet: add its table".into()
             } else {
-                format!("known are {}", known.join(", "))
+                format!("use one of {}", known.join(", "))
             }
         }
     }
 }
 
-/// The TOML reader's message, and how to mend what it found.
+/// The TOML parser's message, and a remedy.
 pub(super) fn explain(message: &str) -> (String, String) {
     let message = message.trim().replace('\n', ", ");
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
@@ -165,20 +165,20 @@ pub(super) fn explain(message: &str) -> (String, String) {
             key => format!("add {key} = ... to this table"),
         }
     } else if message.starts_with("invalid type") {
-        "write the kind of value that is expected: \"text\" in quotes, numbers and true/false without".to_owned()
+        "write the expected type: \"text\" in quotes, numbers and true/false without".to_owned()
     } else if message.starts_with("invalid value") {
-        "write a value within the range that is expected: u32 is a whole number from 0".to_owned()
+        "write a value in the expected range: u32 is a whole number from 0".to_owned()
     } else if message.starts_with("duplicate key") {
         "keep one of the two".to_owned()
     } else if message.contains("unclosed") || message.contains("expected") || message.contains("missing") {
-        "this is not TOML: look for a missing quote, bracket or = here".to_owned()
+        "invalid TOML: check for a missing quote, bracket or = here".to_owned()
     } else {
-        "see docs/configuration.md for what may stand here".to_owned()
+        "see docs/configuration.md for valid values".to_owned()
     };
     (message, help)
 }
 
-/// The port of what [`url`] let through.
+/// The port of a URL that [`url`] accepted.
 pub(super) fn port(url: &str) -> u16 {
     url.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default()
 }

@@ -1,11 +1,11 @@
-//! `[[api_token]]`: who may use the API, and as what.
+//! `[[api_token]]`: the tokens of the API and their roles.
 
 use serde_spanned::Spanned;
 
 use super::{Checker, raw::RawApiToken, text};
 use crate::auth::Token;
 
-/// The tokens of the file; each hash once.
+/// The tokens of the file, with unique hashes and names.
 pub(super) fn tokens(c: &mut Checker, raw: &[Spanned<RawApiToken>]) -> Vec<Token> {
     let mut tokens: Vec<Token> = Vec::with_capacity(raw.len());
     for table in raw {
@@ -14,21 +14,21 @@ pub(super) fn tokens(c: &mut Checker, raw: &[Spanned<RawApiToken>]) -> Vec<Token
         let Some(sha256) = hash(of.sha256.get_ref()) else {
             c.wrong(
                 of.sha256.span(),
-                "this is no SHA-256: 64 hex digits",
-                "`ringfence token NAME` makes a token and the table for it",
+                "`sha256` is not a SHA-256 of 64 hex digits",
+                "`ringfence token NAME` creates a token and its table",
             );
             continue;
         };
         if let Some(known) = tokens.iter().find(|known| known.sha256 == sha256 || known.name == *of.name.get_ref()) {
-            let message = format!("{:?} has this name or this token already", known.name);
-            c.wrong(table.span(), message, "give each its own: `ringfence token NAME` makes one");
+            let message = format!("{:?} already has this name or this token", known.name);
+            c.wrong(table.span(), message, "create another one with `ringfence token NAME`");
         }
         tokens.push(Token { name: of.name.get_ref().clone(), role: of.role, sha256 });
     }
     tokens
 }
 
-/// Whether a token may be called so; else what is wrong, and the fix.
+/// Checks the name of a token. The error is a problem and a remedy.
 pub(crate) fn name(text: &str) -> Result<(), (String, String)> {
     text::name(text, 64)
 }

@@ -1,7 +1,7 @@
-//! `[[vm]]`: what runs, and on which disks.
+//! `[[vm]]`: the VMs and their volumes.
 //!
-//! Invariants: what a VM may write to is declared, all of it: a disk that no volume names is neither watched nor fenced. One
-//! disk belongs to one volume of one VM. A libvirt domain says of itself what the table says of it.
+//! Invariants: every disk that a VM may write to is declared, because an undeclared disk is neither watched nor fenced. One disk
+//! belongs to one volume of one VM. A libvirt domain agrees with the table.
 
 use std::{
     collections::HashMap,
@@ -27,16 +27,16 @@ use super::{
     text,
 };
 
-/// The longest name of a VM: its exports' names are made of it and must fit a socket's path.
+/// The longest name of a VM: the names of its exports contain it and must fit into a socket's path.
 const MAX_VM_NAME: usize = 48;
 
-/// Digits of a VM's uuid that its folder on a host is named by.
+/// Digits of a VM's uuid that name its folder on a host.
 const FOLDER_DIGITS: usize = 12;
 
 /// The largest domain file: real ones have some KiB.
 const MAX_DOMAIN_BYTES: u64 = 256 << 10;
 
-/// What the tables before have said.
+/// Results of the earlier tables.
 pub(super) struct Known<'a> {
     pub(super) clusters: &'a Names<ClusterId>,
     pub(super) storages: &'a Names<StorageId>,
@@ -45,10 +45,10 @@ pub(super) struct Known<'a> {
     pub(super) base: &'a Path,
 }
 
-/// Disks that are taken: by which VM, and where that stands.
+/// Disks in use: the VM and its place in the file.
 struct Taken {
     disks: HashMap<DiskIdentity, (String, Range<usize>)>,
-    /// Of each Ceph storage: what its `ceph.conf` is about.
+    /// The cluster of each Ceph storage, by its `ceph.conf`.
     clusters: HashMap<StorageId, String>,
 }
 
@@ -62,8 +62,9 @@ pub(super) fn vms(c: &mut Checker, tables: &[Spanned<RawVm>], known: &Known<'_>,
         let id = names.add(c, &of.name, of.uuid.as_ref(), MAX_VM_NAME, parse_id, VmId::from_name);
         let cluster = known.clusters.find(c, &of.cluster);
         if !qemu::MEMORY_MIB.contains(of.memory_mib.get_ref()) {
-            let message = format!("{} MiB of memory cannot be", of.memory_mib.get_ref());
-            c.wrong(of.memory_mib.span(), message, "memory_mib is in MiB: 1024 are 1 GiB; at least 1");
+            let (least, most) = (qemu::MEMORY_MIB.start(), qemu::MEMORY_MIB.end());
+            let message = format!("`memory_mib` = {} is out of range ({least} to {most})", of.memory_mib.get_ref());
+            c.wrong(of.memory_mib.span(), message, "the unit is MiB: 1024 are 1 GiB");
         }
         arguments(c, &of.qemu_args);
         let mut volumes = Vec::new();
@@ -87,23 +88,23 @@ pub(super) fn vms(c: &mut Checker, tables: &[Spanned<RawVm>], known: &Known<'_>,
             volumes,
         });
     }
-    names.have_folders_of_their_own(c, FOLDER_DIGITS, |n| {
+    names.check_folders(c, FOLDER_DIGITS, |n| {
         let of = tables[n].get_ref();
         of.uuid.as_ref().unwrap_or(&of.name).span()
     });
 }
 
-/// Refuses what is the agent's to say, and disks.
+/// Rejects arguments that the agent sets, and disks.
 fn arguments(c: &mut Checker, args: &[Text]) {
     for arg in args.iter().filter(|arg| qemu::reserved(arg.get_ref())) {
-        c.wrong(arg.span(), format!("{} is set by the agent itself", arg.get_ref()), "remove it and its value");
+        c.wrong(arg.span(), format!("{} is set by the agent", arg.get_ref()), "remove it and its value");
     }
     let plain: Vec<&str> = args.iter().map(|arg| arg.get_ref().as_str()).collect();
     for found in qemu_disks::find(&plain) {
         let arg = &args[found.at];
         if !qemu::reserved(arg.get_ref()) {
-            let message = format!("`{}` may open a disk that nothing watches and nothing fences", found.what);
-            let help = "declare it as a [[vm.volume]]; what is only read may stay with readonly=on or media=cdrom";
+            let message = format!("`{}` may open a disk that is neither watched nor fenced", found.what);
+            let help = "declare it as a [[vm.volume]]; a disk that is only read may have readonly=on or media=cdrom";
             c.wrong(arg.span(), message, help);
         }
     }
@@ -124,14 +125,14 @@ fn volume(
     let (storage, install_path) = (storage?, path?);
     if let Some(kind) = inventory.storages.iter().find(|s| s.id == storage) {
         if !fits(kind.kind, &install_path) {
-            let message = format!("{install_path} does not lie on a storage of kind {:?}", kind.kind);
-            c.wrong(at.clone(), message, format!("write {}, or name another storage", form(kind.kind)));
+            let message = format!("{install_path} is not a volume of a storage of kind {:?}", kind.kind);
+            c.wrong(at.clone(), message, format!("write {}, or set another storage", form(kind.kind)));
         }
         if let (InstallPath::Ceph { pool, .. }, Some(CephAccess { pool: of_storage, .. })) =
             (&install_path, known.ceph.get(&storage))
             && pool != of_storage
         {
-            let message = format!("{install_path} does not lie in {of_storage:?}, the pool of {:?}", kind.name);
+            let message = format!("{install_path} is not in pool {of_storage:?} of storage {:?}", kind.name);
             c.wrong(at.clone(), message, format!("write ceph://{of_storage}/IMAGE"));
         }
         if let Some(cluster) = cluster
@@ -144,8 +145,8 @@ fn volume(
         let reach = Reach { ceph: taken.clusters.get(&storage).map(String::as_str), mds };
         let names = DiskIdentity::all(kind, &reach, &install_path);
         if let Some((other, first)) = names.iter().find_map(|name| taken.disks.get(name)) {
-            let message = format!("{install_path} is a volume of {other} already ({})", c.place(first));
-            c.wrong(at.clone(), message, "a disk has one writer: name another volume");
+            let message = format!("{install_path} is already a volume of {other} ({})", c.place(first));
+            c.wrong(at.clone(), message, "a disk has one writer: use another volume");
         }
         for name in names {
             taken.disks.entry(name).or_insert_with(|| (of.name.get_ref().clone(), at.clone()));
@@ -156,15 +157,15 @@ fn volume(
 
 fn roots(c: &mut Checker, of: &RawVm) {
     let (message, help) = match of.volume.iter().filter(|volume| volume.get_ref().root).count() {
-        _ if of.volume.is_empty() => ("it has no volume".to_owned(), "add a [[vm.volume]] table with root = true"),
-        0 => ("none of its volumes is the root volume".to_owned(), "add root = true to the one it boots from"),
+        _ if of.volume.is_empty() => ("the VM has no volume".to_owned(), "add a [[vm.volume]] table with root = true"),
+        0 => ("none of its volumes has root = true".to_owned(), "add root = true to the boot volume"),
         1 => return,
-        n => (format!("{n} of its volumes are root volumes"), "keep root = true on one of them"),
+        n => (format!("{n} of its volumes have root = true"), "keep root = true on one of them"),
     };
     c.wrong(of.name.span(), message, help);
 }
 
-/// A libvirt domain that is this VM, with its disks and no other; `volumes` as they are numbered, the root volume first.
+/// The libvirt domain of a VM, with exactly its disks. `volumes` are in the sequence of their numbers, the root volume first.
 fn domain(
     c: &mut Checker,
     libvirt: &RawLibvirt,
@@ -179,22 +180,23 @@ fn domain(
     let xml = c.ok(at.clone(), read_domain(&path))?;
     let filled = xml.replace("{vm}", name).replace("{uuid}", &id.to_string());
     let read = domain_xml::read(&filled).map_err(|why| {
-        (format!("{shown}: {why}"), "name a file with a libvirt <domain> (virsh dumpxml --inactive)".to_owned())
+        (format!("{shown}: {why}"), "use a file with a libvirt <domain> (virsh dumpxml --inactive)".to_owned())
     });
     let domain = c.ok(at.clone(), read)?;
-    for (what, placeholder, is, wanted) in
+    for (what, placeholder, actual, expected) in
         [("name", "vm", &domain.name, name.clone()), ("uuid", "uuid", &domain.uuid, id.to_string())]
     {
-        if *is != wanted {
-            let message = format!("{shown} is not the domain of {name}: its {what} is {is:?}, not {wanted}");
+        if *actual != expected {
+            let message =
+                format!("{shown} is not the domain of {name}: its {what} is {actual:?} instead of {expected}");
             let help = format!(
-                "write <{what}>{wanted}</{what}> or <{what}>{{{placeholder}}}</{what}> in the domain, or give the VM the \
+                "write <{what}>{expected}</{what}> or <{what}>{{{placeholder}}}</{what}> in the domain, or give the VM the \
                  domain's own {what}"
             );
             c.wrong(at.clone(), message, help);
         }
     }
-    // Without all volumes it cannot be told which disk is none.
+    // Undeclared disks can only be found once all volumes are valid.
     if volumes.len() == of.volume.len() {
         for (message, help) in undeclared(&domain, name, volumes, storages) {
             c.wrong(at.clone(), format!("{shown}: {message}"), help);
@@ -205,18 +207,18 @@ fn domain(
 
 fn read_domain(path: &Path) -> text::Read<String> {
     let shown = path.display();
-    let failed = |why: String| (format!("{shown}: {why}"), "name a file with a libvirt <domain>".to_owned());
+    let failed = |why: String| (format!("{shown}: {why}"), "use a file with a libvirt <domain>".to_owned());
     let found = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?;
     if !found.is_file() {
         return Err(failed("it is not a file".to_owned()));
     }
     if found.len() > MAX_DOMAIN_BYTES {
-        return Err(failed(format!("{} bytes are no domain, at most {MAX_DOMAIN_BYTES} are read", found.len())));
+        return Err(failed(format!("{} bytes are too many for a domain (at most {MAX_DOMAIN_BYTES})", found.len())));
     }
     std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))
 }
 
-/// What of a domain's disks is no volume, and what of a VM's volumes is no disk.
+/// Disks of a domain that are not volumes, and volumes of a VM that are not disks.
 fn undeclared(domain: &Domain, vm: &str, volumes: &[Volume], storages: &[Storage]) -> Vec<(String, String)> {
     let is = |source: &Source, n: usize, volume: &Volume| {
         let storage = storages.iter().find(|storage| storage.id == volume.storage);
@@ -226,14 +228,14 @@ fn undeclared(domain: &Domain, vm: &str, volumes: &[Volume], storages: &[Storage
     let mut wrong = Vec::new();
     for disk in domain.disks.iter().filter(|disk| matching(&disk.source).is_none()) {
         wrong.push((
-            format!("{disk} may be written to, and is no volume of {vm}: nothing watches or fences it"),
+            format!("{disk} is writable but not a volume of {vm}, so it is neither watched nor fenced"),
             "declare it as a [[vm.volume]], make it <readonly/>, or remove it from the domain".to_owned(),
         ));
     }
     for (n, volume) in volumes.iter().enumerate() {
         if !domain.disks.iter().any(|disk| is(&disk.source, n, volume)) {
             wrong.push((
-                format!("no disk of it is {}, a volume of {vm}", volume.install_path),
+                format!("the domain has no disk for {}, a volume of {vm}", volume.install_path),
                 "add the disk to the domain, or remove the [[vm.volume]]".to_owned(),
             ));
         }
@@ -241,7 +243,7 @@ fn undeclared(domain: &Domain, vm: &str, volumes: &[Volume], storages: &[Storage
     wrong
 }
 
-/// Whether a domain's disk is this volume. A target names the socket by the export: `VM-N`.
+/// Whether a domain's disk is this volume. The socket of a target has the name of the export: `VM-N`.
 fn is_volume(source: &Source, storage: &Storage, path: &InstallPath, export: &str) -> bool {
     match (source, path) {
         (Source::Rbd { pool, image }, InstallPath::Ceph { pool: of, image: named }) => (pool, image) == (of, named),

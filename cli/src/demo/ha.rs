@@ -1,6 +1,5 @@
-//! The second story: a host loses its power, its VM is fenced and comes back elsewhere. On the lab: real Ceph, three hosts
-//! in namespaces. Needs root, Ceph's programs and the lab's scripts; where one is missing the story is left out, and
-//! that is said.
+//! The second story: a host loses power, and its VM fails over. On the lab: real Ceph, three hosts in namespaces. It needs root,
+//! Ceph's programs and the lab's scripts; without them the story is skipped with a message.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,23 +18,23 @@ use tokio::{process::Command, time::Instant};
 
 use super::timeline::Timeline;
 
-/// The scripts, where this program was built.
+/// The scripts, in the source tree of this program.
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lab");
 
-/// How long one step may take.
+/// Time limit of one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HOST: &str = "host-a";
 const VM: &str = "vm1";
 
-/// Why the story cannot be told here, if so.
+/// The reason why the story cannot run here, if any.
 pub(super) fn missing() -> Option<&'static str> {
     let programs = ["ceph-mon", "ceph-osd", "rbd", "sshd", "nft"];
     let found = |name: &&str| ["/usr/bin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(name).exists());
     if !rustix::process::geteuid().is_root() {
         Some("hosts in namespaces need root")
     } else if !Path::new(SCRIPTS).join("up.sh").exists() {
-        Some("the lab's scripts are not where this program was built")
+        Some("the lab's scripts are not in the source tree of this program")
     } else if !programs.iter().all(found) {
         Some("Ceph, sshd or nft are not installed: `make demo` as root installs them")
     } else {
@@ -43,7 +42,7 @@ pub(super) fn missing() -> Option<&'static str> {
     }
 }
 
-/// A lab of this demo's own; taken down when it is dropped.
+/// The demo's own lab; dropping it takes it down.
 struct Lab {
     dir: PathBuf,
     id: String,
@@ -90,7 +89,7 @@ impl Lab {
         }
     }
 
-    /// What the guest has told on its serial line on a host.
+    /// Output of the guest's serial line on a host.
     async fn serial(&self, host: &str) -> String {
         self.run("host-exec.sh", &[host, "cat", &format!("/run/{VM}.serial")]).await.unwrap_or_default()
     }
@@ -100,7 +99,7 @@ impl Lab {
         loop {
             let serial = self.serial(host).await;
             if serial.contains('S') {
-                let details = format!("somebody else wrote {VM}'s disk: {serial}");
+                let details = format!("another writer on the disk of {VM}: {serial}");
                 return Err(ErrorCode::new(Code::INTERNAL, details));
             }
             match serial.matches('.').count() {
@@ -127,12 +126,12 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let down = self.script("all-down.sh", &[]).output();
         if !down.is_ok_and(|output| output.status.success()) {
-            tracing::warn!(lab = self.id, "the lab was not taken down whole");
+            tracing::warn!(lab = self.id, "the lab was not taken down completely");
         }
     }
 }
 
-/// Tells the story.
+/// Runs the story.
 pub(super) async fn tell(timeline: &mut Timeline, program: &Path) -> Result<()> {
     let id = format!("d{}", std::process::id());
     let dir = std::env::temp_dir().join(format!("ringfence-lab-{id}"));
@@ -150,7 +149,7 @@ pub(super) async fn tell(timeline: &mut Timeline, program: &Path) -> Result<()> 
     let since = || format!("{:.1} s after the plug", pulled.elapsed().as_secs_f64());
     let failed = lab.heard(after, |event: &HostFailed| event.host == HOST);
     timeline
-        .step("the host to be taken for failed", failed, |event| {
+        .step("the host to fail", failed, |event| {
             format!("{HOST} failed: neither the controller nor {} reaches it, {}", event.unseen_by.join(", "), since())
         })
         .await?;
@@ -175,7 +174,7 @@ pub(super) async fn tell(timeline: &mut Timeline, program: &Path) -> Result<()> 
         lab.heard(after, |event: &HostQuarantineChanged| event.host == HOST && !event.quarantined).await
     };
     timeline
-        .step("the host to come back", back, |event| format!("{HOST} is back and let in again: {}", event.reason))
+        .step("the host to come back", back, |event| format!("{HOST} returned to service: {}", event.reason))
         .await?;
     let alone = async {
         let count = lab.writes(&started.host).await?;
@@ -183,17 +182,17 @@ pub(super) async fn tell(timeline: &mut Timeline, program: &Path) -> Result<()> 
         Ok((count, String::from_utf8_lossy(&verified).trim().to_owned()))
     };
     timeline
-        .step("nobody else to have written", alone, |(_, verified)| {
+        .step("the check for other writers", alone, |(_, verified)| {
             format!(
-                "nobody else ever wrote its disk; the journal: {}",
-                verified.split(", it").next().unwrap_or_default()
+                "no other writer on its disk; the journal: {}",
+                verified.split(", last hash").next().unwrap_or_default()
             )
         })
         .await?;
     Ok(())
 }
 
-/// What the last look found, or all that is told where there is no evidence.
+/// The last finding, or the reason of a record without evidence.
 fn last_found(audit: &SiblingFenceAudited) -> &str {
     audit.evidence.last().map_or(&audit.reason, |of| &of.said)
 }

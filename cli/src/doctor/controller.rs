@@ -1,4 +1,4 @@
-//! What the controller itself needs: journal, disk, tokens, policy, and Ceph with the rights of a fence.
+//! Checks of the controller itself: journal, disk, tokens, policy, and Ceph with the rights of a fence.
 
 use std::{net::IpAddr, path::Path};
 
@@ -16,33 +16,31 @@ use crate::{
     config::{CephAccess, ControllerConfig},
 };
 
-const WHY_JOURNAL: &str = "the controller does not start, and fences nothing, on a journal that it cannot trust";
-const WHY_POLICY: &str = "it decides what happens when no proof can be had";
-const WHY_CEPH: &str = "who watches a volume, and whom the cluster refuses, is asked of it before every HA start";
-const WHY_BLOCK: &str = "a host that lost its power can be fenced by the storage alone";
-const WHY_UNBLOCK: &str = "a host that comes back would stay locked out of its storage";
-const WHY_IMAGE: &str = "a volume that is not there, or is watched from an unknown address, keeps its VM down";
+const WHY_JOURNAL: &str = "the controller does not start with a journal that fails verification";
+const WHY_POLICY: &str = "the policy decides starts without proof";
+const WHY_CEPH: &str = "every failover queries it for watchers and blocklist entries";
+const WHY_BLOCK: &str = "only the storage can fence a host that lost its power";
+const WHY_UNBLOCK: &str = "a returning host would stay blocked";
+const WHY_IMAGE: &str = "a missing volume, or a watcher at an unlisted address, keeps its VM down";
 
-const WHY_REFUSE: &str =
-    "a storage fence that would hurt the cluster or another host is refused, and the VMs stay down";
-const MEND_REFUSE: &str = "give the host an address of its own for its VMs' disks, on which no daemon listens, and name it in storage_ips; \
-                           until then a sibling or a human has to prove its VMs dead";
+const WHY_REFUSE: &str = "a storage fence that would block other clients too is rejected, and the VMs stay down";
+const REMEDY_REFUSE: &str = "give the host an exclusive address for its VMs' disks, without Ceph daemons, and set it in storage_ips; until \
+                             then only a sibling host or an operator can prove its VMs dead";
 
-const WHY_LEAK: &str =
-    "a host that its storage refuses is chosen all the same, and no VM with a disk there can start on it";
+const WHY_LEAK: &str = "placement still chooses a blocked host, and no VM with a disk on that storage can start there";
 
-/// The check whether a host could be refused: a level is made of it.
+/// The check that a storage fence of a host is possible; `levels` reads it.
 pub(super) const REFUSE: &str = "ceph-fence";
 
-/// What that is about.
+/// The subject of [`REFUSE`].
 pub(super) fn refusal_of(host: &str, storage: &str) -> String {
     format!("{host} on {storage}")
 }
 
-/// The check of the right to block clients: a level is made of it.
+/// The check of the right to add blocklist entries; `levels` reads it.
 pub(super) const BLOCK: &str = "ceph-block";
 
-/// Looks at everything that needs no host.
+/// All checks that need no host.
 pub(super) async fn look(config: &ControllerConfig, seen: &[Result<probes::Seen, ErrorCode>]) -> Vec<Finding> {
     let mut findings = local::state(&config.state_dir, "controller");
     findings.push(journal(&config.state_dir));
@@ -55,7 +53,7 @@ pub(super) async fn look(config: &ControllerConfig, seen: &[Result<probes::Seen,
     findings
 }
 
-/// Hosts that the cluster refuses though the journal knows of no fence: nobody will let them in again.
+/// Hosts with a blocklist entry but without a storage fence in the journal: nothing will remove that entry.
 fn leaks(config: &ControllerConfig, id: StorageId, name: &str, map: &CephMap) -> Vec<Finding> {
     let check = || of("ceph-leak", WHY_LEAK).about(name);
     let read = || -> Result<Vec<StorageFenceChanged>, ErrorCode> {
@@ -64,23 +62,23 @@ fn leaks(config: &ControllerConfig, id: StorageId, name: &str, map: &CephMap) ->
     };
     let fences = match read() {
         Ok(fences) => fences,
-        Err(error) => return vec![check().unknown(error.details, "mend journal first")],
+        Err(error) => return vec![check().unknown(error.details, "fix journal first")],
     };
     leaked(&config.inventory.hosts, id, map, &fences)
         .into_iter()
         .map(|(host, ip)| {
-            let found = format!("it refuses {ip}, an address of {}, and the journal knows of no such fence", host.name);
-            let mend = format!(
-                "look that no VM of another host still runs on {}, then as admin: ceph osd blocklist range rm {ip}; ceph osd \
+            let found = format!("{ip} of {} has a blocklist entry, but the journal has no storage fence for it", host.name);
+            let remedy = format!(
+                "check that no VM placed elsewhere still runs on {}, then as admin: ceph osd blocklist range rm {ip}; ceph osd \
                  blocklist rm {ip}:0/0",
                 host.name
             );
-            check().fail(found, mend)
+            check().fail(found, remedy)
         })
         .collect()
 }
 
-/// Addresses of hosts that are refused, and in no fence of this storage that stands.
+/// Addresses of hosts with a blocklist entry that belongs to no active fence of this storage.
 fn leaked<'a>(
     hosts: &'a [Host],
     id: StorageId,
@@ -98,11 +96,11 @@ fn leaked<'a>(
 fn journal(dir: &Path) -> Finding {
     let check = of("journal", WHY_JOURNAL).about(dir.join("journal.db").display());
     match Journal::head(dir) {
-        Ok(Some((seq, hash))) => check.ok(format!("its last record {seq} follows, {hash:.12}...")),
-        Ok(None) => check.ok("there is none yet: the controller makes it"),
+        Ok(Some((seq, hash))) => check.ok(format!("last record {seq} verified, hash {hash:.12}...")),
+        Ok(None) => check.ok("none yet; the controller creates it"),
         Err(error) if error.is(&Code::INTERNAL) => {
-            let mend = "ringfence events --verify; keep the file for inspection, restore it from a backup";
-            check.fail(error.details, mend)
+            let remedy = "ringfence events --verify; keep the file for inspection, restore it from a backup";
+            check.fail(error.details, remedy)
         }
         Err(error) => check.fail(error.details, format!("ls -l {}", quoted(dir))),
     }
@@ -112,16 +110,15 @@ fn policy(config: &ControllerConfig) -> Vec<Finding> {
     let (settings, check) = (&config.settings, || of("policy", WHY_POLICY));
     let mut findings = Vec::new();
     if settings.fence.on_ssh_unreachable == OnSshUnreachable::Allow {
-        let found =
-            "on_ssh_unreachable = \"allow\": a host that nobody reaches is taken for dead, and its VMs may run twice";
-        findings.push(check().warn(found, "on_ssh_unreachable = \"storage-fence\" in [fence]"));
+        let found = "on_ssh_unreachable = \"allow\": an unreachable host counts as dead, and its VMs may run twice";
+        findings.push(check().warn(found, "set on_ssh_unreachable = \"storage-fence\" in [fence]"));
     }
     if settings.fence.on_no_fencer == OnNoFencer::Allow && !settings.sibling_fencer {
-        let found = "no fencer, and on_no_fencer = \"allow\": VMs are started elsewhere without any proof";
-        findings.push(check().warn(found, "fencer = \"sibling\" in [fence]"));
+        let found = "no fencer, and on_no_fencer = \"allow\": VMs start elsewhere without any proof";
+        findings.push(check().warn(found, "set fencer = \"sibling\" in [fence]"));
     }
     if findings.is_empty() {
-        findings.push(check().ok("nothing starts without proof"));
+        findings.push(check().ok("no start without proof"));
     }
     findings
 }
@@ -148,16 +145,16 @@ async fn ceph(
             for (host, may) in probes::refusable(&config.inventory, id, &map) {
                 let check = of(REFUSE, WHY_REFUSE).about(refusal_of(&host, &name));
                 findings.push(match may {
-                    Ok(()) => check.ok("its addresses are its own alone"),
-                    Err(error) => check.fail(error.details, MEND_REFUSE),
+                    Ok(()) => check.ok("no other client uses its addresses"),
+                    Err(error) => check.fail(error.details, REMEDY_REFUSE),
                 });
             }
             findings.extend(leaks(config, id, &name, &map));
-            of_name("ceph", WHY_CEPH).ok(probes::map_said(&map))
+            of_name("ceph", WHY_CEPH).ok(probes::map_summary(&map))
         }
         Err(error) => {
-            let mend = format!("ceph --conf {conf} --id {user} --connect-timeout 3 osd dump");
-            of_name("ceph", WHY_CEPH).fail(error.details, mend)
+            let remedy = format!("ceph --conf {conf} --id {user} --connect-timeout 3 osd dump");
+            of_name("ceph", WHY_CEPH).fail(error.details, remedy)
         }
     };
     findings.insert(0, answers);
@@ -165,13 +162,13 @@ async fn ceph(
         findings.push(match tried {
             Some(Ok(found)) => of_name(check, why).ok(found),
             Some(Err(error)) => of_name(check, why).fail(error.details, caps.clone()),
-            None => of_name(check, why).unknown("not tried: the cluster does not answer", "mend ceph first"),
+            None => of_name(check, why).unknown("not tried: the cluster does not answer", "fix ceph first"),
         });
     }
     for vm in &config.inventory.vms {
         for volume in vm.volumes.iter().filter(|volume| volume.storage == id) {
             let check = of("image", WHY_IMAGE).about(format!("{}, {}", vm.name, volume.install_path));
-            let mend = match &volume.install_path {
+            let remedy = match &volume.install_path {
                 ringfence_messages::vm::InstallPath::Ceph { pool, image } => {
                     format!("rbd --conf {conf} --id {user} status {pool}/{image}")
                 }
@@ -179,8 +176,8 @@ async fn ceph(
             };
             findings.push(match probes::watched(port, config, seen, vm, volume).await {
                 Ok(found) => check.ok(found),
-                Err(error) if error.is(&Code::TIMEOUT) => check.unknown(error.details, mend),
-                Err(error) => check.fail(error.details, mend),
+                Err(error) if error.is(&Code::TIMEOUT) => check.unknown(error.details, remedy),
+                Err(error) => check.fail(error.details, remedy),
             });
         }
     }
@@ -208,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_an_osd_host_would_not_be_refused_as_the_fence_says_itself() {
+    fn osd_host_cannot_be_fenced_by_storage() {
         let map = osd_map(include_bytes!("../../tests/cases/ceph/osd.hyperconverged.json")).unwrap();
         let storage = ringfence_actors::inventory::Storage {
             id: StorageId::from_name("ceph-1"),
@@ -230,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_the_journal_does_not_know_is_told_with_the_host_that_it_hits() {
+    fn unknown_blocklist_entry_is_reported_with_its_host() {
         let map = osd_map(include_bytes!("../../tests/cases/ceph/osd.host-b-blocked-by-others.json")).unwrap();
         let (hosts, id) = ([host("host-a", "10.9.0.21"), host("host-b", "10.9.0.22")], StorageId::from_name("ceph-1"));
         let fence = |storage: StorageId, phase| StorageFenceChanged {
@@ -248,11 +245,11 @@ mod tests {
             leaked(&hosts, id, &map, fences).iter().map(|(host, ip)| format!("{} {ip}", host.name)).collect::<Vec<_>>()
         };
         assert_eq!(hit(&[]), ["host-b 10.9.0.22"]);
-        assert_eq!(map.blocked, map.blocked_otherwise, "it stands there in both forms");
+        assert_eq!(map.blocked, map.blocked_otherwise, "both forms of the entry exist");
         for over in [StorageFencePhase::Lifted, StorageFencePhase::Forgotten] {
             assert_eq!(hit(&[fence(id, over)]), ["host-b 10.9.0.22"]);
         }
         assert_eq!(hit(&[fence(StorageId::from_name("other"), StorageFencePhase::Fenced)]), ["host-b 10.9.0.22"]);
-        assert!(hit(&[fence(id, StorageFencePhase::Intended)]).is_empty(), "this controller sees to it");
+        assert!(hit(&[fence(id, StorageFencePhase::Intended)]).is_empty(), "this controller removes it");
     }
 }

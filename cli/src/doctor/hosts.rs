@@ -1,7 +1,6 @@
-//! Asks the agents of all hosts: who they are, what their clocks say, what they find on themselves and on the way to
-//! their siblings.
+//! Checks through the agents of all hosts: identity, clock, the host itself, and the SSH paths to its sibling hosts.
 //!
-//! Invariant: an agent that is not the right one is asked nothing more, and what it alone could tell is unknown.
+//! Invariant: a wrong agent gets no further request, and everything that only the right agent could report is unknown.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,36 +23,36 @@ use crate::{
     config::ControllerConfig,
 };
 
-/// How long an agent may take to look around: its logins take up to 13 s each, all at once. Too low: one sibling that
-/// hangs hides all the others. Too high: the doctor waits for an agent that is lost.
+/// Time limit of one agent's checks: its SSH logins run concurrently and take up to 13 s each. Too low: one sibling host that
+/// hangs hides the results of all others. Too high: the doctor waits long for a lost agent.
 const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Agents that are asked at once. Too low: a thousand hosts take long. Too high: the controller's own sockets run out.
+/// Agents that are queried at the same time. Too low: a thousand hosts take long. Too high: the controller runs out of sockets.
 const PARALLEL: usize = 64;
 
-/// Beyond this, records of two hosts are read in the wrong order. Too low: every wide network is warned of.
+/// Skew beyond which log lines of two hosts appear in the wrong order. Too low: every wide network gets a warning.
 const ODD_SKEW_MS: i64 = 1000;
 
-/// Beyond this Ceph's tickets, which are valid for an hour, are refused sooner or later.
+/// Skew beyond which Ceph will reject tickets, which are valid for an hour.
 const BAD_SKEW_MS: i64 = 600_000;
 
-/// A certificate that ends so soon is warned of, as the alert `RingfenceCertificateEndsSoon` does. Too low: nobody is there in
-/// time. Too high: nobody listens any more.
+/// Remaining life of a certificate that causes a warning, the same as in the alert `RingfenceCertificateEndsSoon`. Too low: no
+/// time to react. Too high: operators ignore the warning.
 const SOON_SECONDS: i64 = 14 * 86_400;
 
-const WHY_AGENT: &str = "a host whose agent does not answer can neither fence others nor take their VMs";
-const WHY_CLOCK: &str = "orders do not depend on it, but Ceph's tickets do, and whoever reads what happened tonight";
-const WHY_CERTIFICATE: &str = "when it has ended its agent is refused, and the host looks down";
-const WHY_IPS: &str = "they are what a storage fence blocks: an address that is missing goes on writing";
-const WHY_LOOK: &str = "only the host itself can tell whether it could fence others";
+const WHY_AGENT: &str = "a host without a reachable agent can neither fence other hosts nor run their VMs";
+const WHY_CLOCK: &str = "Ceph rejects tickets of a host with a wrong clock, and its log lines are hard to correlate";
+const WHY_CERTIFICATE: &str = "after it expires, the controller rejects the agent and treats the host as unreachable";
+const WHY_IPS: &str = "a storage fence blocks these addresses: a client at an unlisted address keeps writing";
+const WHY_LOOK: &str = "only the host itself can check whether it could fence other hosts";
 
-/// What was found of one host.
+/// The findings of one host.
 pub(super) struct HostLook {
     pub(super) host: HostId,
     pub(super) findings: Vec<Finding>,
 }
 
-/// Asks all hosts, in the order of the file.
+/// Checks all hosts, in the order of the file.
 pub(super) async fn look(config: &ControllerConfig, seen: &[Result<probes::Seen, ErrorCode>]) -> Vec<HostLook> {
     let client = probes::client(config);
     let hosts = config.inventory.hosts.iter().zip(seen);
@@ -62,8 +61,8 @@ pub(super) async fn look(config: &ControllerConfig, seen: &[Result<probes::Seen,
     let itself = probes::itself(seen);
     for (n, look) in looks.iter_mut().enumerate() {
         let hosts = &config.inventory.hosts;
-        let told = [twins::machine(hosts, &itself, n), twins::own_addresses(hosts, &itself, n)];
-        look.findings.extend(told.into_iter().flatten());
+        let findings = [twins::machine(hosts, &itself, n), twins::own_addresses(hosts, &itself, n)];
+        look.findings.extend(findings.into_iter().flatten());
     }
     looks
 }
@@ -78,8 +77,8 @@ async fn one(
     match client {
         Ok(client) => findings.extend(asked(config, client, host, seen).await),
         Err(error) => {
-            let mend = "mend the controller's token first";
-            findings.push(of("agent", WHY_AGENT).unknown(format!("not asked: {}", error.details), mend));
+            let remedy = "fix the controller's token first";
+            findings.push(of("agent", WHY_AGENT).unknown(format!("not checked: {}", error.details), remedy));
         }
     }
     HostLook { host: host.id, findings }
@@ -95,12 +94,12 @@ fn addresses(config: &ControllerConfig, host: &Host) -> Finding {
     let on_ceph = storages(config, host).any(|storage| storage.kind == StorageKind::Ceph);
     let list: Vec<String> = host.storage_ips.iter().map(ToString::to_string).collect();
     match (on_ceph, list.is_empty()) {
-        (false, _) => check.ok("not needed: no storage of its cluster is on Ceph"),
+        (false, _) => check.ok("not needed: its cluster uses no Ceph storage"),
         (true, false) => check.ok(list.join(", ")),
         (true, true) => check.fail(
-            "none is known, and a storage of its cluster is on Ceph",
+            "none is configured, and its cluster uses a Ceph storage",
             format!(
-                "storage_ips = [\"{}\"] in [[host]] {:?}: every address from which it reaches Ceph (ip -br addr)",
+                "set storage_ips = [\"{}\"] in [[host]] {:?}: every address that it uses towards Ceph (ip -br addr)",
                 host.management_ip, host.name
             ),
         ),
@@ -118,17 +117,18 @@ async fn asked(
     let mut findings = match seen {
         Ok(seen) => vec![check.ok(seen.text.clone())],
         Err(error) => {
-            let mend = match error.is(&Code::INVALID_ARGUMENT) {
-                true => "the same token in [auth] token_file of the agent and in agent_token_file here; restart both"
-                    .to_owned(),
+            let remedy = match error.is(&Code::INVALID_ARGUMENT) {
+                true => {
+                    "use the same token in [auth] token_file of the agent and in agent_token_file here; restart both"
+                        .to_owned()
+                }
                 false => format!(
                     "on {}: systemctl status ringfence-agent; ringfence --version; host = {:?} in its agent.toml",
                     host.name, host.name
                 ),
             };
-            let not_asked =
-                of("look", WHY_LOOK).unknown("not asked: its agent is not the right one", "mend agent first");
-            return vec![check.fail(error.details.clone(), mend), not_asked];
+            let not_asked = of("look", WHY_LOOK).unknown("not checked: its agent is not usable", "fix agent first");
+            return vec![check.fail(error.details.clone(), remedy), not_asked];
         }
     };
     let began = Instant::now();
@@ -143,44 +143,44 @@ async fn asked(
             findings.extend(reply.findings);
         }
         Ok(reply) => {
-            let found = format!("it looked at host {}", reply.host_uuid);
-            findings.push(of("look", WHY_LOOK).unknown(found, "mend agent first"));
+            let found = format!("the agent reports for host {}", reply.host_uuid);
+            findings.push(of("look", WHY_LOOK).unknown(found, "fix agent first"));
         }
         Err(error) => {
-            let mend =
+            let remedy =
                 format!("on {}: install this version and restart its agent; journalctl -u ringfence-agent", host.name);
-            findings.push(of("look", WHY_LOOK).unknown(format!("it did not look: {}", error.details), mend));
+            findings.push(of("look", WHY_LOOK).unknown(format!("its check failed: {}", error.details), remedy));
         }
     }
-    // Shown with the look: the first words to it over this client.
+    // The TLS handshake of the requests above has stored it in this client.
     findings.extend(client.certificates_end([host.id]).map(|end| certificate(&host.name, end)));
     findings
 }
 
-/// When the certificate ends that its agent has just shown.
+/// Expiry of the certificate that the agent presented.
 fn certificate(host: &str, end: i64) -> Finding {
     let check = of("certificate", WHY_CERTIFICATE);
     let left = end.saturating_sub(jiff::Timestamp::now().as_second());
-    let found = format!("it ends on {}", day(end));
+    let found = format!("expires on {}", day(end));
     match left < SOON_SECONDS {
-        true => check.warn(found, format!("ringfence pki rotate DIR --ca CADIR, and copy the folder to {host}")),
+        true => check.warn(found, format!("ringfence pki rotate DIR --ca CADIR; copy the folder to {host}")),
         false => check.ok(found),
     }
 }
 
-/// How far a host's clock is from ours.
+/// Skew between a host's clock and the controller's.
 fn clock(check: Check, skew_ms: i64) -> Finding {
     let side = if skew_ms < 0 { "behind" } else { "ahead" };
     let found = format!("{} ms {side}", skew_ms.unsigned_abs());
-    let mend = "on the host: timedatectl set-ntp true; chronyc makestep";
+    let remedy = "on the host: timedatectl set-ntp true; chronyc makestep";
     match skew_ms.saturating_abs() {
         ms if ms < ODD_SKEW_MS => check.ok(found),
-        ms if ms < BAD_SKEW_MS => check.warn(found, mend),
-        _ => check.fail(found, mend),
+        ms if ms < BAD_SKEW_MS => check.warn(found, remedy),
+        _ => check.fail(found, remedy),
     }
 }
 
-/// Whom a host is to try: those that follow it in the file, so that each is tried by as many as try.
+/// The sibling hosts that a host checks: the next ones in the file, so that each is checked by the same number of hosts.
 fn siblings(config: &ControllerConfig, host: &Host) -> Vec<SiblingAddress> {
     let hosts = &config.inventory.hosts;
     let at = hosts.iter().position(|of| of.id == host.id).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! How many independent ways there are to prove the VMs of a host dead.
+//! The number of independent ways to fence each host.
 //!
-//! A sibling's kill needs the failed host to answer SSH still; the storage's refusal does not need the host at all; a human
-//! is always there, and asleep. So the storage counts most, a second sibling more than a third.
-//! Pure: findings come in, levels go out. Rejected: counting what was not tried as half a way (I2).
+//! A sibling host's kill needs a failed host that still answers SSH. A storage fence does not need the failed host at all. An
+//! operator is always possible, and slow. So the storage counts most, and a second sibling host more than a third.
+//! Pure: findings in, levels out. Alternative considered: half a point for a check that was not tried (breaks I2).
 
 use ringfence_actors::{
     fence::policy::{OnSshUnreachable, Profile},
@@ -28,30 +28,30 @@ use crate::{
     config::ControllerConfig,
 };
 
-/// What the storage's refusal adds to the score, and what it adds if it stops some of the VMs only.
+/// Points of a storage fence, for all VMs and for some of them.
 const STORAGE: u32 = 50;
 const STORAGE_PARTLY: u32 = 20;
 
-/// What a sibling adds, and how many count: a third one fails by what two failed by.
+/// Points of a sibling host, and how many count: a third one fails for the reason for which two failed.
 const SIBLING: u32 = 20;
 const SIBLINGS_THAT_COUNT: usize = 2;
 
-/// What a human adds, who has to be woken.
+/// Points of an operator, whom an alert must wake.
 const HUMAN: u32 = 10;
 
-const WHY: &str = "when it fails tonight, its VMs start elsewhere only once one of these ways has proven them dead";
+const WHY: &str = "after a failure of the host, its VMs start elsewhere only after one of these ways proves them dead";
 
-/// Whether the storage refuses a host's writes.
+/// Whether a storage fence stops a host's writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ByStorage {
     Yes,
-    /// Those of some VMs.
+    /// Only the writes of some VMs.
     Partly,
     No,
 }
 
-/// The ways to prove the VMs of a host dead.
+/// The ways to fence a host.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Fenceability {
@@ -59,17 +59,17 @@ pub(super) struct Fenceability {
     pub(super) score: u32,
     /// `full`, `good`, `no-kill`, `no-storage` or `human-only`.
     pub(super) level: &'static str,
-    /// Siblings that can log in there now, and kill.
+    /// Sibling hosts that can log in and kill now.
     pub(super) siblings: Vec<String>,
-    /// Siblings that were to try.
+    /// Number of sibling hosts that were checked.
     pub(super) tried: usize,
-    /// Whether the storage refuses it.
+    /// Whether a storage fence is possible.
     pub(super) storage: ByStorage,
-    /// Why not, or not all.
+    /// Why not, or why only partly.
     pub(super) storage_reason: String,
 }
 
-/// Of each host, in the order of the file.
+/// The levels of all hosts, in the order of the file.
 pub(super) fn of_all(
     config: &ControllerConfig,
     looks: &[HostLook],
@@ -105,7 +105,7 @@ fn by_storage(config: &ControllerConfig, host: &Host, controller_findings: &[Fin
     let no = |why: &str| (ByStorage::No, why.to_owned());
     let policy = &config.settings.fence;
     if policy.profile != Profile::Safe || policy.on_ssh_unreachable != OnSshUnreachable::StorageFence {
-        return no("the policy does not use it");
+        return no("[fence] does not use it");
     }
     let attached = config.inventory.storages.iter().filter(|storage| storage.clusters.contains(&host.cluster));
     let (refusing, not): (Vec<_>, Vec<_>) = attached.partition(|storage| {
@@ -115,12 +115,12 @@ fn by_storage(config: &ControllerConfig, host: &Host, controller_findings: &[Fin
     });
     if refusing.is_empty() {
         return no(match not.iter().any(|storage| storage.kind == StorageKind::Ceph) {
-            true => "the controller's key is not known to be enough",
-            false => "no storage of its cluster can refuse a host",
+            true => "it is unknown whether the controller's key may fence",
+            false => "no storage of its cluster can fence a host",
         });
     }
     if host.storage_ips.is_empty() {
-        return no("its storage_ips are not known");
+        return no("its storage_ips are not configured");
     }
     let hurts = |storage: &&&Storage| {
         let about = refusal_of(&host.name, &storage.name);
@@ -129,9 +129,9 @@ fn by_storage(config: &ControllerConfig, host: &Host, controller_findings: &[Fin
             .any(|found| found.check == REFUSE && found.about == about && found.verdict != Verdict::Ok)
     };
     if let Some(storage) = refusing.iter().find(hurts) {
-        return no(&format!("{} would not refuse it: see ceph-fence", storage.name));
+        return no(&format!("{} would not fence it: see ceph-fence", storage.name));
     }
-    // One volume elsewhere is enough: nothing can refuse its writes.
+    // One volume on another storage is enough: nothing can stop its writes.
     let beyond = |vm: &&ringfence_actors::inventory::Vm| {
         vm.volumes.iter().any(|volume| !refusing.iter().any(|storage| storage.id == volume.storage))
     };
@@ -140,8 +140,10 @@ fn by_storage(config: &ControllerConfig, host: &Host, controller_findings: &[Fin
     let names = || beyond.iter().map(|vm| vm.name.as_str()).take(3).collect::<Vec<_>>().join(", ");
     match (beyond.is_empty(), within.is_empty()) {
         (true, _) => (ByStorage::Yes, String::new()),
-        (false, false) => (ByStorage::Partly, format!("not of {} with volumes that no storage refuses", names())),
-        (false, true) => (ByStorage::No, format!("every VM has a volume that no storage refuses ({})", names())),
+        (false, false) => {
+            (ByStorage::Partly, format!("not those of {}, with volumes on a storage that cannot fence", names()))
+        }
+        (false, true) => (ByStorage::No, format!("every VM has a volume on a storage that cannot fence ({})", names())),
     }
 }
 
@@ -163,41 +165,41 @@ fn level(siblings: usize, storage: ByStorage) -> (&'static str, u32) {
 }
 
 impl Fenceability {
-    /// One line.
+    /// One line of text.
     pub(super) fn line(&self) -> String {
         let siblings = match &self.siblings[..] {
-            [] => format!("none of {} siblings can kill there", self.tried),
-            names => format!("{} of {} siblings can kill there ({})", names.len(), self.tried, names.join(", ")),
+            [] => format!("none of {} sibling hosts can kill there", self.tried),
+            names => format!("{} of {} sibling hosts can kill there ({})", names.len(), self.tried, names.join(", ")),
         };
         let storage = match (self.storage, self.storage_reason.as_str()) {
-            (ByStorage::Yes, _) => "the storage refuses it".to_owned(),
-            (ByStorage::Partly, why) => format!("the storage refuses some of its writes, {why}"),
-            (ByStorage::No, why) => format!("the storage does not refuse it ({why})"),
+            (ByStorage::Yes, _) => "storage fence possible".to_owned(),
+            (ByStorage::Partly, why) => format!("storage fence for some writes only, {why}"),
+            (ByStorage::No, why) => format!("no storage fence ({why})"),
         };
-        format!("{}, {} of 100: {siblings}; {storage}; a human", self.level, self.score)
+        format!("{}, {} of 100: {siblings}; {storage}; operator attestation", self.level, self.score)
     }
 
-    /// What follows for tonight.
+    /// What a failure of the host would mean.
     pub(super) fn finding(&self, config: &ControllerConfig, host: &Host) -> Finding {
         let check = of("fenceability", WHY);
         let never_stop =
             |vm: &ringfence_actors::inventory::Vm| vm.cluster == host.cluster && vm.ha == HaMode::NeverStop;
         let (why, name) = (&self.storage_reason, &host.name);
         match self.level {
-            "full" | "good" => check.ok("it can be fenced by itself, also without power"),
+            "full" | "good" => check.ok("fencing is automatic, also after a loss of power"),
             "no-kill" => check.warn(
-                "no sibling can kill there: one VM that hangs costs all others of the host their disks too",
-                format!("mend the ssh-login of its siblings to {name}"),
+                "no sibling host can kill there: one hung VM costs all VMs of the host their disks",
+                format!("fix ssh-login of its sibling hosts to {name}"),
             ),
             "no-storage" => check.warn(
-                format!("when it loses its power a human has to be woken: {why}"),
-                "put the volumes on Ceph, and mend ceph-block and storage-ips",
+                format!("after a loss of power an operator must attest: {why}"),
+                "move the volumes to Ceph; fix ceph-block and storage-ips",
             ),
             _ => {
-                let mend = format!("mend the ssh-login of its siblings to {name}, or ceph-block and storage-ips");
+                let remedy = format!("fix ssh-login of its sibling hosts to {name}, or ceph-block and storage-ips");
                 match config.inventory.vms.iter().any(never_stop) {
-                    true => check.fail("no VM of it comes back by itself, and some are to never stop", mend),
-                    false => check.warn("no VM of it comes back without a human", mend),
+                    true => check.fail("none of its VMs fails over automatically, and some are NeverStop", remedy),
+                    false => check.warn("none of its VMs fails over without an operator", remedy),
                 }
             }
         }

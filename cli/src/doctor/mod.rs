@@ -1,16 +1,16 @@
-//! `ringfence doctor`: what is missing, and what would make a fence fail tonight.
+//! `ringfence doctor`: checks everything that a fence needs.
 //!
 //! ```text
-//! probes    what `check --live` and the doctor ask of agents and of Ceph
-//! watchers  who watches a volume, and whether a fence would reach that
-//! hosts     the agents of all hosts, asked for both, and for their clocks
-//! office    the controller's own: journal, disk, tokens, policy, Ceph
-//! twins     whether each host is one machine, and has the addresses that the file names
-//! levels    how many independent ways there are to prove the VMs of a host dead
-//! report    how it is told
+//! probes     requests to agents and to Ceph, shared with `check --live`
+//! watchers   who watches a volume, and whether a fence would reach that watcher
+//! hosts      checks through the agents of all hosts
+//! controller journal, disk, tokens, policy, Ceph
+//! twins      whether each host is one machine, with the addresses of the file
+//! levels     the number of independent ways to fence each host
+//! report     output
 //! ```
-//! Invariants: nothing that anybody uses is changed (the right to block is tried on an address that is nobody's, as
-//! `check --live` does); every look is bounded; what could not be looked at is "unknown", and counts as not fine.
+//! Invariants: nothing in use is changed (the right to block is tried on an address reserved for documentation); every check
+//! has a time limit; a check that could not run is "unknown", which is not a pass.
 
 mod controller;
 mod hosts;
@@ -28,7 +28,7 @@ use crate::{
     output::print,
 };
 
-/// Looks at everything that the file names; the exit code: 0 fine, 1 something would fail or is not known, 2 the file.
+/// Runs all checks. Returns the exit status: 0 pass, 1 a check failed or is unknown, 2 invalid file or arguments.
 pub async fn run(path: &Path, agent: bool, json: bool) -> u8 {
     let report = match (config::load(path), agent) {
         (Err(problems), _) => return refused(&problems),
@@ -37,9 +37,11 @@ pub async fn run(path: &Path, agent: bool, json: bool) -> u8 {
             report::Report::of_agent(findings)
         }
         (Ok(Config::Controller(config)), false) => everything(&config).await,
-        (Ok(Config::Agent(_)), false) => return usage(path, "an agent's file", "add --agent, or name a controller's"),
+        (Ok(Config::Agent(_)), false) => {
+            return usage(path, "an agent's file", "add --agent, or use a controller's file");
+        }
         (Ok(Config::Controller(_)), true) => {
-            return usage(path, "a controller's file", "leave --agent away, or name an agent's");
+            return usage(path, "a controller's file", "omit --agent, or use an agent's file");
         }
     };
     match json {
@@ -62,6 +64,6 @@ fn refused(problems: &Problems) -> u8 {
 }
 
 fn usage(path: &Path, what: &str, fix: &str) -> u8 {
-    eprintln!("error: {} is {what}: {fix}", path.display());
+    eprintln!("error: {} is {what}; {fix}", path.display());
     2
 }

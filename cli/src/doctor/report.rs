@@ -1,4 +1,4 @@
-//! How a doctor's findings are told: what is wrong first, each with why it matters and what mends it; the rest in a line.
+//! Output of the doctor: failed checks first, each with its consequence and a fix; the others in one line.
 
 use comfy_table::Table;
 use ringfence_messages::doctor::{Finding, Verdict};
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{hosts::HostLook, levels::Fenceability};
 use crate::config::ControllerConfig;
 
-/// Everything that was found.
+/// All findings.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
@@ -15,13 +15,13 @@ pub(super) struct Report {
     parts: Vec<Part>,
 }
 
-/// What was found of the controller, or of one host.
+/// The findings of the controller or of one host.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Part {
-    /// `controller`, or the host's name.
+    /// `controller`, `this host`, or the host's name.
     of: String,
-    /// Of a host that a controller looks after.
+    /// Of a host of the inventory.
     fenceability: Option<Fenceability>,
     findings: Vec<Finding>,
 }
@@ -51,12 +51,12 @@ impl Report {
         Report { fine, parts }
     }
 
-    /// Nothing would fail, and nothing is not known.
+    /// No check failed, and none is unknown.
     pub(super) fn is_fine(&self) -> bool {
         self.fine
     }
 
-    /// For people: at most `width` columns, which bounds everything but single long words.
+    /// The report as text of at most `width` columns; a longer word is not broken.
     pub(super) fn text(&self, width: usize, colours: bool) -> String {
         let mut lines = Vec::new();
         for part in &self.parts {
@@ -67,13 +67,13 @@ impl Report {
             for of in wrong {
                 let about = if of.about.is_empty() { String::new() } else { format!(" {}", of.about) };
                 let word = format!("  {:<8}", word(of.verdict));
-                let mut told = wrapped(&word, &format!("{}{about}: {}", of.check, of.found), 10, width);
-                if let Some(first) = told.first_mut() {
+                let mut lines_of_finding = wrapped(&word, &format!("{}{about}: {}", of.check, of.found), 10, width);
+                if let Some(first) = lines_of_finding.first_mut() {
                     *first = first.replacen(word.trim(), &paint(word.trim(), of.verdict, colours), 1);
                 }
-                lines.extend(told);
+                lines.extend(lines_of_finding);
                 lines.extend(wrapped("          why   ", &of.why, 16, width));
-                lines.extend(of.mend.iter().flat_map(|mend| wrapped("          mend  ", mend, 16, width)));
+                lines.extend(of.mend.iter().flat_map(|remedy| wrapped("          fix   ", remedy, 16, width)));
             }
             let mut fine: Vec<&str> =
                 part.findings.iter().filter(|of| of.verdict == Verdict::Ok).map(|of| of.check.as_str()).collect();
@@ -91,8 +91,8 @@ impl Report {
         let of = |verdict| all().filter(|finding| finding.verdict == verdict).count();
         let (warned, unknown, fail) = (of(Verdict::Warn), of(Verdict::Unknown), of(Verdict::Fail));
         match (warned, unknown, fail) {
-            (0, 0, 0) => format!("{} looked at, all well", all().count()),
-            _ => format!("{} looked at: {fail} would fail, {unknown} not known, {warned} to look after", all().count()),
+            (0, 0, 0) => format!("{} checks passed", all().count()),
+            _ => format!("{} checks: {fail} failed, {unknown} unknown, {warned} warnings", all().count()),
         }
     }
 }
@@ -114,12 +114,12 @@ fn paint(word: &str, verdict: Verdict, colours: bool) -> String {
     }
 }
 
-/// The terminal's columns; without one nothing is broken into lines, for who greps it.
+/// The terminal's columns; without a terminal no line is broken, so that grep works.
 pub(super) fn width() -> usize {
     Table::new().width().map_or(usize::MAX, usize::from)
 }
 
-/// The text behind its head, broken between words; what follows is indented.
+/// The text after its head, broken between words; further lines are indented.
 fn wrapped(head: &str, text: &str, indent: usize, width: usize) -> Vec<String> {
     let (mut lines, mut line) = (Vec::new(), head.to_owned());
     let mut begun = line.chars().count();
@@ -151,18 +151,18 @@ mod tests {
             siblings: vec!["host-b".to_owned()],
             tried: 2,
             storage: ByStorage::No,
-            storage_reason: "no storage of its cluster can refuse a host".to_owned(),
+            storage_reason: "no storage of its cluster can fence a host".to_owned(),
         };
-        let login = of("ssh-login", "this is how a VM is killed there while its host still answers").about("host-c");
+        let login = of("ssh-login", "a sibling host kills VMs of a failed host through this login").about("host-c");
         let findings = vec![
             of("agent", "").about("http://10.77.0.11:7070").ok("version 0.1.0"),
-            of("accel", "a VM that is started here runs with it").warn("tcg", "modprobe kvm_intel"),
+            of("accel", "VMs on this host run with it").warn("tcg", "modprobe kvm_intel"),
             login.fail(
-                "it does not let us in: 10.77.0.13 does not let root in with /etc/ringfence/id_ed25519",
+                "authentication failed: 10.77.0.13 does not let root in with /etc/ringfence/id_ed25519",
                 "ssh-copy-id -i /etc/ringfence/id_ed25519.pub -p 22 root@10.77.0.13",
             ),
         ];
-        let controller_findings = vec![of("journal", "").ok("there is none yet")];
+        let controller_findings = vec![of("journal", "").ok("none yet")];
         Report::new(vec![
             Part { of: "controller".to_owned(), fenceability: None, findings: controller_findings },
             Part { of: "host-a".to_owned(), fenceability: Some(level), findings },
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_fail_is_told_first_and_fits_the_terminal() {
+    fn failed_checks_come_first_and_fit_the_terminal() {
         let text = report().text(80, false);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         insta::assert_snapshot!(text);
@@ -178,17 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn without_a_terminal_every_finding_is_one_line_and_colours_are_only_for_who_sees_them() {
+    fn without_a_terminal_findings_are_one_line_without_colours() {
         let (plain, seen) = (report().text(usize::MAX, false), report().text(usize::MAX, true));
         assert!(
-            plain.contains("\n  FAIL    ssh-login host-c: it does not let us in: 10.77.0.13 does not let root in with")
+            plain.contains("\n  FAIL    ssh-login host-c: authentication failed: 10.77.0.13 does not let root in with")
         );
         assert!(!plain.contains('\x1b') && seen.contains("\x1b[31mFAIL\x1b[0m"));
     }
 
-    /// I2: what could not be looked at is not fine.
+    /// I2: a check that could not run is not a pass.
     #[test]
-    fn unknown_is_not_fine_and_a_warning_is() {
+    fn unknown_fails_and_warning_passes() {
         let of_agent = |finding| Report::of_agent(vec![finding]).is_fine();
         assert!(!of_agent(of("x", "").unknown("not asked", "ask")));
         assert!(of_agent(of("x", "").warn("soon", "mend")));

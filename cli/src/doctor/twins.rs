@@ -1,8 +1,8 @@
-//! Whether each host is one machine, and the one that the file means: cloned images, swapped addresses.
+//! Whether each host is one machine, and the right one: finds cloned images and swapped addresses.
 //!
-//! Purpose: a sibling that looks at the wrong machine says "no such QEMU", and a storage fence of the wrong address cuts off a
-//! host that is well. Invariants: pure; what a host does not say of itself is unknown, never ok.
-//! On a lab of one machine (every management address is loopback) all hosts are one machine, and that is meant.
+//! Purpose: a sibling host that inspects the wrong machine reports "no such QEMU", and a storage fence of the wrong address
+//! blocks a healthy host. Invariants: pure; a fact that a host does not report is unknown, never ok.
+//! In a lab on one machine (every management address is loopback) all hosts are one machine by intent.
 
 use std::net::IpAddr;
 
@@ -11,34 +11,34 @@ use ringfence_messages::{doctor::Finding, evidence::Machine};
 
 use crate::agent::diagnose::of;
 
-const WHY_MACHINE: &str = "evidence of one machine counts for a host only if no other host is that machine";
+const WHY_MACHINE: &str = "evidence from a machine counts for a host only if no other host is that machine";
 const WHY_OWN: &str =
-    "a storage fence blocks them: on the wrong host it cuts off one that is well, and the failed one goes on writing";
+    "a storage fence blocks them: a wrong address blocks a healthy host while the failed host keeps writing";
 
-/// What a host says of itself; the defaults say nothing.
+/// The identity that a host reports; the default reports nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Itself {
-    /// Which machine it is.
+    /// Machine id and boot id.
     pub(crate) machine: Machine,
-    /// Its addresses.
+    /// The host's addresses.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// Every host is this machine.
+/// Whether every host is this machine.
 pub(crate) fn lab(hosts: &[Host]) -> bool {
     hosts.iter().all(|host| host.management_ip.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()))
 }
 
-/// Whether a host that answered is a machine of its own.
+/// Checks that a host that answered is its own machine.
 pub(crate) fn machine(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Option<Finding> {
     let own = all.get(n)?.as_ref()?;
     let check = of("machine-id", WHY_MACHINE);
-    let mend = "rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot";
+    let remedy = "rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot";
     if lab(hosts) {
         return Some(check.ok("a lab on one machine"));
     }
     if own.machine.machine_id.is_empty() {
-        return Some(check.unknown("it does not say which machine it is", "systemd-machine-id-setup on the host"));
+        return Some(check.unknown("it does not report a machine id", "systemd-machine-id-setup on the host"));
     }
     let twin = |(m, other): (usize, &Option<Itself>)| {
         (m != n && other.as_ref().is_some_and(|other| other.machine.is(&own.machine))).then_some(m)
@@ -51,16 +51,14 @@ pub(crate) fn machine(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Optio
     let id = &own.machine.machine_id;
     Some(match !own.machine.boot_id.is_empty() && own.machine.boot_id == its.machine.boot_id {
         true => check.fail(
-            format!(
-                "it is the same machine as {other} ({id}, one boot): two agents run on it, or an address leads there"
-            ),
-            "correct management_ip and agent of the two hosts: a host is never its own sibling",
+            format!("it is the same machine as {other} ({id}, same boot): two agents on it, or a wrong address"),
+            "correct management_ip and agent of the two hosts: a host is never its own sibling host",
         ),
-        false => check.fail(format!("{other} has the same machine-id {id}: its image was cloned"), mend),
+        false => check.fail(format!("{other} has the same machine id {id}: a cloned image"), remedy),
     })
 }
 
-/// Whether the addresses that a storage fence would block are the host's own.
+/// Checks that the addresses of a storage fence are the host's own.
 pub(crate) fn own_addresses(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Option<Finding> {
     let (host, own) = (hosts.get(n)?, all.get(n)?.as_ref()?);
     if host.storage_ips.is_empty() || lab(hosts) {
@@ -68,17 +66,17 @@ pub(crate) fn own_addresses(hosts: &[Host], all: &[Option<Itself>], n: usize) ->
     }
     let check = of("own-addresses", WHY_OWN);
     if own.addresses.is_empty() {
-        return Some(check.unknown("it does not say which addresses it has", format!("on {}: ip -br addr", host.name)));
+        return Some(check.unknown("it does not report its addresses", format!("on {}: ip -br addr", host.name)));
     }
     let Some(foreign) = host.storage_ips.iter().find(|ip| !own.addresses.contains(ip)) else {
         return Some(check.ok("storage_ips are the host's own"));
     };
     let has = |other: &Option<Itself>| other.as_ref().is_some_and(|other| other.addresses.contains(foreign));
-    let whose = all.iter().position(has).and_then(|m| hosts.get(m));
-    let whose = whose.map(|other| format!(", it is {}'s", other.name)).unwrap_or_default();
-    let has = own.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let owner = all.iter().position(has).and_then(|m| hosts.get(m));
+    let owner = owner.map(|other| format!(" but of {}", other.name)).unwrap_or_default();
+    let addresses = own.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Some(check.fail(
-        format!("{foreign} of its storage_ips is no address of {}{whose}; it has {has}", host.name),
+        format!("{foreign} of its storage_ips is not an address of {}{owner}; it has {addresses}", host.name),
         format!("correct storage_ips in [[host]] {:?}", host.name),
     ))
 }
@@ -107,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn cloned_machines_are_found_and_a_machine_that_does_not_say_is_unknown() {
+    fn cloned_machine_fails_and_silent_machine_is_unknown() {
         let hosts = [host("a", "10.0.0.1", "10.1.0.1"), host("b", "10.0.0.2", "10.1.0.2")];
         let judge = |all: &[Option<Itself>]| {
             let of = machine(&hosts, all, 0).unwrap();
@@ -115,7 +113,7 @@ mod tests {
         };
         assert_eq!(judge(&[says("m1", "x", &[]), says("m2", "y", &[])]).0, Verdict::Ok);
         let (verdict, found) = judge(&[says("m1", "x", &[]), says("m1", "y", &[])]);
-        assert_eq!((verdict, found.as_str()), (Verdict::Fail, "b has the same machine-id m1: its image was cloned"));
+        assert_eq!((verdict, found.as_str()), (Verdict::Fail, "b has the same machine id m1: a cloned image"));
         let (verdict, found) = judge(&[says("m1", "x", &[]), says("m1", "x", &[])]);
         assert!(verdict == Verdict::Fail && found.contains("it is the same machine as b"), "{found}");
         assert_eq!(judge(&[says("", "x", &[]), says("", "x", &[])]).0, Verdict::Unknown);
@@ -127,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn swapped_storage_addresses_are_found_without_a_vm() {
+    fn swapped_storage_addresses_are_found() {
         let hosts = [host("a", "10.0.0.11", "10.1.0.12"), host("b", "10.0.0.12", "10.1.0.11")];
         let all = [says("1", "x", &["10.0.0.11", "10.1.0.11"]), says("2", "y", &["10.0.0.12", "10.1.0.12"])];
         let found = own_addresses(&hosts, &all, 0).unwrap();
         assert_eq!(found.verdict, Verdict::Fail);
         assert_eq!(
             found.found,
-            "10.1.0.12 of its storage_ips is no address of a, it is b's; it has 10.0.0.11, 10.1.0.11"
+            "10.1.0.12 of its storage_ips is not an address of a but of b; it has 10.0.0.11, 10.1.0.11"
         );
         assert_eq!(found.mend.unwrap(), "correct storage_ips in [[host]] \"a\"");
         let right = [host("a", "10.0.0.11", "10.1.0.11"), host("b", "10.0.0.12", "10.1.0.12")];

@@ -1,9 +1,8 @@
-//! Tells a program: the message on its standard input, its exit status is the answer.
+//! Delivery to a program: the event on standard input; the exit status is the result.
 //!
-//! Invariants: no shell reads anything; it sees `PATH` and `RINGFENCE_*` of the environment and nothing else; it is the leader
-//! of a process group of its own, which is killed as a whole when it ended, took too long, or the controller ends, before its
-//! leader is reaped: the group's number is nobody else's then. Known by a pidfd. Rejected: killing the program alone (what it
-//! started holds the pipes, and goes on).
+//! Invariants: no shell; the environment has only `PATH` and `RINGFENCE_*`; the program leads its own process group, which is
+//! killed as a whole after its end, on time-out, or with the controller, before the leader is reaped, so that the group's number
+//! is not reused. Alternative considered: killing the program alone (its children would hold the pipes and keep running).
 
 use std::{os::fd::OwnedFd, process::Stdio, time::Duration};
 
@@ -20,14 +19,14 @@ use tokio::{
 
 use super::{MAX_SAID_CHARS, notice::Notice, one_line, retry::Outcome};
 
-/// Bytes of standard output and of standard error that are kept for the log; the rest is read and thrown away.
+/// Bytes of standard output and of standard error that are kept for the log; the rest is discarded.
 const MAX_OUTPUT_BYTES: usize = 4096;
 
-/// What a program exits with that wants to be asked again later: `EX_TEMPFAIL` of sysexits.h.
+/// Exit status for a retry: `EX_TEMPFAIL` of sysexits.h.
 const TRY_LATER: i32 = 75;
 
-/// How long a killed program may take to be gone, and its pipes to be closed. One that is stuck in the kernel, or a child of
-/// it that left the group, is not waited for any longer.
+/// Time limit for the end of a killed program and its pipes. A program that is stuck in the kernel, or a child that left the
+/// group, is not waited for any longer.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A program.
@@ -37,12 +36,12 @@ pub(super) struct Program {
     timeout: Duration,
 }
 
-/// A process group that does not outlive this value. Its leader must not have been reaped before.
+/// A process group, killed on drop. Its leader must not be reaped before.
 struct Group(Pid);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The group may have ended.
         let _ = kill_process_group(self.0, Signal::KILL);
     }
 }
@@ -53,10 +52,10 @@ impl Program {
         Program { hook: hook.to_owned(), argv: argv.to_vec(), timeout }
     }
 
-    /// Runs it once.
+    /// One attempt.
     pub(super) async fn run(&self, notice: &Notice) -> Outcome {
         let Some((program, arguments)) = self.argv.split_first() else {
-            return Outcome::Refused("no program is named".to_owned());
+            return Outcome::Refused("no program is configured".to_owned());
         };
         let mut command = Command::new(program);
         command
@@ -72,14 +71,14 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        // Not there, not executable, no more processes: somebody may mend that.
+        // A missing program or a lack of processes can be fixed, so it is retried.
         let run = async { self.communicate(command.spawn()?, notice.body.clone()).await };
         run.await.unwrap_or_else(|error: std::io::Error| Outcome::Later(format!("cannot run {program}: {error}"), None))
     }
 
     async fn communicate(&self, mut child: Child, body: Bytes) -> std::io::Result<Outcome> {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let pid = pid.ok_or_else(|| std::io::Error::other("it has no pid"))?;
+        let pid = pid.ok_or_else(|| std::io::Error::other("the program has no pid"))?;
         let group = Group(pid);
         let mut ended = tokio::task::spawn_blocking({
             let (pidfd, bound) = (pidfd_open(pid, PidfdFlags::empty())?, self.timeout + GRACE);
@@ -88,7 +87,7 @@ impl Program {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let tell = async {
             if let Some(mut stdin) = stdin {
-                // It need not read it.
+                // The program may ignore its input.
                 let _ = stdin.write_all(&body).await;
             }
         };
@@ -112,14 +111,16 @@ impl Program {
         };
         let said = said.map_or_else(Vec::new, |((), out, err)| [out, err].concat());
         let all = one_line(&said, 2 * MAX_OUTPUT_BYTES);
-        tracing::info!(hook = self.hook, pid = pid.as_raw_nonzero(), said = all, "the command ended");
+        tracing::info!(hook = self.hook, pid = pid.as_raw_nonzero(), said = all, "hook command ended");
         let said = one_line(&said, MAX_SAID_CHARS);
         let says = |what: String| if said.is_empty() { what } else { format!("{what}: {said}") };
         let status = match (in_time, status) {
             (Err(_), _) => {
-                return Ok(Outcome::Later(says(format!("killed, it took longer than {:?}", self.timeout)), None));
+                return Ok(Outcome::Later(says(format!("killed after {:?}", self.timeout)), None));
             }
-            (Ok(_), Err(_)) => return Ok(Outcome::Later(says("it ended, and is not gone".to_owned()), None)),
+            (Ok(_), Err(_)) => {
+                return Ok(Outcome::Later(says("the program ended but was not reaped".to_owned()), None));
+            }
             (Ok(_), Ok(status)) => status?,
         };
         Ok(match status.code() {
@@ -130,13 +131,13 @@ impl Program {
     }
 }
 
-/// Waits until the process of a pidfd ended, which does not reap it; not longer than `bound`.
+/// Waits for the end of a process by its pidfd, without reaping it, at most `bound`.
 fn until_ended(pidfd: &OwnedFd, bound: Duration) {
     let bound = Timespec::try_from(bound).ok();
     let _ = retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], bound.as_ref()));
 }
 
-/// Reads to the end, keeps the beginning.
+/// Reads to the end and keeps the beginning.
 async fn capture(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
     let Some(mut from) = from else { return kept };

@@ -1,8 +1,8 @@
-//! How far a hook has come in the journal, kept through crashes.
+//! The durable position of a hook in the journal.
 //!
-//! `STATE_DIR/hooks/NAME.json` is replaced as a whole, synced to disk. Invariants: it is written after a record was delivered
-//! or given up, never before, so that a controller that dies repeats one at most and skips none; a hook that has no file
-//! begins with what happens from now on. Rejected: a table in the journal's database (the journal is append-only, and one writer's).
+//! `STATE_DIR/hooks/NAME.json` is replaced atomically and synced. Invariants: it is written after a record is delivered or dropped,
+//! never before, so a controller that dies repeats at most one and skips none; a hook without a file starts with the next record.
+//! Alternative considered: a table in the journal's database (the journal is append-only and has one writer).
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use ringfence_drivers::files::replace_file;
 use ringfence_messages::{Code, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 
-/// The version of the file's form.
+/// Version of the file format.
 const VERSION: u32 = 1;
 
-/// Records that are of no interest to a hook before the cursor is written all the same. Too low: a disk write for each
-/// record. Too high: so many are looked at again after a crash, which takes milliseconds.
+/// Skipped records after which the position is written anyway. Too low: a disk write for each record. Too high: more records are
+/// read again after a crash.
 const SKIPPED_BEFORE_SAVE: u64 = 1000;
 
 #[derive(Serialize, Deserialize)]
@@ -25,7 +25,7 @@ struct Kept {
     seq: u64,
 }
 
-/// A hook's place in the journal.
+/// A hook's position in the journal.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     path: PathBuf,
@@ -35,28 +35,28 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The place of this hook; `newest`, made durable, if it is a new one. A place beyond the journal's end is that of another
-    /// journal (one from a backup), and becomes its end.
+    /// The position of this hook; `newest`, made durable, for a new hook. A position beyond the journal's end belongs to another
+    /// journal (before a restore) and is moved to the end.
     ///
     /// # Errors
-    /// `SYS.1016`, naming the file and the fix.
+    /// `SYS.1016`, with the file and the remedy.
     pub fn open(state_dir: &Path, hook: &str, newest: u64) -> Result<Cursor> {
         let path = state_dir.join("hooks").join(format!("{hook}.json"));
         let odd = |why: String, fix: &str| ErrorCode::new(Code::IO, format!("{}: {why}; {fix}", path.display()));
-        let writable = "check that this user may write there";
+        let writable = "check that this user may write to the directory";
         std::fs::create_dir_all(state_dir.join("hooks")).map_err(|e| odd(e.to_string(), writable))?;
         let seq = match std::fs::read(&path) {
             Ok(text) => match serde_json::from_slice(&text) {
                 Ok(Kept { version: VERSION, seq }) => Some(seq),
                 Ok(Kept { version, .. }) => {
                     return Err(odd(
-                        format!("it has version {version}, this program knows {VERSION}"),
-                        "run the later one",
+                        format!("version {version} is newer than {VERSION}"),
+                        "run the later version of ringfence",
                     ));
                 }
                 Err(error) => {
-                    let fix = "remove it, and the hook goes on with what happens from now on";
-                    return Err(odd(format!("it is damaged: {error}"), fix));
+                    let fix = "remove it; the hook then starts with the next event";
+                    return Err(odd(format!("damaged: {error}"), fix));
                 }
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -67,7 +67,12 @@ impl Cursor {
             Some(seq) if seq <= newest => cursor.saved = seq,
             beyond => {
                 if let Some(seq) = beyond {
-                    tracing::warn!(hook, seq, newest, "the journal ends before this hook's place: it is another one");
+                    tracing::warn!(
+                        hook,
+                        seq,
+                        newest,
+                        "the position of a hook is beyond the journal, which was probably restored; moved to its end"
+                    );
                 }
                 cursor.save().map_err(|e| odd(e.to_string(), writable))?;
             }
@@ -75,16 +80,16 @@ impl Cursor {
         Ok(cursor)
     }
 
-    /// Goes on past a record of no interest. Whether that is to be [saved](Cursor::save).
+    /// Skips a record. Returns true if the position should be [saved](Cursor::save).
     pub fn skip(&mut self, seq: u64) -> bool {
         self.seq = seq;
         seq - self.saved >= SKIPPED_BEFORE_SAVE
     }
 
-    /// Makes the place durable.
+    /// Makes the position durable.
     ///
     /// # Errors
-    /// Whatever the file system says; the old place is then still there.
+    /// An error of the file system; the old position stays.
     pub fn save(&mut self) -> std::io::Result<()> {
         let kept = serde_json::to_vec(&Kept { version: VERSION, seq: self.seq })?;
         replace_file(&self.path, &kept)?;
@@ -103,7 +108,7 @@ mod tests {
         let open = |newest| Cursor::open(dir.path(), "ops", newest);
         let mut cursor = open(7).unwrap();
         assert_eq!(cursor.seq, 7, "now");
-        assert_eq!(open(9).unwrap().seq, 7, "it is not new any more, though nothing was delivered");
+        assert_eq!(open(9).unwrap().seq, 7, "the hook is no longer new, although nothing was delivered");
         cursor.seq = 8;
         cursor.save().unwrap();
         assert_eq!(open(9).unwrap().seq, 8);

@@ -1,7 +1,7 @@
-//! One hook: reads the journal from its place, tells what is of interest, in order, one at a time, and remembers its place.
+//! One hook: reads the journal from its position, delivers matching records one at a time, and stores its position.
 //!
-//! Invariants: a record is told until it was delivered or given up, and only then is the place moved on; what is under way in
-//! memory is one page of the journal ([`PAGE`]) however far behind it is; it waits for nobody but its own receiver.
+//! Invariants: the position advances only after a record is delivered or dropped; memory holds one page of the journal ([`PAGE`]),
+//! however large the lag is; the hook waits only for its own receiver.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,80 +22,81 @@ use super::{
 };
 use crate::config::{HookConfig, HookTransport};
 
-/// Records that are read at once: with the largest payloads 3 MiB. Too low: a hook that is far behind catches up slowly.
+/// Records in one read: with the largest payloads 3 MiB. Too low: a hook with a large lag catches up slowly. Too high: memory.
 const PAGE: usize = 50;
 
-/// Between tries to read the journal. Too low: a broken disk is hammered. Too high: it is well again, and nobody is told.
+/// Time between two attempts to read the journal. Too low: a broken disk gets many reads. Too high: events arrive late after its
+/// repair.
 const UNREAD: Duration = Duration::from_secs(5);
 
-/// How a hook is.
+/// Status of a hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HookInventory {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// How it tells.
+    /// Transport.
     pub kind: HookKind,
-    /// Whom: scheme and address of a URL, or a program. The rest of a URL may be secret.
+    /// Receiver: scheme and address of a URL, or a program. The rest of a URL may be secret.
     pub target: String,
-    /// Globs over the topics that it tells of.
+    /// Globs over topics.
     pub topics: Vec<String>,
-    /// The last record of the journal that it is done with.
+    /// Position in the journal: the last record that is done.
     pub cursor: u64,
-    /// Records of the journal behind that, also such as are of no interest to it.
+    /// Number of later records in the journal, whatever their topics.
     pub lag: u64,
-    /// Records that it delivered since the controller started.
+    /// Records delivered since the controller started.
     pub delivered: u64,
-    /// Records that the receiver refused so often that it went on without, since the controller started.
+    /// Records dropped after repeated rejections since the controller started.
     pub given_up: u64,
-    /// Failed tries of the record whose turn it is; 0 if none waits.
+    /// Failed attempts of the current record; 0 if none waits.
     pub tries: u32,
-    /// When it last delivered one, since the controller started.
+    /// Time of the last delivery since the controller started.
     pub last_delivered: Option<String>,
-    /// Why the last try that failed did so, since the controller started.
+    /// Reason of the last failed attempt since the controller started.
     pub last_error: Option<String>,
-    /// When the next try is.
+    /// Time of the next attempt.
     pub next_try: Option<String>,
 }
 
-/// How a hook tells.
+/// Transport of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum HookKind {
-    /// By a signed POST.
+    /// A signed POST request.
     Webhook,
-    /// By a program.
+    /// A program.
     Command,
 }
 
-/// What came of a test message.
+/// Result of a test event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HookTest {
     /// Its `webhook-id`.
     pub id: String,
-    /// Whether the receiver took it.
+    /// Whether the receiver accepted it.
     pub delivered: bool,
-    /// What the receiver said, or why it could not be told.
+    /// The response, or the reason for the failure.
     pub says: String,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub millis: u64,
 }
 
-/// Whom it tells.
+/// The receiver.
 enum Receiver {
     Webhook(Box<Webhook>),
     Program(Program),
 }
 
-/// What there is to see of it.
+/// Observable state.
 #[derive(Default)]
 struct State {
     seq: u64,
     delivered: u64,
     given_up: u64,
     tries: u32,
-    /// When the record whose turn it is happened.
+    /// Time of the current record.
     turn: Option<Timestamp>,
     last_delivered: Option<Timestamp>,
     last_error: Option<String>,
@@ -126,7 +127,7 @@ impl Hook {
         &self.config.name
     }
 
-    /// Tells what is in the journal and what comes into it, for ever.
+    /// Delivers present and future records of the journal, forever.
     pub(super) async fn run(self: Arc<Self>, journal: Arc<dyn JournalPort>, mut newest: watch::Receiver<u64>) {
         let mut cursor = self.start.clone();
         let mut unread = 0;
@@ -136,7 +137,7 @@ impl Hook {
                 Ok(records) => records,
                 Err(error) => {
                     unread += 1;
-                    self.wait(unread, format!("the journal cannot be read: {error}"), UNREAD).await;
+                    self.wait(unread, format!("cannot read the journal: {error}"), UNREAD).await;
                     continue;
                 }
             };
@@ -161,20 +162,20 @@ impl Hook {
         }
     }
 
-    /// Makes the place durable. If it cannot be, the hook goes on: after a crash it tells some again.
+    /// Makes the position durable. If that fails, the hook continues, and repeats some records after a crash.
     async fn save(&self, mut cursor: Cursor) -> Cursor {
         let kept = cursor.clone();
         let saved = tokio::task::spawn_blocking(move || cursor.save().map(|()| cursor));
         match saved.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
             Ok(cursor) => cursor,
             Err(error) => {
-                tracing::warn!(hook = self.name(), %error, "a hook's place cannot be written: after a crash it tells some again");
+                tracing::warn!(hook = self.name(), %error, "cannot store the position of a hook; after a crash it repeats events");
                 kept
             }
         }
     }
 
-    /// Tries until the record is delivered or given up.
+    /// Retries until the record is delivered or dropped.
     async fn deliver(&self, record: &Record) {
         let (hook, notice) = (self.name().to_owned(), Notice::of(self.name(), record));
         let mut tries = Attempts::new(self.policy);
@@ -195,7 +196,7 @@ impl Hook {
                         seq = record.seq,
                         topic = record.topic,
                         why,
-                        "a record is given up: refused too often"
+                        "hook dropped an event after repeated rejections"
                     );
                     metrics::counter!("ringfence_hook_given_up_total", "hook" => hook).increment(1);
                     let mut state = self.state.lock();
@@ -212,9 +213,9 @@ impl Hook {
         (state.turn, state.tries) = (None, 0);
     }
 
-    /// Waits after a failure, for everybody to see.
+    /// Waits after a failure, visibly in the status.
     async fn wait(&self, tries: u32, why: String, wait: Duration) {
-        tracing::warn!(hook = self.name(), tries, ?wait, why, "a hook waits before it tries again");
+        tracing::warn!(hook = self.name(), tries, ?wait, why, "hook delivery failed; retrying");
         {
             let mut state = self.state.lock();
             state.next_try = Timestamp::now().checked_add(wait).ok();
@@ -231,12 +232,12 @@ impl Hook {
         }
     }
 
-    /// Sends a message that tells of nothing, past what waits.
+    /// Sends a test event without waiting for earlier events.
     ///
     /// # Errors
-    /// `SYS.1005` while another one is under way.
+    /// `SYS.1005` while another test is in progress.
     pub(super) async fn test(&self) -> Result<HookTest> {
-        let busy = || ErrorCode::new(Code::CHANGE_STATE, format!("a test of {} is under way", self.name()));
+        let busy = || ErrorCode::new(Code::CHANGE_STATE, format!("a test of {} is in progress", self.name()));
         let _one_at_a_time = self.testing.try_lock().map_err(|_| busy())?;
         let (notice, began) = (Notice::test(self.name()), tokio::time::Instant::now());
         let outcome = self.send(&notice).await;

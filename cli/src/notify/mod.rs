@@ -1,14 +1,14 @@
-//! Tells other systems what happened: webhooks and commands, fed by the journal.
+//! Notifications: webhooks and command hooks, fed by the journal.
 //!
 //! ```text
 //! journal.db --read--> hook "ops"   --POST-->  https://...       state/hooks/ops.json   { "seq": 41 }
 //!            --read--> hook "pager" --run-->   /usr/local/bin/.. state/hooks/pager.json { "seq": 40 }
 //! ```
-//! Invariants: at least once, and in order, for each hook: it reads the journal from a [`Cursor`] that moves on only when a record
-//! was delivered or given up ([`Attempts`]), so that a controller that is killed loses and skips none; hooks wait for nobody but their
-//! own receiver, and run where the API runs, never on the actors' thread; they only read the journal. Memory is bounded: what waits
-//! waits in the journal. Rejected: feeding hooks from the bus (what is published while a receiver is down would be lost), and a
-//! queue of their own (the journal is one).
+//! Invariants: each hook delivers at least once and in sequence: its [`Cursor`] in the journal advances only after a record is
+//! delivered or dropped ([`Attempts`]), so a killed controller loses none; a hook waits only for its own receiver; hooks run on
+//! the API's thread, never on the actors' thread, and only read the journal. Memory is bounded, because records wait in the
+//! journal. Alternatives considered: the bus as source (events during an outage of a receiver would be lost), a separate queue
+//! (the journal is one).
 
 mod command;
 mod cursor;
@@ -33,11 +33,11 @@ pub use hook::{HookInventory, HookKind, HookTest};
 pub use notice::{Notice, TEST_TOPIC};
 pub use retry::{Attempts, MAX_REFUSALS, MAX_RETRY_AFTER, Outcome, RetryPolicy, Step};
 
-/// Between looks at the journal while nobody tells that something was recorded. Too low: work for nothing. Too high: a record
-/// whose announcement was missed is told so much later.
+/// Time between two reads of the journal without an announcement. Too low: needless reads. Too high: a record with a missed
+/// announcement is delivered late.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Characters of what a receiver or a program says that are repeated.
+/// Characters of a response that are kept for messages.
 const MAX_SAID_CHARS: usize = 300;
 
 /// All hooks of a controller.
@@ -48,10 +48,10 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Opens the hooks; new ones begin with what is recorded from now on.
+    /// Opens the hooks. A new hook starts with the next record.
     ///
     /// # Errors
-    /// A file that cannot be read or written, by name and with the fix.
+    /// A file that cannot be read or written, with the remedy.
     pub async fn open(
         configs: &[HookConfig],
         state_dir: &Path,
@@ -67,12 +67,12 @@ impl Notifier {
         Ok(Notifier { hooks, journal, newest: watch::Sender::new(newest) })
     }
 
-    /// Runs the hooks for ever; `recorded` tells of records as they are made.
+    /// Runs the hooks forever. `recorded` announces new records.
     pub async fn run(self: Arc<Self>, recorded: impl Stream<Item = ringfence::AnyEvent>) {
         let mut running = JoinSet::new();
         for hook in &self.hooks {
             let name = hook.name().to_owned();
-            // A counter that is not there yet hides its first step from who looks for an increase.
+            // Without an initial 0, `increase()` of Prometheus misses the first increment.
             counter!("ringfence_hook_delivered_total", "hook" => name.clone()).increment(0);
             counter!("ringfence_hook_given_up_total", "hook" => name.clone()).increment(0);
             counter!("ringfence_hook_retries_total", "hook" => name).increment(0);
@@ -82,7 +82,7 @@ impl Notifier {
             return;
         }
         let seq = |event: ringfence::AnyEvent| event.downcast_ref::<EventRecorded>().map_or(0, |event| event.seq);
-        // Once the stream has ended, only looks are left.
+        // After the end of the stream only the periodic reads are left.
         let recorded = recorded.map(seq).chain(futures_util::stream::pending());
         let mut recorded = std::pin::pin!(recorded);
         loop {
@@ -91,7 +91,7 @@ impl Notifier {
                 Err(_) => match self.journal.newest(None, 1).await {
                     Ok(newest) => newest.last().map_or(0, |record| record.seq),
                     Err(error) => {
-                        tracing::warn!(%error, "hooks cannot look at the journal");
+                        tracing::warn!(%error, "hooks cannot read the journal");
                         0
                     }
                 },
@@ -104,22 +104,22 @@ impl Notifier {
         }
     }
 
-    /// How the hooks are.
+    /// Status of the hooks.
     pub fn list(&self) -> Vec<HookInventory> {
         let newest = *self.newest.borrow();
         self.hooks.iter().map(|hook| hook.inventory(newest)).collect()
     }
 
-    /// Sends a signed test message by this hook, past what waits.
+    /// Sends a signed test event through this hook, without waiting for earlier events.
     ///
     /// # Errors
-    /// `SYS.1003` if there is none of this name, `SYS.1005` while another test of it is under way.
+    /// `SYS.1003` if the hook is unknown, `SYS.1005` while another test of it is in progress.
     pub async fn test(&self, name: &str) -> Result<HookTest> {
         let hook = self.hooks.iter().find(|hook| hook.name() == name);
         hook.ok_or_else(|| not_found("hook", name))?.test().await
     }
 
-    /// Sets the gauges of how the hooks are.
+    /// Sets the gauges.
     pub fn measure(&self) {
         let newest = *self.newest.borrow();
         for hook in &self.hooks {
@@ -130,7 +130,7 @@ impl Notifier {
     }
 }
 
-/// The beginning of what somebody said, as one line of printable characters.
+/// The beginning of a response, as one line of printable characters.
 fn one_line(said: &[u8], longest: usize) -> String {
     let text = String::from_utf8_lossy(said);
     let words: Vec<&str> =

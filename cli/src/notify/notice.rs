@@ -1,4 +1,4 @@
-//! What a hook is told: a record of the journal, and which hook it is told by.
+//! The message to a receiver: a record of the journal and the hook.
 
 use axum::body::Bytes;
 use ringfence_actors::ports::Record;
@@ -6,13 +6,13 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-/// The topic of what `ringfence hooks test` sends. No record of the journal has it.
+/// Topic of the test event of `ringfence hooks test`. No record of the journal has it.
 pub const TEST_TOPIC: &str = "ringfence.test";
 
-/// One message, as it is sent at every try.
+/// One message, identical at every attempt.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    /// Stable over retries and restarts, so that receivers can drop doubles. Without a full stop, which separates what is signed.
+    /// Stable over retries and restarts, so that receivers can deduplicate. Without a full stop, the separator of the signed text.
     pub id: String,
     /// Of the record; 0 for a test.
     pub seq: u64,
@@ -31,7 +31,7 @@ struct Body<'a> {
     webhook: About<'a>,
 }
 
-/// What is not the record's.
+/// Fields that are not of the record.
 #[derive(Serialize)]
 struct About<'a> {
     id: &'a str,
@@ -40,21 +40,21 @@ struct About<'a> {
 }
 
 impl Notice {
-    /// What a hook of this name says of a record.
+    /// The message of a hook for a record.
     pub fn of(hook: &str, record: &Record) -> Notice {
-        // With the hash: a journal that was restored from a backup uses its numbers again, for other records.
-        let told = format!("ringfence/hook/{hook}/{}/{}", record.seq, record.hash);
-        Notice::build(hook, record, Uuid::new_v5(&Uuid::NAMESPACE_URL, told.as_bytes()), false)
+        // With the hash: a restored journal reuses sequence numbers for other records.
+        let identity = format!("ringfence/hook/{hook}/{}/{}", record.seq, record.hash);
+        Notice::build(hook, record, Uuid::new_v5(&Uuid::NAMESPACE_URL, identity.as_bytes()), false)
     }
 
-    /// A message that tells of nothing.
+    /// A test event.
     pub fn test(hook: &str) -> Notice {
         let record = Record {
             seq: 0,
             time: format!("{:.3}", jiff::Timestamp::now()),
             topic: TEST_TOPIC.to_owned(),
             subject: hook.to_owned(),
-            payload: json!({ "text": "an operator looks whether this hook works; nothing happened" }),
+            payload: json!({ "text": "test of this hook by an operator; nothing happened" }),
             hash: String::new(),
         };
         Notice::build(hook, &record, Uuid::new_v4(), true)
@@ -83,7 +83,7 @@ mod tests {
             hash: hash.to_owned(),
         };
         let notice = Notice::of("ops", &record(7, "aa"));
-        // A change here is a change for receivers: a controller that was updated would tell things twice under two ids.
+        // A change here affects receivers: an updated controller would deliver events again under new ids.
         assert_eq!(notice.id, "msg_533b5784f4c3528ebf256d9a95f33407");
         let others = [
             Notice::of("pager", &record(7, "aa")),

@@ -1,25 +1,24 @@
-//! What follows a try: nothing more, another one later, or giving up. A plain decision: time comes in, chance comes in.
+//! Retries of a delivery: done, retry later, or drop. Pure: time and randomness are inputs.
 //!
-//! Invariants: a wait doubles up to a ceiling and has jitter, so that hooks that failed together do not come back together;
-//! what a receiver says of when to come again is honoured, up to a bound; what may pass (nobody there, 5xx, 408, 429, time out) is
-//! tried for as long as it takes, since skipping is losing; what was refused is given up after [`MAX_REFUSALS`] tries, or one
-//! record that a receiver never takes would hold up all later ones.
+//! Invariants: the wait doubles up to a ceiling, with jitter, so that hooks that failed together do not retry together;
+//! `Retry-After` is honoured up to a bound; a temporary failure (no connection, 5xx, 408, 429, time-out) is retried forever, because
+//! dropping loses an event; a rejected record is dropped after [`MAX_REFUSALS`] attempts, because it would block all later ones.
 
 use std::time::Duration;
 
-/// Refusals of one record before it is given up. Too low: a receiver that is deployed wrongly for a moment misses it. Too
-/// high: it holds up all later ones for long.
+/// Rejections of one record before it is dropped. Too low: a receiver with a short misconfiguration misses it. Too high: it
+/// blocks later records for long.
 pub const MAX_REFUSALS: u32 = 5;
 
-/// The longest wait that a receiver may ask for. Too low: it is bothered. Too high: an odd header silences a hook.
+/// Longest `Retry-After` that is honoured. Too low: a busy receiver gets more requests. Too high: a wrong header stops a hook.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// How fast it is tried again.
+/// Waits between attempts.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// Before the second try. Too low: a receiver that restarts is hammered. Too high: a hiccup costs time.
+    /// Wait before the second attempt. Too low: a restarting receiver gets many requests. Too high: a short failure delays events.
     pub first: Duration,
-    /// Before any try. Too low: a receiver that is down all night is hammered. Too high: it is up, and nobody tells it.
+    /// Longest wait. Too low: a receiver that is down for long gets many requests. Too high: events arrive late after its return.
     pub ceiling: Duration,
 }
 
@@ -30,26 +29,26 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The wait after so many failures in a row: `dice`, 0 to 1, takes up to half of it away.
+    /// Wait after this number of consecutive failures; `dice`, 0 to 1, shortens it by up to half.
     fn wait(self, failures: u32, dice: f64) -> Duration {
         let doubled = self.first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.ceiling);
         doubled.mul_f64(1.0 - dice.clamp(0.0, 1.0) / 2.0)
     }
 }
 
-/// What came of a try.
+/// Result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The receiver has it; what it said.
+    /// Accepted, with the response.
     Delivered(String),
-    /// It may work later, at the earliest after what the receiver asked for.
+    /// Temporary failure, with the reason and `Retry-After`.
     Later(String, Option<Duration>),
-    /// The receiver does not want it.
+    /// Rejected, with the response.
     Refused(String),
 }
 
 impl Outcome {
-    /// What the receiver said, or why it could not be told.
+    /// The response, or the reason for the failure.
     pub fn says(&self) -> &str {
         match self {
             Outcome::Delivered(says) | Outcome::Later(says, _) | Outcome::Refused(says) => says,
@@ -57,18 +56,18 @@ impl Outcome {
     }
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Go on with the next record.
+    /// Continue with the next record.
     Done,
-    /// Try this one again after a while.
+    /// Retry this record after a wait.
     Retry(Duration),
-    /// Go on with the next record, this one was not delivered.
+    /// Drop this record and continue with the next.
     Drop,
 }
 
-/// The tries of one record.
+/// The attempts of one record.
 #[derive(Debug)]
 pub struct Attempts {
     policy: RetryPolicy,
@@ -77,17 +76,17 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// None yet.
+    /// No attempt yet.
     pub fn new(policy: RetryPolicy) -> Attempts {
         Attempts { policy, failures: 0, refusals: 0 }
     }
 
-    /// So many failed.
+    /// Number of failed attempts.
     pub fn failed(&self) -> u32 {
         self.failures
     }
 
-    /// What follows this outcome.
+    /// The step after this outcome.
     pub fn after(&mut self, outcome: &Outcome, dice: f64) -> Step {
         let asked = match outcome {
             Outcome::Delivered(_) => return Step::Done,
@@ -124,21 +123,21 @@ mod tests {
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
         assert_eq!(tries.after(&later(), 1.0), Step::Retry(Duration::from_secs(150)));
-        (0..100).for_each(|_| assert!(matches!(tries.after(&later(), 0.5), Step::Retry(_)), "for as long as it takes"));
+        (0..100).for_each(|_| assert!(matches!(tries.after(&later(), 0.5), Step::Retry(_)), "without an end"));
         assert_eq!(tries.after(&Outcome::Delivered("200".to_owned()), 0.0), Step::Done);
     }
 
     #[test]
-    fn what_a_receiver_asks_for_is_honoured_up_to_a_bound() {
+    fn retry_after_is_honoured_up_to_a_bound() {
         let asked = |seconds| Outcome::Later("429".to_owned(), Some(Duration::from_secs(seconds)));
         let mut tries = Attempts::new(RetryPolicy::default());
         assert_eq!(tries.after(&asked(30), 0.9), Step::Retry(Duration::from_secs(30)));
-        assert_eq!(tries.after(&asked(1), 0.0), Step::Retry(Duration::from_secs(2)), "never sooner than the pace");
+        assert_eq!(tries.after(&asked(1), 0.0), Step::Retry(Duration::from_secs(2)), "never sooner than the policy");
         assert_eq!(tries.after(&asked(1_000_000), 0.0), Step::Retry(MAX_RETRY_AFTER));
     }
 
     #[test]
-    fn a_refusal_is_given_up_and_what_may_pass_does_not_count_towards_it() {
+    fn rejections_are_dropped_and_temporary_failures_do_not_count() {
         let refused = Outcome::Refused("400".to_owned());
         let mut tries = Attempts::new(RetryPolicy::default());
         for _ in 1..MAX_REFUSALS {

@@ -1,9 +1,9 @@
-//! Tells a receiver over HTTP: one signed POST, one answer.
+//! Delivery over HTTP: one signed POST request.
 //!
-//! Invariants: everything is bounded in time and size; no redirect is followed (a receiver could send what is signed for it
-//! elsewhere, or have the controller ask addresses that only it reaches); no proxy of the environment is used; path and query
-//! of the URL, which may be secret, show nowhere. Rejected: `reqwest` with TLS (its feature brings a second provider of
-//! cryptography, and every other client of the process would load the system's roots).
+//! Invariants: everything is bounded in time and size; redirects are not followed (a receiver could redirect a signed event, or
+//! make the controller send requests to internal addresses); no proxy of the environment is used; path and query of the URL,
+//! which may be secret, are never shown. Alternative considered: `reqwest` with TLS (a second cryptography provider, and all
+//! other clients would load the system's roots).
 
 use std::time::{Duration, SystemTime};
 
@@ -27,13 +27,13 @@ use crate::{
     signer::Signer,
 };
 
-/// Bytes of an answer's head at most.
+/// Largest head of a response in bytes.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// Bytes of an answer's body that are looked at. It decides nothing, it only helps to understand a refusal.
+/// Bytes of a response body that are read, for messages only. Too low: messages are cut off. Too high: memory.
 const MAX_BODY_BYTES: usize = 1024;
 
-/// How long they may take to come.
+/// Time limit of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A receiver.
@@ -48,7 +48,7 @@ impl Webhook {
     /// A receiver of signed messages.
     ///
     /// # Errors
-    /// `SYS.1007` naming the file that cannot be used, and the fix.
+    /// `SYS.1007` with the unusable file and the remedy.
     pub(super) fn open(access: &WebhookAccess, timeout: Duration) -> Result<Webhook> {
         let odd = |(why, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{why}; {fix}"));
         let signer = Signer::read(&access.secret_file).map_err(odd)?;
@@ -63,9 +63,9 @@ impl Webhook {
         Ok(Webhook { uri, client, signer, timeout })
     }
 
-    /// Tries once.
+    /// One attempt.
     pub(super) async fn send(&self, notice: &Notice) -> Outcome {
-        // The time of this try, so that a receiver can refuse old messages that somebody sends again.
+        // The time of this attempt, so that a receiver can reject replayed messages.
         let timestamp = jiff::Timestamp::now().as_second();
         let request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
@@ -88,7 +88,7 @@ impl Webhook {
     }
 }
 
-/// What an answer means.
+/// The outcome of a response.
 fn judge(status: StatusCode, headers: &HeaderMap, said: &str) -> Outcome {
     let says = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
     match status {
@@ -100,7 +100,7 @@ fn judge(status: StatusCode, headers: &HeaderMap, said: &str) -> Outcome {
     }
 }
 
-/// When a receiver wants to be asked again: in so many seconds, or at a time.
+/// `Retry-After`: seconds or a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     match text.parse() {
@@ -109,7 +109,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The beginning of an answer's body, as one line.
+/// The beginning of a response body, as one line.
 async fn beginning(mut body: Incoming) -> String {
     let mut bytes = Vec::new();
     let read = async {
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_means_what_its_status_says() {
+    fn outcome_depends_on_status() {
         let judge = |status: u16, after: Option<&str>| {
             let headers = after.map(|after| (header::RETRY_AFTER, after.parse().unwrap()));
             super::judge(StatusCode::from_u16(status).unwrap(), &headers.into_iter().collect(), "x")

@@ -3,14 +3,14 @@
 use ringfence_actors::ports::Record;
 use ringfence_messages::words;
 
-/// One line of the journal: when, what, about whom, and what of it matters most.
+/// A record as one line: number, time, topic, subject and main fields.
 pub(crate) fn event_line(record: &Record) -> String {
     let Record { seq, time, topic, subject, .. } = record;
-    words::clean(&format!("{seq:>6}  {time}  {topic:<32} {subject:<28} {}", event_says(record)))
+    words::clean(&format!("{seq:>6}  {time}  {topic:<32} {subject:<28} {}", event_summary(record)))
 }
 
-/// What matters most of a record.
-pub(crate) fn event_says(record: &Record) -> String {
+/// The main fields of a record.
+pub(crate) fn event_summary(record: &Record) -> String {
     let fields = record.payload.as_object();
     let field = |key: &str| fields.and_then(|fields| fields.get(key)).filter(|value| !value.is_null());
     let change = |old: &str, new: &str| {
@@ -18,7 +18,7 @@ pub(crate) fn event_says(record: &Record) -> String {
             |key| field(key).map_or("-".to_owned(), |value| value.as_str().map_or(value.to_string(), str::to_owned));
         field(new).map(|_| format!("{} -> {}", text(old), text(new)))
     };
-    let mut says: Vec<String> =
+    let mut parts: Vec<String> =
         [("oldStatus", "newStatus"), ("oldState", "newState")].iter().filter_map(|(a, b)| change(a, b)).collect();
     for key in [
         "phase",
@@ -34,8 +34,8 @@ pub(crate) fn event_says(record: &Record) -> String {
         "reason",
     ] {
         if let Some(value) = field(key) {
-            says.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
+            parts.push(format!("{key}={}", value.as_str().map_or(value.to_string(), |text| format!("{text:?}"))));
         }
     }
-    says.join(" ")
+    parts.join(" ")
 }

@@ -1,4 +1,4 @@
-//! The files that the page needs, in the binary: it works offline.
+//! The page's files, in the binary, so that the page works offline.
 
 use axum::{
     extract::Path,
@@ -17,7 +17,7 @@ pub(super) async fn file(Path(name): Path<String>) -> Response {
     let Some((_, kind, content)) = FILES.iter().find(|(file, _, _)| *file == name) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    // Another version has other files under the same names.
+    // Other versions have other files under the same names.
     let headers = [(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "no-cache")];
     (headers, *content).into_response()
 }

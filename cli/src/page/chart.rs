@@ -1,8 +1,8 @@
-//! Charts: SVG in the page, drawn here, each with the table of what it shows.
+//! Charts: SVG in the page, each with a table of the same numbers.
 //!
-//! Invariants: the table says everything that the picture says; colours are the style sheet's, so that they are right by day and
-//! by night, and a shape or a word stands beside each; nothing is styled in place, which the policy forbids.
-//! Rejected: see docs/adr/0009.
+//! Invariants: the table has everything that the chart has; colours come from the style sheet, for light and dark, and each has a
+//! shape or a word beside it; no inline styles, which the content security policy forbids.
+//! Alternatives considered: docs/adr/0009.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -10,21 +10,21 @@ use ringfence_messages::host::Pinged;
 
 use super::layout::columns;
 
-/// What lies between two moments.
+/// A named span of time.
 pub(super) struct Phase {
     pub(super) what: &'static str,
     pub(super) from: Timestamp,
-    /// None while it lasts, or where nothing tells of its end.
+    /// None while it lasts, or if its end has no record.
     pub(super) to: Option<Timestamp>,
 }
 
 const WIDTH: f64 = 720.0;
-/// Of the column of names.
+/// Width of the column of names.
 const NAMES: f64 = 210.0;
-/// Right of the bars, for how long they took.
+/// Width of the column of durations.
 const TIMES: f64 = 80.0;
 const ROW: f64 = 26.0;
-/// What took no time is seen all the same.
+/// Least width of a bar, so that a phase without duration is visible.
 const MIN_BAR: f64 = 3.0;
 
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {
@@ -32,10 +32,10 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 }
 
 fn took(phase: &Phase) -> String {
-    phase.to.map_or_else(|| "not ended".to_owned(), |to| format!("{:.3} s", seconds(phase.from, to)))
+    phase.to.map_or_else(|| "in progress".to_owned(), |to| format!("{:.3} s", seconds(phase.from, to)))
 }
 
-/// Phases one below the other, as long as they took.
+/// Phases one below the other, with their durations as lengths.
 pub(super) fn phases(phases: &[Phase]) -> Markup {
     let (Some(first), Some(last)) = (phases.first(), phases.last()) else { return html! {} };
     let end = last.to.unwrap_or(last.from);
@@ -63,7 +63,7 @@ pub(super) fn phases(phases: &[Phase]) -> Markup {
             }
             table {
                 caption { "Phases" }
-                (columns(["Phase", "From", "To", "Took"]))
+                (columns(["Phase", "From", "To", "Duration"]))
                 tbody {
                     @for phase in phases {
                         tr {
@@ -83,20 +83,20 @@ fn millis(us: u32) -> String {
     format!("{:.1} ms", f64::from(us) / 1000.0)
 }
 
-/// The height of what the pings' bars have.
+/// Height of the bars of pings.
 const PINGS_HEIGHT: f64 = 120.0;
 
-/// Pings side by side, as high as they took; one that was not answered is a cross.
+/// Pings side by side, with their durations as heights; an unanswered ping is a cross.
 pub(super) fn pings(pings: &[Pinged]) -> Markup {
     let Some(slowest) =
         pings.iter().filter(|of| of.answered).map(|of| of.took_us).max().or(Some(0)).filter(|_| !pings.is_empty())
     else {
-        return html! { p { "It was not pinged since the controller began to look after it." } };
+        return html! { p { "No pings." } };
     };
     let mut answered: Vec<u32> = pings.iter().filter(|of| of.answered).map(|of| of.took_us).collect();
     answered.sort_unstable();
     let lost = pings.len() - answered.len();
-    let middle = answered.get(answered.len() / 2).map_or_else(|| "-".to_owned(), |us| millis(*us));
+    let median = answered.get(answered.len() / 2).map_or_else(|| "-".to_owned(), |us| millis(*us));
     let left = 70.0;
     let step = (WIDTH - left) / ringfence_actors::host::PINGS_KEPT as f64;
     let scale = f64::from(slowest.max(1));
@@ -123,14 +123,14 @@ pub(super) fn pings(pings: &[Pinged]) -> Markup {
             }
             table {
                 caption { "The last " (pings.len()) " pings" }
-                (columns(["Answered", "Not answered in time", "Median", "Slowest answer"]))
-                tbody { tr { td.number { (answered.len()) } td.number { (lost) } td.number { (middle) } td.number { (millis(slowest)) } } }
+                (columns(["Answered", "Unanswered", "Median", "Slowest"]))
+                tbody { tr { td.number { (answered.len()) } td.number { (lost) } td.number { (median) } td.number { (millis(slowest)) } } }
             }
             details {
-                summary { "Each of them" }
+                summary { "All pings" }
                 table {
-                    caption { "The newest first" }
-                    (columns(["Ended", "Took", "Answered"]))
+                    caption { "Pings, the newest first" }
+                    (columns(["Ended", "Duration", "Answered"]))
                     tbody { @for ping in pings.iter().rev() { tr { td.number { (ping.ago_s) " s ago" } td.number { (millis(ping.took_us)) } td { @if ping.answered { "yes" } @else { "no" } } } } }
                 }
             }

@@ -1,4 +1,4 @@
-//! Orders: what one would do is shown first, and is done when that is confirmed.
+//! Actions: the effect is shown first; the action is carried out when it is confirmed.
 
 use axum::{
     Extension,
@@ -21,29 +21,47 @@ use crate::{
 };
 
 fn no_such(order: &str) -> ErrorPage {
-    ErrorPage(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("there is no order {order:.40?}")))
+    ErrorPage(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("unknown action {order:.40?}")))
 }
 
-/// What an order does, in words.
+/// The button of an action.
+fn verb(order: &str) -> &'static str {
+    match order {
+        "start" => "Start",
+        "stop" => "Stop",
+        "ha-start" => "Fail over",
+        "maintain" => "Start maintenance of",
+        "drain" => "Drain",
+        "activate" => "Return to service:",
+        "ping" => "Ping",
+        _ => "Confirm that this host is off:",
+    }
+}
+
+/// The effect of an action.
 fn meaning(kind: &str, order: &str, name: &str) -> Shown<String> {
     Ok(match (kind, order) {
         ("vms", "start") => {
-            format!("Starts {name}, if where it ran last says that it does not run there. Never fences.")
+            format!("Starts {name} if its last host reports that the VM does not run there. Never fences.")
         }
-        ("vms", "stop") => format!("Stops {name}: QEMU is asked to quit, then killed; it is not brought back."),
-        ("vms", "ha-start") => format!("Brings {name} back: what it would do now is below."),
+        ("vms", "stop") => {
+            format!("Stops {name}: QEMU gets a quit request, then is killed. The VM does not fail over.")
+        }
+        ("vms", "ha-start") => {
+            format!("Fences {name} on its last host, then starts it on another host. The plan is below.")
+        }
         ("hosts", "maintain") => {
-            format!("Takes {name} out of service: not pinged, not healed, nothing is started there. Its VMs run on.")
+            format!("Puts {name} into maintenance: no pings, redeploys or placement. Its VMs keep running.")
         }
         ("hosts", "drain") => format!(
-            "Takes {name} out of service and moves its VMs: each is stopped, verified gone, and started on another host, a few \
-             at a time. One that has nowhere to go is not stopped. What it would do now is below."
+            "Puts {name} into maintenance and moves its VMs: each is stopped, verified and started on another host, two at a \
+             time. A VM without a target host is not stopped. The plan is below."
         ),
-        ("hosts", "activate") => format!("Puts {name} back into service. A drain ends; what was moved stays."),
-        ("hosts", "ping") => format!("Pings {name} now, instead of when its turn has come."),
+        ("hosts", "activate") => format!("Returns {name} to service. A drain ends; moved VMs stay where they are."),
+        ("hosts", "ping") => format!("Pings {name} now."),
         ("hosts", "confirm-fenced") => format!(
-            "You attest that you have seen {name} powered off. Its VMs are then started elsewhere without any other proof: if \
-             one of them still writes, its disk is destroyed."
+            "You attest that you have seen {name} powered off. Its VMs then start elsewhere without further proof. If one of \
+             them still writes, its disk is destroyed."
         ),
         _ => return Err(no_such(order)),
     })
@@ -51,16 +69,17 @@ fn meaning(kind: &str, order: &str, name: &str) -> Shown<String> {
 
 fn confirmation(kind: &str, order: &str, name: &str, more: &Markup) -> Shown {
     let meaning = meaning(kind, order, name)?;
+    let action = format!("{} {name}", verb(order));
     let body = html! {
-        h1 { (order) " " (name) "?" }
+        h1 { (action) "?" }
         p { (meaning) }
         (more)
         form method="post" {
             @if order == "confirm-fenced" {
-                p { label { "Who attests it: " input name="by" required maxlength="100" autocomplete="name"; } }
+                p { label { "Your name: " input name="by" required maxlength="100" autocomplete="name"; } }
             }
-            button { "Yes, " (order) " " (name) }
-            " " a href={ "/ui/" (kind) "/" (name) } { "No, back" }
+            button { (action) }
+            " " a href={ "/ui/" (kind) "/" (name) } { "Cancel" }
         }
     };
     Ok(page(order, &format!("/ui/{kind}"), None, &body))
@@ -72,11 +91,11 @@ pub(super) async fn ask_vm(State(backend): App, Path((name, order)): Path<(Strin
         "ha-start" => {
             let plan = backend.plan_ha_start(vm.uuid, None).await?;
             html! {
-                h2 { "What is known" }
+                h2 { "Evidence" }
                 ul { @for line in &plan.evidence { li { (line) } } }
-                h2 { "What would be done" }
+                h2 { "Plan" }
                 ol { @for line in &plan.steps { li { (line) } } }
-                @if !plan.feasible { p.trouble { "As things are now, that does not end in a start." } }
+                @if !plan.feasible { p.trouble { "The VM would not start now." } }
             }
         }
         _ => html! {},
@@ -101,10 +120,10 @@ pub(super) async fn ask_host(State(backend): App, Path((name, order)): Path<(Str
         "drain" => {
             let plan = backend.plan_drain(host.uuid).await?;
             html! {
-                h2 { "What would be done" }
-                @if plan.vms.is_empty() { p { "Nothing runs there." } }
+                h2 { "Plan" }
+                @if plan.vms.is_empty() { p { "No VMs." } }
                 ul { @for step in &plan.vms { li { (link("vms", Some(&step.vm))) ": " (step.what) } } }
-                @if !plan.feasible { p.trouble { "As things are now, not every VM can leave." } }
+                @if !plan.feasible { p.trouble { "Not every VM has a target host now." } }
             }
         }
         _ => html! {},
@@ -112,7 +131,7 @@ pub(super) async fn ask_host(State(backend): App, Path((name, order)): Path<(Str
     confirmation("hosts", &order, &host.name, &more)
 }
 
-/// What the form of an order carries.
+/// The form of an action.
 #[derive(Debug, Deserialize)]
 pub(super) struct Attested {
     #[serde(default)]

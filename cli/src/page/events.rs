@@ -1,4 +1,4 @@
-//! What happened: a timeline, and a stream of its lines.
+//! The timeline of events, and a stream of its lines.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -21,17 +21,17 @@ use crate::{
     output::clock,
 };
 
-/// Lines of a page.
+/// Events of one page.
 const PER_PAGE: usize = 200;
 
-/// Which page of the timeline.
+/// A page of the timeline.
 #[derive(Debug, Deserialize)]
 pub(super) struct Before {
-    /// Only what came before this sequence number.
+    /// Sequence number before which events are shown.
     before: Option<u64>,
 }
 
-/// The number of the newest record.
+/// The sequence number of the newest record.
 pub(super) async fn last_of_all(backend: &dyn Backend) -> Result<u64> {
     Ok(backend.newest(None, 1).await?.last().map_or(0, |record| record.seq))
 }
@@ -61,7 +61,7 @@ pub(super) async fn list(State(backend): App, Query(Before { before }): Query<Be
 /// Records, the newest first.
 pub(super) fn timeline(records: &[Record]) -> Markup {
     html! {
-        @if records.is_empty() { p { "Nothing yet." } }
+        @if records.is_empty() { p { "No events." } }
         ol.timeline { @for record in records.iter().rev() { (line(record)) } }
     }
 }
@@ -77,13 +77,13 @@ fn line(record: &Record) -> Markup {
     html! {
         li #{ "event-" (record.seq) } class=(kind) {
             time datetime=(record.time) title=(record.time) { (time) }
-            " " code { (record.topic) } " " strong { (record.subject) } " " (told(record))
+            " " code { (record.topic) } " " strong { (record.subject) } " " (summary(record))
         }
     }
 }
 
-/// What a record says, in a few words: the fields that matter of those that events have.
-fn told(record: &Record) -> String {
+/// The main fields of a record.
+fn summary(record: &Record) -> String {
     let text = |key: &str| record.payload[key].as_str().filter(|text| !text.is_empty());
     let place = text("host").filter(|host| !record.subject.contains(host));
     let states = match (text("oldState").or(text("oldStatus")), text("newState").or(text("newStatus"))) {
@@ -91,29 +91,29 @@ fn told(record: &Record) -> String {
         _ => None,
     };
     let quarantined =
-        record.payload["quarantined"].as_bool().map(|is| if is { "out of service" } else { "let in again" });
+        record.payload["quarantined"].as_bool().map(|is| if is { "quarantined" } else { "returned to service" });
     let words = [states.as_deref(), place, text("phase"), text("level"), text("outcome"), quarantined, text("reason")];
     words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// A line for everything that happens after `after`; a reader that is too slow is cut off, and comes again.
+/// A line for every event after `after`. A reader that is too slow is disconnected and reconnects.
 pub(super) async fn stream(State(backend): App, Query(After { after }): Query<After>) -> Shown<Response> {
     let place = stream_place()?;
     let live = backend.live().await?;
     let past = backend.events(after, ringfence_actors::ports::MAX_READ).await?;
     let records = futures_util::stream::iter(past).chain(live).inspect(move |_| _ = &place);
     let lines = records.scan(after, |last, record| {
-        let news = record.seq > *last;
+        let is_new = record.seq > *last;
         *last = record.seq.max(*last);
         let line = line(&record).into_string();
         let event = Event::default().id(record.seq.to_string()).data(line);
-        std::future::ready(Some(news.then_some(Ok::<_, Infallible>(event))))
+        std::future::ready(Some(is_new.then_some(Ok::<_, Infallible>(event))))
     });
     let lines = lines.filter_map(std::future::ready);
     Ok(Sse::new(lines).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response())
 }
 
-/// From where on.
+/// Sequence number after which the stream starts.
 #[derive(Debug, Deserialize)]
 pub(super) struct After {
     #[serde(default)]

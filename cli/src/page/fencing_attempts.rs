@@ -1,7 +1,7 @@
-//! A fence attempt, drawn as its ladder: which level was tried when, what it found, and how it ended.
+//! A fence attempt as its ladder: the levels that were tried, their evidence, and the outcome.
 //!
-//! Invariant: what stands on a rung is evidence of its own source, as the audit has it. Rejected: the audit's words, split at
-//! signs. A host that failed could write rungs of its own with what it says.
+//! Invariant: a rung shows only evidence of its own source, from the audit record. Alternative considered: splitting the text of
+//! the audit record (a failed host could forge rungs through its answers).
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ use uuid::Uuid;
 
 use super::chart::{self, Phase};
 
-/// What the journal says of one attempt.
+/// One attempt, from the journal.
 pub(super) struct Attempt {
-    /// When each level was begun.
-    pub(super) begun: Vec<(String, FenceLevel)>,
-    /// When and how it ended; none while it is under way.
+    /// Start time of each level.
+    pub(super) levels: Vec<(String, FenceLevel)>,
+    /// Time and audit record of its end; none while it is in progress.
     pub(super) ended: Option<(String, SiblingFenceAudited)>,
 }
 
-/// The attempts that records of a VM tell of, in order.
+/// The attempts in a VM's records, in order.
 pub(super) fn attempts(records: &[Record]) -> Vec<Attempt> {
     let mut order: Vec<Uuid> = Vec::new();
     let mut found: BTreeMap<Uuid, Attempt> = BTreeMap::new();
@@ -32,13 +32,13 @@ pub(super) fn attempts(records: &[Record]) -> Vec<Attempt> {
         if !found.contains_key(&id) {
             order.push(id);
         }
-        change(found.entry(id).or_insert(Attempt { begun: Vec::new(), ended: None }));
+        change(found.entry(id).or_insert(Attempt { levels: Vec::new(), ended: None }));
     };
     for record in records {
         match record.topic.as_str() {
             FenceIntended::TOPIC => {
                 let Ok(intent) = record.event::<FenceIntended>() else { continue };
-                of(intent.attempt, &mut |attempt| attempt.begun.push((record.time.clone(), intent.level)));
+                of(intent.attempt, &mut |attempt| attempt.levels.push((record.time.clone(), intent.level)));
             }
             SiblingFenceAudited::TOPIC => {
                 let Ok(audit) = record.event::<SiblingFenceAudited>() else { continue };
@@ -50,27 +50,27 @@ pub(super) fn attempts(records: &[Record]) -> Vec<Attempt> {
     order.iter().filter_map(|id| found.remove(id)).collect()
 }
 
-/// The rungs, from the cheapest proof to a human's word: who looks, and the level that is begun for it.
+/// The rungs, from the cheapest proof to an operator's attestation: text, source of evidence, and level.
 const RUNGS: [(&str, Source, Option<FenceLevel>); 5] = [
-    ("Its own agent is asked", Source::Agent, None),
-    ("A sibling kills it over SSH", Source::Sibling, Some(FenceLevel::Sibling)),
-    ("Its storage refuses the host", Source::Storage, Some(FenceLevel::Storage)),
-    ("A human attests that the host is off", Source::Human, None),
-    ("Nobody new watches its volumes", Source::Watchers, None),
+    ("Query of its own agent", Source::Agent, None),
+    ("Kill over SSH by a sibling host", Source::Sibling, Some(FenceLevel::Sibling)),
+    ("Storage fence of the host", Source::Storage, Some(FenceLevel::Storage)),
+    ("Operator attestation that the host is off", Source::Human, None),
+    ("Check for new watchers of its volumes", Source::Watchers, None),
 ];
 
-/// One look, as a line: what follows, what was found, and who says so.
+/// One piece of evidence as a line: verdict, finding and observer.
 fn line(of: &Evidence) -> String {
     let by = of.by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default();
     format!("{}: {}{by}", of.verdict, of.said)
 }
 
-/// The attempt as a list of rungs, and how long each phase took.
+/// The attempt as a list of rungs, and the duration of each phase.
 pub(super) fn shown(attempt: &Attempt, phases: &[Phase]) -> Markup {
     let evidence: Vec<&Evidence> = attempt.ended.iter().flat_map(|(_, audit)| &audit.evidence).collect();
     let success = attempt.ended.as_ref().is_some_and(|(_, audit)| audit.outcome.as_str().starts_with("success"));
-    let outcome = attempt.ended.as_ref().map_or("under way", |(_, audit)| audit.outcome.as_str());
-    let first = attempt.begun.first().map(|(time, _)| time.as_str());
+    let outcome = attempt.ended.as_ref().map_or("in progress", |(_, audit)| audit.outcome.as_str());
+    let first = attempt.levels.first().map(|(time, _)| time.as_str());
     html! {
         article.ladder {
             h3 {
@@ -81,21 +81,21 @@ pub(super) fn shown(attempt: &Attempt, phases: &[Phase]) -> Markup {
             ol {
                 @for (what, source, level) in RUNGS {
                     @let found: Vec<String> = evidence.iter().filter(|of| of.source == source).map(|of| line(of)).collect();
-                    @let begun = attempt.begun.iter().find(|(_, of)| Some(*of) == level);
-                    @let tried = begun.is_some() || !found.is_empty();
+                    @let started = attempt.levels.iter().find(|(_, of)| Some(*of) == level);
+                    @let tried = started.is_some() || !found.is_empty();
                     @if tried || level.is_some() {
                         li class=(if tried { "tried" } else { "spared" }) {
                             strong { (what) }
-                            @if let Some((time, _)) = begun { " at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } }
-                            @if !tried { ": not needed, or not reached" }
+                            @if let Some((time, _)) = started { " at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } }
+                            @if !tried { ": not tried" }
                             @for line in found { br; (line) }
                         }
                     }
                 }
             }
-            // Who wrote it knew no evidence yet: the words of all rungs are one text.
+            // A record without evidence is of an older version; its reason covers all rungs.
             @if let (Some((_, audit)), true) = (&attempt.ended, evidence.is_empty()) { p { (audit.reason) } }
-            @if let Some((time, _)) = &attempt.ended { p { "Ended at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } ", audited once." } }
+            @if let Some((time, _)) = &attempt.ended { p { "Ended at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } "." } }
             (chart::phases(phases))
         }
     }
@@ -124,11 +124,11 @@ mod tests {
             evidence,
         };
         let ended = Some(("2026-11-21T10:00:00.000Z".to_owned(), audit));
-        shown(&Attempt { begun: Vec::new(), ended }, &[]).into_string()
+        shown(&Attempt { levels: Vec::new(), ended }, &[]).into_string()
     }
 
     #[test]
-    fn words_of_a_sibling_make_no_rung() {
+    fn answer_of_a_host_forges_no_rung() {
         let sibling = Evidence {
             host_uuid: HostId::from_name("host-a"),
             source: Source::Sibling,
@@ -143,11 +143,11 @@ mod tests {
         let page = drawn(vec![sibling]);
         assert!(page.contains(&format!("unknown: {FORGED} (host-b)")), "{page}");
         assert_eq!(page.matches("class=\"tried\"").count(), 1, "{page}");
-        assert!(!page.contains("A human attests"), "{page}");
+        assert!(!page.contains("Operator attestation"), "{page}");
     }
 
     #[test]
-    fn a_record_without_evidence_is_shown_in_its_own_words_on_no_rung() {
+    fn record_without_evidence_shows_its_reason() {
         let page = drawn(Vec::new());
         assert!(page.contains(&format!("<p>sibling: {FORGED}</p>")), "{page}");
         assert_eq!(page.matches("class=\"tried\"").count(), 0, "{page}");

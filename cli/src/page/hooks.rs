@@ -1,4 +1,4 @@
-//! The hooks: whom the controller tells what happened, how far each has come, and what holds it up.
+//! The hooks, with delivery position and last error, and the test of one hook.
 
 use axum::extract::{Path, State};
 use maud::html;
@@ -14,11 +14,11 @@ pub(super) async fn list(State(backend): App) -> Shown {
     let body = html! {
         h1 { "Hooks" }
         @if hooks.is_empty() {
-            p { "Nobody is told: " code { "[[webhook]]" } " and " code { "[[command_hook]]" } " in the config name some." }
+            p { "No hooks. Add " code { "[[webhook]]" } " or " code { "[[command_hook]]" } " to the config file." }
         } @else {
             table {
-                caption { "Who is told what happens, at least once and in order" }
-                (columns(["Hook", "Tells", "Of", "How it is", "Behind", "Delivered", "Given up", "Last error", "Try it"]))
+                caption { "Receivers of events, at least once and in sequence" }
+                (columns(["Hook", "Receiver", "Topics", "Status", "Lag", "Delivered", "Dropped", "Last error", "Action"]))
                 tbody {
                     @for hook in &hooks {
                         tr {
@@ -27,9 +27,9 @@ pub(super) async fn list(State(backend): App) -> Shown {
                             td { @for topic in &hook.topics { code { (topic) } " " } }
                             td {
                                 @if hook.tries > 0 {
-                                    span class="state bad" { "refused" } " " small { (hook.tries) " times" }
-                                    @if let Some(next) = &hook.next_try { br; small { "again at " time datetime=(next) { (clock(next)) } } }
-                                } @else { span class="state good" { "goes well" } }
+                                    span class="state bad" { "retrying" } " " small { (hook.tries) " failed attempts" }
+                                    @if let Some(next) = &hook.next_try { br; small { "next at " time datetime=(next) { (clock(next)) } } }
+                                } @else { span class="state good" { "ok" } }
                             }
                             td.number { (hook.lag) }
                             td.number {
@@ -43,7 +43,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
                     }
                 }
             }
-            p { small { "Behind counts records of the journal, also such as are of no interest to the hook. A test tells of nothing that happened, and goes past what waits." } }
+            p { small { "Lag counts all records of the journal behind the hook, whatever their topic. A test event does not wait for earlier events." } }
         }
     };
     Ok(page("Hooks", "/ui/hooks", Some(live), &body))
@@ -57,7 +57,7 @@ pub(super) async fn test(State(backend): App, Path(name): Path<String>) -> Shown
             @if test.delivered { span class="state good" { "delivered" } } @else { span class="state bad" { "not delivered" } }
             " after " (test.millis) " ms, message " code { (test.id) }
         }
-        p { "It says: " (test.says) }
+        p { "Response: " (test.says) }
         p { a href="/ui/hooks" { "Back to the hooks" } }
     };
     Ok(page("Test of a hook", "/ui/hooks", None, &body))

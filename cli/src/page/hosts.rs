@@ -1,4 +1,4 @@
-//! The hosts, and one of them.
+//! The list of hosts, and the page of one host.
 
 use axum::extract::{Path, State};
 use maud::html;
@@ -10,7 +10,7 @@ use super::{
     layout::{columns, link, page, state},
 };
 
-/// What is told of a host.
+/// Topics of a host's history.
 pub(super) const TOPICS: [&str; 6] = [
     "host.status-changed",
     "host.state-changed",
@@ -20,7 +20,7 @@ pub(super) const TOPICS: [&str; 6] = [
     "ha.host-confirmed-fenced",
 ];
 
-/// Records of a thing that its page shows.
+/// Records of the history on the page of a host or VM.
 pub(super) const HISTORY: usize = 50;
 
 pub(super) async fn list(State(backend): App) -> Shown {
@@ -33,7 +33,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
         h1 { "Hosts" }
         table {
             caption { (hosts.len()) " hosts" }
-            (columns(["Host", "Cluster", "Status", "Wanted", "VMs", "Address", "Why"]))
+            (columns(["Host", "Cluster", "Status", "State", "VMs", "Address", "Reason"]))
             tbody {
                 @for host in &hosts {
                     tr #{ "host-" (host.uuid) } {
@@ -64,23 +64,23 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
         h1 { (host.name) }
         p { (state(&host.status)) " " (state(&host.state)) " in cluster " (host.cluster) ", " (host.management_ip) }
         (super::vms::reasons(&why))
-        nav.orders aria-label="What may be done" {
-            @if host.state == HostState::Enabled { (order("maintain", "Take it out of service")) }
-            @else { (order("activate", "Put it back into service")) }
-            (order("drain", "Move its VMs away"))
-            (order("ping", "Ping it now"))
-            (order("confirm-fenced", "It is off: I have seen it"))
+        nav.orders aria-label="Actions" {
+            @if host.state == HostState::Enabled { (order("maintain", "Start maintenance")) }
+            @else { (order("activate", "Return to service")) }
+            (order("drain", "Drain"))
+            (order("ping", "Ping"))
+            (order("confirm-fenced", "Confirm that it is off"))
         }
         section aria-labelledby="pings" {
             h2 #pings { "Pings" }
             (super::chart::pings(&backend.pings(host.uuid).await?))
         }
         section aria-labelledby="vms" {
-            h2 #vms { "VMs that run here, or ran here last" }
-            @if here.is_empty() { p { "None." } }
+            h2 #vms { "VMs that run here or ran here last" }
+            @if here.is_empty() { p { "No VMs." } }
             ul { @for vm in &here { li { (link("vms", Some(&vm.name))) " " (state(&vm.state)) } } }
         }
-        section aria-labelledby="history" { h2 #history { "What happened to it" } (timeline(&history)) }
+        section aria-labelledby="history" { h2 #history { "History" } (timeline(&history)) }
     };
     Ok(page(&host.name, "/ui/hosts", Some(live), &body))
 }

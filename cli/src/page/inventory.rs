@@ -1,7 +1,7 @@
-//! The inventory: where what is looked after is defined, and changes of it.
+//! The inventory, and its changes.
 //!
-//! Invariants: a change is shown as the difference that it makes before it is made, and is made only if it still makes that one;
-//! who may make it is as for the API, whose orders these are.
+//! Invariants: a change is shown as a difference before it is applied, and is applied only if that difference still holds; the
+//! roles are those of the API.
 
 use axum::{
     Extension,
@@ -30,11 +30,10 @@ use crate::{
     listen::read_long_form,
 };
 
-/// The largest form of a change: as much as the API takes, 64 KiB, each byte of which a form may write as three, and what was
-/// shown of it.
+/// The largest form of a change: 64 KiB as in the API, with three bytes in the form for one, and the difference shown before.
 const MAX_CHANGE_BYTES: usize = 256 << 10;
 
-/// Kinds of things: in the inventory, in a file, and to read.
+/// Kinds of items: key in the inventory, key in a file, and heading.
 const KINDS: [(&str, &str, &str); 4] = [
     ("clusters", "cluster", "Clusters"),
     ("hosts", "host", "Hosts"),
@@ -45,7 +44,7 @@ const KINDS: [(&str, &str, &str); 4] = [
 const EXAMPLE: &str =
     "[[host]]\nname = \"host-d\"\ncluster = \"c1\"\nmanagement_ip = \"10.0.0.14\"\nagent = \"http://10.0.0.14:7070\"\n";
 
-/// A thing's table, as a file has it.
+/// An item's table, as a file has it.
 fn written(kind: &str, definition: &Value) -> String {
     toml_of(&json!({ kind: [definition] })).and_then(|of| toml::to_string(&of).ok()).unwrap_or_default()
 }
@@ -54,20 +53,20 @@ pub(super) async fn list(State(backend): App) -> Shown {
     let all = backend.inventory(Order::Show, String::new(), false).await?;
     let body = html! {
         h1 { "Inventory" }
-        nav.orders aria-label="What may be done" {
-            a.order href="/ui/inventory/change" { "Add or replace something" }
-            a.order href="/ui/inventory/reload" { "Read the config file again" }
+        nav.orders aria-label="Actions" {
+            a.order href="/ui/inventory/change" { "Add or replace" }
+            a.order href="/ui/inventory/reload" { "Reload config file" }
         }
-        p { "What stands in the config file is changed there, and read again. What was added here or by the API is changed here." }
+        p { "To change an item of the config file, edit the file and reload it. Items that this page or the API added are changed here." }
         @for (plural, kind, title) in KINDS {
             @let things = all[plural].as_array().map(Vec::as_slice).unwrap_or_default();
             section aria-labelledby=(plural) {
                 h2 id=(plural) { (title) }
-                @if things.is_empty() { p { "None." } }
+                @if things.is_empty() { p { "No " (title) "." } }
                 @else {
                     table {
                         caption { (things.len()) " defined" }
-                        (columns(["Name", "Defined by", "Definition", "What may be done"]))
+                        (columns(["Name", "Defined by", "Definition", "Actions"]))
                         tbody {
                             @for thing in things {
                                 @let name = thing["definition"]["name"].as_str().unwrap_or("-");
@@ -79,7 +78,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
                                     td {
                                         @if managed {
                                             a href={ "/ui/inventory/change?kind=" (kind) "&name=" (name) } { "Change " (name) } " "
-                                            a href={ "/ui/inventory/remove/" (kind) "/" (name) } { "Take out " (name) }
+                                            a href={ "/ui/inventory/remove/" (kind) "/" (name) } { "Remove " (name) }
                                         } @else { "-" }
                                     }
                                 }
@@ -93,7 +92,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
     Ok(page("Inventory", "/ui/inventory", None, &body))
 }
 
-/// What a form of a change carries.
+/// The form of a change.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Written {
     /// Tables, in TOML.
@@ -103,7 +102,7 @@ pub(super) struct Written {
     shown: Option<String>,
 }
 
-/// Which thing's table is to be written anew.
+/// The item whose table the form shows.
 #[derive(Debug, Deserialize)]
 pub(super) struct Which {
     kind: Option<String>,
@@ -131,25 +130,27 @@ fn form(text: &str, problem: Option<&str>) -> Markup {
         @if let Some(problem) = problem { p.trouble role="alert" { (problem) } }
         form method="post" action="/ui/inventory/change" {
             p {
-                label for="text" { "Tables as the config file has them. What is there under the same name is replaced." }
+                label for="text" { "Tables as in the config file. An item with the same name is replaced." }
                 textarea #text name="text" rows="14" required spellcheck="false" placeholder=(EXAMPLE) { (text) }
             }
-            button { "Show the difference" } " " a href="/ui/inventory" { "No, back" }
+            button { "Preview" } " " a href="/ui/inventory" { "Cancel" }
         }
     }
 }
 
-/// The order that tables in TOML are.
+/// The edit that tables in TOML describe.
 fn edit(text: &str) -> Result<Edit> {
     let bad = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why.trim_end().to_owned());
     let tables: toml::Table = text.parse().map_err(|why: toml::de::Error| bad(why.to_string()))?;
     let mut put = serde_json::Map::new();
     for (key, value) in tables {
         let kind = KINDS.iter().find(|(_, kind, _)| *kind == key);
-        let (plural, ..) = kind.ok_or_else(|| bad(format!("[[{key:.40}]] is none of cluster, host, storage, vm")))?;
+        let (plural, ..) =
+            kind.ok_or_else(|| bad(format!("unknown table [[{key:.40}]]; use cluster, host, storage or vm")))?;
         put.insert((*plural).to_owned(), serde_json::to_value(value).map_err(|why| bad(why.to_string()))?);
     }
-    serde_json::from_value(json!({ "put": put })).map_err(|why| bad(format!("write [[host]], not [host]: {why}")))
+    serde_json::from_value(json!({ "put": put }))
+        .map_err(|why| bad(format!("not an array of tables: {why}; write [[host]], not [host]")))
 }
 
 async fn outcome(backend: &dyn Backend, order: Order, bearer: &Bearer, dry_run: bool) -> Result<Outcome> {
@@ -157,24 +158,24 @@ async fn outcome(backend: &dyn Backend, order: Order, bearer: &Bearer, dry_run: 
     serde_json::from_value(outcome).map_err(|why| ErrorCode::new(Code::INTERNAL, why.to_string()))
 }
 
-/// The difference in one text: what is confirmed.
+/// The difference as one text, which the form sends back.
 fn shown(outcome: &Outcome) -> String {
     outcome.changes.iter().chain(&outcome.need_restart).map(|line| format!("{line}\n")).collect()
 }
 
-/// The difference, and the form that makes it.
+/// The difference, and the form that applies it.
 fn preview(title: &str, outcome: &Outcome, text: Option<&str>, moved: bool) -> Markup {
     let body = html! {
         h1 { (title) }
-        @if moved { p.trouble role="alert" { "Something changed since this was shown: look again." } }
-        @if outcome.changes.is_empty() { p { "Nothing is another." } }
+        @if moved { p.trouble role="alert" { "The change differs from the one shown before; check it again." } }
+        @if outcome.changes.is_empty() { p { "No changes." } }
         @else { ul.difference { @for line in &outcome.changes { li class=(kind(line)) { code { (line) } } } } }
-        @for table in &outcome.need_restart { p { code { (table) } " counts from the next start of the controller on." } }
+        @for table in &outcome.need_restart { p { code { (table) } " takes effect after the controller restarts." } }
         form method="post" {
             @if let Some(text) = text { input type="hidden" name="text" value=(text); }
             input type="hidden" name="shown" value=(shown(outcome));
-            @if !outcome.changes.is_empty() || text.is_none() { button { "Yes, do it" } " " }
-            a href="/ui/inventory" { "No, back" }
+            @if !outcome.changes.is_empty() || text.is_none() { button { "Apply" } " " }
+            a href="/ui/inventory" { "Cancel" }
         }
     };
     page(title, "/ui/inventory", None, &body)
@@ -188,7 +189,7 @@ fn kind(line: &str) -> &'static str {
     }
 }
 
-/// Makes a change whose difference was confirmed and is still that; shows it otherwise.
+/// Applies a change if its difference is still the confirmed one; shows it otherwise.
 async fn make(
     backend: &dyn Backend,
     order: Order,
@@ -198,7 +199,7 @@ async fn make(
     text: Option<&str>,
 ) -> Shown<Response> {
     let would = outcome(backend, order.clone(), bearer, true).await?;
-    // A browser sends line ends in its own way.
+    // Browsers change line ends.
     match written.shown.as_deref().map(|of| of.replace('\r', "")) {
         Some(confirmed) if confirmed == shown(&would) => {
             bearer.require(if matches!(order, Order::Reload) { RELOAD.role } else { CHANGE.role })?;
@@ -223,7 +224,7 @@ pub(super) async fn change(State(backend): App, Extension(bearer): Extension<Bea
         }
         Err(error) => Err(error.into()),
     };
-    // What is wrong is mended where it was written.
+    // An error is shown above the text that caused it.
     made.or_else(|ErrorPage(status, error)| {
         let body = html! { h1 { "Change the inventory" } (form(&written.text, Some(&error.to_string()))) };
         Ok((status, page("Change", "/ui/inventory", None, &body)).into_response())
@@ -232,8 +233,7 @@ pub(super) async fn change(State(backend): App, Extension(bearer): Extension<Bea
 
 fn removal(kind: &str, name: &str) -> Shown<Order> {
     let of = KINDS.iter().find(|(_, of, _)| *of == kind);
-    let (plural, ..) =
-        of.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("there is no kind {kind:.40?} of things")))?;
+    let (plural, ..) = of.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, format!("unknown kind {kind:.40?}")))?;
     let edit = serde_json::from_value(json!({ "remove": { *plural: [name] } }));
     Ok(Order::Edit(edit.map_err(|why| ErrorCode::new(Code::INTERNAL, why.to_string()))?))
 }
@@ -244,7 +244,7 @@ pub(super) async fn ask_remove(
     Extension(bearer): Extension<Bearer>,
 ) -> Shown<Response> {
     bearer.require(Role::Operator)?;
-    make(&*backend, removal(&kind, &name)?, &bearer, &format!("Take out {name}?"), &Written::default(), None).await
+    make(&*backend, removal(&kind, &name)?, &bearer, &format!("Remove {name}?"), &Written::default(), None).await
 }
 
 pub(super) async fn remove(
@@ -254,15 +254,15 @@ pub(super) async fn remove(
     body: Body,
 ) -> Shown<Response> {
     let written = read(body).await?;
-    make(&*backend, removal(&kind, &name)?, &bearer, &format!("Take out {name}?"), &written, None).await
+    make(&*backend, removal(&kind, &name)?, &bearer, &format!("Remove {name}?"), &written, None).await
 }
 
 pub(super) async fn ask_reload(State(backend): App, Extension(bearer): Extension<Bearer>) -> Shown<Response> {
     bearer.require(Role::Operator)?;
-    make(&*backend, Order::Reload, &bearer, "Read the config file again?", &Written::default(), None).await
+    make(&*backend, Order::Reload, &bearer, "Reload the config file?", &Written::default(), None).await
 }
 
 pub(super) async fn reload(State(backend): App, Extension(bearer): Extension<Bearer>, body: Body) -> Shown<Response> {
     let written = read(body).await?;
-    make(&*backend, Order::Reload, &bearer, "Read the config file again?", &written, None).await
+    make(&*backend, Order::Reload, &bearer, "Reload the config file?", &written, None).await
 }

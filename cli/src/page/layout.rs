@@ -1,4 +1,4 @@
-//! What all pages have: head, navigation, and the small pieces they are made of.
+//! Parts of all pages: head, navigation, states, links, tables.
 
 use maud::{DOCTYPE, Markup, html};
 use serde::Serialize;
@@ -15,7 +15,7 @@ const PAGES: [(&str, &str); 7] = [
     ("/ui/hooks", "Hooks"),
 ];
 
-/// A page; `at` is its entry in the navigation, `live` the last record that it shows, after which it is renewed by itself.
+/// A page. `at` is its entry in the navigation; `live` is the last record that it shows, after which it reloads automatically.
 pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
@@ -55,11 +55,11 @@ pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> M
     }
 }
 
-/// The word that JSON has for a value.
+/// The JSON string of a value.
 pub(super) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
-        _ => "not known".to_owned(),
+        _ => "unknown".to_owned(),
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) fn columns<'a>(names: impl IntoIterator<Item = &'a str>) -> Markup {
     html! { thead { tr { @for name in names { th scope="col" { (name) } } } } }
 }
 
-/// A link to a thing, if there is one.
+/// A link to a host or VM, or a dash.
 pub(super) fn link(kind: &str, name: Option<&str>) -> Markup {
     html! {
         @match name {

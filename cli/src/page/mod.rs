@@ -1,23 +1,23 @@
-//! The web page: what the API says, to be looked at, and the orders, to be confirmed.
+//! The web page: views of the API, and actions with a confirmation.
 //!
 //! ```text
-//! GET  /                                overview: what needs attention, what happened
+//! GET  /                                overview: problems and recent events
 //! GET  /ui/hosts /ui/storages /ui/vms /ui/events
-//! GET  /ui/hosts/{name} /ui/vms/{name}  one thing: why it is so, its fences, what may be done
-//! GET  /ui/{hosts,vms}/{name}/{order}   what an order would do, to be confirmed
-//! POST /ui/{hosts,vms}/{name}/{order}   the order
-//! GET  /ui/inventory                    what is looked after, and where it is defined
-//! POST /ui/inventory/change             what a change would be; with what was shown of it, it is made
-//! GET  /ui/inventory/remove/{kind}/{name} /ui/inventory/reload   the same, to be confirmed; POST does it
-//! GET  /ui/hooks                        whom it tells what happened, and what holds that up
-//! POST /ui/hooks/{name}/test            a test message, and what came back
-//! POST /ui/sign-out                     the browser forgets its token
-//! GET  /ui/sign-in                      where a token is asked for, if the config has some
-//! GET  /ui/stream?after=SEQ             what happens, as lines of the page
+//! GET  /ui/hosts/{name} /ui/vms/{name}  one host or VM: status, fences, actions
+//! GET  /ui/{hosts,vms}/{name}/{order}   the effect of an action, to be confirmed
+//! POST /ui/{hosts,vms}/{name}/{order}   the action
+//! GET  /ui/inventory                    the inventory, and where each item is defined
+//! POST /ui/inventory/change             shows a change; applies it if the form carries the change that was shown
+//! GET  /ui/inventory/remove/{kind}/{name} /ui/inventory/reload   shows a change; POST applies it
+//! GET  /ui/hooks                        the hooks and their delivery
+//! POST /ui/hooks/{name}/test            sends a test event
+//! POST /ui/sign-out                     ends the session
+//! GET  /ui/sign-in                      the form for a token
+//! GET  /ui/stream?after=SEQ             new events, as lines of the page
 //! ```
-//! Invariants: everything is rendered here and works without JavaScript; the script only renews `<main>` when something
-//! happened. Nothing is fetched from elsewhere. An order goes through [`Backend`], as the API's do, and through the same guard.
-//! State is told by a word, and a colour besides. Rejected: an application in the browser. Two programs that must agree.
+//! Invariants: everything is rendered here and works without JavaScript; the script only reloads `<main>` after an event.
+//! Nothing is fetched from other sites. An action goes through [`Backend`] and the same checks as the API's actions. A state is
+//! a word, and a colour in addition. Alternative considered: an application in the browser (two programs that must agree).
 
 mod assets;
 mod chart;
@@ -55,7 +55,7 @@ use crate::http::{
 
 type App = State<Arc<dyn Backend>>;
 
-/// The page; `/` itself is shared with the API.
+/// The page's routes; `/` is shared with the API.
 pub(crate) fn pages() -> Pages {
     let overview: Overview = |backend| Box::pin(async { overview::overview(State(backend)).await.into_response() });
     Pages { routes: routes(), overview }
@@ -96,7 +96,7 @@ impl IntoResponse for ErrorPage {
     fn into_response(self) -> Response {
         let ErrorPage(status, error) = self;
         let body = html! {
-            h1 { "That did not work" }
+            h1 { "Request failed" }
             p.trouble role="alert" { (error.to_string()) }
             p { a href="/" { "Back to the overview" } }
         };

@@ -1,4 +1,4 @@
-//! The first page: what needs attention, and what happened.
+//! The first page: problems and recent events.
 
 use axum::extract::State;
 use maud::{Markup, html};
@@ -14,18 +14,18 @@ use super::{
     layout::{columns, link, page, state},
 };
 
-/// Lines of the timeline on the first page.
+/// Events on the first page.
 const RECENT: usize = 30;
 
 pub(crate) async fn overview(State(backend): App) -> Shown {
     let recent = backend.newest(None, RECENT).await?;
     let (hosts, storages, vms) = (backend.hosts().await?, backend.storages().await?, backend.vms().await?);
-    let ha = backend.thoughts().await?;
+    let ha = backend.ha_status().await?;
     let why = |vm: &VmInventory| ha.vms.iter().find(|of| of.vm_uuid == vm.uuid).map(|of| of.why.as_str());
     let last = |vm: &VmInventory| {
         hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid).map(|host| host.name.as_str())
     };
-    let away: Vec<&HostInventory> =
+    let out_of_service: Vec<&HostInventory> =
         hosts.iter().filter(|host| host.status != HostStatus::Connected || host.state != HostState::Enabled).collect();
     let lost: Vec<&VmInventory> = vms.iter().filter(|vm| vm.wanted && vm.state != VmState::Running).collect();
     let down: Vec<(&StorageInventory, usize)> =
@@ -35,37 +35,37 @@ pub(crate) async fn overview(State(backend): App) -> Shown {
         (counts(&hosts, &storages, &vms))
         section aria-labelledby="attention" {
             h2 #attention { "Needs attention" }
-            @if away.is_empty() && lost.is_empty() && down.is_empty() && ha.braked.is_empty() {
-                p { "Nothing: every host serves, every storage is reached, every VM that is to run does." }
+            @if out_of_service.is_empty() && lost.is_empty() && down.is_empty() && ha.braked.is_empty() {
+                p { "No problems." }
             }
             @if !ha.braked.is_empty() {
                 p.trouble role="alert" {
-                    "The storm brake holds: so many hosts are away at once that it is rather the controller's own network. "
-                    "Nothing is fenced meanwhile."
+                    "Fencing is suspended (storm brake) in " (ha.braked.len()) " cluster(s): too many hosts are unreachable at the same time, so the "
+                    "controller's own network is the likelier cause."
                 }
             }
             @if !lost.is_empty() {
                 table {
-                    caption { "VMs that are to run and do not" }
-                    (columns(["VM", "State", "Last host", "Why"]))
+                    caption { "VMs that should be running but are not" }
+                    (columns(["VM", "Observed", "Last host", "Reason"]))
                     tbody {
                         @for vm in &lost {
                             tr {
                                 th scope="row" { (link("vms", Some(&vm.name))) }
                                 td { (state(&vm.state)) }
                                 td { (link("hosts", last(vm))) }
-                                td { (why(vm).unwrap_or("not looked after: ha = None")) }
+                                td { (why(vm).unwrap_or("no failover: ha = None")) }
                             }
                         }
                     }
                 }
             }
-            @if !away.is_empty() {
+            @if !out_of_service.is_empty() {
                 table {
-                    caption { "Hosts that do not serve" }
-                    (columns(["Host", "Status", "Wanted", "Why"]))
+                    caption { "Hosts out of service" }
+                    (columns(["Host", "Status", "State", "Reason"]))
                     tbody {
-                        @for host in &away {
+                        @for host in &out_of_service {
                             tr {
                                 th scope="row" { (link("hosts", Some(&host.name))) }
                                 td { (state(&host.status)) }
@@ -79,13 +79,13 @@ pub(crate) async fn overview(State(backend): App) -> Shown {
             @if !down.is_empty() {
                 ul {
                     @for (storage, down) in &down {
-                        li { a href={ "/ui/storages#" (storage.name) } { (storage.name) } ": " (down) " of " (storage.hosts.len()) " hosts do not reach it" }
+                        li { a href={ "/ui/storages#" (storage.name) } { (storage.name) } ": " (down) " of " (storage.hosts.len()) " hosts are disconnected" }
                     }
                 }
             }
         }
         section aria-labelledby="recent" {
-            h2 #recent { "What happened" }
+            h2 #recent { "Recent events" }
             (timeline(&recent))
         }
     };
@@ -101,12 +101,12 @@ fn counts(hosts: &[HostInventory], storages: &[StorageInventory], vms: &[VmInven
     let serving = hosts.iter().filter(|host| host.status == HostStatus::Connected).count();
     let reached = storages.iter().filter(|of| connected(of) == of.hosts.len()).count();
     let running = vms.iter().filter(|vm| vm.state == VmState::Running).count();
-    let wanted = vms.iter().filter(|vm| vm.wanted).count();
+    let desired = vms.iter().filter(|vm| vm.wanted).count();
     html! {
         dl.counts {
             div { dt { a href="/ui/hosts" { "Hosts connected" } } dd { (serving) " of " (hosts.len()) } }
-            div { dt { a href="/ui/storages" { "Storages reached by all" } } dd { (reached) " of " (storages.len()) } }
-            div { dt { a href="/ui/vms" { "VMs running" } } dd { (running) " of " (wanted) " wanted" } }
+            div { dt { a href="/ui/storages" { "Storages connected to all hosts" } } dd { (reached) " of " (storages.len()) } }
+            div { dt { a href="/ui/vms" { "VMs running" } } dd { (running) " of " (desired) " desired" } }
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The phases of a failover, from the first sign to the VM's next start: found in the journal.
+//! The phases of a failover, from detection to the VM's next start, from the journal.
 //!
-//! Invariant: a phase is what lies between two records; one whose records are not there is left out, not guessed.
+//! Invariant: a phase lies between two records; a phase without its records is omitted, not guessed.
 
 use jiff::Timestamp;
 use ringfence_actors::ports::Record;
@@ -14,22 +14,22 @@ use ringfence_messages::{
 
 use super::{chart::Phase, fencing_attempts::Attempt};
 
-/// How long before an attempt its cause may lie. Too low: a slow detection is cut off. Too high: a host that has been down since
-/// yesterday makes everything else a line.
+/// Longest time between the cause of an attempt and the attempt. Too low: a slow detection is cut off. Too high: a host that is
+/// down since yesterday shrinks all other phases to a line.
 const CAUSE_WITHIN_S: i64 = 300;
 
 fn at(time: &str) -> Option<Timestamp> {
     time.parse().ok()
 }
 
-/// The phases of an attempt, in order; `vm` and `host` are records of the VM and of the host where it ran, the oldest first.
+/// The phases of an attempt, in order. `vm` and `host` are records of the VM and of its last host, the oldest first.
 pub(super) fn of(attempt: &Attempt, vm: &[Record], host: &[Record]) -> Vec<Phase> {
-    let Some(first) = attempt.begun.first().and_then(|(time, _)| at(time)) else { return Vec::new() };
+    let Some(first) = attempt.levels.first().and_then(|(time, _)| at(time)) else { return Vec::new() };
     let near = |time: &Timestamp| *time <= first && first.as_second() - time.as_second() <= CAUSE_WITHIN_S;
     let newest = |records: &[Record], is: &dyn Fn(&Record) -> bool| {
         records.iter().rev().filter(|record| is(record)).filter_map(|record| at(&record.time)).find(near)
     };
-    let away = newest(host, &|record| {
+    let disconnected = newest(host, &|record| {
         record.topic == HostStatusChanged::TOPIC
             && record.event::<HostStatusChanged>().is_ok_and(|of| of.new_status == HostStatus::Disconnected)
     });
@@ -39,18 +39,18 @@ pub(super) fn of(attempt: &Attempt, vm: &[Record], host: &[Record]) -> Vec<Phase
             && record.event::<VmStateChanged>().is_ok_and(|of| of.new_state == VmState::Unknown)
     });
     let mut marks: Vec<(&'static str, Timestamp)> = Vec::new();
-    if let Some(away) = away.or(unknown) {
-        marks.push(("Detection: siblings look", away));
+    if let Some(detected) = disconnected.or(unknown) {
+        marks.push(("Detection by sibling hosts", detected));
     }
     if let Some(failed) = failed.filter(|failed| marks.last().is_none_or(|(_, last)| last <= failed)) {
         marks.push(("Checks before the fence", failed));
     } else if let Some(last) = marks.last_mut() {
         last.0 = "Detection and checks";
     }
-    for (time, level) in &attempt.begun {
+    for (time, level) in &attempt.levels {
         let what = match level {
-            FenceLevel::Sibling => "A sibling kills it",
-            FenceLevel::Storage => "Its storage refuses the host",
+            FenceLevel::Sibling => "Kill by a sibling host",
+            FenceLevel::Storage => "Storage fence",
         };
         marks.extend(at(time).map(|time| (what, time)));
     }

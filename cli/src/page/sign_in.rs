@@ -1,4 +1,4 @@
-//! Where a browser presents its token.
+//! The sign-in form.
 
 use maud::{Markup, html};
 
@@ -7,7 +7,7 @@ use super::layout::page;
 pub(super) async fn form() -> Markup {
     let body = html! {
         h1 { "Sign in" }
-        p { "This controller asks for a token. Whoever looks after it makes one with " code { "ringfence token NAME" } "." }
+        p { "This controller requires a token. An administrator creates one with " code { "ringfence token NAME" } "." }
         form method="post" {
             p { label { "Token: " input type="password" name="token" required autocomplete="current-password"; } }
             button { "Sign in" }

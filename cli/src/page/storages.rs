@@ -36,18 +36,18 @@ fn grid(storage: &StorageInventory, refs: &HashMap<(HostId, Protocol), &HostProt
         section aria-labelledby=(storage.name) {
             h2 id=(storage.name) { (storage.name) }
             p { "Kind " (word(&storage.kind)) ", for " (storage.clusters.join(", ")) "." }
-            @if storage.protocols.is_empty() { p { "It has no protocol that a host must be made ready for." } }
+            @if storage.protocols.is_empty() { p { "No protocols: hosts need no preparation." } }
             @else {
                 table {
-                    caption { "How each host reaches " (storage.name) }
+                    caption { "Connection of each host to " (storage.name) }
                     thead {
-                        tr { th scope="col" { "Host" } th scope="col" { "Over all" } @for protocol in &storage.protocols { th scope="col" { (protocol) } } }
+                        tr { th scope="col" { "Host" } th scope="col" { "Overall" } @for protocol in &storage.protocols { th scope="col" { (protocol) } } }
                     }
                     tbody {
                         @for host in &storage.hosts {
                             tr {
                                 th scope="row" { (link("hosts", Some(&host.host))) }
-                                td { (host.status.map_or_else(|| html! { "not known" }, |status| state(&status))) }
+                                td { (host.status.map_or_else(|| html! { "unknown" }, |status| state(&status))) }
                                 @for protocol in &storage.protocols {
                                     td { (cell(refs.get(&(host.host_uuid, *protocol)).copied())) }
                                 }
@@ -63,8 +63,8 @@ fn grid(storage: &StorageInventory, refs: &HashMap<(HostId, Protocol), &HostProt
 fn cell(of: Option<&HostProtocolRef>) -> Markup {
     let Some(of) = of else { return html! { "-" } };
     html! {
-        (of.status.map_or_else(|| html! { "not known" }, |status| state(&status)))
+        (of.status.map_or_else(|| html! { "unknown" }, |status| state(&status)))
         @if let Some(reason) = &of.reason { " " small { (reason) } }
-        @if of.redeploys > 0 { " " small { "redeployed " (of.redeploys) " times, the next after " (of.skip_pings) " pings" } }
+        @if of.redeploys > 0 { " " small { "redeployed " (of.redeploys) " times, next after " (of.skip_pings) " pings" } }
     }
 }

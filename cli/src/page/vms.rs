@@ -1,4 +1,4 @@
-//! The VMs, and one of them.
+//! The list of VMs, and the page of one VM.
 
 use axum::extract::{Path, State};
 use maud::{Markup, html};
@@ -13,7 +13,7 @@ use super::{
     phases,
 };
 
-/// What is told of a VM.
+/// Topics of a VM's history.
 const TOPICS: [&str; 6] =
     ["vm.state-changed", "fence.intent", "ceph.ha.sibling-fence", "ha.vm-started", "ha.vm-blocked", "ha.vm-move"];
 
@@ -23,7 +23,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
         h1 { "VMs" }
         table {
             caption { (vms.len()) " VMs" }
-            (columns(["VM", "Cluster", "State", "Host", "HA", "Is to run", "Start"]))
+            (columns(["VM", "Cluster", "Observed", "Host", "HA", "Desired", "Starts"]))
             tbody {
                 @for vm in &vms {
                     tr #{ "vm-" (vm.uuid) } {
@@ -32,7 +32,7 @@ pub(super) async fn list(State(backend): App) -> Shown {
                         td { (state(&vm.state)) }
                         td { (link("hosts", vm.host.as_deref())) }
                         td { (word(&vm.ha)) }
-                        td { @if vm.wanted { "yes" } @else { "no" } }
+                        td { @if vm.wanted { "running" } @else { "stopped" } }
                         td.number { (vm.incarnation) }
                     }
                 }
@@ -42,11 +42,11 @@ pub(super) async fn list(State(backend): App) -> Shown {
     Ok(page("VMs", "/ui/vms", Some(live), &body))
 }
 
-/// Sentences of `explain`: the first is what it is, the rest why, and what would change it.
+/// Sentences of `explain`: the state first, then the reasons and the remedies.
 pub(super) fn reasons(lines: &[String]) -> Markup {
     html! {
         section aria-labelledby="why" {
-            h2 #why { "Why, and what would change it" }
+            h2 #why { "Status" }
             ul { @for line in lines { li { (line.trim_start_matches([' ', '-'])) } } }
         }
     }
@@ -73,14 +73,14 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
         h1 { (vm.name) }
         p {
             (state(&vm.state)) " on " (link("hosts", vm.host.as_deref())) " in cluster " (vm.cluster)
-            ", start " (vm.incarnation) ", ha " (word(&vm.ha))
+            ", start " (vm.incarnation) ", HA " (word(&vm.ha))
         }
         (reasons(&why))
-        nav.orders aria-label="What may be done" {
-            @if vm.state == VmState::Running { (order("stop", "Stop it")) }
+        nav.orders aria-label="Actions" {
+            @if vm.state == VmState::Running { (order("stop", "Stop")) }
             @else {
-                (order("start", "Start it"))
-                (order("ha-start", "Fence it where it ran last, and start it"))
+                (order("start", "Start"))
+                (order("ha-start", "Fail over"))
             }
         }
         @if !fences.is_empty() {
@@ -91,9 +91,9 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
         }
         section aria-labelledby="volumes" {
             h2 #volumes { "Volumes" }
-            ul { @for volume in &vm.volumes { li { code { (volume.install_path) } @if volume.root { " (it boots from it)" } } } }
+            ul { @for volume in &vm.volumes { li { code { (volume.install_path) } @if volume.root { " (boot volume)" } } } }
         }
-        section aria-labelledby="history" { h2 #history { "What happened to it" } (timeline(&history)) }
+        section aria-labelledby="history" { h2 #history { "History" } (timeline(&history)) }
     };
     Ok(page(&vm.name, "/ui/vms", Some(live), &body))
 }

@@ -1,9 +1,9 @@
-//! The HTTP client that the exporter speaks through.
+//! The HTTP client of the trace exporter.
 //!
-//! Invariants: answers are bounded in size, what they may take in time is the exporter's timeout; no redirect is followed and no
-//! proxy of the environment is used; an `https://` collector is believed by the authorities of the config's `ca_file`, by the
-//! system's if it names none (a collector as a service has a public certificate), checked by ring. Rejected: `ca_file` beside
-//! the system's authorities (whoever names one has a private one, and no public authority is to be its judge).
+//! Invariants: answers are bounded in size, and in time by the exporter's timeout; redirects are not followed and no proxy of the
+//! environment is used; the certificate of an `https://` collector is verified with the authorities of `ca_file`, or the system's if
+//! unset (a hosted collector has a public certificate). Alternative considered: `ca_file` in addition to the system's authorities
+//! (no public authority should vouch for a private collector).
 
 use std::{
     path::{Path, PathBuf},
@@ -24,10 +24,10 @@ use ringfence_messages::Result;
 
 use crate::https::{IDLE_TIMEOUT, connector, reason};
 
-/// Bytes of an answer that are read. It says at most which spans were refused.
+/// Largest answer in bytes; it lists at most the rejected spans.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
-/// Why the collector was not reached last: the exporter says no more than "network error".
+/// The last connection error: the exporter reports only "network error".
 pub(super) type Why = Arc<Mutex<Option<String>>>;
 
 /// Connections to one collector.
@@ -39,10 +39,10 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// `secure`: it is reached by `https://`, and believed by the authorities of the file, else by the system's.
+    /// `secure`: the URL is `https://`, verified with the authorities of the file, or the system's.
     ///
     /// # Errors
-    /// `SYS.1007` if there are no authorities to believe it by, naming the file and the fix.
+    /// `SYS.1007` without certificate authorities, with the file and the remedy.
     pub(super) fn new(ca_file: Option<&Path>, secure: bool) -> Result<Collector> {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -53,7 +53,7 @@ impl Collector {
         Ok(Collector { client, believed, why: Why::default() })
     }
 
-    /// Where it is told why it was not reached.
+    /// The last connection error, shared.
     pub(super) fn why(&self) -> Why {
         self.why.clone()
     }

@@ -1,9 +1,9 @@
 //! Traces to a collector, by OTLP over HTTP.
 //!
-//! Invariants: nobody waits for a collector: a span that ended is put into a bounded queue or dropped, and a thread of its
-//! own sends them; what was dropped is counted; a collector that does not answer is complained of once a minute, and holds up
-//! the program's end for [`END_TIMEOUT`] at most. What goes well all the time (pings, probes) is not sent, see `queue`.
-//! Rejected: gRPC (a second HTTP stack); the SDK's batch processor (does not say what it dropped while it runs); see
+//! Invariants: nothing waits for a collector: an ended span goes into a bounded queue or is dropped, and a separate thread sends the
+//! queue; dropped spans are counted; a collector that does not answer is logged once a minute and delays the end of the program by
+//! at most [`END_TIMEOUT`]. Routine successes (pings, probes) are not sent, see `queue`.
+//! Alternatives considered: gRPC (a second HTTP stack); the SDK's batch processor (no count of dropped spans); see
 //! `docs/adr/0008-traces-by-otlp.md`.
 
 mod collector;
@@ -29,28 +29,27 @@ use tracing_subscriber::{Layer, Registry, filter::Targets};
 use crate::config::TelemetryConfig;
 use collector::Collector;
 
-/// How long a collector may take for one batch, tries again included. Too low: a busy one is told nothing. Too high: the
-/// queue runs over meanwhile.
+/// Time limit of one batch, with retries. Too low: a busy collector gets nothing. Too high: the queue overflows.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last spans may take when the program ends. Too low: what led to the end is missing. Too high: whoever
-/// stops a controller waits for a collector.
+/// Time limit of the last spans at the end of the program. Too low: the spans before the end are missing. Too high: stopping a
+/// controller takes long.
 pub const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What collects spans, to be put into the program's subscriber.
+/// The layer that collects spans, for the program's subscriber.
 pub type Spans = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// The thread that sends them.
+/// The thread that sends spans.
 pub struct Telemetry {
     end: CancellationToken,
     ended: mpsc::Receiver<()>,
 }
 
 impl Telemetry {
-    /// Begins to send what is put into the layer. With `messages`, each message of the bus is a span, too.
+    /// Starts the sender of the layer's spans. With `messages`, each message of the bus is a span too.
     ///
     /// # Errors
-    /// `SYS.1007` if there are no authorities to believe an `https://` collector by, `SYS.1016` if there is no thread.
+    /// `SYS.1007` without certificate authorities for an `https://` collector, `SYS.1016` without a thread.
     pub fn begin(config: &TelemetryConfig, messages: bool) -> Result<(Spans, Telemetry)> {
         let resource = Resource::builder()
             .with_service_name(config.service_name.clone())
@@ -74,7 +73,7 @@ impl Telemetry {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => runtime.block_on(sender.run(until)),
-                Err(error) => tracing::warn!(%error, "no traces are sent"),
+                Err(error) => tracing::warn!(%error, "traces are not sent"),
             }
             let _ = done.send(());
         };
@@ -93,16 +92,16 @@ impl Telemetry {
         Ok((Box::new(layer), Telemetry { end, ended }))
     }
 
-    /// Sends what is left, bounded by [`END_TIMEOUT`].
+    /// Sends the remaining spans, within [`END_TIMEOUT`].
     pub fn end(self) {
         self.end.cancel();
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(END_TIMEOUT) {
-            tracing::warn!("the last traces were not sent within {END_TIMEOUT:?}");
+            tracing::warn!(timeout = ?END_TIMEOUT, "the last traces were not sent in time");
         }
     }
 }
 
-/// The product's spans, and the bus's own if each message is wanted.
+/// Filter of the product's spans, and of the bus's spans with `messages`.
 fn wanted(messages: bool) -> Targets {
     let wanted = Targets::new().with_target(spans::TARGET, LevelFilter::INFO);
     if messages { wanted.with_target("ringfence::envelope", LevelFilter::DEBUG) } else { wanted }

@@ -1,7 +1,7 @@
-//! Spans that ended, on their way to the collector.
+//! The queue of ended spans.
 //!
-//! Invariants: putting one in never waits; each is sent, dropped and counted, or left out on purpose: an agent call that
-//! nobody's trace led to and that went well. Those are pings and probes, some for each host and second; those that fail are sent.
+//! Invariants: adding a span never waits; each span is sent, dropped and counted, or omitted as routine: a successful agent call
+//! outside of a trace. Those are pings and probes, several for each host and second; failed ones are sent.
 
 use std::{
     sync::{
@@ -28,27 +28,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EXPORT_TIMEOUT, collector::Why};
 
-/// Spans that wait at most. Too low: a collector that restarts misses the outage that it is for. Too high: memory, about a
-/// kilobyte each.
+/// Largest number of queued spans. Too low: a restarting collector misses spans of an outage. Too high: memory, about 1 KiB each.
 const MAX_WAITING: usize = 4096;
 
-/// Spans that are sent at once. Too low: many requests. Too high: more are lost with one that fails.
+/// Largest number of spans in one request. Too low: many requests. Too high: a failed request loses more spans.
 const MAX_BATCH: usize = 512;
 
-/// How long more are waited for. Too low: many requests. Too high: who looks at an outage sees it late.
+/// Time to gather more spans for a request. Too low: many requests. Too high: traces appear late.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How often it is complained of a collector at most. Too low: logs say nothing else. Too high: nobody notices.
+/// Least time between two warnings about a collector. Too low: warnings fill the log. Too high: they are missed.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// The end where spans are put in.
+/// The sending end of the queue.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: mpsc::Sender<SpanData>,
     overrun: Arc<AtomicU64>,
 }
 
-/// The end where they are sent.
+/// The receiving end, which exports.
 pub(super) struct Sender<E> {
     waiting: mpsc::Receiver<SpanData>,
     overrun: Arc<AtomicU64>,
@@ -59,7 +58,7 @@ pub(super) struct Sender<E> {
     dropped: u64,
 }
 
-/// A queue in front of an exporter. `collector` is what complaints call it, `why` says why it was not reached.
+/// A queue before an exporter. `collector` is its name in the log, `why` holds the last connection error.
 pub(super) fn queue<E: SpanExporter>(exporter: E, collector: String, why: Why) -> (Queue, Sender<E>) {
     let (sender, waiting) = mpsc::channel(MAX_WAITING);
     let overrun = Arc::new(AtomicU64::new(0));
@@ -67,7 +66,7 @@ pub(super) fn queue<E: SpanExporter>(exporter: E, collector: String, why: Why) -
     (queue, Sender { waiting, overrun, exporter, collector, why, complained: None, dropped: 0 })
 }
 
-/// Whether nobody misses it.
+/// Whether a span is routine.
 fn is_routine(span: &SpanData) -> bool {
     span.span_kind == SpanKind::Client
         && span.parent_span_id == SpanId::INVALID
@@ -87,7 +86,7 @@ impl SpanProcessor for Queue {
         }
     }
 
-    // Only `Telemetry::end` ends the sending: it waits for a bounded time.
+    // Only `Telemetry::end` stops the sender, with a time limit.
     fn force_flush(&self) -> OTelSdkResult {
         Ok(())
     }
@@ -98,7 +97,7 @@ impl SpanProcessor for Queue {
 }
 
 impl<E: SpanExporter> Sender<E> {
-    /// Sends until the end is wanted, then what is left.
+    /// Sends until `end`, then the remaining spans.
     pub(super) async fn run(mut self, end: CancellationToken) {
         loop {
             let mut batch = Vec::new();
@@ -117,7 +116,7 @@ impl<E: SpanExporter> Sender<E> {
         }
     }
 
-    /// Waits for the first, and for a little while for more.
+    /// Waits for the first span, then briefly for more.
     async fn gather(&mut self, batch: &mut Vec<SpanData>) {
         self.waiting.recv_many(batch, MAX_BATCH).await;
         let more = async {
@@ -142,7 +141,7 @@ impl<E: SpanExporter> Sender<E> {
         }
         self.dropped += self.overrun.swap(0, Relaxed);
         if self.dropped > 0 && self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            let error = error.unwrap_or_else(|| "more spans than it takes".to_owned());
+            let error = error.unwrap_or_else(|| "the queue was full".to_owned());
             tracing::warn!(collector = self.collector, dropped = self.dropped, error, "spans were dropped");
             (self.complained, self.dropped) = (Some(Instant::now()), 0);
         }
@@ -175,11 +174,11 @@ mod tests {
         }
     }
 
-    /// Takes nothing.
+    /// Rejects every span.
     #[derive(Debug)]
-    struct Nobody;
+    struct Rejecting;
 
-    impl SpanExporter for Nobody {
+    impl SpanExporter for Rejecting {
         async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
             std::future::pending().await
         }
@@ -187,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_dropped_at_once_and_counted() {
-        let (queue, sender) = queue(Nobody, String::new(), Why::default());
+        let (queue, sender) = queue(Rejecting, String::new(), Why::default());
         for _ in 0..MAX_WAITING + 7 {
             queue.on_end(span(SpanKind::Internal, SpanId::INVALID, Status::Unset));
         }
@@ -196,7 +195,7 @@ mod tests {
 
     #[test]
     fn only_calls_of_no_trace_that_went_well_are_left_out() {
-        let (queue, sender) = queue(Nobody, String::new(), Why::default());
+        let (queue, sender) = queue(Rejecting, String::new(), Why::default());
         let sent = |kind, parent, status| {
             let before = sender.waiting.len();
             queue.on_end(span(kind, parent, status));

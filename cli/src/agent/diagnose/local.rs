@@ -1,7 +1,6 @@
-//! What a host finds on itself, with a controller or without.
+//! Checks of the host itself, with a controller or without.
 //!
-//! Invariants: nothing is made, started or grown; programs are only asked for their version; judgements of numbers are
-//! functions of numbers.
+//! Invariants: nothing is created, started or grown; programs run only with `--version`; verdicts on numbers are pure functions.
 
 use std::{path::Path, time::Duration};
 
@@ -22,36 +21,36 @@ use rustix::fs::{Access, StatVfs, access, statvfs};
 use super::{Check, of, quoted, siblings};
 use crate::{auth::read_token, config::AgentSettings};
 
-/// How long a program may take to say its version. Too low: a busy host seems to lack it. Too high: the doctor waits.
+/// Time limit of `--version`. Too low: a program counts as missing on a busy host. Too high: the doctor waits.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Below this a disk is as good as full: an order, an intent, a log line do not fit for long. Too high: it cries wolf.
+/// Free space below which a disk counts as full. Too low: the next intent does not fit. Too high: false alarms.
 const LEAST_FREE: u64 = 64 << 20;
 
-/// Below this it will be full one of these nights. Too high: small disks are never well.
+/// Free space below which a disk gets a warning. Too low: no time to react. Too high: small disks never pass.
 const LITTLE_FREE: u64 = 1 << 30;
 
-/// Files that can still be made; below this a disk with room is full all the same.
+/// Free inodes below which a disk counts as full.
 const LEAST_INODES: u64 = 1000;
 
-const WHY_STATE: &str = "what was ordered is kept there before it is done; where it cannot be, nothing is done";
-const WHY_DISK: &str = "an intent that does not fit on the disk is not carried out: no fence, no start";
+const WHY_STATE: &str = "every command is written there before it is carried out; without it, nothing is carried out";
+const WHY_DISK: &str = "an intent that does not fit on the disk blocks the fence or start that it precedes";
 const WHY_TOKEN: &str =
-    "whoever reads it may command every host; one that others may read is refused at the next start";
-const WHY_QEMU: &str = "a VM that is fenced elsewhere is to be started here";
-const WHY_ACCEL: &str = "a VM that is started here runs with it";
-const WHY_TARGET: &str = "a storage target that died at night is deployed again with it";
-const WHY_HUGEPAGES: &str = "a VM with a vhost disk that is started here tonight needs them, in one piece";
+    "a user that reads it may command every host; a file that others may read is rejected at the next start";
+const WHY_QEMU: &str = "VMs that fail over to this host need it";
+const WHY_ACCEL: &str = "VMs on this host run with it";
+const WHY_TARGET: &str = "a storage target that dies is redeployed with it";
+const WHY_HUGEPAGES: &str = "a VM with a vhost disk that starts here needs them, contiguously";
 const WHY_ENGINE: &str = "the storage targets of this host run in containers";
-const WHY_PATH: &str = "a VM that is started here tonight opens its disk with it";
+const WHY_PATH: &str = "a VM that starts here opens its disk with it";
 
-/// What an agent can know of its storages without a controller: what its own file says that it runs.
+/// The needs of storages that an agent knows without a controller: the targets that its own file sets.
 pub(crate) fn needs_of(settings: &AgentSettings) -> HostNeeds {
     let containers = settings.docker.is_some() && !matches!(settings.target, Runner::Docker(..));
     HostNeeds { vhost_target: !containers, containers, ..HostNeeds::default() }
 }
 
-/// Everything that a host can find on itself.
+/// All checks of the host itself.
 pub(crate) async fn look(settings: &AgentSettings, needs: &HostNeeds) -> Vec<Finding> {
     let mut findings = state(&settings.state_dir, "agent");
     findings.push(token(settings));
@@ -65,31 +64,31 @@ pub(crate) async fn look(settings: &AgentSettings, needs: &HostNeeds) -> Vec<Fin
     if needs.hugepages > 0 {
         findings.push(hugepages(needs.hugepages));
     }
-    findings.extend(needs.paths.iter().map(|path| is_there(Path::new(path))));
+    findings.extend(needs.paths.iter().map(|path| path_exists(Path::new(path))));
     findings.push(siblings::own_key(settings.ssh.as_ref()));
     findings
 }
 
-/// A state directory and the disk under it. `whose` it is: the agent's or the controller's.
-pub(crate) fn state(dir: &Path, whose: &str) -> Vec<Finding> {
+/// A state directory and its disk. `owner` is "agent" or "controller".
+pub(crate) fn state(dir: &Path, owner: &str) -> Vec<Finding> {
     let check = || of("state-dir", WHY_STATE).about(dir.display());
     let metadata = match std::fs::metadata(dir) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let fix = format!("start the {whose} once: it makes it; or correct state_dir in its file");
+            let fix = format!("start the {owner} once, which creates it, or correct state_dir in its file");
             let nearest = dir.ancestors().skip(1).find(|above| above.is_dir()).unwrap_or(Path::new("/"));
-            return vec![check().warn("it is not there yet", fix), disk(nearest)];
+            return vec![check().warn("it does not exist yet", fix), disk(nearest)];
         }
-        Err(error) => return vec![check().unknown(error.to_string(), "look at it as the user that runs it")],
+        Err(error) => return vec![check().unknown(error.to_string(), "run the doctor as the user of the service")],
     };
     let judged = if !metadata.is_dir() {
-        check().fail("it is no directory", "point state_dir to a directory")
+        check().fail("it is not a directory", "set state_dir to a directory")
     } else if let Err(error) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
         check().fail(format!("this user may not write it: {error}"), format!("chown \"$USER\" {}", quoted(dir)))
     } else if let Some(why) = not_ours(&metadata) {
         check().fail(why, format!("chown \"$USER\" {0}; chmod 700 {0}", quoted(dir)))
     } else {
-        check().ok("it can be written")
+        check().ok("writable")
     };
     vec![judged, disk(dir)]
 }
@@ -98,22 +97,24 @@ fn disk(dir: &Path) -> Finding {
     let check = of("disk", WHY_DISK).about(dir.display());
     match statvfs(dir) {
         Ok(found) => room(check, dir, &found),
-        Err(error) => check.unknown(format!("its file system does not say: {error}"), format!("df {}", quoted(dir))),
+        Err(error) => {
+            check.unknown(format!("its file system does not report free space: {error}"), format!("df {}", quoted(dir)))
+        }
     }
 }
 
 fn room(check: Check, dir: &Path, of: &StatVfs) -> Finding {
     let (free, inodes) = (of.f_bavail.saturating_mul(of.f_frsize), of.f_favail);
     let found = format!("{} MiB free", free >> 20);
-    let mend = format!("du -xhd1 {} | sort -h, and make room", quoted(dir));
+    let remedy = format!("du -xhd1 {} | sort -h; free some space", quoted(dir));
     match (judge_room(free), of.f_files) {
-        // Some file systems make inodes as they need them, and have none to count.
+        // Some file systems allocate inodes on demand and report none.
         (_, files) if files > 0 && inodes < LEAST_INODES => {
-            check.fail(format!("{found}, and {inodes} files can still be made"), mend)
+            check.fail(format!("{found}, only {inodes} free inodes"), remedy)
         }
         (Verdict::Ok, _) => check.ok(found),
-        (Verdict::Warn, _) => check.warn(found, mend),
-        _ => check.fail(found, mend),
+        (Verdict::Warn, _) => check.warn(found, remedy),
+        _ => check.fail(found, remedy),
     }
 }
 
@@ -129,16 +130,16 @@ fn token(settings: &AgentSettings) -> Finding {
     let check = || of("token", WHY_TOKEN);
     match &settings.token_file {
         Some(file) => token_file(file),
-        None if settings.listen.ip().is_loopback() => check().ok("none, and only this machine reaches the agent"),
+        None if settings.listen.ip().is_loopback() => check().ok("none; the agent listens on loopback only"),
         None => check().warn(
-            format!("none: whoever reaches {} may command this host", settings.listen),
-            "openssl rand -base64 24 > /etc/ringfence/token; chmod 600 /etc/ringfence/token; name it in [auth] \
-             token_file here and in agent_token_file of the controller",
+            format!("none: every client that reaches {} may command this host", settings.listen),
+            "openssl rand -base64 24 > /etc/ringfence/token; chmod 600 /etc/ringfence/token; set [auth] \
+             token_file here and agent_token_file of the controller to it",
         ),
     }
 }
 
-/// A file with a token: only its owner may read it.
+/// A token file, which only its owner may read.
 pub(crate) fn token_file(file: &Path) -> Finding {
     let check = of("token", WHY_TOKEN).about(file.display());
     match read_token(file) {
@@ -158,13 +159,13 @@ async fn qemu(settings: &AgentSettings) -> [Finding; 2] {
     let accel = match (accel.as_str(), vms::kvm_is_usable()) {
         ("kvm", true) => check.ok("kvm"),
         ("kvm", false) => check.fail(
-            "kvm is asked for, and this user may not use /dev/kvm",
+            "accel = \"kvm\", but this user may not use /dev/kvm",
             "modprobe kvm_intel || modprobe kvm_amd; ls -l /dev/kvm; or accel = \"auto\" in [qemu]",
         ),
-        _ if settings.qemu.accel.is_some() => check.ok(format!("{accel}, as the file says")),
+        _ if settings.qemu.accel.is_some() => check.ok(format!("{accel}, as configured")),
         _ => check.warn(
-            format!("{accel}: /dev/kvm cannot be used, so that guests run some ten times slower"),
-            "modprobe kvm_intel || modprobe kvm_amd; ls -l /dev/kvm; or say accel = \"tcg\" if that is meant",
+            format!("{accel}: /dev/kvm is not usable, so guests run about ten times slower"),
+            "modprobe kvm_intel || modprobe kvm_amd; ls -l /dev/kvm; or set accel = \"tcg\" if that is intended",
         ),
     };
     [version, accel]
@@ -172,7 +173,7 @@ async fn qemu(settings: &AgentSettings) -> [Finding; 2] {
 
 async fn version(program: &str) -> Result<qemu::Version, ErrorCode> {
     tokio::time::timeout(VERSION_TIMEOUT, vms::version(program)).await.unwrap_or_else(|_| {
-        let details = format!("{program} did not say its version within {VERSION_TIMEOUT:?}");
+        let details = format!("{program} --version did not finish within {VERSION_TIMEOUT:?}");
         Err(ErrorCode::new(Code::TIMEOUT, details))
     })
 }
@@ -191,7 +192,7 @@ async fn target(runner: &Runner) -> Finding {
             match engine.has_image(image).await {
                 Ok(true) => check.ok("the image is on this host"),
                 Ok(false) => {
-                    let found = "the image is not on this host, and nothing is pulled at night";
+                    let found = "the image is not on this host, and a redeploy does not pull it";
                     check.fail(found, format!("docker pull {image}"))
                 }
                 Err(error) => check.fail(error.details, "systemctl enable --now docker.service"),
@@ -206,51 +207,50 @@ async fn engine(engine: Option<&Engine>) -> Finding {
     judge_engine(of("docker", WHY_ENGINE), answers, engine.is_some())
 }
 
-/// `prepared`: the agent's file has it see to the engine before a deploy. `zbsadm` itself is not looked for here: the MDS runs
-/// it, on a machine of its own.
+/// `prepared`: by its file, the agent starts the engine before a redeploy. `zbsadm` itself is not checked: the MDS runs it, on
+/// its own machine.
 fn judge_engine(check: Check, answers: Result<(), ErrorCode>, prepared: bool) -> Finding {
-    let mend = "target = \"zbsadm\" under [vhost] in agent.toml, and restart the agent";
+    let remedy = "set target = \"zbsadm\" under [vhost] in agent.toml; restart the agent";
     match (answers, prepared) {
         (Ok(()), true) => check.ok("docker answers"),
-        (Ok(()), false) => check.warn("docker answers, and the agent would not start it again before a deploy", mend),
+        (Ok(()), false) => check.warn("docker answers, but the agent does not start it before a redeploy", remedy),
         (Err(error), _) => {
             let install = "apt-get install docker.io; systemctl enable --now docker.service";
-            check.fail(error.details, if prepared { install.to_owned() } else { format!("{install}; {mend}") })
+            check.fail(error.details, if prepared { install.to_owned() } else { format!("{install}; {remedy}") })
         }
     }
 }
 
-fn hugepages(wanted: u64) -> Finding {
+fn hugepages(required: u64) -> Finding {
     let check = of("hugepages", WHY_HUGEPAGES);
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let available = available.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024;
     match Hugepages::default().free() {
-        Ok(free) => judge_hugepages(check, wanted, free, available),
+        Ok(free) => judge_hugepages(check, required, free, available),
         Err(error) => check.fail(error.details, "boot a kernel with CONFIG_HUGETLBFS"),
     }
 }
 
-/// The pool is grown when a host is prepared: what counts is whether there would be memory for it.
-fn judge_hugepages(check: Check, wanted: u64, free: u64, available_mib: u64) -> Finding {
-    let (short, found) = (wanted.saturating_sub(free), format!("{free} of {wanted} are free"));
-    let mend = format!("echo vm.nr_hugepages={wanted} > /etc/sysctl.d/50-hugepages.conf; sysctl --system");
+/// Preparing the host grows the pool, so the verdict depends on the memory for missing pages.
+fn judge_hugepages(check: Check, required: u64, free: u64, available_mib: u64) -> Finding {
+    let (short, found) = (required.saturating_sub(free), format!("{free} of {required} are free"));
+    let remedy = format!("echo vm.nr_hugepages={required} > /etc/sysctl.d/50-hugepages.conf; sysctl --system");
     match short * 2 {
         0 => check.ok(found),
-        mib if mib > available_mib => {
-            check.fail(format!("{found}, and {available_mib} MiB of memory cannot make {mib} MiB of them"), mend)
-        }
-        _ => check.warn(format!("{found}: the others have to be found when they are needed"), mend),
+        mib if mib > available_mib => check
+            .fail(format!("{found}; {available_mib} MiB of free memory are too few for the missing {mib} MiB"), remedy),
+        _ => check.warn(format!("{found}; the others must be allocated when they are needed"), remedy),
     }
 }
 
-fn is_there(path: &Path) -> Finding {
+fn path_exists(path: &Path) -> Finding {
     let check = of("path", WHY_PATH).about(path.display());
     match access(path, Access::READ_OK) {
-        Ok(()) => check.ok("it is there"),
+        Ok(()) => check.ok("readable"),
         Err(error) => check.fail(
-            format!("it cannot be read: {error}"),
-            format!("ls -l {0}; copy or mount it here as on the other hosts", quoted(path)),
+            format!("cannot be read: {error}"),
+            format!("ls -l {0}; copy or mount it as on the other hosts", quoted(path)),
         ),
     }
 }
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_judged_by_what_still_fits() {
+    fn disk_verdict_depends_on_free_space() {
         assert_eq!(judge_room(0), Verdict::Fail);
         assert_eq!(judge_room(LEAST_FREE - 1), Verdict::Fail);
         assert_eq!(judge_room(LEAST_FREE), Verdict::Warn);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_the_agent_does_not_see_to_is_told() {
+    fn unprepared_docker_engine_is_reported() {
         let judge = |answers, prepared| judge_engine(of("docker", ""), answers, prepared);
         let gone = || Err(ErrorCode::new(Code::IO, "no answer"));
         assert_eq!(judge(Ok(()), true).verdict, Verdict::Ok);
@@ -280,8 +280,8 @@ mod tests {
     }
 
     #[test]
-    fn hugepages_that_are_missing_need_memory_to_be_made_of() {
-        let judge = |wanted, free, available| judge_hugepages(of("hugepages", ""), wanted, free, available).verdict;
+    fn missing_hugepages_need_free_memory() {
+        let judge = |required, free, available| judge_hugepages(of("hugepages", ""), required, free, available).verdict;
         assert_eq!(judge(1024, 1024, 0), Verdict::Ok);
         assert_eq!(judge(1024, 24, 2000), Verdict::Warn);
         assert_eq!(judge(1024, 24, 1999), Verdict::Fail);

@@ -1,8 +1,8 @@
-//! What a host checks on itself, for `ringfence doctor`.
+//! Checks that a host runs for `ringfence doctor`.
 //!
 //! ```text
-//! local     what a host finds on itself: state, disk, tokens, QEMU, what its storages need
-//! siblings  the way from a host to the hosts that it would have to fence, up to a login
+//! local     the host itself: state, disk, tokens, QEMU, and the needs of its storages
+//! siblings  the SSH path to each sibling host, up to a login
 //! ```
 
 pub(crate) mod local;
@@ -19,7 +19,7 @@ pub(crate) struct Check {
     about: String,
 }
 
-/// A check by its name, and why it matters tonight.
+/// A check by its name, and the consequence of its failure.
 pub(crate) fn of(check: &'static str, why: &'static str) -> Check {
     Check { check, why, about: String::new() }
 }
@@ -29,29 +29,29 @@ impl Check {
         Check { about: about.to_string(), ..self }
     }
 
-    fn found(self, verdict: Verdict, found: impl Into<String>, mend: Option<String>) -> Finding {
+    fn found(self, verdict: Verdict, found: impl Into<String>, remedy: Option<String>) -> Finding {
         let Check { check, why, about } = self;
-        Finding { check: check.to_owned(), about, verdict, found: found.into(), why: why.to_owned(), mend }
+        Finding { check: check.to_owned(), about, verdict, found: found.into(), why: why.to_owned(), mend: remedy }
     }
 
     pub(crate) fn ok(self, found: impl Into<String>) -> Finding {
         self.found(Verdict::Ok, found, None)
     }
 
-    pub(crate) fn warn(self, found: impl Into<String>, mend: impl Into<String>) -> Finding {
-        self.found(Verdict::Warn, found, Some(mend.into()))
+    pub(crate) fn warn(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.found(Verdict::Warn, found, Some(remedy.into()))
     }
 
-    pub(crate) fn fail(self, found: impl Into<String>, mend: impl Into<String>) -> Finding {
-        self.found(Verdict::Fail, found, Some(mend.into()))
+    pub(crate) fn fail(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.found(Verdict::Fail, found, Some(remedy.into()))
     }
 
-    pub(crate) fn unknown(self, found: impl Into<String>, mend: impl Into<String>) -> Finding {
-        self.found(Verdict::Unknown, found, Some(mend.into()))
+    pub(crate) fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.found(Verdict::Unknown, found, Some(remedy.into()))
     }
 }
 
-/// A path, so that a shell that it is pasted into takes it for one word.
+/// A path as one word of a shell.
 pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | ':' | '@');

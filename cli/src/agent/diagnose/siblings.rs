@@ -1,7 +1,7 @@
-//! The way from a host to the hosts that it would have to fence: key, known hosts, and a login that does nothing.
+//! The SSH path from a host to its sibling hosts: key, known hosts, and a login without effect.
 //!
-//! Invariant: the login goes through the very same door as a fence (`node/sibling.rs`), so that what works here works
-//! there; a login that was not tried is unknown, never ok.
+//! Invariants: the login uses the code of a fence (`node/sibling.rs`), so a login that works here works there; a login that
+//! was not tried is unknown, never ok.
 
 use std::net::IpAddr;
 
@@ -20,41 +20,41 @@ use ringfence_messages::{
 
 use super::{Check, of, quoted};
 
-/// Siblings that one agent tries at most. Each costs a login on both ends. Too low: a host's level is guessed from few.
+/// Sibling hosts that one agent checks at most; each costs a login on both hosts. Too low: a host's level relies on few.
 /// Too high: a thousand hosts log in to a thousand hosts.
 pub(crate) const MAX_SIBLINGS: usize = 8;
 
-const WHY_KEY: &str = "without it this host can kill no VM of a host that fails tonight";
-const WHY_KNOWN: &str = "a host whose key is not known is never logged in to: this one could not fence it";
+const WHY_KEY: &str = "without it this host cannot kill VMs of a failed host";
+const WHY_KNOWN: &str = "without a known host key there is no login: this host could not fence it";
 const WHY_TWINS: &str =
-    "a sibling is known by its host key: with one key for two hosts it may look at the wrong one, and find nothing";
-const WHY_LOGIN: &str = "this is how a VM is killed there while its host still answers";
+    "a sibling host is identified by its host key: with one key for two hosts, a fence may inspect the wrong host";
+const WHY_LOGIN: &str = "a sibling host kills VMs of a failed host through this login";
 
-/// The key file of a host's `[ssh]`.
+/// Checks the key file of `[ssh]`.
 pub(crate) fn own_key(ssh: Option<&SshSettings>) -> Finding {
     let check = of("ssh-key", WHY_KEY);
     let Some(ssh) = ssh else {
-        let mend = "add to agent.toml: [ssh] key_file = \"/etc/ringfence/id_ed25519\", known_hosts_file = \
+        let remedy = "add to agent.toml: [ssh] key_file = \"/etc/ringfence/id_ed25519\", known_hosts_file = \
                     \"/etc/ringfence/known_hosts\"; ssh-keygen -q -t ed25519 -N '' -f /etc/ringfence/id_ed25519";
-        return check.fail("the agent's file has no [ssh]", mend);
+        return check.fail("the agent's file has no [ssh]", remedy);
     };
     let (file, check) = (&ssh.key_file, check.about(ssh.key_file.display()));
     let make =
         format!("ssh-keygen -q -t ed25519 -N '' -f {0}; ssh-copy-id -i {0}.pub {1}@SIBLING", quoted(file), ssh.user);
     match std::fs::metadata(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => check.fail("there is no key", make),
-        Err(error) => check.fail(format!("it cannot be read: {error}"), format!("ls -l {}", quoted(file))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => check.fail("the key does not exist", make),
+        Err(error) => check.fail(format!("cannot be read: {error}"), format!("ls -l {}", quoted(file))),
         Ok(metadata) => match (ssh::own_key(ssh), open_to_others(&metadata)) {
             (Ok(_), _) => check.ok("only its owner may read it"),
             (Err(trouble), Some(_)) => check.fail(trouble.details, format!("chmod 600 {}", quoted(file))),
             (Err(trouble), None) => {
-                check.fail(format!("no private key that can be used without a passphrase: {}", trouble.details), make)
+                check.fail(format!("not a private key without a passphrase: {}", trouble.details), make)
             }
         },
     }
 }
 
-/// Tries the way to each of these, all at once.
+/// Checks the path to each of these hosts, concurrently.
 pub(crate) async fn look(ssh: Option<&SshSettings>, siblings: &[SiblingAddress]) -> Vec<Finding> {
     let tried = siblings.iter().map(|sibling| way(ssh, sibling));
     let mut findings: Vec<Finding> = join_all(tried).await.into_iter().flatten().collect();
@@ -62,7 +62,7 @@ pub(crate) async fn look(ssh: Option<&SshSettings>, siblings: &[SiblingAddress])
     findings
 }
 
-/// Siblings with one host key: behind either address the other one would be believed.
+/// Two sibling hosts with one host key, which could be mistaken for each other.
 fn twins(ssh: &SshSettings, siblings: &[SiblingAddress]) -> Option<Finding> {
     let keys = |of: &SiblingAddress| {
         let ip = of.ip.parse::<IpAddr>().ok()?;
@@ -78,10 +78,10 @@ fn twins(ssh: &SshSettings, siblings: &[SiblingAddress]) -> Option<Finding> {
     let check = of("host-keys", WHY_TWINS);
     match (twins, known.len()) {
         (_, 0 | 1) => None,
-        (None, n) => Some(check.ok(format!("{n} siblings, each with a key of its own"))),
+        (None, n) => Some(check.ok(format!("{n} sibling hosts, each with its own host key"))),
         (Some((a, b)), _) => Some(check.fail(
-            format!("{a} and {b} have one SSH host key: an image was cloned, or two addresses lead to one machine"),
-            format!("on {b}: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then learn its keys anew here"),
+            format!("{a} and {b} have the same SSH host key: a cloned image, or two addresses of one machine"),
+            format!("on {b}: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then add its new keys to known_hosts here"),
         )),
     }
 }
@@ -89,10 +89,10 @@ fn twins(ssh: &SshSettings, siblings: &[SiblingAddress]) -> Option<Finding> {
 async fn way(ssh: Option<&SshSettings>, to: &SiblingAddress) -> Vec<Finding> {
     let login = || of("ssh-login", WHY_LOGIN).about(&to.host);
     let known = || of("known-hosts", WHY_KNOWN).about(&to.host);
-    let not_tried = |why: &str, mend: &str| login().unknown(format!("not tried: {why}"), mend);
-    let Some(ssh) = ssh else { return vec![not_tried("the agent's file has no [ssh]", "mend ssh-key first")] };
+    let not_tried = |why: &str, remedy: &str| login().unknown(format!("not tried: {why}"), remedy);
+    let Some(ssh) = ssh else { return vec![not_tried("the agent's file has no [ssh]", "fix ssh-key first")] };
     let Ok(ip) = to.ip.parse::<IpAddr>() else {
-        return vec![not_tried(&format!("{:.60?} is no literal address", to.ip), "correct management_ip")];
+        return vec![not_tried(&format!("{:.60?} is not an IP address", to.ip), "correct management_ip")];
     };
     let file = quoted(&ssh.known_hosts_file);
     let learn = format!(
@@ -100,19 +100,19 @@ async fn way(ssh: Option<&SshSettings>, to: &SiblingAddress) -> Vec<Finding> {
         to.ssh_port, to.host
     );
     let known = match ssh::believed_keys(ssh, ip, to.ssh_port) {
-        Ok(keys) => known().ok(format!("{} keys of {ip} are known", keys.len())),
+        Ok(keys) => known().ok(format!("{} keys of {ip}", keys.len())),
         Err(trouble) => {
             return vec![
                 known().fail(trouble.details, learn),
-                not_tried("its key is not known", "mend known-hosts first"),
+                not_tried("its host key is unknown", "fix known-hosts first"),
             ];
         }
     };
     if let Err(trouble) = ssh::own_key(ssh) {
-        return vec![known, not_tried(&trouble.details, "mend ssh-key first")];
+        return vec![known, not_tried(&trouble.details, "fix ssh-key first")];
     }
-    let went = sibling::rehearse(ssh, ip, to.ssh_port).await;
-    vec![known, judge(login(), ssh, to, ip, went)]
+    let rehearsal = sibling::rehearse(ssh, ip, to.ssh_port).await;
+    vec![known, judge(login(), ssh, to, ip, rehearsal)]
 }
 
 fn judge(
@@ -120,14 +120,14 @@ fn judge(
     ssh: &SshSettings,
     to: &SiblingAddress,
     ip: IpAddr,
-    went: Result<sibling::Rehearsal, Trouble>,
+    rehearsal: Result<sibling::Rehearsal, Trouble>,
 ) -> Finding {
     let (port, known, key) = (to.ssh_port, quoted(&ssh.known_hosts_file), quoted(&ssh.key_file));
-    let trouble = match went {
-        Ok(there) if there.uid == 0 => return check.ok(format!("works, as root; kills by {}", there.by)),
-        Ok(there) => {
-            let found = format!("works, as user {} who is not root: it may kill only QEMUs of its own", there.uid);
-            return check.warn(found, "user = \"root\" in [ssh], or run QEMU there as this user");
+    let trouble = match rehearsal {
+        Ok(login) if login.uid == 0 => return check.ok(format!("works, as root; kills by {}", login.by)),
+        Ok(login) => {
+            let found = format!("works, but as user {} instead of root: it may kill only its own QEMUs", login.uid);
+            return check.warn(found, "set user = \"root\" in [ssh], or run QEMU there as this user");
         }
         Err(trouble) => trouble,
     };
@@ -135,22 +135,22 @@ fn judge(
         UnknownReason::HostKeyMismatch => check.fail(
             format!("its host key has changed: {}", trouble.details),
             format!(
-                "on {}'s console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; if that is the new one here: \
+                "on {}'s console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; if it matches the new key here: \
                  ssh-keygen -f {known} -R '[{ip}]:{port}'; ssh-keygen -f {known} -R {ip}; ssh-keyscan -p {port} {ip} >> {known}",
                 to.host
             ),
         ),
         UnknownReason::AuthFailed => check.fail(
-            format!("it does not let us in: {}", trouble.details),
+            format!("authentication failed: {}", trouble.details),
             format!("ssh-copy-id -i {key}.pub -p {port} {}@{ip}", ssh.user),
         ),
         UnknownReason::BadExit | UnknownReason::Unparsable => check.fail(
-            format!("it lets us in, and a fence would not work there: {}", trouble.details),
+            format!("the login works, but a fence would fail there: {}", trouble.details),
             format!("ssh -i {key} -p {port} {}@{ip} 'id -u; command -v ringfence tr awk readlink'", ssh.user),
         ),
         _ if trouble.unreachable => check.fail(
-            format!("nothing answers: {}", trouble.details),
-            format!("on {}: systemctl enable --now ssh; let port {port} through its firewall", to.host),
+            format!("no answer: {}", trouble.details),
+            format!("on {}: systemctl enable --now ssh; open port {port} in its firewall", to.host),
         ),
         _ => check.unknown(
             trouble.details,
@@ -159,9 +159,9 @@ fn judge(
     }
 }
 
-/// The siblings to which a login worked, by what their agents found.
+/// The sibling hosts to which a login worked.
 pub(crate) fn logins_that_work(findings: &[Finding]) -> impl Iterator<Item = &str> {
-    // As one who is not root nothing is proven: its kill may be refused.
+    // A login without root proves nothing: its kill may fail.
     let works = |finding: &&Finding| finding.check == "ssh-login" && finding.verdict == Verdict::Ok;
     findings.iter().filter(works).map(|finding| finding.about.as_str())
 }

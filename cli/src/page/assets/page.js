@@ -1,21 +1,21 @@
-// Renews <main> when something happened. Without it the page works, and is renewed by hand.
+// Reloads <main> after an event. Without this script the page works, and the reader reloads it.
 "use strict";
 
-const RENEW_MS = 400; // at most so often: a storm of events is one picture
+const RENEW_MS = 400; // least time between two reloads, so that many events cause one
 const live = document.getElementById("live");
 const main = () => document.getElementById("main");
 
 let due = null;
-let news = 0;
+let events = 0;
 
 function renew() {
   due = null;
-  live.textContent = news === 1 ? "live, 1 event" : `live, ${news} events`;
+  live.textContent = events === 1 ? "live, 1 event" : `live, ${events} events`;
   htmx.trigger(main(), "renew");
 }
 
 function happened() {
-  news += 1;
+  events += 1;
   due ??= setTimeout(renew, RENEW_MS);
 }
 
@@ -26,9 +26,9 @@ if (document.body.dataset.after !== undefined) {
     source.onopen = () => { live.textContent = "live"; };
     source.onmessage = (event) => { after = event.lastEventId; happened(); };
     source.onerror = () => {
-      // Not the browser's own retry: that would begin where this page began.
+      // The browser's own retry would restart from the first event of this page.
       source.close();
-      live.textContent = "not connected: what is shown may be old";
+      live.textContent = "not connected: the page may be out of date";
       setTimeout(listen, 1000);
     };
   };
