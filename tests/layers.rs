@@ -89,15 +89,15 @@ fn bus_has_no_domain_words() {
 const CIRCLES: [(&str, &[&str]); 6] = [
     // The types of the bus are generic over each other: an actor names its context, which names the bus.
     (".", &["actor", "bus", "context", "envelope", "event", "mailbox", "pump", "registry"]),
-    // A piece of evidence names the level of fencing that found it, and an audit record lists its evidence.
+    // Evidence has the reason of an unknown verdict from `fence`, and an audit record lists its evidence.
     ("messages", &["evidence", "fence"]),
-    // Ports name the permit of a fence, and the fence calls ports.
+    // Ports take the start permit of a fence, settings contain its policy, and fence, hosts and recovery call ports.
     ("actors", &["audit", "change", "fence", "host", "inventory", "memory", "office", "ports", "recovery", "storage"]),
     // HaActor starts VMs, and a VM requests its target host and a quarantine from HaActor.
     ("actors", &["ha", "vm"]),
-    // A plan is drawn from rates, and the rates list the kinds of faults of a plan.
+    // A plan is drawn from rates, and rates yield steps of a plan.
     ("sim", &["plan", "rates"]),
-    // The world reports writes to the checker, which looks up the world.
+    // The world owns its checks, and the checks read the world.
     ("sim", &["check", "world"]),
 ];
 
@@ -122,7 +122,7 @@ impl Modules {
             .collect();
         let root = files.iter().find(|(path, _)| *path == ["lib"]).map_or("", |(_, text)| text);
         let tops: BTreeSet<String> = files.iter().map(|(path, _)| path[0].clone()).collect();
-        // `pub use actor::Actor` in lib.rs: who names `crate::Actor` uses `actor`.
+        // `pub use actor::Actor` in lib.rs: a use of `crate::Actor` is a use of `actor`.
         let exported: BTreeMap<String, String> = paths_of_uses(root)
             .into_iter()
             .filter(|path| path.len() > 1 && tops.contains(&path[0]))

@@ -1,6 +1,6 @@
 //! API tokens and roles, and files with a token.
 //!
-//! A leaf: the config reads tokens and roles, the API enforces them, agents and clients read a token from a file.
+//! A leaf module: the config has tokens and roles, the API enforces them, agents and clients read a token from a file.
 
 use std::path::Path;
 
@@ -12,23 +12,23 @@ use serde::{Deserialize, Serialize};
 /// The least length of a token. 16 characters of base64 are 96 bits.
 pub const MIN_TOKEN_CHARS: usize = 16;
 
-/// The largest file with a token or a password. Too low: a long one is refused. Too high: some other file is read.
+/// The largest file with a token or a password. Too low: a long token is rejected. Too high: a wrong file is read.
 const MAX_TOKEN_FILE_BYTES: u64 = 64 << 10;
 
-/// What somebody may do; each may what those before may.
+/// Role of a token; each role includes the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Look.
+    /// Read only
     Viewer,
-    /// Start, stop and bring back VMs, take hosts out of service and back.
+    /// Also run actions on VMs, hosts and hooks
     Operator,
-    /// Change the inventory, and attest that a host is off: nothing else proves it then.
+    /// Also change the inventory and attest that a host is off
     Admin,
 }
 
 impl Role {
-    /// The role's name, as in a config.
+    /// The role's name in a config file.
     pub fn name(self) -> &'static str {
         match self {
             Role::Viewer => "viewer",
@@ -38,27 +38,27 @@ impl Role {
     }
 }
 
-/// A token, as the config knows it.
+/// A token of the config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Whose it is.
+    /// Name of its owner.
     pub name: String,
-    /// What its bearer may do.
+    /// Role.
     pub role: Role,
-    /// What it is known by.
+    /// SHA-256 of the token.
     pub sha256: [u8; 32],
 }
 
-/// Reads a token that only its owner may read.
+/// Reads a token file, which only its owner may read.
 ///
 /// # Errors
-/// `SYS.1007`, naming the file and the fix.
+/// `SYS.1007`, with the file and the remedy.
 pub fn read_token(path: &Path) -> Result<SecretString> {
     let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("token file {}: {why}", path.display()));
     let text = read_private(path, MAX_TOKEN_FILE_BYTES).map_err(odd)?;
     let token = text.trim();
     if token.len() < MIN_TOKEN_CHARS || !token.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(odd(format!("it must hold one line of at least {MIN_TOKEN_CHARS} printable ASCII characters")));
+        return Err(odd(format!("not one line of at least {MIN_TOKEN_CHARS} printable ASCII characters")));
     }
     Ok(SecretString::from(token.to_owned()))
 }

@@ -1,9 +1,10 @@
-//! Thirty minutes of random faults on the real lab: `make chaos`.
+//! Random faults on the lab: `make chaos`.
 //!
-//! Invariants: what happens when is decided by the seed alone, before anything happens, and told as it happens, so that a run
-//! can be played again; after each fault it is looked whether a guest saw another writer; in the end everything is mended, and
-//! then every host is in service and every VM runs and has written. What could not be looked at is a failure.
-//! Rejected: faults on all hosts at once without end. The storm brake holds then, rightly, and nothing is tried.
+//! Invariants: the seed alone determines all faults before the first one, and each is printed, so that a run can be repeated; after
+//! each fault the guests are checked for another writer; at the end all faults are removed, then every host must be in service and
+//! every VM must run and write. A failed probe is a failure.
+//! Alternative considered: endless faults on all hosts at the same time (the storm brake would suspend fencing, and nothing would
+//! be tested).
 
 use std::{
     fmt,
@@ -21,26 +22,25 @@ use crate::{
 /// VMs of the lab: more than one on each host, so that a loss moves several.
 const VMS: usize = 6;
 
-/// How long a fault lasts, in seconds. Too short: nobody notices it. Too long: few of them in a run.
+/// Duration of a fault in seconds. Too low: the fault is not detected. Too high: few faults in a run.
 const LASTS: std::ops::RangeInclusive<u64> = 3..=45;
 
-/// Until the next fault begins, in seconds: sometimes before the one before it is over.
+/// Seconds until the next fault, which may overlap with the previous one.
 const NEXT: std::ops::RangeInclusive<u64> = 5..=60;
 
-/// How long everything may take to be well once the last fault is over. A host that comes back late, a quarantine, and the 30 s of
-/// a watch are in it.
-const MENDED: Duration = Duration::from_secs(300);
+/// Time limit of the recovery after the last fault: the late return of a host, a quarantine, and the 30 s of a watch.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What is done to the lab.
+/// A fault of the lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Blow {
-    /// What a story can do to a host, too.
+    /// A fault of a story.
     Fault(Fault),
-    /// The controller is killed -9 and started again when it is over.
+    /// The controller is killed with SIGKILL and restarted at the end.
     Controller,
-    /// The QEMU of a VM is killed where it runs.
+    /// The QEMU of a VM is killed.
     Qemu(usize),
-    /// A host is drained, and put back into service when it is over.
+    /// A host is drained, and returned to service at the end.
     Drain(usize),
 }
 
@@ -66,7 +66,7 @@ struct Plan {
     blow: Blow,
 }
 
-/// What happens within so much time, by a seed.
+/// The faults of a seed within this time.
 fn plan(seed: u64, duration: Duration) -> Vec<Plan> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut at, mut plan) = (Duration::ZERO, Vec::new());
@@ -95,7 +95,7 @@ fn plan(seed: u64, duration: Duration) -> Vec<Plan> {
             8 => Blow::Qemu(rng.random_range(1..=VMS)),
             _ => Blow::Drain(n),
         };
-        // One thing at a time with one host: a host that is off cannot be frozen.
+        // One fault of a host at a time: a host that is off cannot freeze.
         let busy = |of: &Plan| of.at + of.lasts >= at && touches(&of.blow) == touches(&blow);
         if !plan.iter().any(busy) {
             plan.push(Plan { at, lasts, blow });
@@ -103,7 +103,7 @@ fn plan(seed: u64, duration: Duration) -> Vec<Plan> {
     }
 }
 
-/// The part of the lab that is not to be struck twice at once.
+/// The part of the lab that has at most one fault at a time.
 fn touches(blow: &Blow) -> Option<String> {
     match blow {
         Blow::Fault(Fault::Cut { from, to, .. }) if from == "controller" => Some(to.clone()),
@@ -117,7 +117,7 @@ fn touches(blow: &Blow) -> Option<String> {
     }
 }
 
-/// Plays the plan of a seed on a lab of its own; the exit code.
+/// Runs the faults of a seed on its own lab. Returns the exit status.
 pub(crate) fn run(seed: u64, duration: Duration) -> u8 {
     print(format!(
         "seed {seed}, {} s; again: make chaos SEED={seed} DURATION={}",
@@ -127,7 +127,7 @@ pub(crate) fn run(seed: u64, duration: Duration) -> u8 {
     let failures = play(seed, duration).unwrap_or_else(|why| vec![why]);
     failures.iter().for_each(|failure| print(format!("FAIL {failure}")));
     if failures.is_empty() {
-        print("ok   nobody saw another writer, and all is well in the end");
+        print("ok   no guest saw another writer, and everything recovered");
     }
     u8::from(!failures.is_empty())
 }
@@ -159,16 +159,16 @@ fn play(seed: u64, duration: Duration) -> Result<Vec<String>, String> {
             .collect();
         match strike(&lab, &of.blow, begins, &active) {
             Ok(said) => said.iter().for_each(|said| tell(said)),
-            Err(why) => return Ok(vec![format!("the lab cannot do it: {why}")]),
+            Err(why) => return Ok(vec![format!("the lab cannot inject the fault: {why}")]),
         }
         let split = lab.split_now();
         if !split.is_empty() {
             return Ok(split);
         }
     }
-    tell("all is mended; waiting until all is well");
-    let mut failures = lab.unwell_within(MENDED);
-    tell("looking for another writer");
+    tell("all faults have ended; waiting for the recovery");
+    let mut failures = lab.unwell_within(RECOVERY_TIMEOUT);
+    tell("checking for another writer");
     failures.extend(lab.split_brain());
     if !failures.is_empty() {
         failures.extend(lab.last_words());
@@ -180,13 +180,13 @@ fn lab_words(blow: &Blow) -> String {
     crate::scenario_lab::on_the_lab_all(&blow.to_string())
 }
 
-/// Does it, or mends it; what is to be told of it.
+/// Starts or ends a fault. Returns a message, if any.
 fn strike(lab: &Lab, blow: &Blow, begins: bool, active: &[(Duration, Fault)]) -> Result<Option<String>, String> {
     let order = |words: &[&str]| {
-        // That it is refused is not a failure: the host may be away.
+        // A rejection is not a failure: the host may be unreachable.
         let output = lab.ringfence(words)?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Ok((!output.status.success()).then(|| format!("  {words:?} is refused: {said:.200}")))
+        Ok((!output.status.success()).then(|| format!("  {words:?} was rejected: {said:.200}")))
     };
     match (blow, begins) {
         (Blow::Fault(fault), _) => lab.change(fault, begins, active).map(|()| None),

@@ -1,35 +1,34 @@
-//! Tells from what the lab's guests say on their serial lines whether a disk ever had two writers.
+//! Detects two writers on one disk from the serial lines of the lab's guests.
 //!
-//! A guest writes ten times a second, and says `.` for each write, `E` for one that failed, and `S` when somebody else wrote
-//! since. Invariants: what was not seen proves nothing. A probe that failed, or whose answer is cut short, is an error with what
-//! it said; that nobody else wrote is believed only of guests that wrote themselves. A host that is down says nothing, and is
-//! known to be down by the lab's own word alone.
-//! Rejected: `grep S /run/*.serial`. It finds nothing where there is nothing, and where it could not look.
+//! A guest writes ten times a second and prints `.` for each write, `E` for a failed write, and `S` if another writer wrote in
+//! between. Invariants: missing output proves nothing. A probe that fails or is cut short is an error with its output; the absence
+//! of another writer counts only for guests that wrote themselves. A host without power has no output, by the lab's report only.
+//! Alternative considered: `grep S /run/*.serial` (it finds nothing on an empty file, and on a failed probe).
 
 use std::{collections::BTreeMap, process::Output};
 
-/// What a host is asked, by `host-exec.sh HOST sh -c SCRIPT`: a line for each guest, and a last one that says that it was all. A
-/// file that cannot be read ends it: of a pipe `sh` tells only how the last program ended, so that none begins with the file.
+/// The probe of a host, by `host-exec.sh HOST sh -c SCRIPT`: a line for each guest, and a last line that marks completeness. An
+/// unreadable file ends the script: `sh` reports only the last program of a pipe, so no pipe starts with the file.
 pub const SCRIPT: &str = "set -eu; for f in /run/*.serial; do [ -e \"$f\" ] || continue; t=$(cat \"$f\"); \
      n=$(printf %s \"$t\" | tr -cd . | wc -c); s=$(printf %s \"$t\" | tr -cd S | wc -c); echo \"$f $n $s\"; done; \
      echo complete";
 
-/// What the lab says of a host without power.
+/// The lab's report of a host without power.
 const DOWN: &str = "host-exec.sh: host is down";
 
-/// What one guest said on one host.
+/// Counts of one guest on one host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guest {
-    /// How often it wrote.
+    /// Number of writes.
     pub writes: u64,
-    /// How often it saw that somebody else had written.
+    /// Number of times that it saw another writer.
     pub others: u64,
 }
 
-/// What the guests of one host said, by VM; nothing of a host that is down.
-pub type Told = Option<BTreeMap<String, Guest>>;
+/// Guests of one host by VM; none for a host without power.
+pub type Guests = Option<BTreeMap<String, Guest>>;
 
-/// Whether the lab says that the host is down.
+/// Whether the lab reports a host without power.
 pub fn is_down(output: &Output) -> bool {
     !output.status.success() && String::from_utf8_lossy(&output.stderr).trim() == DOWN
 }
@@ -38,7 +37,7 @@ pub fn is_down(output: &Output) -> bool {
 ///
 /// # Errors
 /// That it could not be looked, with all that the probe said.
-pub fn read(output: &Output) -> Result<Told, String> {
+pub fn read(output: &Output) -> Result<Guests, String> {
     if is_down(output) {
         return Ok(None);
     }
@@ -64,17 +63,17 @@ pub fn read(output: &Output) -> Result<Told, String> {
     Ok(Some(told))
 }
 
-/// What is wrong: guests that saw another writer.
-pub fn split_brain(hosts: &[(&str, Told)]) -> Vec<String> {
+/// Guests that saw another writer.
+pub fn split_brain(hosts: &[(&str, Guests)]) -> Vec<String> {
     let guests = hosts.iter().flat_map(|(host, told)| told.iter().flatten().map(move |guest| (host, guest)));
     let split = guests.filter(|(_, (_, guest))| guest.others > 0);
     split.map(|(host, (vm, guest))| format!("{vm} on {host} saw another writer {} times", guest.others)).collect()
 }
 
-/// Which of these VMs wrote nowhere, so that nothing can be told of them. No VM at all is wrong too.
-pub fn silent(hosts: &[(&str, Told)], vms: &[String]) -> Vec<String> {
+/// VMs that never wrote, so that nothing is proven for them. An empty list of VMs is an error too.
+pub fn silent(hosts: &[(&str, Guests)], vms: &[String]) -> Vec<String> {
     if vms.is_empty() {
-        return vec!["no VM runs: there is nothing to be told".to_owned()];
+        return vec!["no VM runs, so nothing is proven".to_owned()];
     }
     let writes =
         |vm: &str| hosts.iter().filter_map(|(_, told)| told.as_ref()?.get(vm)).map(|guest| guest.writes).sum::<u64>();

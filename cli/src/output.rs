@@ -129,8 +129,8 @@ mod tests {
     fn external_text_has_no_lines_and_no_colours() {
         let said = "x\u{1b}[31m\r\nerror: forged".to_owned();
         assert_eq!(harmless(&vec![said.clone()]).unwrap(), ["x [31m  error: forged"]);
-        let told = error(&ErrorCode::new(Code::IO, said.clone()).caused_by(ErrorCode::new(Code::HTTP, said)));
-        assert_eq!(told.lines().count(), 2, "{told}");
-        assert!(!told.contains('\u{1b}') && !told.contains('\r'), "{told:?}");
+        let text = error(&ErrorCode::new(Code::IO, said.clone()).caused_by(ErrorCode::new(Code::HTTP, said)));
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
     }
 }

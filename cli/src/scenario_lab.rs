@@ -1,10 +1,9 @@
-//! Plays a story on the real lab: real Ceph, QEMU, sshd and hosts in namespaces, by the scripts of `lab/`.
+//! Runs a story on the lab: real Ceph, QEMU, sshd and hosts in namespaces, with the scripts of `lab/`.
 //!
-//! The lab has three hosts, and its n-th VM starts on its n-th host: `host-0` is `host-a`, `vm-0` is `vm1`. What a story
-//! expects of a VM's place and of the journal is looked for until its time has come and [`GRACE`] more has gone by: real
-//! machines are slower. What the simulated world alone can see is not expected here.
-//! Invariants: two writers on one disk are noticed by the guests themselves; that is looked at in the end, always. What could not
-//! be looked at is not as expected, whatever was expected: see [`oracle`].
+//! The lab has three hosts, and its n-th VM starts on its n-th host: `host-0` is `host-a`, `vm-0` is `vm1`. Expectations about VMs
+//! and the journal are checked until their time plus [`GRACE`], because real machines are slower. Expectations that only the
+//! simulated world can observe are skipped. Invariants: the guests detect two writers on one disk, which is always checked at the
+//! end; a failed probe fails the expectation, see [`oracle`].
 
 use std::{
     path::{Path, PathBuf},
@@ -19,29 +18,29 @@ use ringfence_sim::{
 };
 use serde_json::Value;
 
-use crate::oracle::{self, Told};
+use crate::oracle::{self, Guests};
 
-/// How much later than in the simulated world something may be seen.
+/// Extra time compared with the simulated world. Too low: slow machines fail stories. Too high: failures take long.
 const GRACE: Duration = Duration::from_secs(45);
 
-/// Between two looks.
+/// Time between two probes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
 
-/// A lab that is up; taken down when it is dropped.
+/// A running lab; dropping it takes it down.
 pub(crate) struct Lab {
-    /// Prefix of its namespaces: two stories may be played side by side.
+    /// Prefix of its namespaces, so that two stories can run at the same time.
     id: String,
     scripts: PathBuf,
     dir: PathBuf,
     environment: Vec<(&'static str, String)>,
 }
 
-/// Plays a story; what was not as expected.
+/// Runs a story. Returns failed expectations.
 ///
 /// # Errors
-/// Why the story cannot be played on the lab at all.
+/// The reason why the story cannot run on the lab.
 pub(crate) fn play(scenario: &Scenario) -> Result<Vec<String>, String> {
     let plan = scenario.plan();
     let misplaced = plan.places.iter().enumerate().find(|(n, place)| **place != format!("host-{}", n % HOSTS.len()));
@@ -53,7 +52,7 @@ pub(crate) fn play(scenario: &Scenario) -> Result<Vec<String>, String> {
         StepKind::Act(_) => None,
     });
     if plan.steps.iter().any(|step| step.kind == StepKind::Act(Act::DeclareRestored)) {
-        return Err("nobody starts the controller of a lab with --restored".to_owned());
+        return Err("the lab does not start its controller with --restored".to_owned());
     }
     for fault in faults {
         commands(fault, true, &[]).ok_or_else(|| format!("the lab does not have this fault: {fault:?}"))?;
@@ -61,7 +60,7 @@ pub(crate) fn play(scenario: &Scenario) -> Result<Vec<String>, String> {
     let lab = Lab::up(plan.places.len())?;
     lab.begun()?;
     let first = plan.steps.first().map_or(Duration::ZERO, |step| step.at);
-    // What came before the first fault is done by bringing the lab up.
+    // Starting the lab covers everything before the first fault.
     let began = Instant::now().checked_sub(first).unwrap_or_else(Instant::now) + Duration::from_secs(2);
     let mut active: Vec<(Duration, Fault)> = Vec::new();
     let mut failures = Vec::new();
@@ -99,7 +98,7 @@ enum Then {
     Expect(Expected),
 }
 
-/// Everything that happens, and everything that is expected, in order of time.
+/// All steps and expectations, in sequence of time.
 fn moments(scenario: &Scenario, steps: &[Step]) -> Vec<Moment> {
     let mut moments = Vec::new();
     let mut over = Duration::ZERO;
@@ -114,7 +113,7 @@ fn moments(scenario: &Scenario, steps: &[Step]) -> Vec<Moment> {
         }
     }
     for expected in scenario.expected.iter().filter(|expected| !expected.simulated_only) {
-        // What is expected of the end is looked at when everything is mended: nobody waits for virtual hours.
+        // Expectations of the end are checked after all faults have ended, without waiting for virtual hours.
         let at = expected.at.map_or(over, Duration::from_secs_f64).min(over + Duration::from_secs(30));
         moments.push(Moment { at, what: Then::Expect(expected.clone()) });
     }
@@ -127,7 +126,7 @@ fn host(name: &str) -> Option<&'static str> {
     HOSTS.iter().enumerate().find(|(n, _)| format!("host-{n}") == name).map(|(_, host)| *host)
 }
 
-/// The scripts that begin or end a fault, with `active` ones left in force; nothing if the lab does not have it.
+/// The scripts that start or end a fault while the `active` faults continue; none if the lab does not support it.
 fn commands(fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Option<Vec<Vec<String>>> {
     let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     match fault {
@@ -167,7 +166,7 @@ fn commands(fault: &Fault, begins: bool, active: &[(Duration, Fault)]) -> Option
     }
 }
 
-/// Which hosts are cut off from what.
+/// The cuts between hosts and other parts.
 fn cuts(fault: &Fault) -> Option<Vec<(&'static str, &'static str)>> {
     let Fault::Cut { from, to, one_way: false } = fault else { return None };
     match (from.as_str(), to.as_str()) {
@@ -185,8 +184,9 @@ impl Lab {
         if !rustix::process::geteuid().is_root() {
             return Err("the lab needs root".to_owned());
         }
-        let scripts =
-            Path::new("lab").canonicalize().map_err(|e| format!("lab/: {e}: run it in the project's folder"))?;
+        let scripts = Path::new("lab")
+            .canonicalize()
+            .map_err(|e| format!("lab/: {e}; run the command in the project's folder"))?;
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let id = format!("s{}", std::process::id());
         let dir = std::env::temp_dir().join(format!("ringfence-lab-{id}"));
@@ -238,8 +238,8 @@ impl Lab {
         }
     }
 
-    /// What the guests say, host by host.
-    fn told(&self) -> Result<Vec<(&'static str, Told)>, String> {
+    /// The guests of each host.
+    fn told(&self) -> Result<Vec<(&'static str, Guests)>, String> {
         let ask = |host: &&'static str| {
             let line = ["host-exec.sh", host, "sh", "-c", oracle::SCRIPT].map(str::to_owned);
             Ok((*host, oracle::read(&self.run(&line)?)?))
@@ -256,17 +256,17 @@ impl Lab {
             Act::Drain { host } => (&["host", "drain"], host),
             Act::Activate { host } => (&["host", "activate"], host),
             Act::ConfirmFenced { host, .. } => (&["host", "confirm-fenced"], host),
-            Act::DeclareRestored => return eprintln!("nobody restarts the controller of a lab with --restored"),
+            Act::DeclareRestored => return eprintln!("the lab does not restart its controller with --restored"),
         };
         let real = on_the_lab(name);
         let arguments: Vec<&str> = words.iter().copied().chain([real.as_str()]).collect();
-        // That it is refused may be the story; that it cannot be asked is not.
+        // A rejection may be part of the story; a failed request is not.
         if let Err(why) = self.ringfence(&arguments) {
             eprintln!("{arguments:?}: {why}");
         }
     }
 
-    /// Looks until it is so, or for too long.
+    /// Probes until an expectation holds or times out.
     fn expect(&self, expected: &Expected, within: Duration) -> Option<String> {
         let deadline = Instant::now() + within;
         loop {
@@ -279,7 +279,7 @@ impl Lab {
                         Location::Somewhere => is.is_some(),
                         Location::Nowhere => is.is_none(),
                     });
-                    (!right).then(|| format!("{vm} is to be {on:?}, and is {is:?}"))
+                    (!right).then(|| format!("{vm} should be {on:?}, but is {is:?}"))
                 }
                 _ => self.log().map_or_else(Some, |log| expected.unmet(&log)),
             };
@@ -290,7 +290,7 @@ impl Lab {
         }
     }
 
-    /// The journal in the simulated world's words.
+    /// The journal with names of the simulated world.
     fn log(&self) -> Result<Vec<String>, String> {
         let records = self.json(&["events", "--json"])?;
         let line = |record: &Value| {
@@ -306,7 +306,7 @@ impl Lab {
         Ok(records.iter().map(line).collect())
     }
 
-    /// The one host on which a VM's guest goes on writing, whatever the controller believes.
+    /// The one host on which a VM's guest keeps writing, whatever state the controller observes.
     fn writer(&self, vm: &str) -> Result<Option<String>, String> {
         let real = on_the_lab(vm);
         let counts = || -> Result<Vec<(&str, u64)>, String> {
@@ -323,14 +323,14 @@ impl Lab {
         Ok(Some(simulated(at)))
     }
 
-    /// The VMs that the controller believes to run.
+    /// The VMs that the controller reports as running.
     fn running(&self) -> Result<Vec<String>, String> {
         let vms = self.json(&["vms", "--json"])?;
         let running = vms.iter().filter(|vm| vm["state"] == "Running");
         Ok(running.filter_map(|vm| vm["name"].as_str()).map(str::to_owned).collect())
     }
 
-    /// Waits until every guest has written: what is looked at in the end can be seen at all.
+    /// Waits until every guest has written, so that the final check can prove something.
     pub(crate) fn begun(&self) -> Result<(), String> {
         let deadline = Instant::now() + GRACE;
         loop {
@@ -349,7 +349,7 @@ impl Lab {
         self.unwell_within(GRACE * 2)
     }
 
-    /// Who is not well after so long.
+    /// Hosts and VMs that have not recovered after this time.
     pub(crate) fn unwell_within(&self, within: Duration) -> Vec<String> {
         let well = |lab: &Lab| -> Result<Vec<String>, String> {
             let hosts = lab.json(&["hosts", "--json"])?;
@@ -365,13 +365,13 @@ impl Lab {
         loop {
             let unwell = well(self).unwrap_or_else(|why| vec![why]);
             if unwell.is_empty() || Instant::now() >= deadline {
-                return unwell.into_iter().map(|name| format!("{} is not well in the end", simulated(&name))).collect();
+                return unwell.into_iter().map(|name| format!("{} did not recover", simulated(&name))).collect();
             }
             wait(LOOK_EVERY);
         }
     }
 
-    /// What the guests saw of another writer, and those of whom that cannot be told.
+    /// Guests that saw another writer, and guests without proof.
     pub(crate) fn split_brain(&self) -> Vec<String> {
         let deadline = Instant::now() + GRACE;
         loop {
@@ -383,16 +383,16 @@ impl Lab {
                 }
                 Ok((_, silent)) if silent.is_empty() => return Vec::new(),
                 Ok((_, silent)) if Instant::now() >= deadline => return silent,
-                Err(why) if Instant::now() >= deadline => return vec![format!("whether I1 holds is not known: {why}")],
+                Err(why) if Instant::now() >= deadline => return vec![format!("I1 cannot be verified: {why}")],
                 _ => wait(LOOK_EVERY),
             }
         }
     }
 }
 
-/// What a run of random faults does and looks at.
+/// Steps and checks of a run of random faults.
 impl Lab {
-    /// What guests saw of another writer so far; a host that is just being frozen may not answer.
+    /// Guests that saw another writer so far; a host that is being frozen may not answer.
     pub(crate) fn split_now(&self) -> Vec<String> {
         match self.told() {
             Ok(told) => oracle::split_brain(&told).into_iter().map(|why| format!("violation of I1: {why}")).collect(),
@@ -407,7 +407,7 @@ impl Lab {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(|e| format!("kill: {e}"))
     }
 
-    /// Kills the QEMU of a VM on whichever host it runs; where that was.
+    /// Kills the QEMU of a VM on its host. Returns the host.
     pub(crate) fn kill_qemu(&self, vm: &str) -> Result<String, String> {
         let uuid = ringfence_messages::VmId::from_name(vm);
         let script = format!(
@@ -427,7 +427,7 @@ impl Lab {
         Ok(if at.is_empty() { "no host".to_owned() } else { at.join(" and ") })
     }
 
-    /// What the controller says of everything: what to read first when something is wrong.
+    /// Reports of the controller, for the analysis of a failure.
     pub(crate) fn last_words(&self) -> Vec<String> {
         let said = |arguments: &[&str]| {
             let output = self.ringfence(arguments);
@@ -439,10 +439,10 @@ impl Lab {
     }
 }
 
-/// VMs of whom a failed run says what is known.
+/// Number of VMs that a failed run explains.
 const VMS_SHOWN: usize = 6;
 
-/// A story says when things happen; between two looks at real parts time has to go by.
+/// Sleeps in real time between steps and probes of a story.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn wait(time: Duration) {
     std::thread::sleep(time);
@@ -476,7 +476,7 @@ fn simulated(text: &str) -> String {
     NAMES.iter().fold(text.to_owned(), |text, (simulated, real)| text.replace(real, simulated))
 }
 
-/// A text about the simulated world, in the lab's names.
+/// Replaces the lab's names in a text by those of the simulated world.
 pub(crate) fn on_the_lab_all(text: &str) -> String {
     NAMES.iter().fold(text.to_owned(), |text, (simulated, real)| text.replace(simulated, real))
 }

@@ -134,7 +134,7 @@ pub async fn run(
     Ok(())
 }
 
-/// The routes of the API and of the page over a backend, for whom `access` lets in.
+/// The routes of the API and of the page over a backend, with authorization by `access`.
 pub fn router(backend: Arc<dyn Backend>, access: Access) -> axum::Router {
     http::router(backend, access, page::pages())
 }
@@ -201,7 +201,7 @@ impl Backend for Controller {
                 &vms,
                 &known.storages,
                 &known.refs,
-                self.thoughts().await.ok().as_ref(),
+                self.ha_status().await.ok().as_ref(),
             );
         }
         self.notifier.measure();
@@ -316,7 +316,7 @@ impl Backend for Controller {
     }
 
     async fn explain(&self, name: &str) -> Result<Vec<String>> {
-        let ha = self.thoughts().await?;
+        let ha = self.ha_status().await?;
         let hosts = self.known().await?.hosts;
         let Ok(id) = self.vm_id(name) else {
             let id = self.host_id(name).map_err(|_| not_found("VM or host", name))?;
@@ -332,7 +332,7 @@ impl Backend for Controller {
         Ok(explain::vm(&vm, host, &ha, fence.as_ref(), braked))
     }
 
-    async fn thoughts(&self) -> Result<HaReply> {
+    async fn ha_status(&self) -> Result<HaReply> {
         self.assembly.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await
     }
 

@@ -1,4 +1,4 @@
-//! `ringfence sim` and `ringfence scenario`: the simulated world from the command line.
+//! `ringfence sim`, `model` and `scenario`: the simulator on the command line.
 
 use std::{
     collections::BTreeSet,
@@ -20,51 +20,51 @@ use ringfence_sim::{
 
 use crate::{chaos, output::print, scenario_lab};
 
-/// Lines of a failing run that are printed.
+/// Lines of a failed run that are printed.
 const LAST_EVENTS: usize = 40;
 
-/// What a campaign is asked for.
+/// Options of a campaign.
 #[derive(Args, Clone, Debug)]
 pub struct SimArgs {
-    /// Seeds, such as 1..1000; with --minutes alone fresh ones
+    /// Range of seeds, such as 1..1000; fresh seeds with --minutes alone
     #[arg(long, value_parser = seeds)]
     seeds: Option<RangeInclusive<u64>>,
-    /// One seed
+    /// Single seed
     #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
     seed: Option<u64>,
-    /// Hours that each run lasts in its world; the last 75 minutes are without faults
+    /// Simulated hours of each run; the last 75 minutes are without faults
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(2..=8760))]
     hours: u64,
-    /// Hosts; two VMs each
+    /// Number of hosts, with two VMs each
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=10_000))]
     hosts: u64,
-    /// Begin no seed after so many minutes
+    /// Minutes after which no further seed starts
     #[arg(long)]
     minutes: Option<u64>,
-    /// Threads; all cores unless said
+    /// Number of threads; all cores by default
     #[arg(long)]
     jobs: Option<usize>,
-    /// Print everything that happens; needs --seed
+    /// Print every event; needs --seed
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// Only these faults of the seed's plan, counted from 0; needs --seed
+    /// Faults of the seed's plan to inject, counted from 0; needs --seed
     #[arg(long, requires = "seed", value_delimiter = ',')]
     steps: Option<Vec<usize>>,
 }
 
-/// How far the model is checked.
+/// Options of the model checker.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct ModelArgs {
-    /// Actions in a row
+    /// Number of consecutive actions
     #[arg(long, default_value_t = 14)]
     depth: usize,
-    /// A VM on vhost, hosts that show what is not the VM and lose their power, and a human's word, instead of a VM on Ceph
-    /// and two controllers
+    /// Variant with a VM on vhost, misleading processes, power losses and attestations, instead of a VM on Ceph and two
+    /// controllers
     #[arg(long)]
     claims: bool,
 }
 
-/// Checks the model; the exit code.
+/// Checks the model. Returns the exit status.
 pub fn check_model(args: &ModelArgs) -> u8 {
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
     let began = Instant::now();
@@ -88,52 +88,56 @@ pub fn check_model(args: &ModelArgs) -> u8 {
     u8::from(!checked.violation.is_empty())
 }
 
-/// Stories in TOML.
+/// Actions on stories.
 #[derive(Subcommand, Clone, Debug)]
 pub enum ScenarioCommand {
-    /// Play stories; exit 1 if one does not go as it expects
+    /// Run stories
+    ///
+    /// The exit status is 1 if an expectation of a story fails.
     Run {
-        /// The files
+        /// Files of stories
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Another seed than the file's
+        /// Seed instead of the file's
         #[arg(long)]
         seed: Option<u64>,
-        /// Print everything that happens
+        /// Print every event
         #[arg(long)]
         trace: bool,
-        /// Play them on the real lab (`make lab`): real Ceph, QEMU and hosts, in real time. Needs root
+        /// Run on the lab (`make lab`): real Ceph, QEMU and hosts, in real time; needs root
         #[arg(long, conflicts_with_all = ["seed", "trace", "stats"])]
         lab: bool,
-        /// Print how much happened, how long it took to recover, and how much memory
+        /// Print counts of events, recovery time and peak memory
         #[arg(long)]
         stats: bool,
     },
-    /// Random faults on the real lab for a while (`make chaos`), by a seed; exit 1 unless all is well in the end. Needs root
+    /// Inject random faults into the lab (`make chaos`)
+    ///
+    /// The exit status is 1 unless every host and VM recovers. The command needs root.
     Chaos {
-        /// What happens when is decided by it; a fresh one unless said
+        /// Seed of the faults; a fresh one by default
         #[arg(long)]
         seed: Option<u64>,
-        /// For so many seconds
+        /// Duration in seconds
         #[arg(long, default_value_t = 1800, value_parser = clap::value_parser!(u64).range(60..=86_400))]
         seconds: u64,
     },
-    /// List the stories of a folder
+    /// List the stories of a directory
     List {
-        /// The folder
+        /// Directory
         #[arg(default_value = "examples/scenarios")]
         dir: PathBuf,
     },
 }
 
 fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
-    let wrong = || format!("{text:?} is no range of seeds: write 1..1000");
+    let wrong = || format!("{text:?} is not a range of seeds; write 1..1000");
     let (first, last) = text.split_once("..").ok_or_else(wrong)?;
     let (first, last): (u64, u64) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
     if first > last { Err(wrong()) } else { Ok(first..=last) }
 }
 
-/// Runs a campaign, or one seed; the exit code.
+/// Runs a campaign or one seed. Returns the exit status.
 pub fn simulate(args: &SimArgs) -> u8 {
     let hosts = usize::try_from(args.hosts).unwrap_or(usize::MAX);
     let size = Size { hosts, vms: hosts * 2, lasting: Duration::from_secs(args.hours * 3600) };
@@ -239,16 +243,12 @@ fn tell(failure: &Failure, args: &SimArgs, size: Size) {
     ));
 }
 
-/// What this program was built from, as far as that can be told.
+/// Version and commit of this program.
 fn revision() -> String {
-    format!(
-        "ringfence {} ({})",
-        env!("CARGO_PKG_VERSION"),
-        option_env!("RINGFENCE_COMMIT").unwrap_or("no commit known")
-    )
+    format!("ringfence {} ({})", env!("CARGO_PKG_VERSION"), option_env!("RINGFENCE_COMMIT").unwrap_or("unknown commit"))
 }
 
-/// Plays or lists stories; the exit code.
+/// Runs or lists stories. Returns the exit status.
 pub fn scenario(command: &ScenarioCommand) -> u8 {
     match command {
         ScenarioCommand::Run { files, seed, trace, stats, lab } => {
@@ -263,7 +263,7 @@ pub fn scenario(command: &ScenarioCommand) -> u8 {
                 };
                 if *lab {
                     let failures = match (scenario.lab, scenario_lab::play(&scenario)) {
-                        (false, _) => vec!["it is not marked for the lab".to_owned()],
+                        (false, _) => vec!["the story is not marked for the lab".to_owned()],
                         (true, Ok(failures)) => failures,
                         (true, Err(why)) => vec![why],
                     };
@@ -311,7 +311,7 @@ fn outcome(file: &Path, scenario: &Scenario, failures: &[String]) {
     failures.iter().for_each(|failure| print(format!("     {failure}")));
 }
 
-/// From the first fault to the last VM that was brought back, in the story's own time.
+/// Time from the first fault to the last failover, in simulated time.
 fn recovery(log: &[String]) -> String {
     let time = |line: &String| line.split_whitespace().next().and_then(|time| time.parse::<f64>().ok());
     let fault = log.iter().find(|line| line.contains(" fault: ")).and_then(time);
@@ -322,7 +322,7 @@ fn recovery(log: &[String]) -> String {
     }
 }
 
-/// The most memory that this process has had.
+/// Peak memory of this process.
 fn peak_memory_mib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

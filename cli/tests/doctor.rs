@@ -264,7 +264,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     report.says(login, "unknown", "not tried", "fix ssh-key first");
     assert_eq!(code, 1, "OpenSSH would refuse it too");
     write(&a.file("key"), "no key", 0o600);
-    asked().1.says(key, "fail", "no private key", "ssh-keygen");
+    asked().1.says(key, "fail", "not a private key", "ssh-keygen");
     std::fs::remove_file(a.file("key")).unwrap();
     keygen(&a.file("key"));
     a.befriend(&b);

@@ -237,7 +237,7 @@ async fn the_right_pair_is_heard_and_every_other_is_refused_in_words() {
     refused("a host's certificate", result, vec![path(&of_b.cert), "not a controller's: `ringfence pki issue".into()]);
     let result = agent.ping("http", "host-a", Some(&controller)).await;
     refused("plain HTTP", result, vec!["this port requires TLS; use https://".into()]);
-    logged("it speaks plain HTTP").await;
+    logged("plain HTTP on a TLS port").await;
     let result = agent.ping("https", "host-a", None).await;
     refused("no certificate", result, vec!["add [agent_tls] cert, key, ca".into()]);
 

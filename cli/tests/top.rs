@@ -149,6 +149,6 @@ fn without_a_terminal_it_says_so_and_does_nothing() {
     let output = Command::new(env!("CARGO_BIN_EXE_ringfence")).arg("top").stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("standard output is none") && said.contains("ringfence status --json"), "{said}");
+    assert!(said.contains("standard output is not a terminal") && said.contains("ringfence status --json"), "{said}");
     assert!(output.stdout.is_empty());
 }

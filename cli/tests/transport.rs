@@ -73,7 +73,7 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
     let (url, ca_file) = (format!("https://{address}"), ca.join("ca.pem"));
     let fine = hosts(&url, &[("--ca-file", &ca_file)]).await;
     assert!(fine.status.success() && String::from_utf8_lossy(&fine.stdout).contains("host-1"), "{fine:?}");
-    refused("nobody to believe", &hosts(&url, &[]).await, "--ca-file FILE or RINGFENCE_CA_FILE");
+    refused("nobody to believe", &hosts(&url, &[]).await, "--ca-file or RINGFENCE_CA_FILE");
     let foreign = hosts(&url, &[("--ca-file", &other.join("ca.pem"))]).await;
     refused("a foreign authority", &foreign, &format!("not from an authority in {}", other.join("ca.pem").display()));
     let named = hosts(&format!("https://localhost:{}", address.port()), &[("--ca-file", &ca_file)]).await;

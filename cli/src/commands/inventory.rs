@@ -18,7 +18,7 @@ use crate::{
 pub enum InventoryCommand {
     /// Show the inventory and where each item is defined
     Show(ClientArgs),
-    /// Add or replace the clusters, hosts, storages and VMs of a file
+    /// Add or replace items of the inventory from a file
     ///
     /// The file is TOML with the tables of the configuration file. The command shows pending changes; --yes applies them.
     Apply {

@@ -2,7 +2,7 @@
 
 use ringfence_messages::{
     Code, ErrorCode, Result,
-    doctor::{Finding as Told, Verdict},
+    doctor::{Finding as Check, Verdict},
 };
 
 use crate::{
@@ -71,14 +71,14 @@ fn agents(config: &ControllerConfig, seen: &[Result<Seen>]) -> Vec<Finding> {
     for (n, (host, seen)) in hosts.iter().zip(seen).enumerate() {
         let text = seen.as_ref().map(|seen| seen.text.clone()).map_err(Clone::clone);
         findings.push((format!("agent of {}", host.name), text));
-        let told = [twins::machine(hosts, &said, n), twins::own_addresses(hosts, &said, n)];
-        let wrong = told.into_iter().flatten().filter(|told| told.verdict == Verdict::Fail);
-        findings.extend(wrong.map(|told| (format!("{} of {}", told.check, host.name), Err(mistake(told)))));
+        let checks = [twins::machine(hosts, &said, n), twins::own_addresses(hosts, &said, n)];
+        let wrong = checks.into_iter().flatten().filter(|check| check.verdict == Verdict::Fail);
+        findings.extend(wrong.map(|check| (format!("{} of {}", check.check, host.name), Err(failure(check)))));
     }
     findings
 }
 
-fn mistake(told: Told) -> ErrorCode {
-    let remedy = told.mend.map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    ErrorCode::new(Code::INVALID_ARGUMENT, told.found + &remedy)
+fn failure(check: Check) -> ErrorCode {
+    let remedy = check.mend.map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    ErrorCode::new(Code::INVALID_ARGUMENT, check.found + &remedy)
 }

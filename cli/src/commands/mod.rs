@@ -129,7 +129,7 @@ pub enum Command {
     /// Start, stop or fail over a VM
     #[command(subcommand)]
     Vm(VmCommand),
-    /// Put a host into maintenance, drain it, or return it to service
+    /// Start or end maintenance of a host, drain it, or ping it
     #[command(subcommand)]
     Host(HostCommand),
     /// Show or change the inventory at run time
@@ -284,7 +284,7 @@ pub enum VmCommand {
 /// Actions on a host.
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
-    /// Put a host into maintenance: no pings, redeploys or placement
+    /// Start maintenance: no pings, redeploys or placement
     Maintain(HostArgs),
     /// Put a host into maintenance and move its VMs to other hosts
     Drain {

@@ -1,14 +1,13 @@
-//! A whole cluster of this program on this machine: host agents and a controller as child processes on loopback, in
-//! a directory of its own. The demo tells its story on it; the end-to-end tests break it.
+//! A whole cluster on this machine: host agents and a controller as child processes on loopback, in their own directory. The demo
+//! and the end-to-end tests use it.
 //!
 //! ```text
 //! DIR/controller.toml  controller.log  controller.pid  state/       the controller
 //!     host-a.toml      host-a.log      host-a.pid      host-a/      an agent, its targets and VMs
 //!     volumes/vm1.raw                                               what the guest writes to
 //! ```
-//! Invariants: every port is the kernel's choice, so that two clusters never collide; what was started is ended, also
-//! when the owner panics: children by their handles, QEMU and targets (which outlive their agents by design) by the
-//! directory that their arguments name.
+//! Invariants: the kernel chooses every port, so two clusters never collide; everything is stopped at the end, also on a panic:
+//! children by their handles, QEMU and targets (which outlive agents by design) by the directory in their arguments.
 
 use std::{
     fs::{self, File},
@@ -34,10 +33,10 @@ use uuid::Uuid;
 use super::guest;
 use crate::client::Client;
 
-/// How long a child may take to serve or to end. Generous: machines are slow while they build.
+/// Time limit of the start or end of a child, generous for machines that are building.
 pub const CHILD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Between two looks at something that is waited for.
+/// Time between two probes of a condition.
 pub const POLL: Duration = Duration::from_millis(20);
 
 /// Name of the storage.
@@ -46,7 +45,7 @@ pub const STORAGE: &str = "vhost-1";
 /// Name of the VM.
 pub const VM: &str = "vm1";
 
-/// What to build.
+/// Plan of a cluster.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Names of the hosts.
@@ -87,14 +86,14 @@ struct Node {
     child: Child,
 }
 
-/// A running cluster. Dropped, it is taken down.
+/// A running cluster; dropping it stops it.
 pub struct Cluster {
     dir: Option<TempDir>,
     path: PathBuf,
     program: PathBuf,
     plan: Plan,
-    /// Its own: one derived from the name would be every other cluster's too, and agents on one machine see all of
-    /// its processes.
+    /// Random: a uuid derived from the name would be the same in other clusters, and agents on one machine see all of its
+    /// processes.
     vm: Uuid,
     nodes: Vec<Node>,
     client: Client,
@@ -105,7 +104,7 @@ impl Cluster {
     /// Starts agents and controller and waits until each serves. `program` is the `ringfence` binary.
     ///
     /// # Errors
-    /// `SYS.1016` if files cannot be made or the program not be run, `SYS.1006` with its own words if it ends.
+    /// `SYS.1016` if files cannot be created or the program cannot run, `SYS.1006` with its output if it ends.
     pub async fn start(program: &Path, plan: Plan) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("ringfence-").tempdir().map_err(io("make a directory"))?;
         let path = dir.path().canonicalize().map_err(io("find the directory"))?;
@@ -125,7 +124,7 @@ impl Cluster {
         for host in cluster.plan.hosts.clone() {
             cluster.write_agent(&host, "127.0.0.1:0")?;
             let address = cluster.run("agent", &host).await?;
-            // From now on it is found there, also after a restart.
+            // The agent keeps this port after a restart.
             cluster.write_agent(&host, &address.to_string())?;
             agents.push((host, address));
         }
@@ -142,12 +141,12 @@ impl Cluster {
         &self.server
     }
 
-    /// Asks the controller.
+    /// Client of the controller.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Where everything lies.
+    /// Directory of the cluster.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -157,7 +156,7 @@ impl Cluster {
         self.path.join("volumes").join(format!("{VM}.raw"))
     }
 
-    /// What the guest has counted to; 0 before its first write.
+    /// The guest's counter; 0 before its first write.
     ///
     /// # Errors
     /// `SYS.1016` if its disk cannot be read.
@@ -185,10 +184,10 @@ impl Cluster {
         Process::scan(ours).unwrap_or_default()
     }
 
-    /// Ends a node the hard way: SIGKILL.
+    /// Kills a node with SIGKILL.
     ///
     /// # Errors
-    /// `SYS.1003` if there is none of this name.
+    /// `SYS.1003` if the name is unknown.
     pub fn kill(&mut self, name: &str) -> Result<()> {
         let at = self.nodes.iter().position(|node| node.name == name);
         let mut node = self.nodes.remove(at.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, name))?);
@@ -196,10 +195,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks a node to end, waits until it has, and returns its exit code.
+    /// Stops a node with SIGTERM and returns its exit status.
     ///
     /// # Errors
-    /// `SYS.1003` if there is none of this name, `SYS.1001` if it does not end within [`CHILD_TIMEOUT`].
+    /// `SYS.1003` if the name is unknown, `SYS.1001` if it does not end within [`CHILD_TIMEOUT`].
     pub async fn stop(&mut self, name: &str) -> Result<Option<i32>> {
         let at = self.nodes.iter().position(|node| node.name == name);
         let mut node = self.nodes.remove(at.ok_or_else(|| ErrorCode::new(Code::NOT_FOUND, name))?);
@@ -212,7 +211,7 @@ impl Cluster {
         ended.map(|status| status.code())
     }
 
-    /// Starts a node again that was [killed](Cluster::kill).
+    /// Restarts a node after [`kill`](Cluster::kill).
     ///
     /// # Errors
     /// As [`start`](Cluster::start)'s.
@@ -224,7 +223,7 @@ impl Cluster {
     /// Waits until all hosts and their protocols are Connected.
     ///
     /// # Errors
-    /// `SYS.1001` after `within`, with what was seen last.
+    /// `SYS.1001` after `within`, with the last state.
     pub async fn connected(&self, within: Duration) -> Result<()> {
         self.until("all hosts and protocols are Connected", within, async || {
             let hosts: Vec<HostInventory> = self.client.items("/v1/hosts").await?;
@@ -236,10 +235,10 @@ impl Cluster {
         .await
     }
 
-    /// Waits until something is there to see.
+    /// Waits until a probe returns a value.
     ///
     /// # Errors
-    /// `SYS.1001` after `within`, with `what` and the last error; a look's error alone does not end the wait.
+    /// `SYS.1001` after `within`, with `what` and the last error; an error of the probe alone does not end the wait.
     pub async fn until<T>(
         &self,
         what: &str,
@@ -264,10 +263,10 @@ impl Cluster {
         }
     }
 
-    /// Everything in the journal after a sequence number.
+    /// All records after a sequence number.
     ///
     /// # Errors
-    /// The controller's own.
+    /// The controller's error.
     pub async fn events(&self, mut after: u64) -> Result<Vec<Record>> {
         let mut all = Vec::new();
         loop {
@@ -292,12 +291,12 @@ impl Cluster {
         self.until(what, within, async || Ok(self.events(after).await?.into_iter().find(|record| is(record)))).await
     }
 
-    /// What a node wrote to its log.
+    /// Log of a node.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.path.join(format!("{name}.log"))).unwrap_or_default()
     }
 
-    /// Leaves everything up; returns the command that takes it down.
+    /// Keeps everything running. Returns the command that stops it.
     pub fn keep(mut self) -> String {
         self.nodes.clear();
         if let Some(dir) = self.dir.take() {
@@ -314,7 +313,7 @@ impl Cluster {
         };
         self.write(
             host,
-            // Its VMs are this user's, and run where its agents do: in a container too, and without root.
+            // Its VMs run as this user beside the agents, also in a container and without root.
             &format!(
                 "host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\ninsecure = true\n[qemu]\nsight = \"own\"\n{vhost}{}",
                 self.plan.agent
@@ -349,7 +348,7 @@ impl Cluster {
         fs::write(self.path.join(format!("{name}.toml")), text).map_err(io("write a config"))
     }
 
-    /// Runs a child until it says where it listens.
+    /// Starts a child and waits for its listen address.
     async fn run(&mut self, command: &str, name: &str) -> Result<SocketAddr> {
         let file = |ending: &str| self.path.join(format!("{name}.{ending}"));
         let log = File::create(file("log")).map_err(io("write a log"))?;
@@ -385,7 +384,7 @@ impl Drop for Cluster {
         if self.dir.is_none() {
             return;
         }
-        // The controller first, so that nothing is healed any more.
+        // The controller first, so that it redeploys nothing.
         for node in self.nodes.iter_mut().rev() {
             end(&mut node.child);
         }
@@ -397,7 +396,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Asks a child to end, then makes it. It is not reaped before, so its pid is nobody else's.
+/// Stops a child with SIGTERM, then SIGKILL. It is not reaped before, so its pid is not reused.
 fn end(child: &mut Child) {
     let _ = Pid::from_raw(child.id() as i32).map(|pid| kill_process(pid, Signal::TERM));
     let deadline = std::time::Instant::now() + CHILD_TIMEOUT;

@@ -1,7 +1,7 @@
 //! The guest of the demo: a boot sector that counts on its disk ten times a second.
 //!
-//! `lab/guest.S` is its source; `lab/guest.bin` is what GNU as and ld make of it, kept so that running the demo
-//! needs no assembler (a test assembles it anew and compares). It writes one record to sector 1:
+//! `lab/guest.S` is its source; `lab/guest.bin` is the output of GNU as and ld, stored so that the demo
+//! needs no assembler (a test assembles it again and compares). It writes one record to sector 1:
 //! `"TBW1"`, then the counter as little-endian u32. The counter goes on from what the disk holds at boot.
 
 use std::{
@@ -19,10 +19,10 @@ pub const DISK_BYTES: u64 = 8 << 20;
 const SECTOR: u64 = 512;
 const MAGIC: [u8; 4] = *b"TBW1";
 
-/// Makes the guest's disk.
+/// Creates the guest's disk.
 ///
 /// # Errors
-/// Whatever the file system says; one that is there already is not touched.
+/// An error of the file system; an existing disk is not touched.
 pub fn make_disk(path: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(BOOT_SECTOR)?;
@@ -30,10 +30,10 @@ pub fn make_disk(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// What the guest has counted to; `None` before its first write.
+/// The guest's counter; `None` before its first write.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// An error of the file system.
 pub fn counter(path: &Path) -> io::Result<Option<u32>> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(SECTOR))?;
@@ -58,7 +58,7 @@ mod tests {
         run(Command::new("as").args(["--32", source, "-o"]).arg(&object));
         let link = ["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o"];
         run(Command::new("ld").args(link).arg(&binary).arg(&object));
-        assert!(std::fs::read(binary).unwrap() == BOOT_SECTOR, "lab/guest.bin is stale: assemble lab/guest.S anew");
+        assert!(std::fs::read(binary).unwrap() == BOOT_SECTOR, "lab/guest.bin is stale: assemble lab/guest.S again");
         assert_eq!((BOOT_SECTOR.len() as u64, &BOOT_SECTOR[510..]), (SECTOR, &[0x55, 0xaa][..]));
     }
 

@@ -24,23 +24,23 @@ use tokio::time::Instant;
 use cluster::{Cluster, Plan, STORAGE, VM};
 use timeline::Timeline;
 
-/// How long one step may take. Generous, for machines without kvm.
+/// Time limit of one step, generous for machines without kvm.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Records that the guest must write after each outage before it counts as well again.
+/// Records that the guest must write after each outage to count as recovered.
 const WRITES: u32 = 5;
 
 const HOST: &str = "host-a";
 
-/// Tells the story; with `keep` everything is left up afterwards. The exit code: 0 if every step was seen, else 1.
+/// Runs the demo; with `keep` it stays up afterwards. Returns the exit status: 0 if every step was observed, else 1.
 pub async fn run(keep: bool) -> u8 {
     let mut timeline = Timeline::begin();
-    let told = tokio::select! {
-        told = tell(&mut timeline, keep) => told,
+    let result = tokio::select! {
+        result = tell(&mut timeline, keep) => result,
         () = crate::listen::shutdown_signal() => Err(ErrorCode::new(Code::CANCELLED, "interrupted")),
     };
     timeline.end();
-    match told {
+    match result {
         Ok(ending) => {
             crate::output::print(format!("\n{} steps, every one observed. {ending}", timeline.seen()));
             0
@@ -98,9 +98,9 @@ async fn tell(timeline: &mut Timeline, keep: bool) -> Result<String> {
         let server = cluster.server().to_owned();
         let (program, down) = (program.display(), cluster.keep());
         return Ok(format!(
-            "It stays up. Look at it: {server}/\nPlay with it:\n  export RINGFENCE_SERVER={server}\n  {program} status\n  \
+            "The demo keeps running: {server}/\nCommands to try:\n  export RINGFENCE_SERVER={server}\n  {program} status\n  \
              {program} events --follow\n  kill -9 {target}    # the target of {VM}: watch it come back\n\
-             Take it down:\n  {down}"
+             Stop it:\n  {down}"
         ));
     }
     let stopped = async {
@@ -114,13 +114,13 @@ async fn tell(timeline: &mut Timeline, keep: bool) -> Result<String> {
     timeline.step("the VM to stop", stopped, |()| format!("{VM} is stopped, no QEMU of it is left")).await?;
     drop(cluster);
     match ha::missing() {
-        Some(why) => timeline.note(&format!("the second story, a host that fails, is left out: {why}")),
+        Some(why) => timeline.note(&format!("the second story, the failure of a host, is skipped: {why}")),
         None => ha::tell(timeline, &program).await?,
     }
-    Ok("Taken down again; `ringfence demo --keep` leaves the first story up to play with.".to_owned())
+    Ok("Everything was stopped; `ringfence demo --keep` keeps the first story running.".to_owned())
 }
 
-/// Kills the target and watches it come back.
+/// Kills the target and waits for its redeploy.
 async fn outage(cluster: &Cluster, timeline: &mut Timeline, which: &str) -> Result<()> {
     let after = cluster.events(0).await?.last().map_or(0, |record| record.seq);
     let old = cluster.target(HOST);

@@ -1,4 +1,4 @@
-//! What was seen, and when: a line each, with a spinner for what is waited for.
+//! The demo's output: one line for each observed step, and a spinner for the current one.
 
 use std::{future::Future, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::output::print;
 
-/// The demo's display. Where no terminal watches, the lines come without the spinner.
+/// The demo's output; without a terminal there is no spinner.
 pub(super) struct Timeline {
     began: Instant,
     spinner: ProgressBar,
@@ -16,7 +16,7 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    /// Begins now.
+    /// Starts the clock.
     pub(super) fn begin() -> Timeline {
         let spinner = ProgressBar::new_spinner();
         let style = ProgressStyle::with_template("{spinner:.cyan} {elapsed:>4}  {msg}");
@@ -25,10 +25,10 @@ impl Timeline {
         Timeline { began: Instant::now(), spinner, seen: 0 }
     }
 
-    /// Waits for one step and tells what came of it.
+    /// Waits for one step and prints its result.
     ///
     /// # Errors
-    /// The step's own.
+    /// The error of the step.
     pub(super) async fn step<T>(
         &mut self,
         waiting_for: &str,
@@ -47,17 +47,17 @@ impl Timeline {
         result
     }
 
-    /// Tells something that needs no waiting.
+    /// Prints a line without waiting.
     pub(super) fn note(&self, text: &str) {
         self.line("    ", text);
     }
 
-    /// Steps that were seen.
+    /// Number of observed steps.
     pub(super) fn seen(&self) -> usize {
         self.seen
     }
 
-    /// Takes the spinner away.
+    /// Removes the spinner.
     pub(super) fn end(&self) {
         self.spinner.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! Orders: start and stop VMs, take hosts out of service and back.
+//! Actions on VMs, hosts and hooks.
 
 use axum::{
     Extension, Json,
@@ -24,59 +24,59 @@ use super::{
 };
 use crate::{listen::read_body, notify::HookTest};
 
-/// The largest body of an order, 64 KiB. They are a few dozen bytes.
+/// The largest body of an action, 64 KiB. Too low: a large inventory change is rejected. Too high: memory for hostile clients.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// `{}`: an order without particulars. Keys in it are mistakes.
+/// `{}`: an action without parameters. Keys are errors.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Empty {}
 
-/// What may be ordered of a VM.
+/// Action on a VM.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum VmOrder {
-    /// Start it.
+    /// Start the VM.
     Start(StartOrder),
-    /// Stop it.
+    /// Stop the VM.
     Stop(Empty),
-    /// Bring it back: fence it where it ran last, then start it.
+    /// Fail over the VM: fence it on its last host, then start it.
     HaStart(HaStartOrder),
 }
 
-/// How a VM is to be started.
+/// Parameters of a start.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct StartOrder {
-    /// Name or uuid of a host; one is chosen where it is absent.
+    /// Name or uuid of the target host; chosen automatically if omitted.
     host: Option<String>,
 }
 
-/// How a VM is to be brought back.
+/// Parameters of a failover.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct HaStartOrder {
-    /// Name or uuid of a host; one is chosen where it is absent.
+    /// Name or uuid of the target host; chosen automatically if omitted.
     host: Option<String>,
-    /// Say what would be done, and do nothing.
+    /// Return the plan without carrying it out.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// How a host is to be emptied.
+/// Parameters of a drain.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct DrainOrder {
-    /// Say what would be done, and do nothing.
+    /// Return the plan without carrying it out.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// What a human attests.
+/// An operator's attestation.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Confirmation {
-    /// Who.
+    /// Name of the operator.
     #[serde(default = "someone")]
     by: String,
 }
@@ -85,50 +85,50 @@ fn someone() -> String {
     "an operator".to_owned()
 }
 
-/// The longest name of who attests.
+/// The longest name of an attesting operator.
 const MAX_BY_CHARS: usize = 100;
 
-/// Checks the name of who attests.
+/// Checks the name of an attesting operator.
 ///
 /// # Errors
-/// `SYS.1007` if it is empty, too long, or more than a line.
+/// `SYS.1007` if it is empty, too long, or more than one line.
 pub(crate) fn attester(by: String) -> Result<String> {
     match by.chars().count() > MAX_BY_CHARS || by.trim().is_empty() || by.chars().any(char::is_control) {
         false => Ok(by),
         true => {
-            let why = format!("\"by\" takes 1 to {MAX_BY_CHARS} characters in one line");
+            let why = format!("`by` is not one line of 1 to {MAX_BY_CHARS} characters");
             Err(ErrorCode::new(Code::INVALID_ARGUMENT, why))
         }
     }
 }
 
-/// What may be ordered of a host.
+/// Action on a host.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum HostOrder {
-    /// Take it out of service.
+    /// Put the host into maintenance.
     Maintain(Empty),
-    /// Take it out of service, and move its VMs to other hosts, a few at a time.
+    /// Put the host into maintenance and move its VMs to other hosts, two at a time.
     Drain(DrainOrder),
-    /// Put it back. A drain that is under way ends.
+    /// Return the host to service. Ends a drain.
     Activate(Empty),
-    /// Ping it now.
+    /// Ping the host now.
     Ping(Empty),
-    /// Attest that it is off.
+    /// Attest that the host is off.
     ConfirmFenced(Confirmation),
 }
 
-/// What may be ordered of a hook.
+/// Action on a hook.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum HookOrder {
-    /// Send a signed message that tells of nothing, and say what came back.
+    /// Send a signed test event and return the response.
     Test(Empty),
 }
 
-/// Start or stop a VM, or bring it back
+/// Start, stop or fail over a VM
 ///
-/// `haStart` with `dryRun` answers with a plan.
+/// `haStart` with `dryRun` returns a plan.
 #[utoipa::path(post, path = "/v1/vms/{id}/actions", tag = "actions", request_body = VmOrder,
     params(("id" = String, Path, description = "Name or uuid"), Conditions),
     responses((status = 200, body = VmAnswer), (status = "default", body = Problem)))]
@@ -158,9 +158,9 @@ pub(super) async fn vm(
     Ok(Json(VmAnswer::Vm(done)))
 }
 
-/// Take a host out of service or back, move its VMs away, ping it, or attest that it is off
+/// Start or end maintenance of a host, drain it, ping it, or attest that it is off
 ///
-/// `drain` is answered when it is durable and has begun, `drain` with `dryRun` with a plan.
+/// `drain` returns once the drain is durable and has started; with `dryRun` it returns a plan.
 #[utoipa::path(post, path = "/v1/hosts/{id}/actions", tag = "actions", request_body = HostOrder,
     params(("id" = String, Path, description = "Name or uuid"), Conditions),
     responses((status = 200, body = HostAnswer), (status = "default", body = Problem)))]
@@ -190,9 +190,10 @@ pub(super) async fn host(
     Ok(Json(HostAnswer::Host(backend.host_action(host, action).await?)))
 }
 
-/// Send a test message by a hook, past what waits
+/// Send a test event through a hook
 ///
-/// Its receiver's refusal is no error of this request: see `delivered`.
+/// The test event does not wait for earlier events. A rejection by the receiver is not an error of this request: see
+/// `delivered`.
 #[utoipa::path(post, path = "/v1/hooks/{id}/actions", tag = "actions", request_body = HookOrder,
     params(("id" = String, Path, description = "Name"), Key),
     responses((status = 200, body = HookTest), (status = "default", body = Problem)))]
@@ -201,58 +202,58 @@ pub(super) async fn hook(State(backend): App, Path(id): Path<String>, body: Body
     Ok(Json(backend.test_hook(&id).await?))
 }
 
-/// What names an order.
+/// Idempotency key of a request.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[allow(dead_code)]
 struct Key {
-    /// Names this order: sent again it is not carried out again, but answered as it was the first time
+    /// Idempotency key: a retry is not carried out again and gets the first answer
     #[param(rename = "idempotency-key", max_length = 100)]
     idempotency_key: Option<String>,
 }
 
-/// What an order may be tied to.
+/// Preconditions of a request.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[allow(dead_code)]
 pub(super) struct Conditions {
-    /// Only if the thing is still as this `ETag` says
+    /// Required `ETag` of the object
     #[param(rename = "if-match")]
     if_match: Option<String>,
-    /// Names this order: sent again it is not carried out again, but answered as it was the first time
+    /// Idempotency key: a retry is not carried out again and gets the first answer
     #[param(rename = "idempotency-key", max_length = 100)]
     idempotency_key: Option<String>,
 }
 
-/// What comes of an order about a VM.
+/// Answer to an action on a VM.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum VmAnswer {
-    /// The VM as it is now.
+    /// The VM.
     Vm(VmInventory),
-    /// What would be done.
+    /// The plan of a dry run.
     Plan(HaStartPlan),
 }
 
-/// What comes of an order about a host.
+/// Answer to an action on a host.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum HostAnswer {
-    /// The host as it is now.
+    /// The host.
     Host(HostInventory),
-    /// What would be done.
+    /// The plan of a dry run.
     Plan(DrainPlan),
 }
 
-/// Reads an order: an object of objects.
+/// Reads an action: an object of objects.
 pub(super) async fn read<T: DeserializeOwned>(body: Body) -> Answer<T> {
     let bad = |status, why: String| Failure::with(status, Code::INVALID_ARGUMENT, why);
     let bytes = read_body(body, MAX_BODY_BYTES).await.map_err(|why| bad(why.status(), why.to_string()))?;
-    let bad = |why: String| bad(StatusCode::BAD_REQUEST, format!("the body is not an order: {why}"));
+    let bad = |why: String| bad(StatusCode::BAD_REQUEST, format!("the body is not a valid action: {why}"));
     let order: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     // serde takes an array for a struct; the API does not.
     if !order.as_object().is_some_and(|order| order.values().all(Value::is_object)) {
-        return Err(bad("it is an object such as {\"start\": {}}".to_owned()));
+        return Err(bad("send an object such as {\"start\": {}}".to_owned()));
     }
     serde_json::from_value(order).map_err(|e| bad(e.to_string()))
 }

@@ -1,11 +1,10 @@
-//! Who may what: tokens with roles.
+//! Authorization: API tokens and roles.
 //!
-//! Invariants: a token is known here only by its SHA-256, so that nobody who reads the config can use it; without
-//! any token in the config everybody who reaches the loopback is an admin, as before there were tokens; what needs none (`/healthz`,
-//! the description, the sign-in page) shows nothing of the inventory. Hashes are compared, not tokens: how long that takes says
-//! nothing. A token has 256 random bits: neither salt nor a slow hash would add anything to what nobody can guess.
-//! A browser carries a session instead of the token: see `sessions.rs`.
-//! Rejected: users and passwords. Scripts have none, and people should come by SSH.
+//! Invariants: the config has only the SHA-256 of a token, so its readers cannot use the token; without API tokens every local
+//! user is an admin; routes without a token (`/healthz`, `/openapi.json`, the sign-in page) show nothing of the inventory. Hashes
+//! are compared instead of tokens, so timing discloses nothing. A token has 256 random bits, so neither salt nor a slow hash is
+//! needed. A browser has a session instead of the token: see `sessions.rs`.
+//! Alternative considered: users and passwords (scripts have none, and operators should use SSH).
 
 use std::sync::Arc;
 
@@ -31,29 +30,29 @@ use crate::{
     places::Showing,
 };
 
-/// Who may what; nobody is asked while there are no tokens.
+/// The API tokens and sessions. Without tokens, authentication is disabled.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     tokens: Arc<[Token]>,
     sessions: Sessions,
 }
 
-/// The cookie that a browser carries its session in.
+/// The cookie with a browser's session.
 pub(super) const COOKIE: &str = "ringfence-session";
 
-/// Whose request it is, as far as [`Access`] told.
+/// The authenticated sender of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Bearer {
-    /// Who they are, for the journal.
+    /// Name, for the journal.
     pub(crate) name: String,
-    /// What they may do.
+    /// Role.
     pub(crate) role: Role,
-    /// The SHA-256 of the token that they presented; none where none is asked for.
+    /// SHA-256 of the presented token; none if authentication is disabled.
     pub(crate) token: Option<[u8; 32]>,
 }
 
 impl Bearer {
-    /// Refuses who may not as much.
+    /// Rejects a role below this one.
     ///
     /// # Errors
     /// `SYS.1018`, shown as 403.
@@ -61,7 +60,8 @@ impl Bearer {
         match self.role >= role {
             true => Ok(()),
             false => {
-                let why = format!("the role {role:?} may do this, the token's is {:?}", self.role);
+                let why =
+                    format!("this request requires role {}; the token has role {}", role.name(), self.role.name());
                 Err(ErrorCode::new(Code::NOT_PERMITTED, why))
             }
         }
@@ -69,22 +69,22 @@ impl Bearer {
 }
 
 impl Access {
-    /// Access by these tokens.
+    /// Access with these tokens.
     pub fn by(tokens: Vec<Token>) -> Access {
         Access { tokens: tokens.into(), sessions: Sessions::default() }
     }
 
-    /// Whose a token is; nobody's if it is not known.
+    /// The bearer of a token; none if the token is unknown.
     fn authenticate(&self, token: &str) -> Option<Bearer> {
         self.by_hash(Sha256::digest(token.as_bytes()).into())
     }
 
-    fn by_hash(&self, is: [u8; 32]) -> Option<Bearer> {
-        let of = self.tokens.iter().find(|of| of.sha256 == is)?;
-        Some(Bearer { name: of.name.clone(), role: of.role, token: Some(is) })
+    fn by_hash(&self, sha256: [u8; 32]) -> Option<Bearer> {
+        let token = self.tokens.iter().find(|token| token.sha256 == sha256)?;
+        Some(Bearer { name: token.name.clone(), role: token.role, token: Some(sha256) })
     }
 
-    /// Whose request this is; nobody's without a token or session that is known.
+    /// The sender of a request; none without a known token or session.
     pub(super) fn bearer(&self, headers: &HeaderMap) -> Option<Bearer> {
         if self.tokens.is_empty() {
             return Some(Bearer { name: "a local user".to_owned(), role: Role::Admin, token: None });
@@ -97,40 +97,40 @@ impl Access {
     }
 }
 
-/// The session that a browser carries.
+/// The session in a browser's cookie.
 fn carried(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
     let mut cookies = cookies.split(';').filter_map(|cookie| cookie.trim().split_once('='));
     cookies.find(|(name, _)| *name == COOKIE).map(|(_, session)| session.trim())
 }
 
-/// The role that a route takes; `None` for what anybody may see: nothing of the inventory. The description says the same.
+/// The role that a route requires; `None` for public routes, which show nothing of the inventory. `security` documents the same.
 pub(super) fn required_role(method: &Method, path: &str) -> Option<Role> {
     match path {
         "/healthz" | "/openapi.json" | SIGN_IN => None,
         _ if path.starts_with("/ui/assets/") => None,
-        // Whoever signed in may sign out.
+        // Any role may sign out.
         SIGN_OUT => Some(Role::Viewer),
         _ if matches!(*method, Method::GET | Method::HEAD) => Some(Role::Viewer),
         _ => Some(Role::Operator),
     }
 }
 
-/// What takes more than its route does: asked by whoever carries it out, and told by the description.
+/// An operation that requires more than its route: its handler enforces it, and `security` documents it.
 pub(crate) struct ElevatedOperation {
-    /// The operation's path.
+    /// Path of the operation.
     pub(super) path: &'static str,
-    /// What of it.
+    /// Condition, for the documentation.
     pub(super) what: &'static str,
     /// The role that it requires.
     pub(crate) role: Role,
 }
 
-/// Nothing else proves then that a host is off.
+/// The attestation replaces every other proof that a host is off.
 pub(crate) const CONFIRM_FENCED: ElevatedOperation =
     ElevatedOperation { path: "/v1/hosts/{id}/actions", what: "`confirmFenced`", role: Role::Admin };
 
-/// Who may order may look what would be.
+/// An operator may use the dry run.
 pub(crate) const CHANGE: ElevatedOperation =
     ElevatedOperation { path: "/v1/inventory/changes", what: "all but `dryRun=true`", role: Role::Admin };
 
@@ -138,23 +138,23 @@ pub(crate) const CHANGE: ElevatedOperation =
 pub(crate) const RELOAD: ElevatedOperation =
     ElevatedOperation { path: "/v1/inventory/reload", what: "all but `dryRun=true`", role: Role::Admin };
 
-/// All of them.
+/// All elevated operations.
 pub(super) const ELEVATED: [ElevatedOperation; 3] = [CONFIRM_FENCED, CHANGE, RELOAD];
 
 tokio::task_local! {
-    /// Whose request is being answered: the head of every page shows it.
+    /// Sender of the current request; the head of every page shows it.
     static ASKING: Option<Bearer>;
 }
 
-/// Whose request is being answered; nobody's outside of one, and where none was let in.
+/// The sender of the current request; none outside of a request, and on public routes.
 pub(crate) fn asking() -> Option<Bearer> {
     ASKING.try_with(Clone::clone).ok().flatten()
 }
 
-/// Where a browser's user presents a token.
+/// Path of the sign-in form.
 pub(crate) const SIGN_IN: &str = "/ui/sign-in";
 
-/// Where they have their browser forget it.
+/// Path of the sign-out.
 pub(crate) const SIGN_OUT: &str = "/ui/sign-out";
 
 pub(super) async fn check(State(access): State<Access>, mut request: Request, next: Next) -> Response {
@@ -164,7 +164,10 @@ pub(super) async fn check(State(access): State<Access>, mut request: Request, ne
     match bearer {
         Some(bearer) => {
             if required.is_some_and(|role| bearer.role < role) {
-                return refuse(StatusCode::FORBIDDEN, "this token is a viewer's: it may look, and order nothing");
+                return refuse(
+                    StatusCode::FORBIDDEN,
+                    "a token with role viewer may not send actions; use one with role operator",
+                );
             }
             if let Some(showing) = request.extensions().get::<Showing>() {
                 showing.has_shown();
@@ -178,7 +181,7 @@ pub(super) async fn check(State(access): State<Access>, mut request: Request, ne
             if accepts.contains("text/html") {
                 return Redirect::to(SIGN_IN).into_response();
             }
-            let why = "a token is needed: send `Authorization: Bearer TOKEN`, or set RINGFENCE_TOKEN_FILE for the command line";
+            let why = "missing API token; send `Authorization: Bearer TOKEN`, or set RINGFENCE_TOKEN_FILE for the command line";
             let mut refused = refuse(StatusCode::UNAUTHORIZED, why);
             refused.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
             refused
@@ -192,7 +195,7 @@ struct Presented {
     token: String,
 }
 
-/// Begins a session for a token from a form, in a cookie that scripts cannot read and other sites cannot send.
+/// Starts a session for a token from a form, in a cookie that scripts cannot read and other sites cannot send.
 pub(crate) async fn sign_in(
     Extension(access): Extension<Access>,
     peer: Option<Extension<Peer>>,
@@ -207,13 +210,13 @@ pub(crate) async fn sign_in(
             ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
         }
         None => {
-            let why = "nobody knows this token";
+            let why = "unknown API token";
             Failure::with(StatusCode::UNAUTHORIZED, Code::NOT_PERMITTED, why).into_response()
         }
     }
 }
 
-/// Ends the session of a browser. The token itself stays good until it is taken out of the config.
+/// Ends the session of a browser. The token stays valid until it is removed from the config file.
 pub(crate) async fn sign_out(Extension(access): Extension<Access>, headers: HeaderMap) -> Response {
     if let Some(session) = carried(&headers) {
         access.sessions.end(session);
@@ -227,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bearer_is_known_by_the_hash_of_a_token_or_by_a_session_and_by_nothing_else() {
+    fn bearer_needs_a_known_token_or_session() {
         let sha256 = Sha256::digest(b"secret").into();
         let access = Access::by(vec![Token { name: "ops".to_owned(), role: Role::Operator, sha256 }]);
         let role = |name: header::HeaderName, value: &str| {
@@ -240,7 +243,7 @@ mod tests {
         assert_eq!(role(header::COOKIE, &format!("x{COOKIE}={session}")), None);
         assert_eq!(role(header::AUTHORIZATION, &format!("Bearer {session}")), None, "a session is no token");
         let unknown = access.sessions.begin([7; 32]);
-        assert_eq!(role(header::COOKIE, &format!("{COOKIE}={unknown}")), None, "its token is known no more");
+        assert_eq!(role(header::COOKIE, &format!("{COOKIE}={unknown}")), None, "its token is unknown");
         for (name, value) in [
             (header::AUTHORIZATION, "Bearer secre"),
             (header::AUTHORIZATION, "Basic secret"),

@@ -9,14 +9,14 @@ use ringfence_messages::{Code, ErrorCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How every error looks.
+/// Shape of every error.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
-    /// What is wrong.
+    /// The error.
     error: ErrorCode,
 }
 
-/// An error on its way out.
+/// An error with its status.
 pub(super) struct Failure {
     status: StatusCode,
     error: ErrorCode,
@@ -28,7 +28,7 @@ impl Failure {
     }
 }
 
-/// The status that fits an error.
+/// The status of an error.
 pub(crate) fn status(error: &ErrorCode) -> StatusCode {
     match error.code.as_str() {
         "SYS.1001" => StatusCode::GATEWAY_TIMEOUT,
@@ -55,11 +55,11 @@ impl IntoResponse for Failure {
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
-    let details = format!("{:.100} is no path of this API: GET / lists them", uri.path());
+    let details = format!("unknown path {:.100}; GET / lists the paths", uri.path());
     Failure::with(StatusCode::NOT_FOUND, Code::NOT_FOUND, details)
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Failure {
-    let details = format!("{:.100} does not take {method}: GET / lists what there is", uri.path());
+    let details = format!("{:.100} does not accept {method}; GET / lists the methods", uri.path());
     Failure::with(StatusCode::METHOD_NOT_ALLOWED, Code::INVALID_ARGUMENT, details)
 }

@@ -1,4 +1,4 @@
-//! Entity tags: what did not change is not sent again, and what changed is not ordered about by mistake.
+//! Entity tags: `If-None-Match` saves unchanged answers, `If-Match` rejects actions on changed objects.
 
 use std::future::Future;
 
@@ -17,7 +17,7 @@ fn tag(body: &[u8]) -> String {
     format!("\"{}\"", hex::encode(&Sha256::digest(body)[..16]))
 }
 
-/// An answer with its tag; nothing but the tag for who has it already.
+/// An answer with its tag; 304 if the client has this tag.
 pub(super) fn tagged(answer: &impl Serialize, headers: &HeaderMap) -> Response {
     let body = serde_json::to_vec(answer).unwrap_or_default();
     let tag = tag(&body);
@@ -30,14 +30,16 @@ pub(super) fn tagged(answer: &impl Serialize, headers: &HeaderMap) -> Response {
     }
 }
 
-/// Refuses an order whose `If-Match` names another tag than the thing's; without that header the thing is not asked for.
+/// Rejects a request whose `If-Match` differs from the object's tag. Without that header the object is not read.
 pub(super) async fn matches<T: Serialize>(headers: &HeaderMap, thing: impl Future<Output = Result<T>>) -> Answer<()> {
-    let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
-    let is = tag(&serde_json::to_vec(&thing.await?).unwrap_or_default());
-    if wanted.as_bytes() == b"*" || wanted.as_bytes() == is.as_bytes() {
+    let Some(required) = headers.get(header::IF_MATCH) else { return Ok(()) };
+    let current = tag(&serde_json::to_vec(&thing.await?).unwrap_or_default());
+    if required.as_bytes() == b"*" || required.as_bytes() == current.as_bytes() {
         return Ok(());
     }
-    let why =
-        format!("it changed since: If-Match is {:.80}, it is {is} now", String::from_utf8_lossy(wanted.as_bytes()));
+    let why = format!(
+        "the object changed: If-Match is {:.80}, ETag is {current}",
+        String::from_utf8_lossy(required.as_bytes())
+    );
     Err(Failure::with(StatusCode::PRECONDITION_FAILED, Code::CHANGE_STATE, why))
 }

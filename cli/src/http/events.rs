@@ -1,4 +1,4 @@
-//! The journal over HTTP: page by page, and as a live stream.
+//! The journal over HTTP: in pages, and as a live stream.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -23,39 +23,39 @@ use super::{
     errors::{Failure, Problem},
 };
 
-/// Records of a page unless asked otherwise.
+/// Default size of a page.
 const DEFAULT_LIMIT: usize = 100;
 
-/// Between signs of life on a stream on which nothing happens.
+/// Time between keep-alive comments on an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Streams at a time, those of the page among them. Too low: people with several tabs shut each other out. Too high: readers that
-/// do not read hold memory, [`MAX_READ`] records each.
+/// Largest number of concurrent streams, including those of the page. Too low: users with several tabs block each other. Too
+/// high: readers that do not read hold memory, [`MAX_READ`] records each.
 const MAX_STREAMS: usize = 64;
 
 static STREAMS: Semaphore = Semaphore::const_new(MAX_STREAMS);
 
-/// A stream's place, for as long as it is kept.
+/// A permit for one stream; dropping it frees the place.
 ///
 /// # Errors
-/// `SYS.1010` if there are as many as may be.
+/// `SYS.1010` if all places are taken.
 pub(crate) fn stream_place() -> ringfence_messages::Result<SemaphorePermit<'static>> {
     STREAMS.try_acquire().map_err(|_| {
-        let why = format!("{MAX_STREAMS} streams of events are open: close one, or read /v1/events?after=SEQ");
+        let why = format!("all {MAX_STREAMS} event streams are in use; close one, or read /v1/events?after=SEQ");
         ErrorCode::new(Code::NOT_READY, why)
     })
 }
 
-/// Which records.
+/// A page of records.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Page {
-    /// Only those after this sequence number.
+    /// Sequence number after which records are returned.
     #[serde(default)]
     #[param(default = 0, maximum = 9223372036854775807i64)]
     after: u64,
-    /// So many at most; 100 unless said.
+    /// Largest number of records; 100 if omitted.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
@@ -69,17 +69,18 @@ pub(super) struct Records {
 
 fn page(query: Result<Query<Page>, QueryRejection>) -> Answer<Page> {
     let bad = |why: String| Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why);
-    let Query(page) = query.map_err(|e| bad(format!("after and limit are whole numbers: {}", e.body_text())))?;
+    let Query(page) =
+        query.map_err(|e| bad(format!("`after` and `limit` must be whole numbers: {}", e.body_text())))?;
     if i64::try_from(page.after).is_err() {
-        return Err(bad(format!("after is {} at most", i64::MAX)));
+        return Err(bad(format!("`after` = {} is out of range (at most {})", page.after, i64::MAX)));
     }
     if page.limit.is_some_and(|limit| !(1..=MAX_READ).contains(&limit)) {
-        return Err(bad(format!("limit is 1 to {MAX_READ}")));
+        return Err(bad(format!("`limit` is out of range (1 to {MAX_READ})")));
     }
     Ok(page)
 }
 
-/// What happened
+/// Records of the journal
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(Page),
     responses((status = 200, body = Records), (status = "default", body = Problem)))]
 pub(super) async fn list(State(backend): App, query: Result<Query<Page>, QueryRejection>) -> Answer<Json<Records>> {
@@ -88,9 +89,9 @@ pub(super) async fn list(State(backend): App, query: Result<Query<Page>, QueryRe
     Ok(Json(Records { items }))
 }
 
-/// What happened, and what happens from now on: a stream that does not end
+/// Records of the journal as an endless stream of server-sent events
 #[utoipa::path(get, path = "/v1/events/stream", tag = "events",
-    params(Page, ("last-event-id" = Option<u64>, Header, description = "Go on after this one")),
+    params(Page, ("last-event-id" = Option<u64>, Header, description = "Sequence number after which the stream resumes")),
     responses((status = 200, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)))]
 pub(super) async fn stream(
     State(backend): App,
@@ -101,11 +102,11 @@ pub(super) async fn stream(
     if let Some(last) = headers.get("last-event-id") {
         let number = last.to_str().ok().and_then(|text| text.parse().ok());
         after = number.ok_or_else(|| {
-            Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, "Last-Event-ID is a sequence number")
+            Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, "`Last-Event-ID` must be a sequence number")
         })?;
     }
     let place = stream_place()?;
-    // Live first, then the past: what is made in between comes twice, and is told once by its number.
+    // Subscribe first, then read the past: records in between come twice and are deduplicated by their number.
     let live = backend.live().await?;
     let past = stream::try_unfold((backend, after, true), |(backend, after, more)| async move {
         if !more {
@@ -120,17 +121,17 @@ pub(super) async fn stream(
         Err(error) => stream::once(async move { Err(error) }).right_stream(),
     });
     let records = past.flatten().chain(live.map(Ok)).inspect(move |_| _ = &place);
-    Ok(Sse::new(told_once(records, after)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    Ok(Sse::new(deduplicated(records, after)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
-/// Each record once, in order; the stream ends where one is missing, for the reader to resume.
-fn told_once(
+/// Each record once, in sequence. The stream ends at a gap, and the reader resumes.
+fn deduplicated(
     records: impl Stream<Item = ringfence_messages::Result<Record>> + Send + 'static,
     after: u64,
 ) -> impl Stream<Item = Result<Event, Infallible>> + Send {
     records
         .scan(after, |last, record| {
-            let told = match record {
+            let event = match record {
                 Ok(record) if record.seq <= *last => Some(None),
                 Ok(record) if record.seq == *last + 1 => {
                     *last = record.seq;
@@ -139,7 +140,7 @@ fn told_once(
                 }
                 _ => None,
             };
-            std::future::ready(told)
+            std::future::ready(event)
         })
         .filter_map(std::future::ready)
 }

@@ -1,10 +1,10 @@
-//! Orders with an `Idempotency-Key`: sent again, they are not carried out again.
+//! Requests with an `Idempotency-Key`: a retry is not carried out again.
 //!
-//! Invariants: one key of one bearer stands for one order; the answer of the first one is given to every later one for [`KEPT`];
-//! while that one is under way the second is refused, not queued. Kept only for who was let in, and bounded for each bearer, of
-//! whom there are as many as the config names: nobody makes the controller grow, or forget an order of somebody else. The oldest
-//! answers are forgotten first. Of an order no more is kept than its digest. In memory: after a restart of the controller a
-//! repeated order is a new one, which `If-Match` guards against.
+//! Invariants: one key of one bearer is one request; retries get the answer of the first request for [`KEPT`]; a retry during the
+//! first request is rejected, not queued. Answers are stored only for authenticated bearers and bounded for each of them, so no
+//! client can exhaust memory or evict answers of another client. The oldest answers are evicted first. Of a request only the
+//! digest is stored. Storage is in memory: after a restart of the controller a retry is a new request; `If-Match` guards
+//! against that.
 
 use std::{
     collections::HashMap,
@@ -27,37 +27,36 @@ use sha2::{Digest, Sha256};
 use super::{actions::MAX_BODY_BYTES, auth::Bearer, errors::Failure};
 use crate::listen::read_body;
 
-/// How long an answer is kept. Too low: a client that tries again after a break does it twice.
+/// Life of a stored answer. Too low: a client that retries after a break repeats the request. Too high: memory.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// Answers that are kept for one bearer. Too low: a script that orders a lot and tries again later does it twice. Too high: time
-/// to look through them.
+/// Stored answers of one bearer. Too low: a script with many requests that retries later repeats some. Too high: slow search.
 const MAX_KEPT: usize = 5_000;
 
-/// Bytes of the answers that are kept for one bearer. Too low: as with [`MAX_KEPT`]. Too high: memory.
+/// Bytes of the stored answers of one bearer. Too low: as with [`MAX_KEPT`]. Too high: memory.
 const MAX_KEPT_BYTES: usize = 8 << 20;
 
 /// The longest key.
 const MAX_KEY_BYTES: usize = 100;
 
-/// Whose order it is, by the digest of their token; none where none is asked for.
-type Whose = Option<[u8; 32]>;
+/// Sender of a request, by the digest of its token; none if authentication is disabled.
+type Sender = Option<[u8; 32]>;
 
-/// The orders that were named.
+/// The requests with a key.
 #[derive(Default)]
-pub(super) struct Repeats(Mutex<HashMap<Whose, HashMap<String, Order>>>);
+pub(super) struct Repeats(Mutex<HashMap<Sender, HashMap<String, Order>>>);
 
 struct Order {
     at: Instant,
-    /// Of its path and body.
+    /// Digest of path and body.
     digest: [u8; 32],
-    /// None while it is under way.
+    /// None while the request is in progress.
     answer: Option<Answer>,
 }
 
 type Answer = (StatusCode, HeaderMap, Bytes);
 
-/// What to do with an order.
+/// What to do with a request.
 enum First {
     Yes,
     Answered(Response),
@@ -72,7 +71,7 @@ fn bytes(orders: &HashMap<String, Order>) -> usize {
     orders.values().filter_map(|order| order.answer.as_ref()).map(|(_, _, bytes)| bytes.len()).sum()
 }
 
-/// Forgets the oldest answer; whether there was one.
+/// Evicts the oldest answer. Returns false if there is none.
 fn forget_oldest(orders: &mut HashMap<String, Order>) -> bool {
     let oldest = orders.iter().filter(|(_, order)| order.answer.is_some()).min_by_key(|(_, order)| order.at);
     let oldest = oldest.map(|(key, _)| key.clone());
@@ -80,20 +79,20 @@ fn forget_oldest(orders: &mut HashMap<String, Order>) -> bool {
 }
 
 impl Repeats {
-    fn begin(&self, whose: Whose, key: &str, digest: [u8; 32]) -> Result<First, Failure> {
+    fn begin(&self, whose: Sender, key: &str, digest: [u8; 32]) -> Result<First, Failure> {
         let refuse = |why: &str| Err(Failure::with(StatusCode::CONFLICT, Code::CHANGE_STATE, why));
         let mut all = self.0.lock();
         let orders = all.entry(whose).or_default();
         orders.retain(|_, order| order.at.elapsed() < KEPT);
         match orders.get(key) {
-            Some(order) if order.digest != digest => refuse("this Idempotency-Key names another order"),
-            Some(Order { answer: None, .. }) => refuse("the order of this Idempotency-Key is under way"),
+            Some(order) if order.digest != digest => refuse("this Idempotency-Key was used for a different request"),
+            Some(Order { answer: None, .. }) => refuse("the request with this Idempotency-Key is in progress"),
             Some(Order { answer: Some((status, headers, bytes)), .. }) => {
                 Ok(First::Answered((*status, headers.clone(), bytes.clone()).into_response()))
             }
             None => {
                 if orders.len() >= MAX_KEPT && !forget_oldest(orders) {
-                    return refuse("too many orders are under way");
+                    return refuse("too many requests with an Idempotency-Key are in progress");
                 }
                 orders.insert(key.to_owned(), Order { at: Instant::now(), digest, answer: None });
                 Ok(First::Yes)
@@ -101,7 +100,7 @@ impl Repeats {
         }
     }
 
-    fn end(&self, whose: Whose, key: &str, answer: Option<Answer>) {
+    fn end(&self, whose: Sender, key: &str, answer: Option<Answer>) {
         let mut all = self.0.lock();
         let Some(orders) = all.get_mut(&whose) else { return };
         let Some(answer) = answer else {
@@ -115,8 +114,8 @@ impl Repeats {
     }
 }
 
-/// Forgets an order whose sender went away before it was answered: what came of it nobody knows here.
-struct UnderWay<'a>(&'a Repeats, Whose, &'a str, bool);
+/// Removes a request whose client disconnected before the answer, because its result is unknown here.
+struct UnderWay<'a>(&'a Repeats, Sender, &'a str, bool);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
@@ -134,7 +133,7 @@ pub(super) async fn once(State(repeats): State<Arc<Repeats>>, request: Request, 
     };
     let bad = |status, why: String| Failure::with(status, Code::INVALID_ARGUMENT, why).into_response();
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
-        return bad(StatusCode::BAD_REQUEST, format!("Idempotency-Key takes 1 to {MAX_KEY_BYTES} bytes"));
+        return bad(StatusCode::BAD_REQUEST, format!("`Idempotency-Key` must have 1 to {MAX_KEY_BYTES} bytes"));
     }
     let (parts, body) = request.into_parts();
     let body = match read_body(body, MAX_BODY_BYTES).await {
@@ -149,7 +148,7 @@ pub(super) async fn once(State(repeats): State<Arc<Repeats>>, request: Request, 
     let mut under_way = UnderWay(&repeats, whose, &key, true);
     let (parts, body) = next.run(Request::from_parts(parts, Body::from(body))).await.into_parts();
     let bytes = body.collect().await.map(|collected| collected.to_bytes()).unwrap_or_default();
-    // A failure of ours may be over when it is tried again; a refusal stays one.
+    // A server error may be temporary, so a retry is carried out again; every other answer is stored.
     if !parts.status.is_server_error() {
         let mut headers = HeaderMap::new();
         headers.extend(parts.headers.get(header::CONTENT_TYPE).map(|of| (header::CONTENT_TYPE, of.clone())));
@@ -164,7 +163,7 @@ pub(super) async fn once(State(repeats): State<Arc<Repeats>>, request: Request, 
 mod tests {
     use super::*;
 
-    const OPS: Whose = Some([1; 32]);
+    const OPS: Sender = Some([1; 32]);
 
     fn order(path: &'static str, body: &[u8]) -> [u8; 32] {
         digest(&Uri::from_static(path), body)
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_names_one_order_of_one_bearer_and_its_answer_is_kept() {
+    fn retry_of_one_bearer_gets_the_first_answer() {
         let (repeats, stop) = (Repeats::default(), order("/v1/vms/vm1/actions", b"{}"));
         assert!(matches!(repeats.begin(OPS, "k", stop), Ok(First::Yes)));
         assert!(repeats.begin(OPS, "k", stop).is_err(), "under way");
@@ -184,16 +183,16 @@ mod tests {
         assert!(repeats.begin(OPS, "k", order("/v1/vms/vm1/actions", b"other")).is_err(), "another order");
         assert!(repeats.begin(OPS, "k", order("/v1/vms/vm2/actions", b"{}")).is_err(), "another VM");
         let others = repeats.begin(Some([2; 32]), "k", order("/v1/vms/vm2/actions", b"{}"));
-        assert!(matches!(others, Ok(First::Yes)), "somebody else's key is another");
+        assert!(matches!(others, Ok(First::Yes)), "keys of different senders are independent");
         repeats.begin(OPS, "gone", stop).ok();
         drop(UnderWay(&repeats, OPS, "gone", true));
-        assert!(matches!(repeats.begin(OPS, "gone", stop), Ok(First::Yes)), "its sender went away");
+        assert!(matches!(repeats.begin(OPS, "gone", stop), Ok(First::Yes)), "its client disconnected");
     }
 
     #[test]
-    fn the_oldest_answer_is_forgotten_first_and_nobody_elses() {
+    fn oldest_answer_of_the_same_bearer_is_evicted() {
         let (repeats, stop) = (Repeats::default(), order("/", b""));
-        let once = |whose: Whose, key: &str, bytes: usize| {
+        let once = |whose: Sender, key: &str, bytes: usize| {
             assert!(matches!(repeats.begin(whose, key, stop), Ok(First::Yes)), "{key}");
             repeats.end(whose, key, done(bytes));
         };
@@ -201,7 +200,7 @@ mod tests {
         for n in 0..=MAX_KEPT {
             once(OPS, &n.to_string(), 0);
         }
-        let is_kept = |whose: Whose, key: &str| matches!(repeats.begin(whose, key, stop), Ok(First::Answered(_)));
+        let is_kept = |whose: Sender, key: &str| matches!(repeats.begin(whose, key, stop), Ok(First::Answered(_)));
         assert_eq!(repeats.0.lock()[&OPS].len(), MAX_KEPT);
         assert!(is_kept(OPS, "1") && is_kept(None, "0"));
         assert!(!is_kept(OPS, "0"), "forgotten");

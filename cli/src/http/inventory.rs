@@ -1,4 +1,4 @@
-//! The inventory, as the config and the API made it: shown, changed, read again.
+//! The inventory of the config file and the API: show, change, reload.
 
 use axum::{
     Extension, Json,
@@ -26,12 +26,12 @@ use super::{
     etag::{matches, tagged},
 };
 
-/// Whether anything is done.
+/// Mode of a change.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct How {
-    /// Say what would be another, and change nothing.
+    /// Return the changes without applying them.
     dry_run: bool,
 }
 
@@ -39,13 +39,13 @@ pub(super) struct How {
 #[derive(Debug, Serialize, ToSchema)]
 #[allow(dead_code)]
 struct Shown {
-    /// Whether the API may change it; else it stands in the config file.
+    /// Whether the API may change the item; otherwise the config file defines it.
     managed: bool,
-    /// The table, as the config has it, with the keys of JSON.
+    /// The table of the config file, with JSON keys.
     definition: Map<String, Value>,
 }
 
-/// The inventory that is in force.
+/// The current inventory.
 #[derive(Debug, Serialize, ToSchema)]
 #[allow(dead_code)]
 struct Everything {
@@ -55,7 +55,7 @@ struct Everything {
     vms: Vec<Shown>,
 }
 
-/// What is looked after, as it was defined
+/// The inventory as defined
 #[utoipa::path(get, path = "/v1/inventory", tag = "inventory",
     responses((status = 200, body = Everything), (status = "default", body = Problem)))]
 pub(super) async fn show(State(backend): App, headers: HeaderMap) -> Answer<Response> {
@@ -63,10 +63,10 @@ pub(super) async fn show(State(backend): App, headers: HeaderMap) -> Answer<Resp
     Ok(tagged(&shown, &headers))
 }
 
-/// Add, replace and take out clusters, hosts, storages and VMs: all of it or nothing
+/// Add, replace and remove clusters, hosts, storages and VMs, all or nothing
 ///
-/// What may write to a disk does not leave: VMs have to be stopped, hosts in maintenance and asked, or attested to be off. What
-/// stands in the config file is changed there.
+/// An item that may still write to a disk cannot be removed: VMs must be stopped, hosts must be in maintenance and answer, or
+/// be attested to be off. Items of the config file are changed there.
 #[utoipa::path(post, path = "/v1/inventory/changes", tag = "inventory", request_body = Edit, params(How, Conditions),
     responses((status = 200, body = Outcome), (status = "default", body = Problem)))]
 pub(super) async fn change(
@@ -83,9 +83,9 @@ pub(super) async fn change(
     Ok(Json(backend.inventory(Order::Edit(edit), bearer.name, dry_run).await?))
 }
 
-/// Read the config file again
+/// Reload the config file
 ///
-/// Clusters, hosts, storages and VMs count at once, other tables from the next start on.
+/// Changes of clusters, hosts, storages and VMs apply at once, changes of other tables after a restart.
 #[utoipa::path(post, path = "/v1/inventory/reload", tag = "inventory", params(How),
     responses((status = 200, body = Outcome), (status = "default", body = Problem)))]
 pub(super) async fn reload(
@@ -100,7 +100,7 @@ pub(super) async fn reload(
 
 fn how(query: Result<Query<How>, QueryRejection>) -> Answer<How> {
     let bad = |why: QueryRejection| {
-        let why = format!("dryRun is true or false: {}", why.body_text());
+        let why = format!("`dryRun` must be true or false: {}", why.body_text());
         Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why)
     };
     query.map(|Query(how)| how).map_err(bad)

@@ -1,9 +1,9 @@
-//! How many requests an address may make.
+//! Rate limit of requests from one address.
 //!
-//! Invariants: who asks too often is told when to ask again, and costs others nothing; who shows a token or a session that is
-//! known has another measure than who shows none, for behind SSH everybody is 127.0.0.1; `/healthz` and `/metrics` have one of
-//! their own, so that a script that runs wild does not make a controller look dead.
-//! Rejected: a measure for each token: scripts on one machine share its token or have many, and it is the machine that asks.
+//! Invariants: a limited client gets `Retry-After` and does not affect others; authenticated and unauthenticated requests have
+//! separate limits, because behind SSH every client is 127.0.0.1; `/healthz` and `/metrics` have their own limit, so that a
+//! runaway script does not make the controller look down.
+//! Alternative considered: a limit for each token (scripts on one machine share a token or have many).
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -27,20 +27,20 @@ use crate::{
     rate_limit::{PerAddress, network},
 };
 
-/// For how many seconds' worth an address may ask at once. Too low: the page's parts come one by one.
+/// Size of a burst, in seconds of the limit. Too low: the parts of the page load one by one. Too high: bursts delay others.
 const BURST_SECONDS: u32 = 5;
 
 struct Limits {
     access: Access,
-    /// Of who is known.
+    /// Authenticated requests.
     known: PerAddress,
-    /// Of who is not.
+    /// Unauthenticated requests.
     strangers: PerAddress,
-    /// Of `/healthz` and `/metrics`.
+    /// Requests of `/healthz` and `/metrics`.
     watch: PerAddress,
 }
 
-/// The routes, for so many requests a second from each address, and as many of who is known to `access`.
+/// The routes with a limit of requests per second from each address, separately for authenticated requests.
 pub fn limited(app: Router, per_second: NonZeroU32, access: Access) -> Router {
     let quota = Quota::per_second(per_second)
         .allow_burst(per_second.saturating_mul(const { NonZeroU32::new(BURST_SECONDS).unwrap() }));
@@ -63,7 +63,7 @@ async fn check(State(limits): State<Arc<Limits>>, request: Request, next: Next) 
     let Some(wait) = of.wait(whom) else { return next.run(request).await };
     let seconds = wait.as_secs() + 1;
     let why =
-        format!("too many requests from {whom}: ask again in {seconds} s, or raise [controller] requests_per_second");
+        format!("too many requests from {whom}; retry in {seconds} s, or raise `requests_per_second` in [controller]");
     let mut refused = Failure::with(StatusCode::TOO_MANY_REQUESTS, Code::NOT_READY, why).into_response();
     refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     origin_check::add_security_headers(&mut refused);

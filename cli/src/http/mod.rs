@@ -8,15 +8,15 @@
 //! GET  /v1/explain/{name or uuid of a VM or host}                     {"items": ["...", ...]}
 //! POST /v1/vms/{name or uuid}/actions    {"start": {"host": "..."}} | {"stop": {}} | {"haStart": {"host": "...", "dryRun": true}}
 //! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"drain": {}} | {"activate": {}} | {"ping": {}} | {"confirmFenced": {"by": "..."}}
-//! GET  /v1/hooks                                                      whom it tells what happened, and how far they are
+//! GET  /v1/hooks                                                      hooks and their delivery
 //! POST /v1/hooks/{name}/actions          {"test": {}}
 //! GET  /v1/inspect /metrics /healthz /openapi.json /
 //! ```
-//! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a
-//! reader of the stream who is slow is cut off and can resume; nothing here decides anything: see [`backend`]; every
-//! route comes from the attribute that describes it, so that `/openapi.json` leaves none out.
-//! What changes something takes `If-Match` and `Idempotency-Key`, and never another site's word: see `origin_check`.
-//! Who may what: [`auth`]. How often: [`limit`].
+//! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a slow reader of
+//! the stream is disconnected and can resume; nothing here decides anything, see [`backend`]; every route comes from the
+//! attribute that describes it, so that `/openapi.json` is complete.
+//! Requests with an effect accept `If-Match` and `Idempotency-Key`; cross-site requests are rejected (`origin_check`).
+//! Authorization: [`auth`]. Rate limit: [`limit`].
 
 mod actions;
 pub mod auth;
@@ -56,20 +56,20 @@ use idempotency::Repeats;
 type App = State<Arc<dyn Backend>>;
 type Answer<T = axum::response::Response> = Result<T, Failure>;
 
-/// The document's head.
+/// Head of the OpenAPI document.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Ringfence controller",
-        description = "Keeps every virtual machine running on at most one host. A thing is addressed by its name or its uuid. \
-                       Every error is {\"error\": {...}} with a code that never changes its meaning. Where the config names tokens, \
-                       one is presented as a bearer; each role may what those before it may: viewer, operator, admin. Where it \
-                       names none, everybody who reaches the loopback is an admin."
+        description = "Runs every virtual machine on at most one host. Hosts, VMs and hooks are addressed by name or uuid. \
+                       Every error is {\"error\": {...}} with a code that never changes its meaning. If the config file has API \
+                       tokens, requests present one as a bearer token; each role includes the roles before it: viewer, operator, \
+                       admin. Without API tokens, every local user is an admin."
     ),
     tags(
-        (name = "inventory", description = "What there is, and how it is"),
-        (name = "events", description = "What happened"),
-        (name = "actions", description = "What an operator may order"),
+        (name = "inventory", description = "Hosts, storages and VMs with their state"),
+        (name = "events", description = "Journal records and hooks"),
+        (name = "actions", description = "Actions on VMs, hosts and hooks"),
         (name = "controller", description = "The controller itself"),
     )
 )]
@@ -102,12 +102,12 @@ fn described() -> OpenApiRouter<Arc<dyn Backend>> {
     described
 }
 
-/// The API's description in OpenAPI 3.1, as `GET /openapi.json` gives it.
+/// The OpenAPI 3.1 document of `GET /openapi.json`.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     described().split_for_parts().1
 }
 
-/// The web page, as the routes of the API take it in.
+/// The web page, merged into the routes of the API.
 pub struct Pages {
     /// Routes under `/ui`.
     pub routes: Router<Arc<dyn Backend>>,
@@ -118,7 +118,7 @@ pub struct Pages {
 /// Renders the overview.
 pub type Overview = fn(Arc<dyn Backend>) -> BoxFuture<'static, Response>;
 
-/// The routes of the API and of the page over a backend, for whom `access` lets in.
+/// The routes of the API and of the page over a backend, with authorization by `access`.
 pub fn router(backend: Arc<dyn Backend>, access: Access, pages: Pages) -> Router {
     let (router, document) = described().split_for_parts();
     let repeats = Arc::new(Repeats::default());

@@ -1,10 +1,11 @@
-//! What every request passes: nobody else's page may speak for the operator, and nothing of ours is shown in theirs.
+//! Cross-origin protection of every request: rejects CSRF and DNS rebinding, and forbids framing.
 //!
-//! The API listens on loopback and asks for no password there, so that any page that an operator visits could send it
-//! orders from their browser. Invariants: an order that a browser sends for another site is refused, known by `Sec-Fetch-Site`
-//! or by an `Origin` that is not the `Host`; a `Host` that is a name other than `localhost` is refused (DNS rebinding: a site
-//! that resolves to 127.0.0.1 would be the same origin), unless it came by TLS, where the certificate stands against that; every answer has headers that forbid framing, sniffing and scripts
-//! of others. Rejected: tokens in forms. They protect forms alone, and the API takes JSON.
+//! The API listens on loopback, by default without authentication, so any page that an operator visits could send actions from
+//! the operator's browser. Invariants: a cross-site action of a browser is rejected, by `Sec-Fetch-Site` or by an `Origin` that
+//! differs from `Host`; a `Host` that is a name other than `localhost` is rejected (DNS rebinding: a site that resolves to
+//! 127.0.0.1 would be the same origin) unless the connection uses TLS, where the certificate prevents that; every answer has
+//! headers that forbid framing, sniffing and foreign scripts. Alternative considered: tokens in forms (they protect forms only,
+//! and the API accepts JSON).
 
 use axum::{
     extract::Request,
@@ -19,7 +20,7 @@ use crate::listen::Peer;
 
 /// Headers of every answer.
 const HEADERS: [(header::HeaderName, &str); 5] = [
-    // What there is and how it is stays on no disk of a browser or a proxy; assets say otherwise of themselves.
+    // No browser or proxy stores the inventory on disk; assets override this header.
     (header::CACHE_CONTROL, "no-store"),
     (
         header::CONTENT_SECURITY_POLICY,
@@ -47,25 +48,25 @@ pub(super) fn add_security_headers(response: &mut Response) {
     }
 }
 
-/// Why a request is not served, if so.
+/// The reason for rejecting a request, if any.
 fn refusal(method: &Method, headers: &HeaderMap, secure: bool) -> Option<String> {
     let text = |name: header::HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let host = text(header::HOST).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(&*host, |(name, port)| if port.ends_with(']') { &host } else { name });
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     if !secure && !host.is_empty() && bare != "localhost" && bare.parse::<std::net::IpAddr>().is_err() {
-        return Some(format!("Host is {host:.80}: the controller is asked by address, or as localhost"));
+        return Some(format!("header Host is {host:.80}; use an IP address or localhost in the URL"));
     }
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return None;
     }
     let site = text(header::HeaderName::from_static("sec-fetch-site"));
     if site.as_deref().is_some_and(|site| site != "same-origin" && site != "none") {
-        return Some("an order from another site's page".to_owned());
+        return Some("cross-site action".to_owned());
     }
     let origin = text(header::ORIGIN)?;
     let same = origin.split_once("://").is_some_and(|(_, of)| of == host);
-    (!same).then(|| format!("an order from a page of {origin:.80}"))
+    (!same).then(|| format!("cross-site action from {origin:.80}"))
 }
 
 #[cfg(test)]
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_of_other_sites_and_rebound_names_are_refused() {
+    fn cross_site_actions_and_rebound_names_are_rejected() {
         let refused = |method: Method, headers: &[(&'static str, &str)]| {
             let headers = headers
                 .iter()
@@ -88,7 +89,7 @@ mod tests {
             assert!(refused(Method::GET, &[("host", bad)]), "{bad}");
         }
         let named = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("controller.example:7080"))]);
-        assert_eq!(refusal(&Method::GET, &named, true), None, "its certificate says that it is called so");
+        assert_eq!(refusal(&Method::GET, &named, true), None, "the certificate proves the name");
         assert!(!refused(Method::POST, &[host]), "a script");
         assert!(!refused(
             Method::POST,
@@ -96,7 +97,7 @@ mod tests {
         ));
         assert!(refused(Method::POST, &[host, ("origin", "http://evil.example")]));
         assert!(refused(Method::POST, &[host, ("origin", "null")]));
-        assert!(refused(Method::POST, &[host, ("origin", "http://127.0.0.1:8080")]), "another port is another site");
+        assert!(refused(Method::POST, &[host, ("origin", "http://127.0.0.1:8080")]), "another port is another origin");
         for site in ["cross-site", "same-site"] {
             assert!(refused(Method::POST, &[host, ("sec-fetch-site", site)]), "{site}");
         }

@@ -1,4 +1,4 @@
-//! Questions: what there is, and how it is.
+//! Queries: the inventory with its state.
 
 use axum::{
     Extension, Json,
@@ -24,26 +24,26 @@ use super::{
     etag::tagged,
 };
 
-/// Which part of a list.
+/// A page of a list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Page {
-    /// So many are left out at the beginning.
+    /// Number of items to skip.
     #[serde(default)]
     #[param(default = 0)]
     offset: usize,
-    /// So many at most; all unless said.
+    /// Largest number of items; all if omitted.
     #[param(minimum = 1)]
     limit: Option<usize>,
 }
 
-/// A list, or a part of it, in the order of the inventory.
+/// A list, or a page of a list, in the order of the inventory.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct List<T> {
-    /// What was asked for.
+    /// The items.
     items: Vec<T>,
-    /// How many there are in all.
+    /// Number of items in the whole list.
     total: usize,
 }
 
@@ -56,16 +56,17 @@ pub(super) struct Lines {
 
 fn paginate<T: Serialize>(all: Vec<T>, query: Result<Query<Page>, QueryRejection>, headers: &HeaderMap) -> Answer {
     let bad = |why: String| Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why);
-    let Query(page) = query.map_err(|e| bad(format!("offset and limit are whole numbers: {}", e.body_text())))?;
+    let Query(page) =
+        query.map_err(|e| bad(format!("`offset` and `limit` must be whole numbers: {}", e.body_text())))?;
     if page.limit == Some(0) {
-        return Err(bad("limit is 1 or more".to_owned()));
+        return Err(bad("`limit` = 0 is out of range (at least 1)".to_owned()));
     }
     let total = all.len();
     let items = all.into_iter().skip(page.offset).take(page.limit.unwrap_or(usize::MAX)).collect();
     Ok(tagged(&List { items, total }, headers))
 }
 
-/// What the API has, in plain text; for who accepts `text/html`, the web page
+/// Overview of the API in plain text; with `Accept: text/html` the web page
 #[utoipa::path(get, path = "/", tag = "controller", responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn index(
     State(backend): App,
@@ -73,7 +74,7 @@ pub(super) async fn index(
     headers: HeaderMap,
 ) -> Response {
     let accepts = headers.get(header::ACCEPT).map(|accepts| String::from_utf8_lossy(accepts.as_bytes()));
-    // The page's script accepts anything, and says who it is.
+    // The page's script accepts any type, and sends its own header.
     match accepts.is_some_and(|accepts| accepts.contains("text/html")) || headers.contains_key("hx-request") {
         true => overview(backend).await,
         false => INDEX.into_response(),
@@ -89,9 +90,9 @@ const INDEX: &str = "Ringfence controller\n\
      GET  /v1/inventory    POST /v1/inventory/changes  /v1/inventory/reload  (?dryRun=true)\n\
      POST /v1/hooks/NAME/actions  {\"test\":{}}\n\
      GET  /v1/hooks  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\
-     A browser sees a page at /\n";
+     A browser gets the web page at /\n";
 
-/// Whether the controller can do its work: its journal and its actors answer
+/// Health: whether the journal and the actors answer
 #[utoipa::path(get, path = "/healthz", tag = "controller",
     responses((status = 200, body = Value), (status = "default", body = Problem)))]
 pub(super) async fn healthz(State(backend): App) -> Answer {
@@ -125,7 +126,7 @@ pub(super) async fn host(State(backend): App, Path(id): Path<String>, headers: H
     Ok(tagged(&backend.host(backend.host_id(&id)?).await?, &headers))
 }
 
-/// The storages, and how each host reaches them
+/// The storages with the connection of each host
 #[utoipa::path(get, path = "/v1/storages", tag = "inventory", params(Page),
     responses((status = 200, body = List<StorageInventory>), (status = "default", body = Problem)))]
 pub(super) async fn storages(
@@ -161,14 +162,14 @@ pub(super) async fn refs(
     paginate(backend.refs().await?, query, &headers)
 }
 
-/// In plain words: what state a VM or host is in, why, and what would change it
+/// Explain the state of a VM or host, and how to change it
 #[utoipa::path(get, path = "/v1/explain/{id}", tag = "inventory", params(("id" = String, Path, description = "Name or uuid")),
     responses((status = 200, body = Lines), (status = "default", body = Problem)))]
 pub(super) async fn explain(State(backend): App, Path(id): Path<String>) -> Answer<Json<Lines>> {
     Ok(Json(Lines { items: backend.explain(&id).await? }))
 }
 
-/// Whom the controller tells what happened: how far each hook has come, and what holds it up
+/// The hooks with their delivery position and last error
 #[utoipa::path(get, path = "/v1/hooks", tag = "events", params(Page),
     responses((status = 200, body = List<HookInventory>), (status = "default", body = Problem)))]
 pub(super) async fn hooks(
@@ -179,7 +180,7 @@ pub(super) async fn hooks(
     paginate(backend.hooks().await?, query, &headers)
 }
 
-/// A picture of all actors
+/// The state of all actors
 #[utoipa::path(get, path = "/v1/inspect", tag = "controller", responses((status = 200, body = Value)))]
 pub(super) async fn inspect(State(backend): App) -> Response {
     Json(backend.inspect().await).into_response()

@@ -1,7 +1,7 @@
-//! What the description says of tokens and roles.
+//! Tokens and roles in the OpenAPI document.
 //!
-//! Invariant: it is what [`auth`](super::auth) enforces, made of the same functions and constants; `cli/tests/http.rs`
-//! tries every operation that is described with every role.
+//! Invariant: the document uses the functions and constants with which [`auth`](super::auth) enforces roles; `cli/tests/http.rs`
+//! tries every documented operation with every role.
 
 use axum::http::Method;
 use utoipa::openapi::{
@@ -14,14 +14,14 @@ use utoipa::openapi::{
 use super::auth::{COOKIE, ELEVATED, required_role};
 use crate::auth::Role;
 
-/// Under which an operation says the least role that it requires.
+/// Extension with the least role of an operation.
 const REQUIRED_ROLE: &str = "x-required-role";
 
-/// Adds how a token is presented, and what role each operation requires.
+/// Adds the security schemes and the role of each operation.
 pub(super) fn describe(document: &mut OpenApi) {
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-    let cookie = "What the page's sign-in sets";
+    let cookie = "Cookie of the page's sign-in";
     let cookie = ApiKey::Cookie(ApiKeyValue::with_description(COOKIE, cookie));
     components.add_security_scheme("cookie", SecurityScheme::ApiKey(cookie));
     for (path, item) in &mut document.paths.paths {
@@ -44,9 +44,9 @@ fn describe_roles(operation: &mut Operation, path: &str, required: Option<Role>)
             format!("Needs the role {}{more}.", role.name())
         }
     };
-    let says = operation.description.take().filter(|says| !says.is_empty());
-    operation.description = Some(says.map_or_else(|| needs.clone(), |says| format!("{}\n\n{needs}", says.trim_end())));
-    // None at all is said too: it is what a generated client goes by.
+    let text = operation.description.take().filter(|text| !text.is_empty());
+    operation.description = Some(text.map_or_else(|| needs.clone(), |text| format!("{}\n\n{needs}", text.trim_end())));
+    // An empty list is explicit too, for generated clients.
     let of = |scheme| SecurityRequirement::new::<_, [&str; 0], _>(scheme, []);
     operation.security = Some(required.map_or_else(Vec::new, |_| vec![of("bearer"), of("cookie")]));
     if let Some(role) = required {

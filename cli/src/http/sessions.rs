@@ -1,9 +1,9 @@
-//! Who signed in with a browser, and until when.
+//! Sessions of browsers.
 //!
-//! Invariants: what a browser carries says nothing of the token: it is a number of its own, known here by its SHA-256 alone,
-//! which ends after [`LASTS`], at the sign-out, and with the controller. A browser sends its cookies to every port of a host,
-//! so that another server on the controller's machine sees what is in them.
-//! Rejected: the token as the cookie (it never ends), and signed cookies (they cannot be taken back).
+//! Invariants: the cookie discloses nothing of the token: it is a random number, stored only as SHA-256, which expires after
+//! [`LASTS`], at the sign-out, and with the controller. Browsers send cookies to every port of a host, so other servers on the
+//! controller's machine see them.
+//! Alternatives considered: the token as cookie (it never expires), signed cookies (they cannot be revoked).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,11 +12,11 @@ use rand::Rng;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-/// How long a browser stays signed in. Too low: a shift signs in twice. Too high: a cookie that was stolen is good for so long.
+/// Life of a session. Too low: an operator signs in twice in a shift. Too high: a stolen cookie stays valid for long.
 pub(super) const LASTS: Duration = Duration::from_secs(12 * 3600);
 
-/// Sessions at a time; the oldest ends for the next one. Too low: people sign each other out. Too high: memory for whoever has a
-/// token and signs in without end.
+/// Largest number of sessions; the oldest is evicted. Too low: users sign each other out. Too high: memory for a client with a
+/// token that signs in without end.
 const MAX_SESSIONS: usize = 1000;
 
 type Hash = [u8; 32];
@@ -36,7 +36,7 @@ fn hash(of: &str) -> Hash {
 }
 
 impl Sessions {
-    /// Begins one for the bearer of the token with this hash; its id goes into a cookie.
+    /// Starts a session for the token with this hash. Returns its id, for the cookie.
     pub(super) fn begin(&self, token: Hash) -> String {
         let id = hex::encode(rand::rng().random::<[u8; 32]>());
         let mut sessions = self.0.lock();
@@ -50,12 +50,12 @@ impl Sessions {
         id
     }
 
-    /// The hash of the token that began it; none once it ended.
+    /// The hash of a session's token; none after its end.
     pub(super) fn token(&self, id: &str) -> Option<Hash> {
         self.0.lock().get(&hash(id)).filter(|of| of.began.elapsed() < LASTS).map(|of| of.token)
     }
 
-    /// Ends one.
+    /// Ends a session.
     pub(super) fn end(&self, id: &str) {
         self.0.lock().remove(&hash(id));
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_ends_after_its_time_at_the_sign_out_and_for_newer_ones() {
+    async fn session_ends_by_age_sign_out_and_eviction() {
         let sessions = Sessions::default();
         let (first, second) = (sessions.begin([1; 32]), sessions.begin([2; 32]));
         assert_eq!((sessions.token(&first), sessions.token(&second)), (Some([1; 32]), Some([2; 32])));

@@ -1,7 +1,7 @@
-//! A span for each request, in the trace that it names.
+//! A span for each request, in the trace of its `traceparent`.
 //!
-//! Invariants: named by its route, never by its path: of those there are as many as things; health and metrics, which machines
-//! ask for all the time, have none.
+//! Invariants: the name of a span is the route, not the path, so that there are few; `/healthz` and `/metrics`, which are polled,
+//! have no span.
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -12,7 +12,7 @@ use ringfence_actors::span;
 use ringfence_drivers::trace_context::{TRACEPARENT, adopt};
 use tracing::Instrument;
 
-/// Handles a request in a span of its own.
+/// Handles a request in its own span.
 pub(super) async fn trace(request: Request, next: Next) -> Response {
     if matches!(request.uri().path(), "/healthz" | "/metrics") {
         return next.run(request).await;
@@ -32,7 +32,7 @@ pub(super) async fn trace(request: Request, next: Next) -> Response {
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
-    // Who asks for what cannot be is no failure of who is asked.
+    // A client error is not an error of the controller.
     if status.is_server_error() {
         span.record("otel.status_code", "ERROR");
     }

@@ -20,7 +20,7 @@ const RECENT: usize = 30;
 pub(crate) async fn overview(State(backend): App) -> Shown {
     let recent = backend.newest(None, RECENT).await?;
     let (hosts, storages, vms) = (backend.hosts().await?, backend.storages().await?, backend.vms().await?);
-    let ha = backend.thoughts().await?;
+    let ha = backend.ha_status().await?;
     let why = |vm: &VmInventory| ha.vms.iter().find(|of| of.vm_uuid == vm.uuid).map(|of| of.why.as_str());
     let last = |vm: &VmInventory| {
         hosts.iter().find(|host| Some(host.uuid) == vm.last_host_uuid).map(|host| host.name.as_str())

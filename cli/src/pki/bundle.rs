@@ -1,7 +1,7 @@
-//! Folders of keys and certificates that appear, and change, as a whole.
+//! Folders of keys and certificates with atomic changes.
 //!
-//! Invariant: whatever happens at whatever moment, under the folder's name are all of the old files or all of the new ones. They
-//! are written beside it and put in its place by one rename, which refuses what is not empty; a renewal swaps the two.
+//! Invariant: at any moment the folder has all old files or all new files. New files are written beside it and moved by one rename,
+//! which fails for a folder that is not empty; a renewal exchanges the two folders.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -13,20 +13,20 @@ use std::{
 use ringfence_messages::{Code, ErrorCode, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-/// A file of a folder: its name, what is in it, and its mode.
+/// A file: name, content and mode.
 pub(super) type Entry<'a> = (&'a str, &'a str, u32);
 
-/// Mode of what is secret.
+/// Mode of secret files.
 pub(super) const SECRET: u32 = 0o600;
 
-/// Mode of what everybody may read.
+/// Mode of public files.
 pub(super) const PUBLIC: u32 = 0o644;
 
 pub(super) fn odd(path: &Path, doing: &str, error: impl std::fmt::Display) -> ErrorCode {
     ErrorCode::new(Code::IO, format!("{}: cannot {doing}: {error}", path.display()))
 }
 
-/// Makes a folder of these files; it must be empty or not there.
+/// Creates a folder with these files; it must be new or empty.
 pub(super) fn create(dir: &Path, entries: &[Entry<'_>]) -> Result<()> {
     let draft = draft(dir, entries)?;
     fs::rename(&draft, dir).map_err(|error| {
@@ -34,7 +34,7 @@ pub(super) fn create(dir: &Path, entries: &[Entry<'_>]) -> Result<()> {
         match error.kind() {
             std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists => {
                 let details = format!(
-                    "{} is not empty and nothing is overwritten: name a new folder, or renew what is there with `ringfence pki rotate`",
+                    "{} is not empty; use a new folder, or renew its certificate with `ringfence pki rotate`",
                     dir.display()
                 );
                 ErrorCode::new(Code::INVALID_ARGUMENT, details)
@@ -45,13 +45,12 @@ pub(super) fn create(dir: &Path, entries: &[Entry<'_>]) -> Result<()> {
     durable(dir)
 }
 
-/// Puts these files in the place of a folder's, all at once. The folder must hold no others: they would be lost.
+/// Replaces the files of a folder atomically. The folder must have no other files, which would be lost.
 pub(super) fn swap(dir: &Path, entries: &[Entry<'_>]) -> Result<()> {
     for found in fs::read_dir(dir).map_err(|e| odd(dir, "read it", e))? {
         let name = found.map_err(|e| odd(dir, "read it", e))?.file_name();
         if !entries.iter().any(|(known, ..)| name == *known) {
-            let details =
-                format!("{} holds {}, which is none of ours: move it elsewhere", dir.display(), name.display());
+            let details = format!("{} contains the foreign file {}; move it elsewhere", dir.display(), name.display());
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
     }
@@ -63,16 +62,16 @@ pub(super) fn swap(dir: &Path, entries: &[Entry<'_>]) -> Result<()> {
     durable(dir)
 }
 
-/// Writes the files into a folder beside the one that they are for.
+/// Writes the files into a draft folder beside the target.
 fn draft(dir: &Path, entries: &[Entry<'_>]) -> Result<PathBuf> {
     let Some(name) = dir.file_name() else {
-        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, format!("{:?} is no name of a folder", dir.display())));
+        return Err(ErrorCode::new(Code::INVALID_ARGUMENT, format!("{:?} is not the name of a folder", dir.display())));
     };
     let mut beside = name.to_owned();
     beside.push(".new");
     let draft = dir.with_file_name(beside);
     let doing = "write the new files there";
-    // What a crash left; nobody uses it.
+    // Left by a crash, and unused.
     match fs::remove_dir_all(&draft) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(odd(&draft, doing, error)),
         _ => {}
@@ -91,7 +90,7 @@ fn draft(dir: &Path, entries: &[Entry<'_>]) -> Result<PathBuf> {
     Ok(draft)
 }
 
-/// Makes sure that a folder, and its name in the one above, survive a crash of the machine.
+/// Syncs a folder and its parent.
 fn durable(dir: &Path) -> Result<()> {
     let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for folder in [dir, above] {
@@ -118,7 +117,7 @@ mod tests {
         create(&dir, &[("key.pem", "one", SECRET)]).unwrap();
         assert_eq!(read(&dir, "key.pem"), "one");
         let error = create(&dir, &[("key.pem", "two", SECRET)]).unwrap_err();
-        assert!(error.details.contains("nothing is overwritten"), "{error}");
+        assert!(error.details.contains("is not empty"), "{error}");
         assert_eq!(read(&dir, "key.pem"), "one");
         swap(&dir, &[("key.pem", "three", SECRET)]).unwrap();
         assert_eq!(read(&dir, "key.pem"), "three");

@@ -1,4 +1,4 @@
-//! The authority: a folder with `ca.pem`, what everybody trusts, and `issuer.pem`, its key and certificate in one file.
+//! The certificate authority: a folder with `ca.pem`, the trusted certificates, and `issuer.pem`, its key and certificate.
 //!
 //! Invariant: the issuer is one file, so that key and certificate cannot part; it is always among those in `ca.pem`.
 
@@ -18,7 +18,7 @@ use super::{
     bundle::{self, PUBLIC, SECRET},
 };
 
-/// An authority that certificates can be had from.
+/// A certificate authority.
 pub struct Authority {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -74,23 +74,23 @@ impl Authority {
         let file = dir.join("issuer.pem");
         let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{}: {why}", file.display()));
         let text = std::fs::read_to_string(&file)
-            .map_err(|e| odd(format!("{e}; `ringfence pki init {}` makes an authority", dir.display())))?;
+            .map_err(|e| odd(format!("{e}; create an authority with `ringfence pki init {}`", dir.display())))?;
         let own = certificates("issuer", &file)?.remove(0).to_vec();
         let identity = Identity::of(&own).map_err(odd)?;
-        let key = KeyPair::from_pem(&text).map_err(|e| odd(format!("no private key is in it: {e}")))?;
+        let key = KeyPair::from_pem(&text).map_err(|e| odd(format!("the file has no private key: {e}")))?;
         let issuer = Issuer::from_ca_cert_der(&own.clone().into(), key).map_err(|e| odd(e.to_string()))?;
         let bundle =
             std::fs::read_to_string(dir.join("ca.pem")).map_err(|e| bundle::odd(&dir.join("ca.pem"), "read it", e))?;
         let authority = Authority { dir: dir.to_owned(), issuer, own, not_after: identity.not_after, bundle };
         if !authority.trusted()?.contains(&authority.own) {
             return Err(odd(
-                "its certificate is not in ca.pem beside it: put it there, or take the folder from a backup".to_owned(),
+                "its certificate is not in ca.pem; add it there, or restore the folder from a backup".to_owned()
             ));
         }
         Ok(authority)
     }
 
-    /// When it ends.
+    /// Expiry.
     pub fn until(&self) -> String {
         day(self.not_after)
     }
@@ -107,51 +107,51 @@ impl Authority {
         &self.bundle
     }
 
-    /// The certificates that are trusted, DER.
+    /// The trusted certificates, DER.
     pub(super) fn trusted(&self) -> Result<Vec<Vec<u8>>> {
         Ok(certificates("ca", &self.dir.join("ca.pem"))?.iter().map(|of| of.to_vec()).collect())
     }
 
-    /// Makes a new one in its place; the old one stays trusted.
+    /// Replaces the authority; the old one stays trusted.
     ///
     /// # Errors
-    /// `SYS.1005` if an old one is trusted already.
+    /// `SYS.1005` if an old authority is already trusted.
     pub fn replace(self, days: u32) -> Result<Authority> {
         if self.trusted()?.len() > 1 {
             let details = format!(
-                "{} holds an old authority already: finish that first with `ringfence pki rotate --ca {} --drop-old-ca`",
+                "{} still contains an old authority; finish that rotation first with `ringfence pki rotate --ca {} --drop-old-ca`",
                 self.dir.join("ca.pem").display(),
                 self.dir.display()
             );
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }
         let (certificate, issuer) = make(days)?;
-        // In this order: a crash between leaves an authority too many that is trusted and whose key is nowhere.
+        // In this sequence a crash leaves one more trusted authority, whose key does not exist.
         self.publish(&format!("{certificate}{}", self.bundle))?;
         let file = self.dir.join("issuer.pem");
         replace_file(&file, issuer.as_bytes()).map_err(|e| bundle::odd(&file, "replace it", e))?;
         Authority::open(&self.dir)
     }
 
-    /// Trusts itself alone; how many others are trusted no longer.
+    /// Removes old authorities from the trusted ones. Returns their number.
     ///
     /// # Errors
-    /// `SYS.1005` if it is alone already.
+    /// `SYS.1005` if there is no old authority.
     pub fn drop_old(self) -> Result<usize> {
         let trusted = self.trusted()?;
         let Some(old) = trusted.len().checked_sub(1).filter(|old| *old > 0) else {
             let details = format!(
-                "{} holds one authority alone: `--replace-ca` makes its successor first",
+                "{} contains a single authority; create its successor with --replace-ca first",
                 self.dir.join("ca.pem").display()
             );
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         };
         let file = self.dir.join("issuer.pem");
         let text = std::fs::read_to_string(&file).map_err(|e| bundle::odd(&file, "read it", e))?;
-        // Behind the key stands its certificate.
+        // The certificate follows the key.
         let at = text
             .find("-----BEGIN CERTIFICATE-----")
-            .ok_or_else(|| bundle::odd(&file, "read it", "no certificate is in it"))?;
+            .ok_or_else(|| bundle::odd(&file, "read it", "the file has no certificate"))?;
         self.publish(&text[at..])?;
         Ok(old)
     }

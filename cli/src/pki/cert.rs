@@ -1,4 +1,4 @@
-//! Certificates of hosts, controllers and users: made, and renewed.
+//! Certificates of hosts, controllers and users: issue and renew.
 
 use std::{net::IpAddr, path::Path};
 
@@ -16,7 +16,7 @@ use super::{
     ca::{Authority, internal, life},
 };
 
-/// Whose a certificate is, and where they are asked.
+/// Owner and addresses of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     role: Role,
@@ -26,28 +26,28 @@ pub struct Names {
 }
 
 impl Names {
-    /// A host's.
+    /// For a host.
     pub fn host(name: &str, id: HostId) -> Names {
         Names { role: Role::Host(id), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
     }
 
-    /// The controller's.
+    /// For the controller.
     pub fn controller() -> Names {
         Names { role: Role::Controller, name: "controller".to_owned(), dns: Vec::new(), ips: Vec::new() }
     }
 
-    /// A user's of the API.
+    /// For a user of the API.
     pub fn client(name: &str) -> Names {
         Names { role: Role::Client(name.to_owned()), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
     }
 
-    /// With the addresses and names at which they are asked.
+    /// Adds addresses and DNS names.
     #[must_use]
     pub fn at(self, ips: Vec<IpAddr>, dns: Vec<String>) -> Names {
         Names { ips, dns, ..self }
     }
 
-    /// What the certificate may be used for. A host answers and never asks: its certificate opens no agent.
+    /// Key usages. A host is only a server: its certificate gives no access to agents.
     fn usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
         match self.role {
             Role::Host(_) => vec![ExtendedKeyUsagePurpose::ServerAuth],
@@ -57,7 +57,7 @@ impl Names {
     }
 }
 
-/// Makes a key and a certificate in a new folder; what the certificate says.
+/// Issues a key and a certificate in a new folder. Returns the identity in the certificate.
 ///
 /// # Errors
 /// `SYS.1007` if the folder is not empty or the authority ends before, `SYS.1016` if it cannot be written.
@@ -65,7 +65,7 @@ pub fn issue(authority: &Authority, names: &Names, days: u32, out: &Path) -> Res
     issue_for(authority, names, life(days)?, out)
 }
 
-/// As [`issue`], from then until then.
+/// As [`issue`], with explicit start and end.
 ///
 /// # Errors
 /// As [`issue`].
@@ -80,22 +80,22 @@ pub fn issue_for(
     said(out)
 }
 
-/// Puts a new key and a certificate of the same names in a folder's place; what the certificate says.
+/// Replaces the key and the certificate of a folder, with the same names. Returns the identity in the certificate.
 ///
 /// # Errors
-/// `SYS.1007` if what is there is not of this authority or cannot be read, `SYS.1016` if it cannot be written.
+/// `SYS.1007` if the certificate is of another authority or unreadable, `SYS.1016` if the folder cannot be written.
 pub fn renew(authority: &Authority, days: u32, dir: &Path) -> Result<Identity> {
     let file = dir.join("cert.pem");
     let odd = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{}: {why}", file.display()));
     let old = certificates("cert", &file)?.remove(0);
     if !authority.trusted()?.iter().any(|ca| Identity::is_signed(&old, ca)) {
-        return Err(
-            odd("none of this authority's certificates: issue a new one with `ringfence pki issue`".to_owned()),
-        );
+        return Err(odd("not a certificate of this authority; issue a new one with `ringfence pki issue`".to_owned()));
     }
     let identity = Identity::of(&old).map_err(odd)?;
     let Some(role) = identity.role else {
-        return Err(odd("it is nobody's that Ringfence knows: issue a new one with `ringfence pki issue`".to_owned()));
+        return Err(odd(
+            "the certificate has no role of Ringfence; issue a new one with `ringfence pki issue`".to_owned()
+        ));
     };
     let names = Names { role, name: identity.name, dns: identity.dns, ips: identity.ips };
     let (cert, key) = make(authority, &names, life(days)?)?;
@@ -113,11 +113,11 @@ fn said(dir: &Path) -> Result<Identity> {
     Identity::of(&certificates("cert", &file)?[0]).map_err(odd)
 }
 
-/// What a folder holds, in a line.
-pub(super) fn told(dir: &Path, identity: &Identity) -> String {
+/// Summary of a folder, one line.
+pub(super) fn summary(dir: &Path, identity: &Identity) -> String {
     let places: Vec<_> = identity.ips.iter().map(IpAddr::to_string).chain(identity.dns.iter().cloned()).collect();
     let at = if places.is_empty() { String::new() } else { format!(", at {}", places.join(", ")) };
-    format!("{}: a certificate, {}{at}, until {}", dir.display(), identity.whose(), day(identity.not_after))
+    format!("{}: certificate, {}{at}, expires {}", dir.display(), identity.whose(), day(identity.not_after))
 }
 
 /// A certificate and its key, PEM.
@@ -128,7 +128,7 @@ fn make(
 ) -> Result<(String, String)> {
     if until.unix_timestamp() > authority.not_after() {
         let details = format!(
-            "this is longer than the authority lasts (until {}): name fewer --days, or `ringfence pki rotate --replace-ca`",
+            "the certificate would outlive its authority (until {}); use fewer --days, or `ringfence pki rotate --replace-ca`",
             authority.until()
         );
         return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));

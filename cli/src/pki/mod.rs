@@ -1,9 +1,8 @@
-//! Certificates for controller, hosts and users: `ringfence pki`.
+//! `ringfence pki`: certificates for controller, hosts and users.
 //!
-//! Invariants: a private key is written with mode 0600 from its first byte on and never leaves its folder; folders appear
-//! whole or not at all, and none is overwritten; nothing is issued that outlives its authority; a certificate is
-//! renewed only if one of the authorities in use made it. Rejected: `openssl` by hand (twenty options, and a name forgotten in
-//! one of them), an authority that must be up (nothing here needs a server).
+//! Invariants: a private key has mode 0600 from its first byte and never leaves its folder; folders are created atomically and never
+//! overwritten; no certificate outlives its authority; a certificate is renewed only if a current authority issued it.
+//! Alternatives considered: `openssl` by hand (many options, easy to forget a name), an online authority (a server to run).
 
 mod bundle;
 mod ca;
@@ -17,108 +16,112 @@ use ringfence_messages::{Code, ErrorCode, HostId, Result};
 pub use ca::Authority;
 pub use cert::{Names, issue, issue_for, renew};
 
-/// How long a certificate lasts unless told: a year.
+/// Default life of a certificate: a year.
 pub const LEAF_DAYS: u32 = 365;
 
-/// How long an authority lasts unless told: ten years. Replacing one touches every machine.
+/// Default life of an authority: ten years. Replacing one touches every machine.
 pub const AUTHORITY_DAYS: u32 = 3650;
 
-/// How far back lives begin: clocks of machines differ.
+/// Backdating of certificates, because clocks differ.
 const BACKDATE_SECONDS: i64 = 300;
 
-const REPLACE_HELP: &str = "Renew a certificate: `ringfence pki rotate DIR --ca CADIR` makes a new key and a certificate of the same names, \
-and swaps the folder at once. Copy it to its machine; what runs there takes it up with the next connection, without restart.
+const REPLACE_HELP: &str = "Renew a certificate: `ringfence pki rotate DIR --ca CADIR` creates a new key and a certificate with the same names, \
+and replaces the folder atomically. Copy it to its machine; the programs there use it from the next connection, without restart.
 
-Replace the authority, without anything being refused meanwhile:
+Replace the authority without an outage:
   1. ringfence pki rotate --ca CADIR --replace-ca     CADIR/ca.pem now holds the new and the old one
   2. copy CADIR/ca.pem over every `ca` and `client_ca` file, and to users (--ca-file)
   3. ringfence pki rotate DIR --ca CADIR              for every certificate; copy each folder to its machine
   4. ringfence pki rotate --ca CADIR --drop-old-ca    CADIR/ca.pem now holds the new one alone
-  5. copy CADIR/ca.pem once more over every `ca` and `client_ca` file: the old one is worth nothing now";
+  5. copy CADIR/ca.pem again over every `ca` and `client_ca` file; the old authority is no longer trusted";
 
-/// What may be done with certificates.
+/// Actions on certificates.
 #[derive(Debug, Subcommand)]
 pub enum PkiCommand {
-    /// Make an authority in a new folder: ca.pem for everybody, issuer.pem (with its key) for nobody
+    /// Create a certificate authority in a new folder
+    ///
+    /// Distribute ca.pem; keep issuer.pem, which contains the key, secret.
     Init {
-        /// The folder; must be empty or not there
+        /// New or empty folder
         dir: PathBuf,
-        /// How long it lasts
+        /// Life in days
         #[arg(long, default_value_t = AUTHORITY_DAYS, value_parser = clap::value_parser!(u32).range(1..=36500))]
         days: u32,
     },
-    /// Make a key and certificate in a new folder: cert.pem, key.pem, ca.pem
+    /// Issue a key and certificate in a new folder
+    ///
+    /// The folder gets cert.pem, key.pem and ca.pem.
     Issue(IssueArgs),
-    /// Renew a certificate, or replace the authority step by step
+    /// Renew a certificate, or replace the authority
     #[command(after_long_help = REPLACE_HELP)]
     Rotate(RotateArgs),
 }
 
-/// What is issued, and by whom.
+/// Options of a certificate.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("whose").required(true).args(["host", "controller", "client"]))]
 pub struct IssueArgs {
-    /// Folder of the authority
+    /// Folder of the certificate authority
     #[arg(long)]
     ca: PathBuf,
-    /// For the agent of this host, by its name in the controller's file
+    /// Host whose agent gets the certificate, by its name in the controller's file
     #[arg(long)]
     host: Option<String>,
-    /// The host's uuid, if the controller's file gives it one
+    /// Uuid of the host, if the controller's file sets it
     #[arg(long, requires = "host")]
     uuid: Option<HostId>,
-    /// For the controller: towards agents, and for its API
+    /// Issue for the controller: towards agents, and for its API
     #[arg(long)]
     controller: bool,
-    /// For somebody who uses the API of a controller with client_ca
+    /// User of an API with client_ca
     #[arg(long)]
     client: Option<String>,
-    /// An address at which it is asked
+    /// IP address of the certificate's owner; may be repeated
     #[arg(long)]
     ip: Vec<IpAddr>,
-    /// A DNS name by which it is asked
+    /// DNS name of the certificate's owner; may be repeated
     #[arg(long)]
     dns: Vec<String>,
-    /// The folder for it; must be empty or not there
+    /// New or empty folder for the files
     #[arg(long)]
     out: PathBuf,
-    /// How long it lasts
+    /// Life in days
     #[arg(long, default_value_t = LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
 }
 
-/// What is made anew.
+/// Options of a rotation.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["dir", "replace_ca", "drop_old_ca"]))]
 pub struct RotateArgs {
-    /// Folder of the certificate that is renewed, as `issue` made it
+    /// Folder of the certificate to renew
     dir: Option<PathBuf>,
-    /// Folder of the authority
+    /// Folder of the certificate authority
     #[arg(long)]
     ca: PathBuf,
-    /// Make a new authority beside the old one, which stays trusted
+    /// Create a new authority; the old one stays trusted
     #[arg(long)]
     replace_ca: bool,
     /// Trust the new authority alone
     #[arg(long)]
     drop_old_ca: bool,
-    /// How long the new one lasts; a year, an authority ten
+    /// Life in days; a year by default, ten for an authority
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36500))]
     days: Option<u32>,
 }
 
-/// Does it, and says what was done and what follows.
+/// Carries out an action. Returns lines about the result and the next steps.
 ///
 /// # Errors
-/// `SYS.1007` and `SYS.1016`, naming the file or folder and the fix.
+/// `SYS.1007` and `SYS.1016`, with the file or folder and the remedy.
 pub fn run(command: PkiCommand) -> Result<Vec<String>> {
     match command {
         PkiCommand::Init { dir, days } => {
             let authority = Authority::init(&dir, days)?;
             Ok(vec![
-                format!("{}: an authority until {}", dir.display(), authority.until()),
+                format!("{}: certificate authority, expires {}", dir.display(), authority.until()),
                 format!(
-                    "{}: keep it to yourself; whoever has it may order every host about",
+                    "{}: keep this file secret; any holder may command every host",
                     dir.join("issuer.pem").display()
                 ),
             ])
@@ -126,12 +129,12 @@ pub fn run(command: PkiCommand) -> Result<Vec<String>> {
         PkiCommand::Issue(args) => {
             let names = names(&args)?;
             let identity = issue(&Authority::open(&args.ca)?, &names, args.days, &args.out)?;
-            Ok(vec![cert::told(&args.out, &identity)])
+            Ok(vec![cert::summary(&args.out, &identity)])
         }
         PkiCommand::Rotate(RotateArgs { ca, dir: Some(dir), days, .. }) => {
             let identity = renew(&Authority::open(&ca)?, days.unwrap_or(LEAF_DAYS), &dir)?;
             Ok(vec![
-                cert::told(&dir, &identity),
+                cert::summary(&dir, &identity),
                 "copy the folder to its machine: it is taken up without restart".to_owned(),
             ])
         }

@@ -176,9 +176,9 @@ mod tests {
 
     /// Rejects every span.
     #[derive(Debug)]
-    struct Nobody;
+    struct Rejecting;
 
-    impl SpanExporter for Nobody {
+    impl SpanExporter for Rejecting {
         async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
             std::future::pending().await
         }
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_dropped_at_once_and_counted() {
-        let (queue, sender) = queue(Nobody, String::new(), Why::default());
+        let (queue, sender) = queue(Rejecting, String::new(), Why::default());
         for _ in 0..MAX_WAITING + 7 {
             queue.on_end(span(SpanKind::Internal, SpanId::INVALID, Status::Unset));
         }
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn only_calls_of_no_trace_that_went_well_are_left_out() {
-        let (queue, sender) = queue(Nobody, String::new(), Why::default());
+        let (queue, sender) = queue(Rejecting, String::new(), Why::default());
         let sent = |kind, parent, status| {
             let before = sender.waiting.len();
             queue.on_end(span(kind, parent, status));

@@ -1,7 +1,7 @@
-//! Brings the news: asks the controller for everything once, follows its events, and asks again when something happened.
+//! Updates for the screen: reads the state once, follows events, and reads the state again after an event.
 //!
-//! Invariants: every question is bounded in time; a controller that is away is tried again for ever; of a long journal only
-//! the end is read.
+//! Invariants: every request has a time limit; an unreachable controller is retried forever; only the end of a long journal is
+//! read.
 
 use std::time::Duration;
 
@@ -18,20 +18,19 @@ use tokio::{
 use super::state::{Data, MAX_RECORDS, Update};
 use crate::client::{Client, path_part};
 
-/// How long one question may take. Too low: a busy controller seems away. Too high: one that is away seems busy.
+/// Time limit of a request. Too low: a busy controller counts as unreachable. Too high: an unreachable one looks busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between tries to reach a controller that is away.
+/// Time between two connection attempts.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// After an event everything is asked again, but not sooner than this after the last time: a storm of events is one
-/// question.
+/// Least time between two reads of the state, so that many events cause one.
 const REFRESH: Duration = Duration::from_millis(500);
 
-/// Without events everything is asked again after this: not everything that is shown makes an event.
+/// Time between two reads of the state without events, because some changes have no event.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Runs until the screen is gone.
+/// Runs until the screen closes.
 pub(super) async fn run(client: Client, news: Sender<Update>, mut asked: Receiver<String>) {
     while !news.is_closed() {
         let error = match follow(&client, &news, &mut asked).await {
@@ -43,10 +42,10 @@ pub(super) async fn run(client: Client, news: Sender<Update>, mut asked: Receive
     }
 }
 
-/// Until the controller goes away, or (`Ok`) the screen does.
+/// Runs until the connection fails, or (`Ok`) the screen closes.
 async fn follow(client: &Client, news: &Sender<Update>, asked: &mut Receiver<String>) -> Result<()> {
-    let told = |update| async { news.send(update).await.is_ok() };
-    if !told(Update::Data(everything(client).await?)).await {
+    let deliver = |update| async { news.send(update).await.is_ok() };
+    if !deliver(Update::Data(everything(client).await?)).await {
         return Ok(());
     }
     let after = last(client).await?.saturating_sub(MAX_RECORDS as u64);
@@ -60,7 +59,7 @@ async fn follow(client: &Client, news: &Sender<Update>, asked: &mut Receiver<Str
                 let gone = |why: String| ErrorCode::new(Code::NODE_UNAVAILABLE, format!("the stream of events ended: {why}"));
                 let event = event.ok_or_else(|| gone("closed".to_owned()))?.map_err(|e| gone(e.to_string()))?;
                 let Ok(record) = serde_json::from_str::<Record>(&event.data) else { continue };
-                if !told(Update::Record(record)).await {
+                if !deliver(Update::Record(record)).await {
                     return Ok(());
                 }
                 next = next.min(looked + REFRESH);
@@ -69,14 +68,14 @@ async fn follow(client: &Client, news: &Sender<Update>, asked: &mut Receiver<Str
                 let data = everything(client).await?;
                 looked = Instant::now();
                 next = looked + POLL;
-                if !told(Update::Data(data)).await {
+                if !deliver(Update::Data(data)).await {
                     return Ok(());
                 }
             }
             name = asked.recv() => {
                 let Some(name) = name else { return Ok(()) };
                 let lines = bounded(client.items(&format!("/v1/explain/{}", path_part(&name)))).await;
-                if !told(Update::Explained(name, lines.unwrap_or_else(|error| vec![error.details]))).await {
+                if !deliver(Update::Explained(name, lines.unwrap_or_else(|error| vec![error.details]))).await {
                     return Ok(());
                 }
             }
@@ -92,8 +91,7 @@ async fn everything(client: &Client) -> Result<Data> {
     Ok(Data { hosts, storages, vms })
 }
 
-/// The number of the newest record: numbers have no gaps, so that it is found by halving, in some 40 small questions at
-/// most, however long the journal is.
+/// The number of the newest record, by binary search: numbers have no gaps, so about 40 small requests suffice.
 async fn last(client: &Client) -> Result<u64> {
     let beyond = async |seq: u64| {
         let page: Vec<Value> = bounded(client.items(&format!("/v1/events?after={seq}&limit=1"))).await?;

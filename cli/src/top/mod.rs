@@ -1,11 +1,11 @@
-//! `ringfence top`: hosts, storages, VMs that are not as wanted, fences under way and events, live in a terminal.
+//! `ringfence top`: a live view of hosts, storages, VMs off their desired state, fences and events.
 //!
 //! ```text
-//! feed    asks the controller and follows its events; goes on trying when it is away
-//! state   what is known and what keys do: plain
-//! view    draws the state: plain
+//! feed    polls the controller and follows its events; reconnects
+//! state   data and key bindings: pure
+//! view    draws the state: pure
 //! ```
-//! Invariant: the terminal is given back as it was, however this ends: a key, a signal, an error, a panic.
+//! Invariant: the terminal is restored at the end, whether by a key, a signal, an error or a panic.
 
 mod feed;
 mod state;
@@ -23,16 +23,16 @@ use tokio::sync::mpsc;
 use crate::{client::Server, listen::shutdown_signal};
 use state::{Effect, State};
 
-/// Between two pictures on which nothing but a clock moves.
+/// Time between two frames without updates. Too low: needless work. Too high: clocks stand still.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// News that wait for the screen. A feed that is faster than the terminal waits.
+/// Queued updates; a feed that is faster than the terminal waits.
 const MAX_NEWS: usize = 1024;
 
-/// Runs until somebody leaves; the exit code.
+/// Runs until the user quits. Returns the exit status.
 pub async fn run(server: &Server) -> u8 {
     if !std::io::stdout().is_terminal() {
-        eprintln!("error: top draws on a terminal, and standard output is none. For scripts: ringfence status --json");
+        eprintln!("error: standard output is not a terminal; use `ringfence status --json` in scripts");
         return 2;
     }
     let client = match server.client() {
@@ -56,7 +56,7 @@ pub async fn run(server: &Server) -> u8 {
     }
 }
 
-/// Gives the terminal back when it is dropped; a panic's hook does the same before it tells.
+/// Restores the terminal when dropped; the panic hook does the same before it reports.
 struct Restore;
 
 impl Drop for Restore {
@@ -70,7 +70,7 @@ async fn show(
     updates: &mut mpsc::Receiver<state::Update>,
     questions: &mpsc::Sender<String>,
 ) -> std::io::Result<()> {
-    // Heard from the first moment on: a signal must not meet a terminal that nobody restores.
+    // Registered first: a signal must not leave the terminal raw.
     let mut end = std::pin::pin!(shutdown_signal());
     let _ = futures_util::poll!(&mut end);
     let mut terminal = ratatui::try_init()?;
@@ -84,17 +84,17 @@ async fn show(
             key = keys.next() => match key {
                 Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => match state.key(key) {
                     Effect::Quit => return Ok(()),
-                    // One question at a time: another key while it is answered asks nothing.
+                    // One explanation at a time: further keys are ignored until its answer.
                     Effect::Explain(name) => drop(questions.try_send(name)),
                     Effect::None => {}
                 },
-                // A resize too is drawn at once.
+                // A resize is drawn immediately too.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
             update = updates.recv() => {
-                let Some(update) = update else { return Err(std::io::Error::other("the news ended")) };
+                let Some(update) = update else { return Err(std::io::Error::other("the feed ended")) };
                 state.update(update, Instant::now());
                 while let Ok(update) = updates.try_recv() {
                     state.update(update, Instant::now());

@@ -1,7 +1,7 @@
-//! What `top` knows and what its keys do: a plain struct, no terminal, no clock.
+//! Data and key bindings of `top`: a plain struct without terminal and clock.
 //!
-//! Invariants: what is kept is bounded; a table's cursor is always on a row while there is one; what was last known stays
-//! on the screen while the controller is away, and is said to be old.
+//! Invariants: the data is bounded; the cursor of a non-empty table is always on a row; while the controller is unreachable, the
+//! last data stays on the screen, marked as old.
 
 use std::{
     collections::VecDeque,
@@ -19,19 +19,19 @@ use ringfence_messages::{
 };
 use uuid::Uuid;
 
-/// Records that are kept. Too low: a busy minute is gone. Too high: memory for what nobody scrolls back to.
+/// Stored records. Too low: a busy minute is lost. Too high: memory.
 pub(super) const MAX_RECORDS: usize = 500;
 
-/// Fences that are kept; those that ended go first.
+/// Stored fences; finished ones are evicted first.
 const MAX_FENCES: usize = 100;
 
-/// Characters of a filter.
+/// Longest filter.
 const MAX_FILTER: usize = 64;
 
-/// Rows that a page key moves by.
+/// Rows of a page key.
 const PAGE: usize = 10;
 
-/// What the controller looks after, as of one moment.
+/// The inventory with its state at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Data {
     pub(super) hosts: Vec<HostInventory>,
@@ -39,18 +39,18 @@ pub(super) struct Data {
     pub(super) vms: Vec<VmInventory>,
 }
 
-/// News for the screen.
+/// An update for the screen.
 #[derive(Debug)]
 pub(super) enum Update {
     Data(Data),
     Record(Record),
-    /// The controller cannot be asked: why.
+    /// The controller is unreachable, with the reason.
     Lost(String),
     /// The answer to [`Effect::Explain`].
     Explained(String, Vec<String>),
 }
 
-/// What a key asks of the world.
+/// Effect of a key outside of the state.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     None,
@@ -71,7 +71,7 @@ pub(super) enum Pane {
 /// In the order of the tab key.
 pub(super) const PANES: [Pane; 5] = [Pane::Hosts, Pane::Storages, Pane::Vms, Pane::Fences, Pane::Events];
 
-/// A fence and the step of the ladder that it is on.
+/// A fence and its current level.
 #[derive(Clone, Debug)]
 pub(super) struct Fence {
     attempt: Uuid,
@@ -79,16 +79,16 @@ pub(super) struct Fence {
     pub(super) host: String,
     pub(super) since: String,
     pub(super) level: FenceLevel,
-    /// How it ended; `None` while it is under way.
+    /// Outcome; `None` while it is in progress.
     pub(super) outcome: Option<String>,
 }
 
-/// What lies over the tables.
+/// Overlay of the tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Nothing,
     Help,
-    /// A title, lines and the first of them that is shown.
+    /// Title, lines, and the first visible line.
     Text(String, Vec<String>, usize),
 }
 
@@ -104,7 +104,7 @@ pub(super) struct State {
     /// The filter is being typed.
     pub(super) typing: bool,
     pub(super) over: Over,
-    /// Since when the controller is away, and why. At first: since the start, not asked yet.
+    /// Start and reason of the lost connection; initially the start of the program.
     pub(super) lost: Option<(Instant, String)>,
 }
 
@@ -120,12 +120,12 @@ impl State {
             filter: String::new(),
             typing: false,
             over: Over::Nothing,
-            lost: Some((now, "not asked yet".to_owned())),
+            lost: Some((now, "not connected yet".to_owned())),
         }
     }
 
-    /// For how long the controller has been away, and why.
-    pub(super) fn away(&self, now: Instant) -> Option<(Duration, &str)> {
+    /// Duration and reason of the lost connection.
+    pub(super) fn disconnected(&self, now: Instant) -> Option<(Duration, &str)> {
         self.lost.as_ref().map(|(since, why)| (now.saturating_duration_since(*since), why.as_str()))
     }
 
@@ -146,7 +146,7 @@ impl State {
     }
 
     fn record(&mut self, record: Record) {
-        // Told again after a reconnect.
+        // Repeated after a reconnect.
         if self.records.back().is_some_and(|last| record.seq <= last.seq) {
             return;
         }
@@ -188,7 +188,7 @@ impl State {
         wanted.is_empty() || texts.iter().any(|text| text.to_lowercase().contains(&wanted))
     }
 
-    /// The hosts that the filter lets through; those that are not connected first.
+    /// The hosts that match the filter; unconnected ones first.
     pub(super) fn hosts(&self) -> Vec<&HostInventory> {
         let fits = |host: &&HostInventory| {
             let (status, state) = (format!("{:?}", host.status), format!("{:?}", host.state));
@@ -203,14 +203,14 @@ impl State {
         self.data.storages.iter().filter(|storage| self.matches(&[&storage.name])).collect()
     }
 
-    /// The VMs that are not as they are wanted.
+    /// The VMs off their desired state.
     pub(super) fn vms(&self) -> Vec<&VmInventory> {
         let odd = |vm: &&VmInventory| vm.state == VmState::Unknown || vm.wanted != (vm.state == VmState::Running);
         let fits = |vm: &&VmInventory| self.matches(&[&vm.name, vm.host.as_deref().unwrap_or_default()]);
         self.data.vms.iter().filter(odd).filter(fits).collect()
     }
 
-    /// Those under way first, then the last that ended.
+    /// Fences in progress first, then the newest.
     pub(super) fn fences(&self) -> Vec<&Fence> {
         let mut fences: Vec<_> =
             self.fences.iter().rev().filter(|fence| self.matches(&[&fence.vm, &fence.host])).collect();
@@ -218,7 +218,7 @@ impl State {
         fences
     }
 
-    /// The last first.
+    /// The newest first.
     pub(super) fn events(&self) -> Vec<&Record> {
         self.records.iter().rev().filter(|record| self.matches(&[&record.topic, &record.subject])).collect()
     }
@@ -308,7 +308,7 @@ impl State {
         Effect::None
     }
 
-    /// What is known of the selected thing: the controller explains hosts and VMs, the rest is here.
+    /// Details of the selected row: the controller explains hosts and VMs; the others are local.
     fn entered(&mut self, cursor: usize) -> Effect {
         let explain = |name: Option<&str>| name.map_or(Effect::None, |name| Effect::Explain(name.to_owned()));
         match self.pane {
@@ -318,7 +318,7 @@ impl State {
             Pane::Storages => {
                 let of = self.storages().get(cursor).map(|storage| {
                     let line = |host: &ringfence_messages::storage::StorageHostRef| {
-                        let status = host.status.map_or("not yet checked".to_owned(), |status| status.to_string());
+                        let status = host.status.map_or("not checked yet".to_owned(), |status| status.to_string());
                         let why = host.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
                         format!("{}  {status}{why}", host.host)
                     };

@@ -1,6 +1,6 @@
 //! Draws the state. Pure: the same state and size give the same cells.
 //!
-//! Invariant: only rows that are seen are made, so that a thousand hosts cost as much as a screen of them.
+//! Invariant: only visible rows are built, so a thousand hosts cost as much as one screen.
 
 use std::{ops::Range, time::Instant};
 
@@ -23,23 +23,23 @@ use ringfence_messages::{
 use super::state::{Fence, Over, Pane, State};
 use crate::output::{clock, event_summary};
 
-/// From here on there are two columns.
+/// Width from which there are two columns.
 const WIDE: u16 = 120;
 
 /// Shares of the height: the table with the cursor gets three times as much.
 const FOCUSED: u16 = 3;
 
 const HELP: [&str; 10] = [
-    "tab, shift-tab, left, right   the next table, the one before",
-    "up, down, page up, page down  move in it; also j, k, home, end",
-    "enter                         explain what the cursor is on",
-    "/                             show only what contains a word; esc forgets it",
-    "?                             this",
-    "q, ctrl-c                     leave",
+    "tab, shift-tab, left, right   next, previous table",
+    "up, down, page up, page down  move the cursor; also j, k, home, end",
+    "enter                         explain the selected row",
+    "/                             filter by a word; esc clears the filter",
+    "?                             help",
+    "q, ctrl-c                     quit",
     "",
-    "Hosts that are not well stand first. VMs are listed while they are not as wanted.",
-    "A storage has a sign for each host: # connected, x not, . not yet checked.",
-    "A fence climbs: 1 a sibling kills, 2 the storage refuses; else a human attests.",
+    "Unconnected hosts come first. VMs are listed while off their desired state.",
+    "A storage has a sign for each host: # connected, x not, . not checked yet.",
+    "Fencing levels: 1 kill by a sibling host, 2 storage fence; else attestation.",
 ];
 
 /// Draws everything.
@@ -71,11 +71,11 @@ fn heading(state: &State, now: Instant) -> Line<'static> {
     let data = &state.data;
     let connected = data.hosts.iter().filter(|host| host.status == HostStatus::Connected).count();
     let running = data.vms.iter().filter(|vm| vm.state == VmState::Running).count();
-    match state.away(now) {
+    match state.disconnected(now) {
         Some((since, why)) => {
-            // The address stands there already.
+            // The server's address is shown already.
             let why = why.rsplit_once(&state.server).map_or(why, |(_, rest)| rest.trim_start_matches([':', ' ']));
-            let text = format!(" {} not reachable for {} s, trying on: {why}", state.server, since.as_secs());
+            let text = format!(" {} not reachable for {} s, retrying: {why}", state.server, since.as_secs());
             Line::from(text).style(Style::new().fg(Color::White).bg(Color::Red))
         }
         None => Line::from(format!(
@@ -90,13 +90,13 @@ fn heading(state: &State, now: Instant) -> Line<'static> {
 
 fn footing(state: &State) -> Line<'static> {
     match (state.typing, state.filter.as_str()) {
-        (true, filter) => Line::from(format!(" /{filter}_   enter: keep, esc: forget")),
+        (true, filter) => Line::from(format!(" /{filter}_   enter: keep, esc: clear")),
         (false, "") => Line::from(" q quit  tab table  enter explain  / filter  ? help").dim(),
         (false, filter) => Line::from(format!(" only {filter:?}   esc: all  / change  ? help")),
     }
 }
 
-/// The rows that are seen: the cursor is among them.
+/// The visible rows, with the cursor among them.
 fn window(cursor: usize, rows: usize, height: usize) -> Range<usize> {
     let first = (cursor + 1).saturating_sub(height).min(rows);
     first..(first + height).min(rows)
@@ -118,7 +118,7 @@ fn table(frame: &mut Frame<'_>, state: &State, pane: Pane, area: Rect) {
     if focused && seen.contains(&cursor) {
         let at = 1 + cursor - seen.start;
         if let Some(line) = lines.get_mut(at) {
-            // To the table's end, and told by more than a colour.
+            // To the end of the row, and marked by more than a colour.
             let fill = width.saturating_sub(line.width());
             line.push_span(Span::raw(" ".repeat(fill)));
             line.style = line.style.add_modifier(Modifier::REVERSED);
@@ -131,9 +131,9 @@ fn title(pane: Pane, seen: &Range<usize>, rows: usize, width: usize, focused: bo
     let name = match pane {
         Pane::Hosts => "Hosts",
         Pane::Storages => "Storages",
-        Pane::Vms => "VMs not as wanted",
+        Pane::Vms => "VMs off desired state",
         Pane::Fences => "Fences",
-        Pane::Events => "Events, the last first",
+        Pane::Events => "Events, newest first",
     };
     let place = if rows == 0 { "none".to_owned() } else { format!("{}-{} of {rows}", seen.start + 1, seen.end) };
     let text = format!("{} {name}  {place} ", if focused { ">" } else { "-" });
@@ -162,7 +162,7 @@ fn storage(storage: &StorageInventory, width: usize) -> Line<'static> {
     let head = format!("  {:<16} {:<6} {counted:<10} ", storage.name, format!("{:?}", storage.kind).to_lowercase());
     let room = width.saturating_sub(head.len());
     let mut spans = vec![Span::raw(head)];
-    // Those that are not well first: they must not be the ones that do not fit.
+    // Unconnected hosts first, so that they are never cut off.
     let bad = |host: &&ringfence_messages::storage::StorageHostRef| host.status != Some(ProtocolStatus::Connected);
     let (worse, well): (Vec<_>, Vec<_>) = match storage.hosts.len() > room {
         true => storage.hosts.iter().partition(bad),
@@ -177,12 +177,12 @@ fn storage(storage: &StorageInventory, width: usize) -> Line<'static> {
 }
 
 fn vm(vm: &VmInventory) -> Line<'static> {
-    let wanted = if vm.wanted { "is to run" } else { "is not to run" };
+    let desired = if vm.wanted { "should run" } else { "should stop" };
     let colour = if vm.state == VmState::Unknown { Color::Red } else { Color::Yellow };
     Line::from(vec![
         Span::raw(format!("  {:<16} ", vm.name)),
         Span::styled(format!("{:<9} ", format!("{:?}", vm.state)), colour),
-        Span::raw(format!("{wanted:<14} {:<16} start {}", vm.host.as_deref().unwrap_or("-"), vm.incarnation)),
+        Span::raw(format!("{desired:<14} {:<16} start {}", vm.host.as_deref().unwrap_or("-"), vm.incarnation)),
     ])
 }
 
@@ -193,7 +193,7 @@ fn fence(fence: &Fence) -> Line<'static> {
     };
     let since = clock(&fence.since);
     let (how, colour) = match &fence.outcome {
-        None => ("under way", Color::Yellow),
+        None => ("in progress", Color::Yellow),
         Some(outcome) if outcome.starts_with("success") => (outcome.as_str(), Color::Green),
         Some(outcome) => (outcome.as_str(), Color::Red),
     };

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringfence_cli::oracle::{self, Told};
+use ringfence_cli::oracle::{self, Guests};
 use serde_json::Value;
 
 pub const WITHIN: Duration = Duration::from_secs(120);
@@ -71,7 +71,7 @@ impl Lab {
     }
 
     /// What the guests say, host by host.
-    fn told(&self) -> Vec<(&'static str, Told)> {
+    fn told(&self) -> Vec<(&'static str, Guests)> {
         let ask = |host: &str| {
             self.probe(host, |lab| oracle::read(&lab.run("host-exec.sh", &[host, "sh", "-c", oracle::SCRIPT])))
         };

@@ -320,7 +320,7 @@ impl Backend for Fake {
         Ok(vec![format!("{name} is explained."), "  - it would be unblocked by this".to_owned()])
     }
 
-    async fn thoughts(&self) -> Result<HaReply> {
+    async fn ha_status(&self) -> Result<HaReply> {
         let vms = vec![VmHa { vm_uuid: VmId::from_name("vm1"), why: "it may still write".to_owned() }];
         Ok(HaReply { hosts: Vec::new(), vms, braked: Vec::new() })
     }

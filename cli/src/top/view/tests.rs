@@ -168,7 +168,7 @@ fn a_controller_that_is_away_is_said_with_how_long_and_what_was_known_stays() {
     screen.now += Duration::from_secs(7);
     screen.gets(Update::Lost("timed out".to_owned()));
     let drawn = screen.drawn(100, 24);
-    assert!(drawn.contains("http://127.0.0.1:7080 not reachable for 7 s, trying on: timed out"), "{drawn}");
+    assert!(drawn.contains("http://127.0.0.1:7080 not reachable for 7 s, retrying: timed out"), "{drawn}");
     assert!(drawn.contains("host-2"), "{drawn}");
     screen.gets(Update::Data(data(3)));
     assert!(screen.drawn(80, 24).contains("hosts 2/3 connected"));
@@ -178,10 +178,10 @@ fn a_controller_that_is_away_is_said_with_how_long_and_what_was_known_stays() {
 fn a_fence_climbs_and_ends() {
     let mut screen = Screen::of(3);
     let all = |screen: &Screen| screen.drawn(140, 40);
-    assert!(all(&screen).contains("vm1        on host-1     2 storage under way"), "{}", all(&screen));
+    assert!(all(&screen).contains("vm1        on host-1     2 storage in progress"), "{}", all(&screen));
     screen.gets(record(5, &audit("vm1", FenceOutcome::FailedUnreachable)));
     assert!(all(&screen).contains("2 storage failed-unreachable"), "{}", all(&screen));
-    // Told again after a reconnect: nothing is there twice.
+    // Repeated after a reconnect: no duplicates.
     screen.gets(record(5, &audit("vm1", FenceOutcome::FailedUnreachable)));
     assert_eq!((screen.state.records.len(), screen.state.fences.len()), (5, 2));
 }
