@@ -1,8 +1,9 @@
 //! Expiry of the certificates that a controller presents and trusts, as metrics.
 //!
-//! Invariants: the values are of the certificates in use: files are read as their users read them, and an unusable file keeps
-//! the last value, as it keeps the last certificate; of several (a chain, two authorities during a rotation, all hosts) the
-//! earliest expiry counts. Alternative considered: a label for each host, of which there may be ten thousand.
+//! Invariants: the values are of the certificates in use: files are read as their users read them, and an unusable
+//! file keeps the last value, as it keeps the last certificate; of several (a chain, two authorities during a
+//! rotation, all hosts) the earliest expiry counts. Alternative considered: a label for each host, of which there may
+//! be ten thousand.
 
 use std::{path::Path, sync::Arc};
 
@@ -23,8 +24,8 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Certificates of a controller and of its agents. Sets the gauges once, so that a certificate that expires before the
-    /// first scrape is reported too.
+    /// Certificates of a controller and of its agents. Sets the gauges once, so that a certificate that expires
+    /// before the first scrape is reported too.
     pub(crate) fn of(config: &ControllerConfig, agents: Arc<AgentClient>) -> Certificates {
         let certificates = Certificates { api: config.tls.clone(), own: config.agent_tls.clone(), agents };
         certificates.measure([]);

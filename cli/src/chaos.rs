@@ -1,9 +1,9 @@
 //! Random faults on the lab: `make chaos`.
 //!
-//! Invariants: the seed alone determines all faults before the first one, and each is printed, so that a run can be repeated; after
-//! each fault the guests are checked for another writer; at the end all faults are removed, then every host must be in service and
-//! every VM must run and write. A failed probe is a failure.
-//! Alternative considered: endless faults on all hosts at the same time (the storm brake would suspend fencing, and nothing would
+//! Invariants: the seed alone determines all faults before the first one, and each is printed, so that a run can be
+//! repeated; after each fault the guests are checked for another writer; at the end all faults are removed, then
+//! every host must be in service and every VM must run and write. A failed probe is a failure. Alternative
+//! considered: endless faults on all hosts at the same time (the storm brake would suspend fencing, and nothing would
 //! be tested).
 
 use std::{

@@ -1,8 +1,8 @@
 //! TLS handshakes with a time limit; a rejection is reported to the client and the log.
 //!
-//! Invariants: every rejection is counted; each address is logged at most a few times a minute, so that a scanner cannot fill the
-//! disk; the TLS alert reaches the client. The client has sent its first request by then; closing the connection with unread data
-//! would reset it and lose the alert, so that data is read for a moment and discarded.
+//! Invariants: every rejection is counted; each address is logged at most a few times a minute, so that a scanner
+//! cannot fill the disk; the TLS alert reaches the client. The client has sent its first request by then; closing the
+//! connection with unread data would reset it and lose the alert, so that data is read for a moment and discarded.
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -22,10 +22,12 @@ use crate::rate_limit::{PerAddress, network};
 /// Time limit of a handshake. Too low: a busy machine is rejected. Too high: a silent client holds a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time and bytes that are read from a rejected client. Too low: it does not get the reason. Too high: it holds a place.
+/// Time and bytes that are read from a rejected client. Too low: it does not get the reason. Too high: it holds a
+/// place.
 const LINGER: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
 
-/// Log lines for one address in a minute. Too low: further reasons of one machine are missed. Too high: a scanner fills the disk.
+/// Log lines for one address in a minute. Too low: further reasons of one machine are missed. Too high: a scanner
+/// fills the disk.
 const REJECTIONS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
 /// The first byte of every handshake; plain HTTP starts with a letter.

@@ -10,7 +10,8 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// Time limit of a TCP connection. Too low: a distant receiver counts as down. Too high: a dead one uses up the time of an attempt.
+/// Time limit of a TCP connection. Too low: a distant receiver counts as down. Too high: a dead one uses up the time
+/// of an attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for which an idle connection is kept.
@@ -25,7 +26,8 @@ pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     why.to_string()
 }
 
-/// Connections to a receiver. With `secure`, its certificate is verified with the authorities of the file, or the system's.
+/// Connections to a receiver. With `secure`, its certificate is verified with the authorities of the file, or the
+/// system's.
 ///
 /// # Errors
 /// `SYS.1007` with the unusable file and the remedy.

@@ -1,7 +1,7 @@
 //! Manages the current inventory: reload, edits, and their application to the running actors.
 //!
-//! Invariants: one change at a time; a change is checked as a whole, and is applied together with its file or not at all. It runs on
-//! the actors' thread, which starts new actors.
+//! Invariants: one change at a time; a change is checked as a whole, and is applied together with its file or not at
+//! all. It runs on the actors' thread, which starts new actors.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,8 +22,8 @@ use crate::{
     config::{ControllerConfig, Source, load_controller, managed::Edit},
 };
 
-/// Largest number of queued changes. Too low: concurrent clients are rejected. Too high: clients have timed out before their
-/// change is applied.
+/// Largest number of queued changes. Too low: concurrent clients are rejected. Too high: clients have timed out
+/// before their change is applied.
 const MAX_WAITING: usize = 16;
 
 /// A request to the inventory manager.
@@ -139,7 +139,8 @@ struct InventoryManager {
     endpoints: Endpoints,
 }
 
-/// Starts the inventory manager of an assembly; it runs until its handles are dropped. Must be called inside the actors' system.
+/// Starts the inventory manager of an assembly; it runs until its handles are dropped. Must be called inside the
+/// actors' system.
 pub(crate) fn spawn(config: ControllerConfig, assembly: Assembly, endpoints: Endpoints) -> Inventory {
     let (sender, mut asked) = mpsc::channel::<Asked>(MAX_WAITING);
     actix::spawn(async move {

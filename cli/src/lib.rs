@@ -1,10 +1,11 @@
 //! The binary `ringfence`.
 //!
-//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] runs on each host. [`config`] reads their
-//! files, [`commands`] is the command line, [`client`] the API client, [`demo`] the demo on one machine.
+//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] runs on each host. [`config`]
+//! reads their files, [`commands`] is the command line, [`client`] the API client, [`demo`] the demo on one machine.
 //!
-//! The modules have no circle (`tests/layers.rs`): leaves such as `auth`, `errors`, `https`; then `config`; then `agent`, `client`,
-//! `inventory`, `notify`; then `http`, `doctor`; then `page`, `commands`, `top`; last `serve`, which composes the controller.
+//! The modules have no circle (`tests/layers.rs`): leaves such as `auth`, `errors`, `https`; then `config`; then
+//! `agent`, `client`, `inventory`, `notify`; then `http`, `doctor`; then `page`, `commands`, `top`; last `serve`,
+//! which composes the controller.
 
 pub mod agent;
 pub mod auth;

@@ -1,8 +1,8 @@
 //! An HTTP/1 server that slow or hostile clients cannot block.
 //!
-//! Invariants: the number of connections is bounded (`places.rs`); a connection is closed if its handshake or headers are late, or
-//! if its request has no valid token; each connection is its own task; after a certificate is replaced, an older connection ends
-//! with its next answer. Alternative considered: `axum::serve`, which has no such limits.
+//! Invariants: the number of connections is bounded (`places.rs`); a connection is closed if its handshake or headers
+//! are late, or if its request has no valid token; each connection is its own task; after a certificate is replaced,
+//! an older connection ends with its next answer. Alternative considered: `axum::serve`, which has no such limits.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,12 +32,12 @@ use crate::{
     places::{Place, Places},
 };
 
-/// Connections that the kernel queues before they are accepted. Too low: in a flood it drops honest clients, which retry a second
-/// later. Too high: kernel memory, which `net.core.somaxconn` bounds.
+/// Connections that the kernel queues before they are accepted. Too low: in a flood it drops honest clients, which
+/// retry a second later. Too high: kernel memory, which `net.core.somaxconn` bounds.
 pub const BACKLOG: u32 = 1024;
 
-/// Time limit of a request's headers, and of idling between two requests. Too low: slow clients fail. Too high: idle connections
-/// hold places.
+/// Time limit of a request's headers, and of idling between two requests. Too low: slow clients fail. Too high: idle
+/// connections hold places.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest size of all headers.
@@ -46,8 +46,8 @@ pub const MAX_HEADER_BYTES: usize = 32 << 10;
 /// Largest number of headers; browsers send about twenty. More are answered with 431.
 pub const MAX_HEADERS: usize = 64;
 
-/// Longest life of a TLS connection; its next answer then closes it. Too low: a handshake for every ping. Too high: a client with
-/// an expired certificate stays connected.
+/// Longest life of a TLS connection; its next answer then closes it. Too low: a handshake for every ping. Too high: a
+/// client with an expired certificate stays connected.
 pub const MAX_SECURE_AGE: Duration = Duration::from_secs(600);
 
 /// The client of a connection: an extension of each request.
@@ -85,7 +85,8 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Serves plain HTTP until `shutdown` resolves, then closes idle connections and waits [`DRAIN_TIMEOUT`] for requests in progress.
+/// Serves plain HTTP until `shutdown` resolves, then closes idle connections and waits [`DRAIN_TIMEOUT`] for requests
+/// in progress.
 pub async fn serve(listener: TcpListener, app: Router, shutdown: impl Future<Output = ()>) {
     serve_over(listener, None, app, shutdown).await;
 }
@@ -158,8 +159,8 @@ async fn serve_tls_connection(
     serve_connection(stream, app, Peer { address, secure: true }, place, is_over, ending).await;
 }
 
-/// Answers the requests of a connection until it ends. A request after which `is_over` holds is the last, and so is one without a
-/// valid token: such a client could otherwise keep its place with repeated requests.
+/// Answers the requests of a connection until it ends. A request after which `is_over` holds is the last, and so is
+/// one without a valid token: such a client could otherwise keep its place with repeated requests.
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     app: Router,
@@ -203,8 +204,9 @@ async fn serve_connection(
 /// Time limit of a body. Too low: slow clients fail. Too high: clients that trickle bytes hold connections.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of an oversized body that are read and discarded, so that its sender gets the answer: an answer before the end of a
-/// request is lost with the connection. Too low: the reason is lost. Too high: a hostile sender keeps the network busy.
+/// Bytes of an oversized body that are read and discarded, so that its sender gets the answer: an answer before the
+/// end of a request is lost with the connection. Too low: the reason is lost. Too high: a hostile sender keeps the
+/// network busy.
 pub const MAX_DISCARD: usize = 64 << 20;
 
 /// Failure of reading a body.

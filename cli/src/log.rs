@@ -1,7 +1,8 @@
 //! Logs of the controller and the agent: to standard error, as text or JSON, filtered by `RUST_LOG`.
 //!
-//! Invariants: with JSON every line is one object, including the fatal error and panics; with text every event is one line without
-//! control characters, whatever external text is in it. Secrets are `secrecy` types, which are never printed.
+//! Invariants: with JSON every line is one object, including the fatal error and panics; with text every event is one
+//! line without control characters, whatever external text is in it. Secrets are `secrecy` types, which are never
+//! printed.
 
 use std::{io, panic};
 

@@ -1,8 +1,8 @@
 //! The metrics of the controller: every metric with its meaning, and the gauges of the current state.
 //!
-//! Invariants: names follow Prometheus' conventions (unit and `_total` as suffixes); every metric in [`ALL`] is measured, and
-//! every measured metric is in it (tested); labels take few values, never a host's or a VM's name, of which there may be ten
-//! thousand.
+//! Invariants: names follow Prometheus' conventions (unit and `_total` as suffixes); every metric in [`ALL`] is
+//! measured, and every measured metric is in it (tested); labels take few values, never a host's or a VM's name, of
+//! which there may be ten thousand.
 
 use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -104,7 +104,8 @@ pub const ALL: [(&str, Kind, &str); 39] = [
     ("ringfence_bus_escalations_total", Kind::Counter, "Actors that were stopped after too many panics"),
 ];
 
-/// Bounds of the buckets of [`Kind::Seconds`]: a ping takes milliseconds, a fence seconds, one fencing level up to 100 s.
+/// Bounds of the buckets of [`Kind::Seconds`]: a ping takes milliseconds, a fence seconds, one fencing level up to
+/// 100 s.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
 /// A recorder for all metrics.

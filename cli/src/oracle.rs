@@ -1,14 +1,16 @@
 //! Detects two writers on one disk from the serial lines of the lab's guests.
 //!
-//! A guest writes ten times a second and prints `.` for each write, `E` for a failed write, and `S` if another writer wrote in
-//! between. Invariants: missing output proves nothing. A probe that fails or is cut short is an error with its output; the absence
-//! of another writer counts only for guests that wrote themselves. A host without power has no output, by the lab's report only.
-//! Alternative considered: `grep S /run/*.serial` (it finds nothing on an empty file, and on a failed probe).
+//! A guest writes ten times a second and prints `.` for each write, `E` for a failed write, and `S` if another writer
+//! wrote in between. Invariants: missing output proves nothing. A probe that fails or is cut short is an error with
+//! its output; the absence of another writer counts only for guests that wrote themselves. A host without power has
+//! no output, by the lab's report only. Alternative considered: `grep S /run/*.serial` (it finds nothing on an empty
+//! file, and on a failed probe).
 
 use std::{collections::BTreeMap, process::Output};
 
-/// The probe of a host, by `host-exec.sh HOST sh -c SCRIPT`: a line for each guest, and a last line that marks completeness. An
-/// unreadable file ends the script: `sh` reports only the last program of a pipe, so no pipe starts with the file.
+/// The probe of a host, by `host-exec.sh HOST sh -c SCRIPT`: a line for each guest, and a last line that marks
+/// completeness. An unreadable file ends the script: `sh` reports only the last program of a pipe, so no pipe starts
+/// with the file.
 pub const SCRIPT: &str = "set -eu; for f in /run/*.serial; do [ -e \"$f\" ] || continue; t=$(cat \"$f\"); \
      n=$(printf %s \"$t\" | tr -cd . | wc -c); s=$(printf %s \"$t\" | tr -cd S | wc -c); echo \"$f $n $s\"; done; \
      echo complete";

@@ -1,7 +1,7 @@
 //! Terminal output: tables that fit the terminal, colours only on a terminal.
 //!
-//! Invariant: text of a controller cannot control the terminal: it passes `harmless` or `error` before it is printed, and `print`
-//! passes only lines and colours.
+//! Invariant: text of a controller cannot control the terminal: it passes `harmless` or `error` before it is printed,
+//! and `print` passes only lines and colours.
 
 mod events;
 

@@ -1,9 +1,10 @@
 //! Places for connections, separate for authenticated and unauthenticated clients.
 //!
-//! Purpose: clients without token or certificate cannot keep out clients with one. Invariants: every new connection gets a place,
-//! and the oldest unauthenticated connection is closed for it: of the same address if that has [`MAX_STRANGERS_OF_ONE`], of all
-//! addresses if there are [`MAX_STRANGERS`]; an authenticated connection is never closed for another one.
-//! Alternative considered: not accepting while all places are taken (it kept out the controller, which then failed a healthy host).
+//! Purpose: clients without token or certificate cannot keep out clients with one. Invariants: every new connection
+//! gets a place, and the oldest unauthenticated connection is closed for it: of the same address if that has
+//! [`MAX_STRANGERS_OF_ONE`], of all addresses if there are [`MAX_STRANGERS`]; an authenticated connection is never
+//! closed for another one. Alternative considered: not accepting while all places are taken (it kept out the
+//! controller, which then failed a healthy host).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,16 +18,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::rate_limit::network;
 
-/// Largest number of authenticated connections (or of any, if authentication is disabled). Too low: pollers open a new connection
-/// for each request. Too high: each costs memory and a file descriptor.
+/// Largest number of authenticated connections (or of any, if authentication is disabled). Too low: pollers open a
+/// new connection for each request. Too high: each costs memory and a file descriptor.
 const MAX_KNOWN: usize = 1024;
 
-/// Largest number of unauthenticated connections. Too low: in a flood an honest client is closed before its first request arrives.
-/// Too high: each costs memory and a file descriptor.
+/// Largest number of unauthenticated connections. Too low: in a flood an honest client is closed before its first
+/// request arrives. Too high: each costs memory and a file descriptor.
 const MAX_STRANGERS: usize = 512;
 
-/// Largest number of unauthenticated connections of one address. Too low: many clients behind one address close each other. Too
-/// high: one address takes all places.
+/// Largest number of unauthenticated connections of one address. Too low: many clients behind one address close each
+/// other. Too high: one address takes all places.
 const MAX_STRANGERS_OF_ONE: usize = 128;
 
 /// The places of one server.

@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 /// Largest number of stored addresses. Too low: many clients share one limit. Too high: memory, and time for evictions.
 const MAX_ADDRESSES: usize = 10_000;
 
-/// Time between two evictions of idle addresses at the bound. Too low: each request scans all addresses. Too high: new addresses
-/// share one limit for long.
+/// Time between two evictions of idle addresses at the bound. Too low: each request scans all addresses. Too high:
+/// new addresses share one limit for long.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// A rate limit for each address.

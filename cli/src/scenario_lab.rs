@@ -1,9 +1,9 @@
 //! Runs a story on the lab: real Ceph, QEMU, sshd and hosts in namespaces, with the scripts of `lab/`.
 //!
-//! The lab has three hosts, and its n-th VM starts on its n-th host: `host-0` is `host-a`, `vm-0` is `vm1`. Expectations about VMs
-//! and the journal are checked until their time plus [`GRACE`], because real machines are slower. Expectations that only the
-//! simulated world can observe are skipped. Invariants: the guests detect two writers on one disk, which is always checked at the
-//! end; a failed probe fails the expectation, see [`oracle`].
+//! The lab has three hosts, and its n-th VM starts on its n-th host: `host-0` is `host-a`, `vm-0` is `vm1`.
+//! Expectations about VMs and the journal are checked until their time plus [`GRACE`], because real machines are
+//! slower. Expectations that only the simulated world can observe are skipped. Invariants: the guests detect two
+//! writers on one disk, which is always checked at the end; a failed probe fails the expectation, see [`oracle`].
 
 use std::{
     path::{Path, PathBuf},

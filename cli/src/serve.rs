@@ -1,7 +1,7 @@
 //! The controller: all actors over real drivers, and the HTTP API in front of them.
 //!
-//! Invariant: the actors run on this thread's actix system; the API and the hooks run on their own thread and reach the actors
-//! only through the bus, so slow clients do not delay the actors.
+//! Invariant: the actors run on this thread's actix system; the API and the hooks run on their own thread and reach
+//! the actors only through the bus, so slow clients do not delay the actors.
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
@@ -48,17 +48,17 @@ use crate::{
 /// Time limit of a start or stop: search, journal, export, launch, verification. Too low: slow starts fail.
 const VM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// Longest wait for the actors to replay the journal before the controller reports readiness, and the time between two checks. A
-/// replay takes milliseconds; a failed one is retried after a second.
+/// Longest wait for the actors to replay the journal before the controller reports readiness, and the time between
+/// two checks. A replay takes milliseconds; a failed one is retried after a second.
 const REPLAY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 const REPLAY_POLL: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// Runs a controller until `shutdown` resolves. `restored` continues from this journal although hosts have seen newer records.
-/// `ready` gets the address of the API. Must run inside an actix system.
+/// Runs a controller until `shutdown` resolves. `restored` continues from this journal although hosts have seen newer
+/// records. `ready` gets the address of the API. Must run inside an actix system.
 ///
 /// # Errors
-/// One line each, before any action: a port in use, a state directory that is unusable or in use, a journal that cannot be
-/// opened, an unusable token, password, secret, key or certificate file.
+/// One line each, before any action: a port in use, a state directory that is unusable or in use, a journal that
+/// cannot be opened, an unusable token, password, secret, key or certificate file.
 pub async fn run(
     config: ControllerConfig,
     restored: bool,

@@ -1,8 +1,8 @@
-//! Signatures of the Standard Webhooks specification: HMAC-SHA256 over `ID.TIMESTAMP.BODY`. A receiver verifies that a message is
-//! authentic, unchanged and not replayed.
+//! Signatures of the Standard Webhooks specification: HMAC-SHA256 over `ID.TIMESTAMP.BODY`. A receiver verifies that
+//! a message is authentic, unchanged and not replayed.
 //!
-//! Invariants: a secret has at least 192 bits and is never shown in Debug, logs or answers; during a rotation a message has two
-//! signatures. Alternative considered: a single secret (a rotation would lose messages).
+//! Invariants: a secret has at least 192 bits and is never shown in Debug, logs or answers; during a rotation a
+//! message has two signatures. Alternative considered: a single secret (a rotation would lose messages).
 
 use std::{fmt, path::Path};
 

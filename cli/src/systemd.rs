@@ -1,14 +1,15 @@
 //! Notifications to systemd: readiness, then the watchdog.
 //!
-//! Invariant: the watchdog task runs on the runtime that does the work, so a hanging runtime misses it and systemd restarts the
-//! service. Without systemd nothing happens.
+//! Invariant: the watchdog task runs on the runtime that does the work, so a hanging runtime misses it and systemd
+//! restarts the service. Without systemd nothing happens.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
 
-/// Watchdog notifications within `WatchdogSec=`. Too low: one late notification counts as a hang. Too high: needless wake-ups.
+/// Watchdog notifications within `WatchdogSec=`. Too low: one late notification counts as a hang. Too high: needless
+/// wake-ups.
 const PER_WATCHDOG: u32 = 4;
 
 /// Notifies readiness, then starts the watchdog task. Must run inside the runtime that does the work.

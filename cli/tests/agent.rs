@@ -376,8 +376,8 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
     for (what, (command, config), says) in [
         ("agent: port in use", open(agent(&port.to_string(), &state, "")), "stop the program that uses the port"),
         ("serve: port in use", serve(&port.to_string(), &state), "stop the program that uses the port"),
-        ("agent: state_dir below a file", open(agent(free, &file.join("state"), "")), "Point state_dir to a directory"),
-        ("serve: state_dir below a file", serve(free, &file.join("state")), "Point state_dir to a directory"),
+        ("agent: state_dir below a file", open(agent(free, &file.join("state"), "")), "set `state_dir` to a directory"),
+        ("serve: state_dir below a file", serve(free, &file.join("state")), "set `state_dir` to a directory"),
         ("agent: state_dir in use", open(agent(free, &held, "")), "is in use by process"),
         ("serve: state_dir in use", serve(free, &held), "is in use by process"),
         ("agent: no QEMU", open(agent(free, &state, "[qemu]\nbinary = \"no-such-qemu\"\n")), "Install qemu-system-x86"),

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Lab, may_run};
+use common::Lab;
 use ringfence_drivers::journal::crash::step;
 use serde_json::Value;
 
@@ -38,10 +38,8 @@ fn power_on(lab: &Lab, host: &str) {
 
 /// Row 22: killed -9 just before and just after every step, it resumes; the VM is started at most once per fence.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_controller_killed_at_any_step_of_its_journal_resumes_and_starts_once() {
-    if !may_run() {
-        return;
-    }
     // One VM, so that every step is one of its own.
     let lab = Lab::with("ck", &[("TB_VMS", "1")]);
     lab.writes("host-a", "vm1");
@@ -100,10 +98,8 @@ fn a_controller_killed_at_any_step_of_its_journal_resumes_and_starts_once() {
 
 /// Row 36: where the journal cannot be written nothing irreversible is done; when it can, it goes on by itself.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn with_a_full_disk_nothing_is_fenced_and_when_there_is_room_it_goes_on() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("cf", &[("TB_STATE_MB", "8")]);
     lab.writes("host-b", "vm2");
     let filler = lab.dir.join("controller/state/filler");
@@ -135,10 +131,8 @@ fn with_a_full_disk_nothing_is_fenced_and_when_there_is_room_it_goes_on() {
 
 /// Row 38, with few, or with the 20 of `make many-vms`: all of them up elsewhere, spread out, none twice.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn all_vms_of_one_host_come_back_spread_out_and_none_twice() {
-    if !may_run() {
-        return;
-    }
     let vms = std::env::var("VMS").unwrap_or("8".to_owned());
     let count: usize = vms.parse().expect("VMS is a number");
     let lab = Lab::with("cv", &[("TB_VMS", &vms), ("TB_ON", "host-a"), ("TB_ACCEL", "auto")]);

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Lab, may_run};
+use common::Lab;
 use ringfence_messages::{HostId, VmId};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -44,10 +44,8 @@ fn edit_config(lab: &Lab, from: &str, to: &str) {
 /// Rows 6 and 18. Every way in which SSH can fail to say whether it is dead leads to the next level, with its name; and
 /// that one is refused before the act, because the address belongs to a daemon. One of another host is refused by the check.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn whatever_ssh_cannot_say_is_unknown_and_a_shared_address_is_never_blocked() {
-    if !may_run() {
-        return;
-    }
     let lab = without_agent("fs");
     let shared = |with: &str, instead_of: &str| {
         edit_config(
@@ -113,10 +111,8 @@ fn whatever_ssh_cannot_say_is_unknown_and_a_shared_address_is_never_blocked() {
 
 /// Row 8: SIGKILL does not end it (a frozen task is in state D as one that waits for a dead disk).
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_qemu_that_cannot_be_killed_is_alive_and_refused_by_the_storage() {
-    if !may_run() {
-        return;
-    }
     let lab = without_agent("fd");
     // The group that host-freeze.sh thaws, also when this test panics.
     let group = format!("/sys/fs/cgroup/freezer/{}-host-c", lab.id);
@@ -183,10 +179,8 @@ fn domains(lab: &Lab, host: &str) -> String {
 /// Row 7, and VMs that something else started: the VM is a libvirt domain, and libvirtd hangs. Nothing asks it: killed through /proc, started elsewhere through
 /// the libvirt there.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
-    if !may_run() {
-        return;
-    }
     let lab = with_libvirt("fl", |lab| {
         // Started by hand, it is found by its uuid, believed to run there, and not started twice.
         let by_hand = DOMAIN.replace("{uuid}", &VmId::from_name("vm3").to_string()).replace("{host}", "host-b");
@@ -219,10 +213,8 @@ fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
 
 /// Row 46 (K6): libvirt carries an order out after the agent gave it up.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_domain_that_libvirt_creates_too_late_never_runs() {
-    if !may_run() {
-        return;
-    }
     let lab = with_libvirt("fk", |_| {});
     let watch = "setsid virsh -k 0 event --all --loop </dev/null >/run/events 2>&1 &";
     lab.ok("host-exec.sh", &["host-a", "sh", "-c", watch]);
@@ -251,10 +243,8 @@ fn a_domain_that_libvirt_creates_too_late_never_runs() {
 
 /// Row 11: something starts it again and again.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_qemu_that_comes_back_after_the_kill_is_found_and_refused_by_the_storage() {
-    if !may_run() {
-        return;
-    }
     let lab = without_agent("fw");
     let pid = lab.qemu("host-c", "vm3");
     lab.console("host-c", &format!("cp /proc/{pid}/cmdline /run/again"));
@@ -279,10 +269,8 @@ fn a_qemu_that_comes_back_after_the_kill_is_found_and_refused_by_the_storage() {
 
 /// Row 14: somebody opens the volume while the fence is under way.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
-    if !may_run() {
-        return;
-    }
     let lab = without_agent("fo");
     instead_of_the_program(&lab, "sleep 8; exec /root/rf \"$@\"");
     let mark = lab.mark();
@@ -305,10 +293,8 @@ fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
 
 /// Rows 19 and 26: the sibling that was sent dies on its way, another one goes; then the VM is dead already.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn another_sibling_goes_where_the_first_one_died_and_what_is_dead_is_dead() {
-    if !may_run() {
-        return;
-    }
     // Two of three are away here: the storm brake would hold (K10).
     let lab = without_agent_and_with("fn", &[("TB_CONFIG", "[ha]\nstorm_brake_percent = 100")]);
     instead_of_the_program(&lab, "sleep 6; exec /root/rf \"$@\"");
@@ -344,10 +330,8 @@ fn another_sibling_goes_where_the_first_one_died_and_what_is_dead_is_dead() {
 
 /// Rows 13 and 15: the cluster does not answer, then does not obey; then a human's word.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn without_the_storages_answer_nothing_starts_until_it_answers_or_a_human_does() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("fq", &[]);
     lab.writes("host-a", "vm1");
     let pid = std::fs::read_to_string(lab.dir.join("ceph/mon.a.pid")).unwrap();

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Lab, may_run};
+use common::Lab;
 
 /// Waits until something has been so for a while: what must not happen is given the time to happen.
 fn stays(lab: &Lab, what: &str, within: Duration, mut is: impl FnMut(&Lab) -> bool) {
@@ -18,10 +18,8 @@ fn stays(lab: &Lab, what: &str, within: Duration, mut is: impl FnMut(&Lab) -> bo
 /// The race of the requirement, and row 4: cut off from storage until its watcher is gone, QEMU alive; its guest must
 /// never write again once it runs elsewhere.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn an_empty_watcher_list_proves_nothing_the_vm_is_killed_by_a_sibling_first() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hr", &[]);
     lab.writes("host-c", "vm3");
     let (before, _) = lab.disk("vm3");
@@ -63,10 +61,8 @@ fn an_empty_watcher_list_proves_nothing_the_vm_is_killed_by_a_sibling_first() {
 /// Rows 1, 28 and 31: the plug is pulled; back with a VM that was started at boot, the host is quarantined until that
 /// one is gone, nothing is redeployed there meanwhile.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn the_plug_is_pulled_and_the_host_comes_back_with_a_vm_that_was_started_at_boot() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hp", &[]);
     lab.writes("host-a", "vm1");
     let boot = lab.console("host-a", &format!("tr '\\0' ' ' < /proc/{}/cmdline", lab.qemu("host-a", "vm1")));
@@ -106,10 +102,8 @@ fn the_plug_is_pulled_and_the_host_comes_back_with_a_vm_that_was_started_at_boot
 /// Rows 3 and 17: only the storage is still reached; the VM writes on until its storage refuses it, and a client that
 /// comes anew from there is refused too.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_host_that_only_reaches_its_storage_is_refused_by_it_before_the_vm_starts_elsewhere() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hl", &[]);
     lab.writes("host-b", "vm2");
     let mark = lab.mark();
@@ -152,10 +146,8 @@ fn assert_refused(said: &str) {
 
 /// Row 5: everything is cut, and heals after the restart.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_partition_that_heals_after_the_restart_finds_its_vm_refused_and_destroyed() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hf", &[]);
     lab.writes("host-c", "vm3");
     let mark = lab.mark();
@@ -175,10 +167,8 @@ fn a_partition_that_heals_after_the_restart_finds_its_vm_refused_and_destroyed()
 
 /// Row 27's half of a hung host: it takes connections and answers nothing; thawed, its QEMU is refused.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_host_that_hangs_and_goes_on_finds_its_storage_closed() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hz", &[]);
     lab.writes("host-a", "vm1");
     let mark = lab.mark();
@@ -196,10 +186,8 @@ fn a_host_that_hangs_and_goes_on_finds_its_storage_closed() {
 
 /// Row 53 (K13): somebody else's entries on the blocklist, in both of their forms.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_host_that_somebody_else_blocked_is_cleaned_and_let_in() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hb", &[]);
     lab.writes("host-b", "vm2");
     let mark = lab.mark();
@@ -222,10 +210,8 @@ fn a_host_that_somebody_else_blocked_is_cleaned_and_let_in() {
 
 /// Row 20: everything looks dead from here.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn when_everything_looks_dead_it_is_us_and_nothing_is_fenced() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hs", &[]);
     let mark = lab.mark();
     for host in ["host-a", "host-b", "host-c"] {
@@ -256,10 +242,8 @@ fn when_everything_looks_dead_it_is_us_and_nothing_is_fenced() {
 
 /// NeverStop: a QEMU that dies is started again; one that was stopped is not.
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_qemu_that_dies_is_started_again_and_one_that_was_stopped_is_not() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("hd", &[]);
     lab.writes("host-a", "vm1");
     lab.order(&["vm", "stop", "vm2"]).unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Lab, inside, may_run};
+use common::{Lab, inside};
 use ringfence_actors::ports::{Call, HostAgentPort};
 use ringfence_drivers::agent_client::AgentClient;
 use ringfence_messages::{
@@ -19,10 +19,8 @@ use ringfence_messages::{
 };
 
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn vms_on_ceph_start_move_and_are_never_started_where_the_old_one_may_still_run() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("rt", &[("TB_HA", "None")]);
     for (vm, host) in [("vm1", "host-a"), ("vm2", "host-b"), ("vm3", "host-c")] {
         lab.writes(host, vm);
@@ -82,10 +80,8 @@ fn vms_on_ceph_start_move_and_are_never_started_where_the_old_one_may_still_run(
 }
 
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_drained_host_is_empty_and_its_vm_counts_on_elsewhere_though_the_controller_is_killed() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("rd", &[]);
     lab.writes("host-a", "vm1");
     let (before, _) = lab.disk("vm1");
@@ -111,10 +107,8 @@ fn a_drained_host_is_empty_and_its_vm_counts_on_elsewhere_though_the_controller_
 }
 
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn check_live_says_what_would_fail_tonight() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("rl", &[("TB_HA", "None")]);
     let config = lab.dir.join("controller/controller.toml");
     let check = |config: &Path| {
@@ -195,10 +189,8 @@ fn fence(lab: &Lab) -> Result<SiblingFenceVmOnHostReply, ErrorCode> {
 }
 
 #[test]
+#[ignore = "needs root: a lab of network namespaces"]
 fn a_sibling_kills_over_ssh_and_calls_nothing_dead_that_it_did_not_see_dead() {
-    if !may_run() {
-        return;
-    }
     let lab = Lab::with("rs", &[("TB_HA", "None")]);
     let start = || {
         lab.until("vm3 is known to be Stopped", |lab| {

@@ -85,7 +85,7 @@ async fn a_restored_journal_is_noticed_and_nothing_is_done_until_somebody_says_s
     assert!(health.details.contains("serve --restored"), "{health}");
     let shown = run(&cluster, &["status"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.starts_with("NOT WELL: ") && shown.lines().next().unwrap().contains("behind"), "{shown}");
+    assert!(shown.starts_with("NOT HEALTHY: ") && shown.lines().next().unwrap().contains("behind"), "{shown}");
     for order in [&["vm", "start", "vm1"][..], &["vm", "stop", "vm1"], &["host", "maintain", "host-b"]] {
         let refused = run(&cluster, order);
         assert_eq!(refused.status.code(), Some(1), "{order:?}");

@@ -25,7 +25,8 @@ use crate::{
     places::Showing,
 };
 
-/// Default and largest deadline of a command. Too low: a slow start is aborted. Too high: abandoned work stays in memory.
+/// Default and largest deadline of a command. Too low: a slow start is aborted. Too high: abandoned work stays in
+/// memory.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(600);
 
 /// An answer, ready to be sent and stored.
@@ -131,8 +132,8 @@ impl AgentServer {
         Ok(self.tasks.once((task, digest), work).await)
     }
 
-    /// Rejects a command for another host, because an address may have moved. A command without a host is from a controller of
-    /// the previous version.
+    /// Rejects a command for another host, because an address may have moved. A command without a host is from a
+    /// controller of the previous version.
     fn is_for_us(&self, headers: &HeaderMap) -> Result<(), Answer> {
         let Some(text) = header_text(headers, HOST_HEADER)? else { return Ok(()) };
         let meant: HostId = text.parse().map_err(|_| bad_header(HOST_HEADER))?;

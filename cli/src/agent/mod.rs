@@ -1,8 +1,8 @@
 //! The host agent: carries out commands of the controller and reports the state of its host.
 //!
-//! Invariants: QEMU and vhost targets outlive the agent; a ping is answered whatever else is in progress; the state that prevents
-//! a second start of a VM is durable before a start; without `insecure` the agent rejects a listener beyond loopback without TLS,
-//! and a configuration without authentication.
+//! Invariants: QEMU and vhost targets outlive the agent; a ping is answered whatever else is in progress; the state
+//! that prevents a second start of a VM is durable before a start; without `insecure` the agent rejects a listener
+//! beyond loopback without TLS, and a configuration without authentication.
 
 pub(crate) mod diagnose;
 mod handlers;
@@ -29,8 +29,8 @@ const OPEN_TO_ALL: &str = "the agent has neither [auth] token_file nor [tls], so
 /// Runs an agent until `shutdown` resolves. `ready` gets the listen address.
 ///
 /// # Errors
-/// One line each, before the first request: no TLS or no authentication, a port in use, a state directory that is unusable or in
-/// use, QEMU missing, a token file that others can read.
+/// One line each, before the first request: no TLS or no authentication, a port in use, a state directory that is
+/// unusable or in use, QEMU missing, a token file that others can read.
 pub async fn run(
     settings: AgentSettings,
     ready: impl FnOnce(SocketAddr),

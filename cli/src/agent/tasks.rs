@@ -1,7 +1,8 @@
-//! Deduplication of tasks: a retry with the same `taskuuid` gets the answer of the first request, also while it is in progress.
+//! Deduplication of tasks: a retry with the same `taskuuid` gets the answer of the first request, also while it is in
+//! progress.
 //!
-//! Invariants: a retry has the same path and body; a different command under a known uuid is carried out; the work continues when
-//! its caller disconnects; stored answers are bounded in number and age.
+//! Invariants: a retry has the same path and body; a different command under a known uuid is carried out; the work
+//! continues when its caller disconnects; stored answers are bounded in number and age.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,5 @@
-//! `ringfence events --follow`: prints events until interrupted. If the controller stops, it waits and resumes without a gap.
+//! `ringfence events --follow`: prints events until interrupted. If the controller stops, it waits and resumes
+//! without a gap.
 
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use ringfence_messages::Result;
 use super::ClientArgs;
 use crate::output::{event_line, print};
 
-/// Time between two connection attempts. Too low: a controller that restarts gets needless requests. Too high: events are
-/// printed late.
+/// Time between two connection attempts. Too low: a controller that restarts gets needless requests. Too high: events
+/// are printed late.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: &ClientArgs, mut after: u64) -> Result<()> {

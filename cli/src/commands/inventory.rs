@@ -20,7 +20,8 @@ pub enum InventoryCommand {
     Show(ClientArgs),
     /// Add or replace items of the inventory from a file
     ///
-    /// The file is TOML with the tables of the configuration file. The command shows pending changes; --yes applies them.
+    /// The file is TOML with the tables of the configuration file. The command shows pending changes; --yes applies
+    /// them.
     Apply {
         /// TOML file
         file: PathBuf,

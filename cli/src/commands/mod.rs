@@ -47,7 +47,8 @@ pub enum Command {
         /// Configuration file of the controller
         #[arg(long)]
         config: PathBuf,
-        /// Start from a journal restored from a backup, although hosts have seen newer records; no other controller may run
+        /// Start from a journal restored from a backup, although hosts have seen newer records; no other controller
+        /// may run
         #[arg(long)]
         restored: bool,
         /// Format of log lines
@@ -205,8 +206,8 @@ pub enum Command {
 /// The agent's file in the packages.
 const AGENT_FILE: &str = "/etc/ringfence/agent.toml";
 
-/// Kills a VM on this host. If the file exists and cannot be read, it is unknown whose processes are VMs: then this fails
-/// and prints no evidence.
+/// Kills a VM on this host. If the file exists and cannot be read, it is unknown whose processes are VMs: then this
+/// fails and prints no evidence.
 async fn kill_vm(victim: &sibling::Victim, config: &Path) -> Result<()> {
     let lookout = match config.exists() {
         false => Lookout::new(None, &[], false)?,

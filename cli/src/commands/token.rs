@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{auth::Role, config::token_name, output::print};
 
-/// Prints a new token, and its table for the controller's file to standard error: redirecting standard output into a file
-/// then saves the token alone.
+/// Prints a new token, and its table for the controller's file to standard error: redirecting standard output into a
+/// file then saves the token alone.
 ///
 /// # Errors
 /// `SYS.1007` if the name is invalid in the table.

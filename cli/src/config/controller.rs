@@ -25,8 +25,8 @@ use super::{
     text,
 };
 
-/// Default of `requests_per_second`. Too low: a large page together with scripts is slowed down. Too high: one client keeps the
-/// API's thread busy.
+/// Default of `requests_per_second`. Too low: a large page together with scripts is slowed down. Too high: one client
+/// keeps the API's thread busy.
 const REQUESTS_PER_SECOND: u32 = 200;
 
 /// A controller's file, checked.
@@ -120,7 +120,8 @@ impl<Id: Copy + PartialEq> Names<Id> {
 }
 
 impl<Id: Copy + PartialEq + Display> Names<Id> {
-    /// Rejects uuids with the same first digits, which name an item's folder on a host: two items must not share a folder.
+    /// Rejects uuids with the same first digits, which name an item's folder on a host: two items must not share a
+    /// folder.
     pub(super) fn check_folders(&self, c: &mut Checker, digits: usize, at: impl Fn(usize) -> Range<usize>) {
         let folder = |id: Id| id.to_string().chars().filter(|c| *c != '-').take(digits).collect::<String>();
         let mut folders = HashMap::<String, usize>::new();

@@ -1,9 +1,10 @@
 //! Identity of disks: one disk belongs to one volume of one VM.
 //!
-//! Purpose: two VMs that write one image through two storages would be two writers, which no fence detects. Invariants: pure; a
-//! disk has one name for each way to reach it, and two disks with a common name are one disk.
-//! Names that are relative to a host (a directory, its `ceph.conf`) count within a cluster of hosts. Alternative considered: a
-//! query of the storage (`check` works without a storage). The `fsid` of the controller's `ceph.conf` is used if it is set.
+//! Purpose: two VMs that write one image through two storages would be two writers, which no fence detects.
+//! Invariants: pure; a disk has one name for each way to reach it, and two disks with a common name are one disk.
+//! Names that are relative to a host (a directory, its `ceph.conf`) count within a cluster of hosts. Alternative
+//! considered: a query of the storage (`check` works without a storage). The `fsid` of the controller's `ceph.conf`
+//! is used if it is set.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{https::authorities, signer::Signer};
 
-/// Default time limit of a delivery. Too low: a slow receiver gets an event twice. Too high: one delivery delays later events.
+/// Default time limit of a delivery. Too low: a slow receiver gets an event twice. Too high: one delivery delays
+/// later events.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest time limit of a delivery. `ringfence hooks test` waits for it.
@@ -28,8 +29,8 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest URL.
 const MAX_URL_BYTES: usize = 2048;
 
-/// Largest number of hooks: each reads the journal and writes its own position. Too high: the disk of the controller is busy
-/// with positions; a message broker serves more receivers better.
+/// Largest number of hooks: each reads the journal and writes its own position. Too high: the disk of the controller
+/// is busy with positions; a message broker serves more receivers better.
 const MAX_HOOKS: usize = 64;
 
 /// A hook, checked.

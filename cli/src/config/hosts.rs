@@ -1,9 +1,9 @@
 //! `[[host]]`: the hosts and their addresses.
 //!
-//! Invariants: no two hosts share an address, and an address by which a storage cannot identify a host is rejected. A fence of the
-//! wrong machine proves nothing, and a storage fence of a shared address blocks a healthy host.
-//! Alternative considered: hosts that differ only in their SSH port. Beyond loopback one address is one machine, or a forwarding
-//! that may change; on loopback it is a lab on one machine, where everything is shared.
+//! Invariants: no two hosts share an address, and an address by which a storage cannot identify a host is rejected. A
+//! fence of the wrong machine proves nothing, and a storage fence of a shared address blocks a healthy host.
+//! Alternative considered: hosts that differ only in their SSH port. Beyond loopback one address is one machine, or a
+//! forwarding that may change; on loopback it is a lab on one machine, where everything is shared.
 
 use std::{
     collections::HashMap,
@@ -157,8 +157,8 @@ fn each_its_own(c: &mut Checker, management: &[Placed], storage: &[Placed]) {
     }
 }
 
-/// Rejects loopback in `storage_ips`. A lab on one machine may have it in clusters without storage fences: `fencing` tells whether
-/// a cluster uses a Ceph storage.
+/// Rejects loopback in `storage_ips`. A lab on one machine may have it in clusters without storage fences: `fencing`
+/// tells whether a cluster uses a Ceph storage.
 pub(super) fn no_loopback(
     c: &mut Checker,
     tables: &[Spanned<RawHost>],

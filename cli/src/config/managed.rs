@@ -1,8 +1,10 @@
-//! The items that the API added: tables in the controller's own file, read as if they were at the end of its config file.
+//! The items that the API added: tables in the controller's own file, read as if they were at the end of its config
+//! file.
 //!
-//! Purpose: the API adds and removes hosts, storages and VMs without changes of the config file. Invariants: each item is in one
-//! of the two files, and is changed there; the file is replaced atomically; the code that checks the config file checks it too.
-//! Alternative considered: writing into the config file (it may be under version control, and the service may not write it).
+//! Purpose: the API adds and removes hosts, storages and VMs without changes of the config file. Invariants: each
+//! item is in one of the two files, and is changed there; the file is replaced atomically; the code that checks the
+//! config file checks it too. Alternative considered: writing into the config file (it may be under version control,
+//! and the service may not write it).
 
 use std::{
     fmt,

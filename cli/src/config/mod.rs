@@ -1,7 +1,7 @@
 //! Reads the controller's and the agent's file, and reports every error with its place and a remedy.
 //!
-//! Invariants: an unknown key is an error, never ignored; all independent errors of a file are reported together; the result is
-//! consistent (unique names, resolved references). Alternative considered: defaults for misspelt keys.
+//! Invariants: an unknown key is an error, never ignored; all independent errors of a file are reported together; the
+//! result is consistent (unique names, resolved references). Alternative considered: defaults for misspelt keys.
 
 mod agent;
 mod controller;
@@ -35,11 +35,12 @@ use ringfence_messages::{Code, ErrorCode};
 pub use storages::{CephAccess, MdsAccess};
 pub use telemetry::TelemetryConfig;
 
-/// The largest config file, 1 MiB, about 10,000 VMs. Too low: a large inventory does not fit. Too high: a wrong file is read.
+/// The largest config file, 1 MiB, about 10,000 VMs. Too low: a large inventory does not fit. Too high: a wrong file
+/// is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Errors of a file that are reported at most. Too low: a rename in a large file takes many rounds to fix. Too high: a wrong
-/// file fills memory and screen with errors.
+/// Errors of a file that are reported at most. Too low: a rename in a large file takes many rounds to fix. Too high:
+/// a wrong file fills memory and screen with errors.
 pub const MAX_PROBLEMS: usize = 100;
 
 /// One error in a file.

@@ -110,8 +110,8 @@ impl RawApiTls {
     }
 }
 
-/// Keys that the API may set only if the file permits it: each gives root on hosts, or reads files of the controller and
-/// discloses them.
+/// Keys that the API may set only if the file permits it: each gives root on hosts, or reads files of the controller
+/// and discloses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ApiMay {

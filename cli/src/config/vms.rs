@@ -1,7 +1,7 @@
 //! `[[vm]]`: the VMs and their volumes.
 //!
-//! Invariants: every disk that a VM may write to is declared, because an undeclared disk is neither watched nor fenced. One disk
-//! belongs to one volume of one VM. A libvirt domain agrees with the table.
+//! Invariants: every disk that a VM may write to is declared, because an undeclared disk is neither watched nor
+//! fenced. One disk belongs to one volume of one VM. A libvirt domain agrees with the table.
 
 use std::{
     collections::HashMap,
@@ -165,7 +165,8 @@ fn roots(c: &mut Checker, of: &RawVm) {
     c.wrong(of.name.span(), message, help);
 }
 
-/// The libvirt domain of a VM, with exactly its disks. `volumes` are in the sequence of their numbers, the root volume first.
+/// The libvirt domain of a VM, with exactly its disks. `volumes` are in the sequence of their numbers, the root
+/// volume first.
 fn domain(
     c: &mut Checker,
     libvirt: &RawLibvirt,

@@ -1,13 +1,14 @@
-//! A whole cluster on this machine: host agents and a controller as child processes on loopback, in their own directory. The demo
-//! and the end-to-end tests use it.
+//! A whole cluster on this machine: host agents and a controller as child processes on loopback, in their own
+//! directory. The demo and the end-to-end tests use it.
 //!
 //! ```text
 //! DIR/controller.toml  controller.log  controller.pid  state/       the controller
 //!     host-a.toml      host-a.log      host-a.pid      host-a/      an agent, its targets and VMs
 //!     volumes/vm1.raw                                               what the guest writes to
 //! ```
-//! Invariants: the kernel chooses every port, so two clusters never collide; everything is stopped at the end, also on a panic:
-//! children by their handles, QEMU and targets (which outlive agents by design) by the directory in their arguments.
+//! Invariants: the kernel chooses every port, so two clusters never collide; everything is stopped at the end, also
+//! on a panic: children by their handles, QEMU and targets (which outlive agents by design) by the directory in their
+//! arguments.
 
 use std::{
     fs::{self, File},
@@ -92,8 +93,8 @@ pub struct Cluster {
     path: PathBuf,
     program: PathBuf,
     plan: Plan,
-    /// Random: a uuid derived from the name would be the same in other clusters, and agents on one machine see all of its
-    /// processes.
+    /// Random: a uuid derived from the name would be the same in other clusters, and agents on one machine see all of
+    /// its processes.
     vm: Uuid,
     nodes: Vec<Node>,
     client: Client,

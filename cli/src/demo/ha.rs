@@ -1,5 +1,5 @@
-//! The second story: a host loses power, and its VM fails over. On the lab: real Ceph, three hosts in namespaces. It needs root,
-//! Ceph's programs and the lab's scripts; without them the story is skipped with a message.
+//! The second story: a host loses power, and its VM fails over. On the lab: real Ceph, three hosts in namespaces. It
+//! needs root, Ceph's programs and the lab's scripts; without them the story is skipped with a message.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,5 @@
-//! `ringfence demo`: self-heal on this machine, with nothing simulated; and, as root, a host that fails, on a lab inside.
+//! `ringfence demo`: self-heal on this machine, with nothing simulated; and, as root, a host that fails, on a lab
+//! inside.
 //!
 //! Two host agents and a controller run on loopback; a VM runs on a vhost-user disk; its storage target is killed
 //! with SIGKILL, twice. Each step is waited for within a bound and must be seen, or the demo fails.

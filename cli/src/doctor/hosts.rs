@@ -23,11 +23,12 @@ use crate::{
     config::ControllerConfig,
 };
 
-/// Time limit of one agent's checks: its SSH logins run concurrently and take up to 13 s each. Too low: one sibling host that
-/// hangs hides the results of all others. Too high: the doctor waits long for a lost agent.
+/// Time limit of one agent's checks: its SSH logins run concurrently and take up to 13 s each. Too low: one sibling
+/// host that hangs hides the results of all others. Too high: the doctor waits long for a lost agent.
 const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Agents that are queried at the same time. Too low: a thousand hosts take long. Too high: the controller runs out of sockets.
+/// Agents that are queried at the same time. Too low: a thousand hosts take long. Too high: the controller runs out
+/// of sockets.
 const PARALLEL: usize = 64;
 
 /// Skew beyond which log lines of two hosts appear in the wrong order. Too low: every wide network gets a warning.
@@ -36,8 +37,8 @@ const ODD_SKEW_MS: i64 = 1000;
 /// Skew beyond which Ceph will reject tickets, which are valid for an hour.
 const BAD_SKEW_MS: i64 = 600_000;
 
-/// Remaining life of a certificate that causes a warning, the same as in the alert `RingfenceCertificateEndsSoon`. Too low: no
-/// time to react. Too high: operators ignore the warning.
+/// Remaining life of a certificate that causes a warning, the same as in the alert `RingfenceCertificateEndsSoon`.
+/// Too low: no time to react. Too high: operators ignore the warning.
 const SOON_SECONDS: i64 = 14 * 86_400;
 
 const WHY_AGENT: &str = "a host without a reachable agent can neither fence other hosts nor run their VMs";
@@ -180,7 +181,8 @@ fn clock(check: Check, skew_ms: i64) -> Finding {
     }
 }
 
-/// The sibling hosts that a host checks: the next ones in the file, so that each is checked by the same number of hosts.
+/// The sibling hosts that a host checks: the next ones in the file, so that each is checked by the same number of
+/// hosts.
 fn siblings(config: &ControllerConfig, host: &Host) -> Vec<SiblingAddress> {
     let hosts = &config.inventory.hosts;
     let at = hosts.iter().position(|of| of.id == host.id).unwrap_or_default();

@@ -1,8 +1,9 @@
 //! The number of independent ways to fence each host.
 //!
-//! A sibling host's kill needs a failed host that still answers SSH. A storage fence does not need the failed host at all. An
-//! operator is always possible, and slow. So the storage counts most, and a second sibling host more than a third.
-//! Pure: findings in, levels out. Alternative considered: half a point for a check that was not tried (breaks I2).
+//! A sibling host's kill needs a failed host that still answers SSH. A storage fence does not need the failed host at
+//! all. An operator is always possible, and slow. So the storage counts most, and a second sibling host more than a
+//! third. Pure: findings in, levels out. Alternative considered: half a point for a check that was not tried (breaks
+//! I2).
 
 use ringfence_actors::{
     fence::policy::{OnSshUnreachable, Profile},

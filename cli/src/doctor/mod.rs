@@ -9,8 +9,8 @@
 //! levels     the number of independent ways to fence each host
 //! report     output
 //! ```
-//! Invariants: nothing in use is changed (the right to block is tried on an address reserved for documentation); every check
-//! has a time limit; a check that could not run is "unknown", which is not a pass.
+//! Invariants: nothing in use is changed (the right to block is tried on an address reserved for documentation);
+//! every check has a time limit; a check that could not run is "unknown", which is not a pass.
 
 mod controller;
 mod hosts;

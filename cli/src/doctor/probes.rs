@@ -1,7 +1,7 @@
 //! Requests to the agents and Ceph clusters of the file: agents, images, and the rights of the controller's key.
 //!
-//! `check --live` and the doctor share them. Invariant: nothing in use is changed. The right to block clients is tried on an
-//! address reserved for documentation (RFC 5737); the entry is removed again, or expires.
+//! `check --live` and the doctor share them. Invariant: nothing in use is changed. The right to block clients is
+//! tried on an address reserved for documentation (RFC 5737); the entry is removed again, or expires.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -28,7 +28,8 @@ use crate::config::ControllerConfig;
 /// Time limit of one request to an agent.
 pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Agents that are queried at the same time. Too low: a thousand hosts take long. Too high: the controller runs out of sockets.
+/// Agents that are queried at the same time. Too low: a thousand hosts take long. Too high: the controller runs out
+/// of sockets.
 const PARALLEL: usize = 64;
 
 /// An address reserved for documentation: TEST-NET-1.

@@ -1,8 +1,8 @@
 //! Whether each host is one machine, and the right one: finds cloned images and swapped addresses.
 //!
-//! Purpose: a sibling host that inspects the wrong machine reports "no such QEMU", and a storage fence of the wrong address
-//! blocks a healthy host. Invariants: pure; a fact that a host does not report is unknown, never ok.
-//! In a lab on one machine (every management address is loopback) all hosts are one machine by intent.
+//! Purpose: a sibling host that inspects the wrong machine reports "no such QEMU", and a storage fence of the wrong
+//! address blocks a healthy host. Invariants: pure; a fact that a host does not report is unknown, never ok. In a lab
+//! on one machine (every management address is loopback) all hosts are one machine by intent.
 
 use std::net::IpAddr;
 

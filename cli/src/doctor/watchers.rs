@@ -1,7 +1,7 @@
 //! Who watches a volume, and whether a fence of the VM's host would reach that watcher.
 //!
-//! Purpose: `check --live` and the doctor report in advance what a fence would find. Invariants: pure; a watcher on a host
-//! other than the VM's host never passes, because a fence of the VM's host would not block it.
+//! Purpose: `check --live` and the doctor report in advance what a fence would find. Invariants: pure; a watcher on a
+//! host other than the VM's host never passes, because a fence of the VM's host would not block it.
 
 use std::net::IpAddr;
 

@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{listen::read_body, notify::HookTest};
 
-/// The largest body of an action, 64 KiB. Too low: a large inventory change is rejected. Too high: memory for hostile clients.
+/// The largest body of an action, 64 KiB. Too low: a large inventory change is rejected. Too high: memory for hostile
+/// clients.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// `{}`: an action without parameters. Keys are errors.

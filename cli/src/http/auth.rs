@@ -1,9 +1,9 @@
 //! Authorization: API tokens and roles.
 //!
-//! Invariants: the config has only the SHA-256 of a token, so its readers cannot use the token; without API tokens every local
-//! user is an admin; routes without a token (`/healthz`, `/openapi.json`, the sign-in page) show nothing of the inventory. Hashes
-//! are compared instead of tokens, so timing discloses nothing. A token has 256 random bits, so neither salt nor a slow hash is
-//! needed. A browser has a session instead of the token: see `sessions.rs`.
+//! Invariants: the config has only the SHA-256 of a token, so its readers cannot use the token; without API tokens
+//! every local user is an admin; routes without a token (`/healthz`, `/openapi.json`, the sign-in page) show nothing
+//! of the inventory. Hashes are compared instead of tokens, so timing discloses nothing. A token has 256 random bits,
+//! so neither salt nor a slow hash is needed. A browser has a session instead of the token: see `sessions.rs`.
 //! Alternative considered: users and passwords (scripts have none, and operators should use SSH).
 
 use std::sync::Arc;
@@ -104,7 +104,8 @@ fn carried(headers: &HeaderMap) -> Option<&str> {
     cookies.find(|(name, _)| *name == COOKIE).map(|(_, session)| session.trim())
 }
 
-/// The role that a route requires; `None` for public routes, which show nothing of the inventory. `security` documents the same.
+/// The role that a route requires; `None` for public routes, which show nothing of the inventory. `security`
+/// documents the same.
 pub(super) fn required_role(method: &Method, path: &str) -> Option<Role> {
     match path {
         "/healthz" | "/openapi.json" | SIGN_IN => None,

@@ -29,8 +29,8 @@ const DEFAULT_LIMIT: usize = 100;
 /// Time between keep-alive comments on an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Largest number of concurrent streams, including those of the page. Too low: users with several tabs block each other. Too
-/// high: readers that do not read hold memory, [`MAX_READ`] records each.
+/// Largest number of concurrent streams, including those of the page. Too low: users with several tabs block each
+/// other. Too high: readers that do not read hold memory, [`MAX_READ`] records each.
 const MAX_STREAMS: usize = 64;
 
 static STREAMS: Semaphore = Semaphore::const_new(MAX_STREAMS);

@@ -1,10 +1,10 @@
 //! Requests with an `Idempotency-Key`: a retry is not carried out again.
 //!
-//! Invariants: one key of one bearer is one request; retries get the answer of the first request for [`KEPT`]; a retry during the
-//! first request is rejected, not queued. Answers are stored only for authenticated bearers and bounded for each of them, so no
-//! client can exhaust memory or evict answers of another client. The oldest answers are evicted first. Of a request only the
-//! digest is stored. Storage is in memory: after a restart of the controller a retry is a new request; `If-Match` guards
-//! against that.
+//! Invariants: one key of one bearer is one request; retries get the answer of the first request for [`KEPT`]; a
+//! retry during the first request is rejected, not queued. Answers are stored only for authenticated bearers and
+//! bounded for each of them, so no client can exhaust memory or evict answers of another client. The oldest answers
+//! are evicted first. Of a request only the digest is stored. Storage is in memory: after a restart of the controller
+//! a retry is a new request; `If-Match` guards against that.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,8 @@ use crate::listen::read_body;
 /// Life of a stored answer. Too low: a client that retries after a break repeats the request. Too high: memory.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// Stored answers of one bearer. Too low: a script with many requests that retries later repeats some. Too high: slow search.
+/// Stored answers of one bearer. Too low: a script with many requests that retries later repeats some. Too high: slow
+/// search.
 const MAX_KEPT: usize = 5_000;
 
 /// Bytes of the stored answers of one bearer. Too low: as with [`MAX_KEPT`]. Too high: memory.

@@ -65,8 +65,8 @@ pub(super) async fn show(State(backend): App, headers: HeaderMap) -> Answer<Resp
 
 /// Add, replace and remove clusters, hosts, storages and VMs, all or nothing
 ///
-/// An item that may still write to a disk cannot be removed: VMs must be stopped, hosts must be in maintenance and answer, or
-/// be attested to be off. Items of the config file are changed there.
+/// An item that may still write to a disk cannot be removed: VMs must be stopped, hosts must be in maintenance and
+/// answer, or be attested to be off. Items of the config file are changed there.
 #[utoipa::path(post, path = "/v1/inventory/changes", tag = "inventory", request_body = Edit, params(How, Conditions),
     responses((status = 200, body = Outcome), (status = "default", body = Problem)))]
 pub(super) async fn change(

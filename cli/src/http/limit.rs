@@ -1,9 +1,9 @@
 //! Rate limit of requests from one address.
 //!
-//! Invariants: a limited client gets `Retry-After` and does not affect others; authenticated and unauthenticated requests have
-//! separate limits, because behind SSH every client is 127.0.0.1; `/healthz` and `/metrics` have their own limit, so that a
-//! runaway script does not make the controller look down.
-//! Alternative considered: a limit for each token (scripts on one machine share a token or have many).
+//! Invariants: a limited client gets `Retry-After` and does not affect others; authenticated and unauthenticated
+//! requests have separate limits, because behind SSH every client is 127.0.0.1; `/healthz` and `/metrics` have their
+//! own limit, so that a runaway script does not make the controller look down. Alternative considered: a limit for
+//! each token (scripts on one machine share a token or have many).
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -27,7 +27,8 @@ use crate::{
     rate_limit::{PerAddress, network},
 };
 
-/// Size of a burst, in seconds of the limit. Too low: the parts of the page load one by one. Too high: bursts delay others.
+/// Size of a burst, in seconds of the limit. Too low: the parts of the page load one by one. Too high: bursts delay
+/// others.
 const BURST_SECONDS: u32 = 5;
 
 struct Limits {

@@ -12,11 +12,11 @@
 //! POST /v1/hooks/{name}/actions          {"test": {}}
 //! GET  /v1/inspect /metrics /healthz /openapi.json /
 //! ```
-//! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a slow reader of
-//! the stream is disconnected and can resume; nothing here decides anything, see [`backend`]; every route comes from the
-//! attribute that describes it, so that `/openapi.json` is complete.
-//! Requests with an effect accept `If-Match` and `Idempotency-Key`; cross-site requests are rejected (`origin_check`).
-//! Authorization: [`auth`]. Rate limit: [`limit`].
+//! Invariants: every error is `{"error": ErrorCode}` with a fitting status; bodies are bounded in size and time; a
+//! slow reader of the stream is disconnected and can resume; nothing here decides anything, see [`backend`]; every
+//! route comes from the attribute that describes it, so that `/openapi.json` is complete. Requests with an effect
+//! accept `If-Match` and `Idempotency-Key`; cross-site requests are rejected (`origin_check`). Authorization:
+//! [`auth`]. Rate limit: [`limit`].
 
 mod actions;
 pub mod auth;

@@ -1,11 +1,11 @@
 //! Cross-origin protection of every request: rejects CSRF and DNS rebinding, and forbids framing.
 //!
-//! The API listens on loopback, by default without authentication, so any page that an operator visits could send actions from
-//! the operator's browser. Invariants: a cross-site action of a browser is rejected, by `Sec-Fetch-Site` or by an `Origin` that
-//! differs from `Host`; a `Host` that is a name other than `localhost` is rejected (DNS rebinding: a site that resolves to
-//! 127.0.0.1 would be the same origin) unless the connection uses TLS, where the certificate prevents that; every answer has
-//! headers that forbid framing, sniffing and foreign scripts. Alternative considered: tokens in forms (they protect forms only,
-//! and the API accepts JSON).
+//! The API listens on loopback, by default without authentication, so any page that an operator visits could send
+//! actions from the operator's browser. Invariants: a cross-site action of a browser is rejected, by `Sec-Fetch-Site`
+//! or by an `Origin` that differs from `Host`; a `Host` that is a name other than `localhost` is rejected (DNS
+//! rebinding: a site that resolves to 127.0.0.1 would be the same origin) unless the connection uses TLS, where the
+//! certificate prevents that; every answer has headers that forbid framing, sniffing and foreign scripts. Alternative
+//! considered: tokens in forms (they protect forms only, and the API accepts JSON).
 
 use axum::{
     extract::Request,

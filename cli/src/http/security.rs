@@ -1,7 +1,7 @@
 //! Tokens and roles in the OpenAPI document.
 //!
-//! Invariant: the document uses the functions and constants with which [`auth`](super::auth) enforces roles; `cli/tests/http.rs`
-//! tries every documented operation with every role.
+//! Invariant: the document uses the functions and constants with which [`auth`](super::auth) enforces roles;
+//! `cli/tests/http.rs` tries every documented operation with every role.
 
 use axum::http::Method;
 use utoipa::openapi::{

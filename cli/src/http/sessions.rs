@@ -1,9 +1,9 @@
 //! Sessions of browsers.
 //!
-//! Invariants: the cookie discloses nothing of the token: it is a random number, stored only as SHA-256, which expires after
-//! [`LASTS`], at the sign-out, and with the controller. Browsers send cookies to every port of a host, so other servers on the
-//! controller's machine see them.
-//! Alternatives considered: the token as cookie (it never expires), signed cookies (they cannot be revoked).
+//! Invariants: the cookie discloses nothing of the token: it is a random number, stored only as SHA-256, which
+//! expires after [`LASTS`], at the sign-out, and with the controller. Browsers send cookies to every port of a host,
+//! so other servers on the controller's machine see them. Alternatives considered: the token as cookie (it never
+//! expires), signed cookies (they cannot be revoked).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 /// Life of a session. Too low: an operator signs in twice in a shift. Too high: a stolen cookie stays valid for long.
 pub(super) const LASTS: Duration = Duration::from_secs(12 * 3600);
 
-/// Largest number of sessions; the oldest is evicted. Too low: users sign each other out. Too high: memory for a client with a
-/// token that signs in without end.
+/// Largest number of sessions; the oldest is evicted. Too low: users sign each other out. Too high: memory for a
+/// client with a token that signs in without end.
 const MAX_SESSIONS: usize = 1000;
 
 type Hash = [u8; 32];

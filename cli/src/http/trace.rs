@@ -1,7 +1,7 @@
 //! A span for each request, in the trace of its `traceparent`.
 //!
-//! Invariants: the name of a span is the route, not the path, so that there are few; `/healthz` and `/metrics`, which are polled,
-//! have no span.
+//! Invariants: the name of a span is the route, not the path, so that there are few; `/healthz` and `/metrics`, which
+//! are polled, have no span.
 
 use axum::{
     extract::{MatchedPath, Request},

@@ -1,8 +1,9 @@
 //! Delivery to a program: the event on standard input; the exit status is the result.
 //!
-//! Invariants: no shell; the environment has only `PATH` and `RINGFENCE_*`; the program leads its own process group, which is
-//! killed as a whole after its end, on time-out, or with the controller, before the leader is reaped, so that the group's number
-//! is not reused. Alternative considered: killing the program alone (its children would hold the pipes and keep running).
+//! Invariants: no shell; the environment has only `PATH` and `RINGFENCE_*`; the program leads its own process group,
+//! which is killed as a whole after its end, on time-out, or with the controller, before the leader is reaped, so
+//! that the group's number is not reused. Alternative considered: killing the program alone (its children would hold
+//! the pipes and keep running).
 
 use std::{os::fd::OwnedFd, process::Stdio, time::Duration};
 
@@ -25,8 +26,8 @@ const MAX_OUTPUT_BYTES: usize = 4096;
 /// Exit status for a retry: `EX_TEMPFAIL` of sysexits.h.
 const TRY_LATER: i32 = 75;
 
-/// Time limit for the end of a killed program and its pipes. A program that is stuck in the kernel, or a child that left the
-/// group, is not waited for any longer.
+/// Time limit for the end of a killed program and its pipes. A program that is stuck in the kernel, or a child that
+/// left the group, is not waited for any longer.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A program.

@@ -1,8 +1,9 @@
 //! The durable position of a hook in the journal.
 //!
-//! `STATE_DIR/hooks/NAME.json` is replaced atomically and synced. Invariants: it is written after a record is delivered or dropped,
-//! never before, so a controller that dies repeats at most one and skips none; a hook without a file starts with the next record.
-//! Alternative considered: a table in the journal's database (the journal is append-only and has one writer).
+//! `STATE_DIR/hooks/NAME.json` is replaced atomically and synced. Invariants: it is written after a record is
+//! delivered or dropped, never before, so a controller that dies repeats at most one and skips none; a hook without a
+//! file starts with the next record. Alternative considered: a table in the journal's database (the journal is
+//! append-only and has one writer).
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 /// Version of the file format.
 const VERSION: u32 = 1;
 
-/// Skipped records after which the position is written anyway. Too low: a disk write for each record. Too high: more records are
-/// read again after a crash.
+/// Skipped records after which the position is written anyway. Too low: a disk write for each record. Too high: more
+/// records are read again after a crash.
 const SKIPPED_BEFORE_SAVE: u64 = 1000;
 
 #[derive(Serialize, Deserialize)]
@@ -35,8 +36,8 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The position of this hook; `newest`, made durable, for a new hook. A position beyond the journal's end belongs to another
-    /// journal (before a restore) and is moved to the end.
+    /// The position of this hook; `newest`, made durable, for a new hook. A position beyond the journal's end belongs
+    /// to another journal (before a restore) and is moved to the end.
     ///
     /// # Errors
     /// `SYS.1016`, with the file and the remedy.

@@ -1,7 +1,7 @@
 //! One hook: reads the journal from its position, delivers matching records one at a time, and stores its position.
 //!
-//! Invariants: the position advances only after a record is delivered or dropped; memory holds one page of the journal ([`PAGE`]),
-//! however large the lag is; the hook waits only for its own receiver.
+//! Invariants: the position advances only after a record is delivered or dropped; memory holds one page of the
+//! journal ([`PAGE`]), however large the lag is; the hook waits only for its own receiver.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,11 +22,12 @@ use super::{
 };
 use crate::config::{HookConfig, HookTransport};
 
-/// Records in one read: with the largest payloads 3 MiB. Too low: a hook with a large lag catches up slowly. Too high: memory.
+/// Records in one read: with the largest payloads 3 MiB. Too low: a hook with a large lag catches up slowly. Too
+/// high: memory.
 const PAGE: usize = 50;
 
-/// Time between two attempts to read the journal. Too low: a broken disk gets many reads. Too high: events arrive late after its
-/// repair.
+/// Time between two attempts to read the journal. Too low: a broken disk gets many reads. Too high: events arrive
+/// late after its repair.
 const UNREAD: Duration = Duration::from_secs(5);
 
 /// Status of a hook.

@@ -4,11 +4,11 @@
 //! journal.db --read--> hook "ops"   --POST-->  https://...       state/hooks/ops.json   { "seq": 41 }
 //!            --read--> hook "pager" --run-->   /usr/local/bin/.. state/hooks/pager.json { "seq": 40 }
 //! ```
-//! Invariants: each hook delivers at least once and in sequence: its [`Cursor`] in the journal advances only after a record is
-//! delivered or dropped ([`Attempts`]), so a killed controller loses none; a hook waits only for its own receiver; hooks run on
-//! the API's thread, never on the actors' thread, and only read the journal. Memory is bounded, because records wait in the
-//! journal. Alternatives considered: the bus as source (events during an outage of a receiver would be lost), a separate queue
-//! (the journal is one).
+//! Invariants: each hook delivers at least once and in sequence: its [`Cursor`] in the journal advances only after a
+//! record is delivered or dropped ([`Attempts`]), so a killed controller loses none; a hook waits only for its own
+//! receiver; hooks run on the API's thread, never on the actors' thread, and only read the journal. Memory is
+//! bounded, because records wait in the journal. Alternatives considered: the bus as source (events during an outage
+//! of a receiver would be lost), a separate queue (the journal is one).
 
 mod command;
 mod cursor;
@@ -33,8 +33,8 @@ pub use hook::{HookInventory, HookKind, HookTest};
 pub use notice::{Notice, TEST_TOPIC};
 pub use retry::{Attempts, MAX_REFUSALS, MAX_RETRY_AFTER, Outcome, RetryPolicy, Step};
 
-/// Time between two reads of the journal without an announcement. Too low: needless reads. Too high: a record with a missed
-/// announcement is delivered late.
+/// Time between two reads of the journal without an announcement. Too low: needless reads. Too high: a record with a
+/// missed announcement is delivered late.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Characters of a response that are kept for messages.

@@ -12,7 +12,8 @@ pub const TEST_TOPIC: &str = "ringfence.test";
 /// One message, identical at every attempt.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    /// Stable over retries and restarts, so that receivers can deduplicate. Without a full stop, the separator of the signed text.
+    /// Stable over retries and restarts, so that receivers can deduplicate. Without a full stop, the separator of the
+    /// signed text.
     pub id: String,
     /// Of the record; 0 for a test.
     pub seq: u64,

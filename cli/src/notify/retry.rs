@@ -1,24 +1,28 @@
 //! Retries of a delivery: done, retry later, or drop. Pure: time and randomness are inputs.
 //!
-//! Invariants: the wait doubles up to a ceiling, with jitter, so that hooks that failed together do not retry together;
-//! `Retry-After` is honoured up to a bound; a temporary failure (no connection, 5xx, 408, 429, time-out) is retried forever, because
-//! dropping loses an event; a rejected record is dropped after [`MAX_REFUSALS`] attempts, because it would block all later ones.
+//! Invariants: the wait doubles up to a ceiling, with jitter, so that hooks that failed together do not retry
+//! together; `Retry-After` is honoured up to a bound; a temporary failure (no connection, 5xx, 408, 429, time-out) is
+//! retried forever, because dropping loses an event; a rejected record is dropped after [`MAX_REFUSALS`] attempts,
+//! because it would block all later ones.
 
 use std::time::Duration;
 
-/// Rejections of one record before it is dropped. Too low: a receiver with a short misconfiguration misses it. Too high: it
-/// blocks later records for long.
+/// Rejections of one record before it is dropped. Too low: a receiver with a short misconfiguration misses it. Too
+/// high: it blocks later records for long.
 pub const MAX_REFUSALS: u32 = 5;
 
-/// Longest `Retry-After` that is honoured. Too low: a busy receiver gets more requests. Too high: a wrong header stops a hook.
+/// Longest `Retry-After` that is honoured. Too low: a busy receiver gets more requests. Too high: a wrong header
+/// stops a hook.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Waits between attempts.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// Wait before the second attempt. Too low: a restarting receiver gets many requests. Too high: a short failure delays events.
+    /// Wait before the second attempt. Too low: a restarting receiver gets many requests. Too high: a short failure
+    /// delays events.
     pub first: Duration,
-    /// Longest wait. Too low: a receiver that is down for long gets many requests. Too high: events arrive late after its return.
+    /// Longest wait. Too low: a receiver that is down for long gets many requests. Too high: events arrive late after
+    /// its return.
     pub ceiling: Duration,
 }
 

@@ -1,9 +1,9 @@
 //! Delivery over HTTP: one signed POST request.
 //!
-//! Invariants: everything is bounded in time and size; redirects are not followed (a receiver could redirect a signed event, or
-//! make the controller send requests to internal addresses); no proxy of the environment is used; path and query of the URL,
-//! which may be secret, are never shown. Alternative considered: `reqwest` with TLS (a second cryptography provider, and all
-//! other clients would load the system's roots).
+//! Invariants: everything is bounded in time and size; redirects are not followed (a receiver could redirect a signed
+//! event, or make the controller send requests to internal addresses); no proxy of the environment is used; path and
+//! query of the URL, which may be secret, are never shown. Alternative considered: `reqwest` with TLS (a second
+//! cryptography provider, and all other clients would load the system's roots).
 
 use std::time::{Duration, SystemTime};
 

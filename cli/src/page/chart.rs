@@ -1,7 +1,7 @@
 //! Charts: SVG in the page, each with a table of the same numbers.
 //!
-//! Invariants: the table has everything that the chart has; colours come from the style sheet, for light and dark, and each has a
-//! shape or a word beside it; no inline styles, which the content security policy forbids.
+//! Invariants: the table has everything that the chart has; colours come from the style sheet, for light and dark,
+//! and each has a shape or a word beside it; no inline styles, which the content security policy forbids.
 //! Alternatives considered: docs/adr/0009.
 
 use jiff::Timestamp;

@@ -1,7 +1,7 @@
 //! A fence attempt as its ladder: the levels that were tried, their evidence, and the outcome.
 //!
-//! Invariant: a rung shows only evidence of its own source, from the audit record. Alternative considered: splitting the text of
-//! the audit record (a failed host could forge rungs through its answers).
+//! Invariant: a rung shows only evidence of its own source, from the audit record. Alternative considered: splitting
+//! the text of the audit record (a failed host could forge rungs through its answers).
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The inventory, and its changes.
 //!
-//! Invariants: a change is shown as a difference before it is applied, and is applied only if that difference still holds; the
-//! roles are those of the API.
+//! Invariants: a change is shown as a difference before it is applied, and is applied only if that difference still
+//! holds; the roles are those of the API.
 
 use axum::{
     Extension,
@@ -30,7 +30,8 @@ use crate::{
     listen::read_long_form,
 };
 
-/// The largest form of a change: 64 KiB as in the API, with three bytes in the form for one, and the difference shown before.
+/// The largest form of a change: 64 KiB as in the API, with three bytes in the form for one, and the difference shown
+/// before.
 const MAX_CHANGE_BYTES: usize = 256 << 10;
 
 /// Kinds of items: key in the inventory, key in a file, and heading.

@@ -15,7 +15,8 @@ const PAGES: [(&str, &str); 7] = [
     ("/ui/hooks", "Hooks"),
 ];
 
-/// A page. `at` is its entry in the navigation; `live` is the last record that it shows, after which it reloads automatically.
+/// A page. `at` is its entry in the navigation; `live` is the last record that it shows, after which it reloads
+/// automatically.
 pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)

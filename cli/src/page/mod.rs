@@ -15,9 +15,10 @@
 //! GET  /ui/sign-in                      the form for a token
 //! GET  /ui/stream?after=SEQ             new events, as lines of the page
 //! ```
-//! Invariants: everything is rendered here and works without JavaScript; the script only reloads `<main>` after an event.
-//! Nothing is fetched from other sites. An action goes through [`Backend`] and the same checks as the API's actions. A state is
-//! a word, and a colour in addition. Alternative considered: an application in the browser (two programs that must agree).
+//! Invariants: everything is rendered here and works without JavaScript; the script only reloads `<main>` after an
+//! event. Nothing is fetched from other sites. An action goes through [`Backend`] and the same checks as the API's
+//! actions. A state is a word, and a colour in addition. Alternative considered: an application in the browser (two
+//! programs that must agree).
 
 mod assets;
 mod chart;

@@ -14,8 +14,8 @@ use ringfence_messages::{
 
 use super::{chart::Phase, fencing_attempts::Attempt};
 
-/// Longest time between the cause of an attempt and the attempt. Too low: a slow detection is cut off. Too high: a host that is
-/// down since yesterday shrinks all other phases to a line.
+/// Longest time between the cause of an attempt and the attempt. Too low: a slow detection is cut off. Too high: a
+/// host that is down since yesterday shrinks all other phases to a line.
 const CAUSE_WITHIN_S: i64 = 300;
 
 fn at(time: &str) -> Option<Timestamp> {

@@ -1,7 +1,7 @@
 //! Folders of keys and certificates with atomic changes.
 //!
-//! Invariant: at any moment the folder has all old files or all new files. New files are written beside it and moved by one rename,
-//! which fails for a folder that is not empty; a renewal exchanges the two folders.
+//! Invariant: at any moment the folder has all old files or all new files. New files are written beside it and moved
+//! by one rename, which fails for a folder that is not empty; a renewal exchanges the two folders.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

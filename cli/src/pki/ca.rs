@@ -1,4 +1,5 @@
-//! The certificate authority: a folder with `ca.pem`, the trusted certificates, and `issuer.pem`, its key and certificate.
+//! The certificate authority: a folder with `ca.pem`, the trusted certificates, and `issuer.pem`, its key and
+//! certificate.
 //!
 //! Invariant: the issuer is one file, so that key and certificate cannot part; it is always among those in `ca.pem`.
 

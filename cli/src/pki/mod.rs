@@ -1,8 +1,9 @@
 //! `ringfence pki`: certificates for controller, hosts and users.
 //!
-//! Invariants: a private key has mode 0600 from its first byte and never leaves its folder; folders are created atomically and never
-//! overwritten; no certificate outlives its authority; a certificate is renewed only if a current authority issued it.
-//! Alternatives considered: `openssl` by hand (many options, easy to forget a name), an online authority (a server to run).
+//! Invariants: a private key has mode 0600 from its first byte and never leaves its folder; folders are created
+//! atomically and never overwritten; no certificate outlives its authority; a certificate is renewed only if a
+//! current authority issued it. Alternatives considered: `openssl` by hand (many options, easy to forget a name), an
+//! online authority (a server to run).
 
 mod bundle;
 mod ca;

@@ -1,9 +1,9 @@
 //! The HTTP client of the trace exporter.
 //!
-//! Invariants: answers are bounded in size, and in time by the exporter's timeout; redirects are not followed and no proxy of the
-//! environment is used; the certificate of an `https://` collector is verified with the authorities of `ca_file`, or the system's if
-//! unset (a hosted collector has a public certificate). Alternative considered: `ca_file` in addition to the system's authorities
-//! (no public authority should vouch for a private collector).
+//! Invariants: answers are bounded in size, and in time by the exporter's timeout; redirects are not followed and no
+//! proxy of the environment is used; the certificate of an `https://` collector is verified with the authorities of
+//! `ca_file`, or the system's if unset (a hosted collector has a public certificate). Alternative considered:
+//! `ca_file` in addition to the system's authorities (no public authority should vouch for a private collector).
 
 use std::{
     path::{Path, PathBuf},

@@ -1,10 +1,10 @@
 //! Traces to a collector, by OTLP over HTTP.
 //!
-//! Invariants: nothing waits for a collector: an ended span goes into a bounded queue or is dropped, and a separate thread sends the
-//! queue; dropped spans are counted; a collector that does not answer is logged once a minute and delays the end of the program by
-//! at most [`END_TIMEOUT`]. Routine successes (pings, probes) are not sent, see `queue`.
-//! Alternatives considered: gRPC (a second HTTP stack); the SDK's batch processor (no count of dropped spans); see
-//! `docs/adr/0008-traces-by-otlp.md`.
+//! Invariants: nothing waits for a collector: an ended span goes into a bounded queue or is dropped, and a separate
+//! thread sends the queue; dropped spans are counted; a collector that does not answer is logged once a minute and
+//! delays the end of the program by at most [`END_TIMEOUT`]. Routine successes (pings, probes) are not sent, see
+//! `queue`. Alternatives considered: gRPC (a second HTTP stack); the SDK's batch processor (no count of dropped
+//! spans); see `docs/adr/0008-traces-by-otlp.md`.
 
 mod collector;
 mod queue;
@@ -32,8 +32,8 @@ use collector::Collector;
 /// Time limit of one batch, with retries. Too low: a busy collector gets nothing. Too high: the queue overflows.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time limit of the last spans at the end of the program. Too low: the spans before the end are missing. Too high: stopping a
-/// controller takes long.
+/// Time limit of the last spans at the end of the program. Too low: the spans before the end are missing. Too high:
+/// stopping a controller takes long.
 pub const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The layer that collects spans, for the program's subscriber.

@@ -1,7 +1,7 @@
 //! The queue of ended spans.
 //!
-//! Invariants: adding a span never waits; each span is sent, dropped and counted, or omitted as routine: a successful agent call
-//! outside of a trace. Those are pings and probes, several for each host and second; failed ones are sent.
+//! Invariants: adding a span never waits; each span is sent, dropped and counted, or omitted as routine: a successful
+//! agent call outside of a trace. Those are pings and probes, several for each host and second; failed ones are sent.
 
 use std::{
     sync::{
@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EXPORT_TIMEOUT, collector::Why};
 
-/// Largest number of queued spans. Too low: a restarting collector misses spans of an outage. Too high: memory, about 1 KiB each.
+/// Largest number of queued spans. Too low: a restarting collector misses spans of an outage. Too high: memory, about
+/// 1 KiB each.
 const MAX_WAITING: usize = 4096;
 
 /// Largest number of spans in one request. Too low: many requests. Too high: a failed request loses more spans.

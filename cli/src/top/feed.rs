@@ -1,7 +1,7 @@
 //! Updates for the screen: reads the state once, follows events, and reads the state again after an event.
 //!
-//! Invariants: every request has a time limit; an unreachable controller is retried forever; only the end of a long journal is
-//! read.
+//! Invariants: every request has a time limit; an unreachable controller is retried forever; only the end of a long
+//! journal is read.
 
 use std::time::Duration;
 

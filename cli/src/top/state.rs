@@ -1,7 +1,7 @@
 //! Data and key bindings of `top`: a plain struct without terminal and clock.
 //!
-//! Invariants: the data is bounded; the cursor of a non-empty table is always on a row; while the controller is unreachable, the
-//! last data stays on the screen, marked as old.
+//! Invariants: the data is bounded; the cursor of a non-empty table is always on a row; while the controller is
+//! unreachable, the last data stays on the screen, marked as old.
 
 use std::{
     collections::VecDeque,

@@ -1,6 +1,7 @@
 //! Checks of the host itself, with a controller or without.
 //!
-//! Invariants: nothing is created, started or grown; programs run only with `--version`; verdicts on numbers are pure functions.
+//! Invariants: nothing is created, started or grown; programs run only with `--version`; verdicts on numbers are pure
+//! functions.
 
 use std::{path::Path, time::Duration};
 
@@ -207,8 +208,8 @@ async fn engine(engine: Option<&Engine>) -> Finding {
     judge_engine(of("docker", WHY_ENGINE), answers, engine.is_some())
 }
 
-/// `prepared`: by its file, the agent starts the engine before a redeploy. `zbsadm` itself is not checked: the MDS runs it, on
-/// its own machine.
+/// `prepared`: by its file, the agent starts the engine before a redeploy. `zbsadm` itself is not checked: the MDS
+/// runs it, on its own machine.
 fn judge_engine(check: Check, answers: Result<(), ErrorCode>, prepared: bool) -> Finding {
     let remedy = "set target = \"zbsadm\" under [vhost] in agent.toml; restart the agent";
     match (answers, prepared) {

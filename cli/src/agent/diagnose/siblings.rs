@@ -1,7 +1,7 @@
 //! The SSH path from a host to its sibling hosts: key, known hosts, and a login without effect.
 //!
-//! Invariants: the login uses the code of a fence (`node/sibling.rs`), so a login that works here works there; a login that
-//! was not tried is unknown, never ok.
+//! Invariants: the login uses the code of a fence (`node/sibling.rs`), so a login that works here works there; a
+//! login that was not tried is unknown, never ok.
 
 use std::net::IpAddr;
 
@@ -20,8 +20,8 @@ use ringfence_messages::{
 
 use super::{Check, of, quoted};
 
-/// Sibling hosts that one agent checks at most; each costs a login on both hosts. Too low: a host's level relies on few.
-/// Too high: a thousand hosts log in to a thousand hosts.
+/// Sibling hosts that one agent checks at most; each costs a login on both hosts. Too low: a host's level relies on
+/// few. Too high: a thousand hosts log in to a thousand hosts.
 pub(crate) const MAX_SIBLINGS: usize = 8;
 
 const WHY_KEY: &str = "without it this host cannot kill VMs of a failed host";
