@@ -380,11 +380,11 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
         ("serve: state_dir below a file", serve(free, &file.join("state")), "set `state_dir` to a directory"),
         ("agent: state_dir in use", open(agent(free, &held, "")), "is in use by process"),
         ("serve: state_dir in use", serve(free, &held), "is in use by process"),
-        ("agent: no QEMU", open(agent(free, &state, "[qemu]\nbinary = \"no-such-qemu\"\n")), "Install qemu-system-x86"),
+        ("agent: no QEMU", open(agent(free, &state, "[qemu]\nbinary = \"no-such-qemu\"\n")), "install qemu-system-x86"),
         (
             "agent: QEMU that is none",
             open(agent(free, &state, "[qemu]\nbinary = \"true\"\n")),
-            "does not say its version",
+            "its version is not readable",
         ),
         ("agent: open to all", agent(free, &state, ""), "neither [auth] token_file nor [tls]"),
         ("agent: open token", agent(free, &state, &format!("[auth]\ntoken_file = {open_token:?}\n")), "chmod 600"),
