@@ -248,7 +248,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     std::fs::rename(a.file("key.away"), a.file("key")).unwrap();
     write(&a.file("key"), a.text("key"), 0o644);
     let (code, report) = asked();
-    report.says(key, "fail", "others may use it too (mode 644)", "chmod 600 ");
+    report.says(key, "fail", "others may read it (mode 644)", "chmod 600 ");
     report.says(login, "unknown", "not tried", "fix ssh-key first");
     assert_eq!(code, 1, "OpenSSH would refuse it too");
     write(&a.file("key"), "no key", 0o600);
@@ -276,7 +276,7 @@ async fn each_thing_that_would_make_a_fence_fail_is_found_with_its_mend() {
     report.says(login, "fail", "authentication failed", "ssh-copy-id -i ");
     assert_eq!((code, report.level("host-b")), (1, ("no-kill", 60)));
     write(&b.file("authorized"), format!("command=\"echo hello\" {}", a.text("key.pub")), 0o600);
-    asked().1.says(login, "fail", "does its key force a command?", "command -v ringfence");
+    asked().1.says(login, "fail", "check whether the key has a forced command", "command -v ringfence");
     a.befriend(&b);
 
     // Ceph: a key that may not block, and a cluster that does not answer.

@@ -226,7 +226,7 @@ fn when_everything_looks_dead_it_is_us_and_nothing_is_fenced() {
         of("fence.intent") + of("ceph.storage-fence") + of("ha.host-failed") + of("ha.host-quarantine") == 0
     });
     let explained = lab.order(&["explain", "vm1"]).unwrap();
-    assert!(explained.contains("storm brake holds"), "{explained}");
+    assert!(explained.contains("Fencing is suspended (storm brake)"), "{explained}");
     for (host, vm) in [("host-a", "vm1"), ("host-b", "vm2"), ("host-c", "vm3")] {
         lab.writes(host, vm);
         lab.ok("host-heal.sh", &[host]);

@@ -150,7 +150,7 @@ fn check_live_says_what_would_fail_tonight() {
         "FAIL  agent of host-c: cannot reach http://10.77.0.13:7070",
         "ok    ceph-1, client.compute may add blocklist entries",
         "FAIL  ceph-1, client.compute may remove blocklist entries: ceph osd blocklist as client.compute: exit status: 13",
-        "FAIL  vm3, ceph://rbd/vm-3: there is no image rbd/vm-3",
+        "FAIL  vm3, ceph://rbd/vm-3: image rbd/vm-3 does not exist",
         "FAIL  vm2, ceph://rbd/vm2: watched by 10.77.0.12:0/",
         "which is in no host's storage_ips",
         "FAIL  own-addresses of host-b: 10.77.1.12 of its storage_ips is not an address of host-b",

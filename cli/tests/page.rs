@@ -171,7 +171,7 @@ async fn every_view_shows_what_is_and_nothing_serious_is_hidden_from_anybody() {
     // The ladder says what was tried, with the evidence, as text: nothing of it is taken for HTML.
     browser.client.goto(&format!("http://{address}/ui/vms/vm1")).await.unwrap();
     let ladder = browser.text(".ladder").await;
-    for says in ["Kill over SSH by a sibling host", "cannot reach it", "Storage fence of the host", "<b>bold</b>"] {
+    for says in ["Kill over SSH by a sibling host", "host unreachable", "Storage fence of the host", "<b>bold</b>"] {
         assert!(ladder.contains(says), "{ladder}");
     }
 }
@@ -218,7 +218,7 @@ async fn an_order_is_shown_before_it_is_done_and_another_sites_page_cannot_give_
     };
     browser.client.goto(&format!("http://{address}/ui/vms/vm1")).await.unwrap();
     click("Fail over").await;
-    browser.until("main", "start it on host-0").await;
+    browser.until("main", "start the VM on host-0").await;
     assert!(fake.orders.lock().is_empty(), "nothing is done before it is confirmed");
     click("Fail over vm1").await;
     browser.until("h1", "vm1").await;

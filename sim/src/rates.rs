@@ -165,6 +165,12 @@ fn extra_fault_steps(
         ExtraFault::Lookalike => vec![step(now, claim(Claimant::Lookalike), seconds(2.0, 60.0))],
         ExtraFault::LocalUser => vec![step(now, claim(Claimant::LocalUser), seconds(2.0, 1200.0))],
         ExtraFault::LongWords => vec![step(now, Fault::LongWords { host }, seconds(60.0, 1200.0))],
-        ExtraFault::EndsAtOnce => vec![step(now, Fault::EndsAtOnce { vm }, seconds(2.0, 600.0))],
+        // After ten ends in a row the controller waits for its operator, who finds the cause and starts the VM again.
+        ExtraFault::EndsAtOnce => {
+            let lasting = seconds(2.0, 600.0);
+            let start = |after: Duration| Step { at: at + after, kind: StepKind::Act(Act::HaStart { vm: vm.clone() }) };
+            let starts = [start((lasting + Duration::from_secs(30)).min(at_most)), start(at_most)];
+            starts.into_iter().chain([step(now, Fault::EndsAtOnce { vm: vm.clone() }, lasting)]).collect()
+        }
     }
 }

@@ -11,6 +11,7 @@ mod configs;
 mod executor;
 mod lines;
 mod stories;
+mod style;
 mod tables;
 
 use std::{
