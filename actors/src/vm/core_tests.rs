@@ -18,7 +18,7 @@ use ringfence_messages::{
 use super::core::*;
 use crate::{
     fence::{Policy, attempt},
-    inventory::{Inventory, InventoryIndex, Vm, Volume},
+    inventory::{Cluster, Inventory, InventoryIndex, Vm, Volume},
     testkit::cluster_of,
 };
 
@@ -97,7 +97,11 @@ pub(super) fn core() -> Core {
         libvirt_xml: None,
         volumes: vec![volume("root", true), volume("data", false)],
     };
-    let inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b", "c"]) };
+    let mut inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b", "c", "far"]) };
+    // The last host belongs to another cluster.
+    let other = Cluster { id: ClusterId::from_name("c2"), name: "c2".to_owned() };
+    inventory.hosts[3].cluster = other.id;
+    inventory.clusters.push(other);
     Core::new(vm, Arc::new(InventoryIndex::new(inventory)), 7, Policy::default())
 }
 
