@@ -7,9 +7,11 @@ PROFILE=${PROFILE:-release}
 OUT=${OUT:-target/debian}
 VERSION=${VERSION:-$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"$/\1/p' Cargo.toml)-1}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)}
-export SOURCE_DATE_EPOCH
 
+# C libraries are built again when this variable changes: only packages for users need reproducible ones.
+[[ $PROFILE != release ]] || export SOURCE_DATE_EPOCH
 cargo build --locked --profile "$PROFILE" --bin ringfence
+export SOURCE_DATE_EPOCH
 RINGFENCE=target/$([[ $PROFILE == dev ]] && echo debug || echo "$PROFILE")/ringfence
 
 # Files that the program generates.

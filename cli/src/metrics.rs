@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Name, kind and meaning of every metric.
-pub const ALL: [(&str, Kind, &str); 39] = [
+pub const ALL: [(&str, Kind, &str); 40] = [
     ("ringfence_hosts", Kind::Gauge, "Hosts by status"),
     ("ringfence_hosts_in_maintenance", Kind::Gauge, "Hosts in maintenance"),
     ("ringfence_vms", Kind::Gauge, "VMs by state"),
@@ -42,6 +42,11 @@ pub const ALL: [(&str, Kind, &str); 39] = [
     ("ringfence_ha_start_seconds", Kind::Seconds, "Duration of failovers, successful or not"),
     ("ringfence_fences_total", Kind::Counter, "Fence attempts by outcome; each is audited once"),
     ("ringfence_vm_intruders_total", Kind::Counter, "QEMUs found on a host where their VM does not belong, by phase"),
+    (
+        "ringfence_attestations_contradicted_total",
+        Kind::Counter,
+        "Attestations that a host is off which newer evidence contradicted",
+    ),
     ("ringfence_storage_fence_renewals_total", Kind::Counter, "Storage fences that were re-applied, by reason"),
     (
         "ringfence_guests_continued_total",

@@ -173,6 +173,9 @@ impl VmActor {
             }
             attempt::Command::EndAttestation(host) => {
                 let name = self.core.inventory.host_name(host);
+                // VMs that were started on this attestation may run twice.
+                metrics::counter!("ringfence_attestations_contradicted_total").increment(1);
+                tracing::error!(host = name, "attestation contradicted by newer evidence");
                 let by = "newer evidence contradicts it".to_owned();
                 let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };
                 ctx.spawn_detached(recorder.fact(over), |_, _, _| {});

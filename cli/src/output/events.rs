@@ -29,6 +29,8 @@ pub(crate) fn event_summary(record: &Record) -> String {
         "outcome",
         "quarantined",
         "engaged",
+        "confirmed",
+        "by",
         "draining",
         "moving",
         "reason",
