@@ -157,7 +157,7 @@ in_root dpkg -r ringfence-agent >"$WORK/said" 2>&1 || { cat "$WORK/said"; die "r
 ! active ringfence-agent >/dev/null || die "a removed agent runs"
 [[ $(qemu) == "$vm" ]] || die "removing the agent ended the VM"
 ! in_root dpkg -P ringfence-agent >"$WORK/said" 2>&1 || die "the state of a VM that runs was purged"
-in_root ringfence events --verify | grep -q whole || die "the chain"
+in_root ringfence events --verify | grep -q "hash chain verified" || die "the chain"
 kill -9 "$vm"
 in_root dpkg -P ringfence-agent ringfence >"$WORK/said" 2>&1 || { cat "$WORK/said"; die "purge"; }
 ! in_root sh -c 'ls -d /etc/systemd/system/*/ringfence* /var/lib/ringfence*' >/dev/null 2>&1 || die "purge left something"

@@ -140,7 +140,7 @@ TOML
   start_controller
   ringfence host maintain host-a >/dev/null
   ringfence host activate host-a >/dev/null
-  ringfence events --verify | grep -q whole || die "the chain"
+  ringfence events --verify | grep -q "hash chain verified" || die "the chain"
   local before files old
   files=$(in_root sha256sum /etc/ringfence/controller.toml /etc/ringfence/agent.toml)
   old=$(in_root sha256sum /var/lib/ringfence/epoch)
@@ -158,7 +158,7 @@ TOML
   stop_controller
   start_controller
   [[ $(events | head -n "$(wc -l <<<"$before")") == "$before" ]] || die "records changed"
-  ringfence events --verify | grep -q whole || die "the chain after the upgrade"
+  ringfence events --verify | grep -q "hash chain verified" || die "the chain after the upgrade"
   # A new program restarts the agent too, which has no package of its own to say so.
   in_root dpkg -i "/tmp/ringfence_${second}_amd64.deb" >"$ROOT/tmp/said" 2>&1 || { cat "$ROOT/tmp/said"; die "the program alone"; }
   grep -q 'Processing triggers for ringfence-agent' "$ROOT/tmp/said" || die "the agent gets no trigger for a new program"
