@@ -37,7 +37,8 @@ lab-times:       ## Measure the phases of a failover on a lab; root
 slow-clients:    ## Measure pings while a thousand slow clients use the API, beside pings without clients
 	cargo bench --locked --package ringfence-cli --bench slow_clients
 
-check:           ## Run the formatter, clippy and every test that needs neither root nor a lab
+check:           ## Run the formatter, clippy and every test that needs neither root nor a lab; installs QEMU if it is missing
+	scripts/setup.sh demo
 	$(MAKE) --no-print-directory check-format lint
 	MAKEFLAGS= cargo nextest run --locked --workspace --profile check
 

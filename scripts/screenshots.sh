@@ -27,10 +27,10 @@ picture() {                   # picture NAME PATH
     --window-size=1200,"${3:-760}" --screenshot="$PWD/docs/images/$1.png" "http://127.0.0.1:$PORT$2" 2>/dev/null
 }
 mkdir -p docs/images
-until_shows / "3 of 3 wanted"
+until_shows / "3 of 3 desired"
 lab/host-down.sh host-a
 until_shows /ui/vms/vm1 "success-"
-until_shows / "3 of 3 wanted"
+until_shows / "3 of 3 desired"
 picture overview / 900
 picture fence /ui/vms/vm1 900
 picture storages /ui/storages 500

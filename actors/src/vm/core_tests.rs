@@ -18,7 +18,7 @@ use ringfence_messages::{
 use super::core::*;
 use crate::{
     fence::{Policy, attempt},
-    inventory::{Cluster, Inventory, InventoryIndex, Vm, Volume},
+    inventory::{Inventory, InventoryIndex, Vm, Volume},
     testkit::cluster_of,
 };
 
@@ -98,14 +98,10 @@ pub(super) fn core() -> Core {
         volumes: vec![volume("root", true), volume("data", false)],
     };
     let mut inventory = Inventory { vms: vec![vm.clone()], ..cluster_of(["a", "b", "c", "far"]) };
-    // The last host belongs to another cluster.
-    let other = Cluster { id: ClusterId::from_name("c2"), name: "c2".to_owned() };
-    inventory.hosts[3].cluster = other.id;
-    inventory.clusters.push(other);
+    inventory.hosts[3].cluster = ClusterId::from_name("c2"); // "far" belongs to another cluster
     Core::new(vm, Arc::new(InventoryIndex::new(inventory)), 7, Policy::default())
 }
 
-/// As replayed from the journal.
 pub(super) fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec<Command>) {
     let mut core = core();
     let commands = core.feed(Event::Replayed(Some(ReplayedState {
