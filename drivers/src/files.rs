@@ -62,8 +62,16 @@ pub fn read_private(path: &Path, limit: u64) -> std::result::Result<String, Stri
     if let Some(why) = not_ours(&metadata) {
         return Err(why);
     }
+    read_limited(file, limit)
+}
+
+/// Reads a text of at most `limit` bytes to its end.
+///
+/// # Errors
+/// It cannot be read, is longer, or is not UTF-8; in words.
+pub fn read_limited(from: impl Read, limit: u64) -> std::result::Result<String, String> {
     let mut text = String::new();
-    file.take(limit + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    from.take(limit + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
     match text.len() as u64 > limit {
         true => Err(format!("it has more than {limit} bytes")),
         false => Ok(text),

@@ -172,7 +172,7 @@ impl HaActor {
                 let quarantined = self.quarantine(host, reason, bus);
                 ctx.spawn_detached(quarantined, move |ha, result, ctx| ha.on(Event::Quarantined(host, result), ctx));
             }
-            Command::EndWord(host) => {
+            Command::EndAttestation(host) => {
                 let (recorder, name) = (self.recorder.clone(), self.inventory.now().host_name(host));
                 let by = "the host answered".to_owned();
                 let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };

@@ -151,7 +151,7 @@ pub enum Command {
     /// Kill leftover VMs on a host, remove its storage fences, and end its quarantine.
     Reconcile(HostId),
     /// Record the end of the attestation that a host is off.
-    EndWord(HostId),
+    EndAttestation(HostId),
     /// Query the watchers of a VM's volumes.
     Watch(VmId),
     /// Fence and start a VM.

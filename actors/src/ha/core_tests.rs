@@ -312,7 +312,7 @@ fn attestation_ends_with_the_first_answer() {
         assert_eq!(quarantines(&core.on(Event::Confirmed(host("a")), S)), [host("a")]);
         core.on(Event::Quarantined(host("a"), Ok(())), S);
         let commands = core.on(Event::HostChanged(host("a"), answer), 2 * S);
-        assert!(commands.contains(&Command::EndWord(host("a"))), "{answer:?}: {commands:?}");
+        assert!(commands.contains(&Command::EndAttestation(host("a"))), "{answer:?}: {commands:?}");
         core.on(Event::Reconciled(host("a"), Ok(())), 3 * S);
         core.on(Event::HostChanged(host("a"), HostStatus::Connected), 3 * S);
         // A day later the host is unreachable, and sibling hosts reach it.

@@ -103,7 +103,7 @@ impl Core {
             && std::mem::replace(&mut changed.confirmed, false)
         {
             // An attestation is valid for one outage, which is over (K9).
-            commands.push(Command::EndWord(host));
+            commands.push(Command::EndAttestation(host));
         }
         match status {
             HostStatus::Connected => {

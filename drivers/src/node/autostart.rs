@@ -11,13 +11,15 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Read,
     path::{Path, PathBuf},
 };
 
 use ringfence_messages::VmId;
 
-use crate::{domain_xml, files::replace_file};
+use crate::{
+    domain_xml,
+    files::{read_limited, replace_file},
+};
 
 /// The longest domain, and the longest list of guests, that is read. Too low: a large domain is an error. Too high:
 /// some other file is read.
@@ -111,13 +113,7 @@ fn hold_link(path: &Path, vms: &BTreeSet<VmId>) -> Result<Option<String>, String
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    match text.len() as u64 > MAX_FILE_BYTES {
-        true => Err(format!("it has more than {MAX_FILE_BYTES} bytes")),
-        false => Ok(text),
-    }
+    read_limited(fs::File::open(path).map_err(|error| error.to_string())?, MAX_FILE_BYTES)
 }
 
 #[cfg(test)]
