@@ -105,7 +105,7 @@ deb-boot-test: deb-test ## Test both packages under systemd, with a VM; root and
 
 search:          ## Run the model, then fresh seeds for four minutes, in the program of the tests. SEARCH="--seeds 1..9" selects seeds
 	MAKEFLAGS= cargo build --locked --bin ringfence
-	target/debug/ringfence model --depth 12
+	target/debug/ringfence model --depth 14
 	target/debug/ringfence sim $(SEARCH)
 
 campaign:        ## Run the model, then fresh seeds with all faults for ten minutes. CAMPAIGN="--seeds 1..200" selects seeds
