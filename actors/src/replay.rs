@@ -1,9 +1,13 @@
 //! What actors read from the journal before they may act.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId, Result,
+    ceph::StorageFenceChanged,
     evidence::Machine,
     ha::{HostConfirmedFenced, HostQuarantineChanged},
     host::{HostIdentified, HostStatus, HostStatusChanged},
@@ -34,6 +38,19 @@ pub(crate) async fn quarantined(journal: &dyn JournalPort) -> Result<HashMap<Hos
         }
     }
     Ok(quarantined)
+}
+
+/// Reason of a quarantine that begins because of [`rejected`].
+pub(crate) const REJECTED: &str = "a storage rejects it without a record";
+
+/// The hosts that a storage rejects, or may reject. They are quarantined before they return to service (K13).
+pub(crate) async fn rejected(journal: &dyn JournalPort) -> Result<BTreeSet<HostId>> {
+    let mut rejected = BTreeSet::new();
+    for record in journal.latest(StorageFenceChanged::TOPIC).await? {
+        let event: StorageFenceChanged = record.event()?;
+        rejected.extend(event.phase.is_kept().then_some(event.host_uuid));
+    }
+    Ok(rejected)
 }
 
 /// The record since which the journal is complete; 0 if it always was. Before a restore from a backup later records

@@ -100,6 +100,8 @@ pub enum Sabotage {
     BehindActs,
     /// Records about hosts from before a restore count.
     BackupBelieved,
+    /// Hosts in maintenance are not searched before a start.
+    MaintenanceUnsearched,
     /// A blocklist entry without a record is ignored.
     EntriesIgnored,
 }

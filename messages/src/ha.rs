@@ -200,16 +200,19 @@ pub struct ConfirmHostFencedMsg {
 }
 message!(ConfirmHostFencedMsg, 1, Lane::Control => Done);
 
-/// Begins or ends the quarantine of a host in the recovery supervisor.
+/// Begins or ends the quarantine of a host. The recovery supervisor records the change: the host leaves service before
+/// the record is durable, and returns after. Answered once the change is durable and in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetQuarantineMsg {
     /// Uuid of the host.
     pub host_uuid: HostId,
-    /// Reason as text; `None` ends the quarantine.
-    pub reason: Option<String>,
+    /// Whether the quarantine begins or ends.
+    pub quarantined: bool,
+    /// Reason as text.
+    pub reason: String,
 }
-message!(SetQuarantineMsg, 1, Lane::Control => Done);
+message!(SetQuarantineMsg, 2, Lane::Control => Done);
 
 /// Queries the HA supervisor's status of hosts and VMs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

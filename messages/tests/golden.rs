@@ -138,7 +138,7 @@ fn every_message_keeps_its_wire_form() {
             r#"{"hostUuid": @H, "full": 1, "silentHostUuids": [@H], "unheardHostUuids": [], "seenHostUuids": [@S]}"#;
         QuarantineHostMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
         ConfirmHostFencedMsg r#"{"hostUuid": @H, "by": "root"}"# => r#"{}"#;
-        SetQuarantineMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
+        SetQuarantineMsg r#"{"hostUuid": @H, "quarantined": true, "reason": "r"}"# => r#"{}"#;
         QueryHaMsg r#"{}"# => r#"{"hosts": [{"hostUuid": @H, "standing": "s"}], "vms": [{"vmUuid": @V, "why": "w"}], "braked": [@C]}"#;
         QueryWatchersMsg r#"{"installPath": {"Ceph": {"pool": "rbd", "image": "vm1"}}}"# =>
             r#"{"watchers": [{"address": "10.77.0.11:0/7", "ip": "10.77.0.11"}]}"#;

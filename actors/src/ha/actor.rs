@@ -14,8 +14,8 @@ use ringfence_messages::{
     ceph::{QueryWatchersMsg, StorageFenceChanged, StorageFencePhase},
     ha::{
         ConfirmHostFencedMsg, FindTargetMsg, HaReply, HaStartVmInstanceMsg, HaStartVmInstanceReply,
-        HostConfirmedFenced, HostQuarantineChanged, HostSuspected, PlanDrainMsg, QuarantineHostMsg, QueryHaMsg,
-        ScanHostMsg, SetQuarantineMsg, TargetReply,
+        HostConfirmedFenced, HostSuspected, PlanDrainMsg, QuarantineHostMsg, QueryHaMsg, ScanHostMsg, SetQuarantineMsg,
+        TargetReply,
     },
     host::{
         HostFactsCmd, HostState, HostStateChanged, HostStatusChanged, QueryHostsMsg, QueryServingHostsMsg,
@@ -94,7 +94,7 @@ impl HaActor {
         recorder: Recorder,
         bus: Bus,
     ) -> HaActor {
-        let reconciler = Reconciler { inventory: inventory.clone(), bus, recorder: recorder.clone() };
+        let reconciler = Reconciler { inventory: inventory.clone(), bus };
         HaActor {
             settings,
             census_every,
@@ -169,7 +169,7 @@ impl HaActor {
                 });
             }
             Command::Quarantine(host, reason) => {
-                let quarantined = self.quarantine(host, reason, bus);
+                let quarantined = quarantine(host, reason, bus);
                 ctx.spawn_detached(quarantined, move |ha, result, ctx| ha.on(Event::Quarantined(host, result), ctx));
             }
             Command::EndAttestation(host) => {
@@ -267,18 +267,6 @@ impl HaActor {
         }
     }
 
-    /// Durable first, then in force: a restart must not return the host to service.
-    fn quarantine(&self, host: HostId, reason: String, bus: Bus) -> impl Future<Output = Result<()>> + use<> {
-        let (recorder, name) = (self.recorder.clone(), self.inventory.now().host_name(host));
-        async move {
-            let change =
-                HostQuarantineChanged { host_uuid: host, host: name, quarantined: true, reason: reason.clone() };
-            recorder.intent(&change).await?;
-            let set = SetQuarantineMsg { host_uuid: host, reason: Some(reason) };
-            bus.ask(Address::singleton(RecoveryActor::KIND), set).await.map(|_| ())
-        }
-    }
-
     /// Queries the hosts of a cluster for their capacity and processes.
     pub(super) fn round(&self, cluster_uuid: ClusterId, bus: Bus) -> impl Future<Output = Result<Round>> + use<> {
         let fresh: BTreeSet<HostId> = self
@@ -287,20 +275,22 @@ impl HaActor {
             .filter(|(_, snapshot)| snapshot.at.elapsed() < SNAPSHOT_FRESH)
             .map(|(host, _)| *host)
             .collect();
+        let mut asked: BTreeSet<HostId> = self.core.iter().flat_map(|core| core.maintained(cluster_uuid)).collect();
         async move {
             let ask = QueryServingHostsMsg { cluster_uuid };
             let serving = bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
-            let stale = serving.host_uuids.iter().filter(|host| !fresh.contains(host));
+            asked.extend(serving.host_uuids.iter().chain(&serving.answering_host_uuids));
+            let stale = asked.iter().filter(|host| !fresh.contains(host));
             let snapshots = join_all(stale.map(|host| snapshot(bus.clone(), *host))).await;
-            Ok((serving, snapshots))
+            Ok(Round { serving, asked, snapshots })
         }
     }
 
     /// Answers every request that waited for the round.
     fn place(&mut self, cluster: ClusterId, found: Result<Round>, ctx: &mut Ctx<'_, Self>) {
         let waiting = self.rounds.remove(&cluster).unwrap_or_default();
-        let (serving, snapshots) = match found {
-            Ok(found) => found,
+        let Round { serving, asked, snapshots } = match found {
+            Ok(round) => round,
             Err(error) => return waiting.into_iter().for_each(|(_, promise)| promise.complete(Err(error.clone()))),
         };
         self.snapshots.extend(snapshots);
@@ -312,7 +302,7 @@ impl HaActor {
                 (Some(_), Some(since)) if since.elapsed() < CENSUS_PATIENCE => later.push((ask, promise)),
                 (Some(host), _) => promise.complete(Err(self.not_heard(host))),
                 (None, _) => {
-                    let target = self.target(&ask, &serving);
+                    let target = self.target(&ask, &serving, &asked);
                     promise.complete(Ok(target));
                 }
             }
@@ -356,7 +346,7 @@ impl HaActor {
         serving.host_uuids.iter().map(candidate).collect()
     }
 
-    fn target(&mut self, ask: &FindTargetMsg, serving: &ServingHostsReply) -> TargetReply {
+    fn target(&mut self, ask: &FindTargetMsg, serving: &ServingHostsReply, asked: &BTreeSet<HostId>) -> TargetReply {
         // An earlier reservation of the VM is its own: a drain queries before the stop, and the start queries again.
         self.reservations
             .retain(|reservation| reservation.at.elapsed() < RESERVED_FOR && reservation.vm != ask.vm_uuid);
@@ -381,7 +371,7 @@ impl HaActor {
             full: u32::try_from(full.len()).unwrap_or(u32::MAX),
             silent_host_uuids: silent,
             unheard_host_uuids: unheard,
-            seen_host_uuids: serving.host_uuids.iter().filter(seen).copied().chain(elsewhere).collect(),
+            seen_host_uuids: asked.iter().filter(seen).copied().chain(elsewhere).collect(),
         }
     }
 }
@@ -401,8 +391,14 @@ pub(super) struct HostSnapshot {
     vms: Vec<VmId>,
 }
 
-/// The serving hosts of a cluster, and new snapshots.
-pub(super) type Round = (ServingHostsReply, Vec<(HostId, HostSnapshot)>);
+/// The hosts of a cluster before a start.
+pub(super) struct Round {
+    pub(super) serving: ServingHostsReply,
+    /// Hosts that have a snapshot: the serving ones, and others where the VM may run.
+    asked: BTreeSet<HostId>,
+    /// The new snapshots.
+    pub(super) snapshots: Vec<(HostId, HostSnapshot)>,
+}
 
 async fn snapshot(bus: Bus, host: HostId) -> (HostId, HostSnapshot) {
     let to = Address::new(HostActor::KIND, host);
@@ -527,6 +523,11 @@ impl Handler<HaStartVmInstanceMsg> for HaActor {
     }
 }
 
+async fn quarantine(host_uuid: HostId, reason: String, bus: Bus) -> Result<()> {
+    let set = SetQuarantineMsg { host_uuid, quarantined: true, reason };
+    bus.ask(Address::singleton(RecoveryActor::KIND), set).await.map(|_| ())
+}
+
 impl Handler<QuarantineHostMsg> for HaActor {
     type Answer = Promised<QuarantineHostMsg>;
 
@@ -537,7 +538,7 @@ impl Handler<QuarantineHostMsg> for HaActor {
             Err(error) => promise.complete(Err(error)),
             Ok(true) => promise.complete(Ok(Done {})),
             Ok(false) => {
-                let quarantined = self.quarantine(host, message.reason, ctx.bus().clone());
+                let quarantined = quarantine(host, message.reason, ctx.bus().clone());
                 ctx.spawn_detached(quarantined, move |ha, result, ctx| {
                     ha.on(Event::Quarantined(host, result.clone()), ctx);
                     promise.complete(result.map(|()| Done {}));

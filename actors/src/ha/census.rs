@@ -71,6 +71,14 @@ impl Core {
         self.of_cluster(cluster).filter(|(_, host)| silent(host)).map(|(id, _)| id).collect()
     }
 
+    /// The hosts of a cluster in maintenance that answer queries. VMs stay there, and another program may move one there
+    /// (K12).
+    pub fn maintained(&self, cluster: ClusterId) -> Vec<HostId> {
+        let searched =
+            |host: &Host| host.maintenance && host.deaf < MAX_DEAF && !sabotage::on(Sabotage::MaintenanceUnsearched);
+        self.of_cluster(cluster).filter(|(_, host)| searched(host)).map(|(id, _)| id).collect()
+    }
+
     fn of_cluster(&self, cluster: ClusterId) -> impl Iterator<Item = (HostId, &Host)> {
         let of_cluster = self.inventory.hosts.iter().filter(move |item| item.cluster == cluster);
         of_cluster.filter_map(|item| self.hosts.get(&item.id).map(|host| (item.id, host)))

@@ -135,7 +135,8 @@ fn drain_places_intends_stops_and_starts_in_order() {
     );
     assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 6 * S)), ["drained a"]);
     assert_eq!(says(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), 7 * S)), [""; 0], "emitted once");
-    assert!(!core.on(Event::Tick, 8 * S).contains(&Command::List(host("a"))), "and not asked any more");
+    let asked = core.on(Event::Tick, 8 * S).iter().filter(|command| **command == Command::List(host("a"))).count();
+    assert_eq!(asked, 1, "by the census alone");
 }
 
 #[test]

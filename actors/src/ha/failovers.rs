@@ -243,6 +243,9 @@ impl Core {
 
     /// Compares the processes of a host with the observed state.
     pub(super) fn listed(&mut self, host: HostId, running: &[RunningVm], commands: &mut Vec<Command>) {
+        // In maintenance an operator may stop VMs by other means: they are not failed over, except in a drain.
+        let draining = self.drains.hosts.contains_key(&host);
+        let judged = draining || !self.is_maintained(host);
         let missed = self.on_host.get(&host).into_iter().flatten().filter(|id| {
             let is_it = |process: &RunningVm| {
                 process.vm_uuid == **id && process.stranger.is_none() && process.kind == WriterKind::Qemu
@@ -251,10 +254,10 @@ impl Core {
             let looked_for = |state| match state {
                 VmState::Running => true,
                 // The host is not pinged: no other query finds the VM.
-                VmState::Unknown => self.drains.hosts.contains_key(&host),
+                VmState::Unknown => draining,
                 _ => false,
             };
-            self.vms.get(id).is_some_and(|vm| looked_for(vm.observed.state)) && !runs
+            judged && self.vms.get(id).is_some_and(|vm| looked_for(vm.observed.state)) && !runs
         });
         commands.extend(missed.map(|id| Command::LookFor(*id, None)));
         let mut claimed = BTreeMap::new();

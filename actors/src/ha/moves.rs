@@ -82,9 +82,9 @@ impl Handler<PlanDrainMsg> for HaActor {
         ctx.spawn_detached(try_join_all(rounds), move |ha, found, _| {
             let plan = found.and_then(|rounds| {
                 let mut candidates = BTreeMap::new();
-                for (cluster, (serving, snapshots)) in rounds {
-                    ha.snapshots.extend(snapshots);
-                    candidates.insert(cluster, ha.candidates(&serving));
+                for (cluster, round) in rounds {
+                    ha.snapshots.extend(round.snapshots);
+                    candidates.insert(cluster, ha.candidates(&round.serving));
                 }
                 ha.core.as_ref().map(|core| core.plan_drain(host, candidates)).ok_or_else(not_ready)
             });

@@ -12,13 +12,12 @@ use ringfence::{Actor, Address, Bus};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{LiftStorageFenceMsg, QueryStorageFencesMsg},
-    ha::{HostQuarantineChanged, SetQuarantineMsg},
+    ha::SetQuarantineMsg,
     storage::StorageKind,
     vm::{ListVmsCmd, QueryVmMsg, StopVmCmd},
 };
 
 use crate::{
-    audit::Recorder,
     fence::ceph::CephActor,
     host::HostActor,
     inventory::SharedInventory,
@@ -39,7 +38,6 @@ pub(super) const WATCH_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Reconciler {
     pub(super) inventory: SharedInventory,
     pub(super) bus: Bus,
-    pub(super) recorder: Recorder,
 }
 
 impl Reconciler {
@@ -70,15 +68,11 @@ impl Reconciler {
         for storage in refusing.into_iter().filter(|_| !sabotage::on(Sabotage::NeverLift)) {
             self.bus.ask(Address::new(CephActor::KIND, storage), LiftStorageFenceMsg { host_uuid: host }).await?;
         }
-        let name = self.inventory.now().host_name(host);
         let reason = match left.len() {
             0 => "its agent answers and no VM was left on it".to_owned(),
             n => format!("its agent answers; {n} leftover QEMUs were killed"),
         };
-        let released = HostQuarantineChanged { host_uuid: host, host: name, quarantined: false, reason };
-        // Waits for the disk: a restart that forgets the return reconciles again.
-        self.recorder.fact(released).await?;
-        let set = SetQuarantineMsg { host_uuid: host, reason: None };
+        let set = SetQuarantineMsg { host_uuid: host, quarantined: false, reason };
         self.bus.ask(Address::singleton(RecoveryActor::KIND), set).await.map(|_| ())
     }
 

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::try_join;
 use ringfence_messages::{
     Event as _, HostId, Result,
-    ceph::StorageFenceChanged,
     ha::{HostConfirmedFenced, HostDrained, HostFailed, VmMoveChanged},
     host::{HostState, HostStateChanged, HostStatusChanged},
     vm::VmStateChanged,
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     ports::{JournalPort, Record},
-    replay::{answered_since, holds, quarantined, whole_since},
+    replay::{answered_since, holds, quarantined, rejected, whole_since},
     sabotage::{self, Sabotage},
 };
 
@@ -33,10 +32,7 @@ pub(super) async fn read(journal: Arc<dyn JournalPort>) -> Result<ReplayedState>
         state.quarantined.insert(host);
         state.unproven.extend((since < whole_since).then_some(host));
     }
-    for record in journal.latest(StorageFenceChanged::TOPIC).await? {
-        let event: StorageFenceChanged = record.event()?;
-        state.refused.extend(event.phase.is_kept().then_some(event.host_uuid));
-    }
+    state.refused = rejected(&*journal).await?;
     let statuses = journal.latest(HostStatusChanged::TOPIC).await?;
     let status = |record: &Record| statuses.iter().find(|status| status.subject == record.subject);
     for record in journal.latest(HostConfirmedFenced::TOPIC).await? {

@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 use ringfence_messages::{ClusterId, HostId, host::HostStatus, vm::VmState};
 
 use super::core::{Command, Core, Host, SCAN_EVERY};
+use crate::replay::REJECTED;
 
 impl Core {
     /// Emits every query and command that is due.
@@ -32,7 +33,7 @@ impl Core {
         let refused = |host: &Host| host.refused && !host.quarantined && now >= host.next_reconcile;
         for (id, host) in self.hosts.iter_mut().filter(|(_, host)| refused(host)) {
             if !std::mem::replace(&mut host.quarantining, true) {
-                commands.push(Command::Quarantine(*id, "a storage rejects it without a record".to_owned()));
+                commands.push(Command::Quarantine(*id, REJECTED.to_owned()));
             }
         }
         let quarantined = self.inventory.hosts.iter().filter(|item| self.hosts[&item.id].quarantined);
@@ -42,7 +43,9 @@ impl Core {
             let id = self.inventory.hosts[self.census.position % self.inventory.hosts.len()].id;
             self.census.position = self.census.position.wrapping_add(1);
             let host = &self.hosts[&id];
-            if host.status == Some(HostStatus::Connected) && !host.suspect && !host.maintenance {
+            let answers = host.status == Some(HostStatus::Connected) && !host.suspect;
+            // In maintenance no ping says whether it answers.
+            if if host.maintenance { now >= host.ask_again } else { answers } {
                 commands.push(Command::List(id));
             }
         }

@@ -6,7 +6,7 @@ use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, Promised, Result, T
 use ringfence_messages::{
     Code, ErrorCode, Event as _, HostId,
     agent::Done,
-    ha::SetQuarantineMsg,
+    ha::{HostQuarantineChanged, SetQuarantineMsg},
     host::{
         ChangeHostStateMsg, HostAction, HostIdentified, HostInventory, HostState, HostStateChanged, HostsReply,
         PingHostMsg, PingHostReply, QueryHostsMsg, QueryServingHostsMsg, ServingHostsReply,
@@ -24,7 +24,7 @@ use crate::{
     host::HostActor,
     inventory::{PingSettings, SharedInventory},
     ports::JournalPort,
-    replay::{REPLAY_RETRY, not_ready, quarantined},
+    replay::{REJECTED, REPLAY_RETRY, not_ready, quarantined, rejected},
     storage::{HEALTH_TIMEOUT, StorageActor, flow::DEPLOY_DEADLINE},
 };
 
@@ -92,6 +92,27 @@ impl RecoveryActor {
             self.carry_out(command, ctx);
         }
         self.set_timer(ctx);
+    }
+
+    /// Waits until a change of a host's service is durable: a restart must not return the host to service. A host that
+    /// leaves gets nothing meanwhile, for the record may come long before it is known here (I5).
+    fn change(
+        &mut self,
+        host: HostId,
+        leaves: bool,
+        durable: impl Future<Output = Result<u64>> + 'static,
+        ctx: &mut Ctx<'_, Self>,
+        then: impl FnOnce(&mut Self, Result<u64>, &mut Ctx<'_, Self>) + Send + 'static,
+    ) {
+        if leaves {
+            self.on(Event::Withdrawing { host, begins: true }, ctx);
+        }
+        ctx.spawn(durable, move |recovery, result, ctx| {
+            then(recovery, result, ctx);
+            if leaves {
+                recovery.on(Event::Withdrawing { host, begins: false }, ctx);
+            }
+        });
     }
 
     fn set_timer(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -176,7 +197,10 @@ async fn read_journal(journal: Arc<dyn JournalPort>) -> Result<ReplayedState> {
     for record in journal.latest(HostIdentified::TOPIC).await? {
         identified.push(record.event::<HostIdentified>()?);
     }
-    let quarantined = quarantined(&*journal).await?.into_iter().map(|(host, (_, why))| (host, why)).collect();
+    // Until HA has quarantined a host that a storage rejects, it gets nothing (K13).
+    let rejected = rejected(&*journal).await?.into_iter().map(|host| (host, REJECTED.to_owned()));
+    let reasons = quarantined(&*journal).await?.into_iter().map(|(host, (_, why))| (host, why));
+    let quarantined = rejected.chain(reasons).collect();
     Ok((states, quarantined, Identities::replayed(identified)))
 }
 
@@ -218,12 +242,27 @@ impl Handler<QueryServingHostsMsg> for RecoveryActor {
 }
 
 impl Handler<SetQuarantineMsg> for RecoveryActor {
-    type Answer = Result<Done>;
+    type Answer = Promised<SetQuarantineMsg>;
 
     fn handle(&mut self, message: SetQuarantineMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
-        self.core.as_ref().ok_or_else(not_ready)?;
-        self.on(Event::SetQuarantine { host: message.host_uuid, reason: message.reason }, ctx);
-        Ok(Done {})
+        let (promise, answer) = ctx.promise::<SetQuarantineMsg>();
+        if self.core.is_none() {
+            promise.complete(Err(not_ready()));
+            return answer;
+        }
+        let SetQuarantineMsg { host_uuid: host, quarantined, reason } = message;
+        let name = self.inventory.now().host_name(host);
+        let change = HostQuarantineChanged { host_uuid: host, host: name, quarantined, reason: reason.clone() };
+        let recorder = self.recorder.clone();
+        let durable =
+            async move { if quarantined { recorder.intent(&change).await } else { recorder.fact(change).await } };
+        self.change(host, quarantined, durable, ctx, move |recovery, result, ctx| {
+            promise.complete(result.map(|_| {
+                recovery.on(Event::SetQuarantine { host, reason: quarantined.then_some(reason) }, ctx);
+                Done {}
+            }));
+        });
+        answer
     }
 }
 
@@ -263,7 +302,6 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
                 return answer;
             }
         };
-        // Durable first: after a restart a host in maintenance must not get redeploys.
         let change = HostStateChanged {
             host_uuid: host,
             host: before.name.clone(),
@@ -275,7 +313,7 @@ impl Handler<ChangeHostStateMsg> for RecoveryActor {
         // A repeated maintenance changes nothing: a drain continues.
         let changes = draining || before.state != requested;
         let durable = async move { if changes { recorder.intent(&change).await } else { Ok(0) } };
-        ctx.spawn(durable, move |recovery, result, ctx| {
+        self.change(host, requested == HostState::Maintenance, durable, ctx, move |recovery, result, ctx| {
             let result: Result<HostInventory> = result.and_then(|_| {
                 if before.state == HostState::Maintenance && requested == HostState::Enabled {
                     recovery.identities.forget(host);

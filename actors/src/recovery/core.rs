@@ -11,7 +11,8 @@
 //! Connecting, and no further.
 //! ```
 //! Invariants: I3: no other code changes any of this. I5: a redeploy is requested only for a host that is Enabled,
-//! Connected, not suspect and not in quarantine. I8: pings in flight and backoff are bounded. At most one check per
+//! Connected, not suspect, not in quarantine, and about to be neither: a host leaves service before the record of it
+//! is durable, and returns after. I8: pings in flight and backoff are bounded. At most one check per
 //! (host, storage) and one redeploy per (host, storage, protocol) are in flight. An event is emitted only for a
 //! change; a failed health check changes no status.
 //! Alternatives considered: one actor per host with its own timer. 100,000 timers burst together, and no one place
@@ -55,6 +56,8 @@ struct Host {
     answers: bool,
     /// Why the host is in quarantine; see [`crate::ha`].
     quarantine: Option<Box<str>>,
+    /// Number of changes being recorded that take the host out of service.
+    withdrawals: u32,
     /// Incremented when answers in flight no longer count.
     generation: u32,
     links: Box<[Link]>,
@@ -194,6 +197,12 @@ impl Core {
                     self.schedule.hurry(i);
                 }
             }
+            Event::Withdrawing { host, begins } => {
+                if let Some(i) = self.index.get(&host).copied() {
+                    let count = &mut self.hosts[i as usize].withdrawals;
+                    *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+                }
+            }
             Event::Booted { host } => {
                 if let Some(i) = self.index.get(&host).copied() {
                     self.hosts[i as usize].forget_backoff();
@@ -277,6 +286,7 @@ impl Core {
         commands: &mut Vec<Command>,
     ) {
         let (inventory, host) = (&self.inventory.hosts[i as usize], &mut self.hosts[i as usize]);
+        let serves = host.serves();
         let storages = &self.inventory.storages;
         let Some(link) = host.links.iter_mut().find(|link| storages[link.storage as usize].id == storage) else {
             return;
@@ -293,8 +303,6 @@ impl Core {
                 return;
             }
         };
-        // A redeploy needs a host that is in service, Connected and not suspect (I5).
-        let serving = host.state == HostState::Enabled && host.status == HostStatus::Connected && host.failures == 0;
         for report in reports {
             let Some(key) = link.keys.iter_mut().find(|key| key.protocol == report.protocol) else { continue };
             let new = ProtocolStatus::from(report.health);
@@ -317,7 +325,7 @@ impl Core {
             }
             if connected {
                 key.backoff.ok();
-            } else if serving
+            } else if serves
                 && !key.deploying
                 && let Some(due) = key.backoff.not_ok()
             {
@@ -412,7 +420,7 @@ impl Core {
         self.index.get(&id).map(|i| self.host_inventory(*i))
     }
 
-    /// The hosts of a cluster. Serving hosts are Enabled, Connected, not suspect and not in quarantine.
+    /// The hosts of a cluster; see [`Host::serves`].
     pub fn serving(&self, cluster: ClusterId) -> ServingHostsReply {
         let mut reply = ServingHostsReply::default();
         let all = self.hosts.iter().zip(&self.inventory.hosts);
@@ -421,10 +429,10 @@ impl Core {
             if host.answers {
                 reply.answering_host_uuids.push(item.id);
             }
-            match (host.failures, &host.quarantine, host.status) {
-                (0, None, HostStatus::Connected) => reply.host_uuids.push(item.id),
-                (1.., None, _) => reply.doubtful_host_uuids.push(item.id),
-                _ => {}
+            if host.serves() {
+                reply.host_uuids.push(item.id);
+            } else if host.failures > 0 && host.quarantine.is_none() {
+                reply.doubtful_host_uuids.push(item.id);
             }
         }
         reply
@@ -470,7 +478,14 @@ impl Core {
 impl Host {
     fn new(state: HostState, quarantine: Option<Box<str>>, generation: u32) -> Host {
         let status = HostStatus::Connecting;
-        Host { state, status, reason: None, failures: 0, answers: false, quarantine, generation, links: Box::default() }
+        let (reason, failures, answers, withdrawals) = (None, 0, false, 0);
+        Host { state, status, reason, failures, answers, quarantine, withdrawals, generation, links: Box::default() }
+    }
+
+    /// Whether the host may get redeploys and starts (I5).
+    fn serves(&self) -> bool {
+        let in_service = self.quarantine.is_none() && self.withdrawals == 0 || sabotage::on(Sabotage::HealTheFenced);
+        in_service && self.state == HostState::Enabled && self.status == HostStatus::Connected && self.failures == 0
     }
 
     fn forget_backoff(&mut self) {

@@ -309,6 +309,27 @@ fn quarantined_host_neither_serves_nor_gets_redeploys() {
     assert_eq!((core.serving(cluster).doubtful_host_uuids, core.serving(cluster).enabled), (vec![], 1));
 }
 
+/// I5, seed 1796005904017: a health check under way when the host leaves service redeploys nothing.
+#[test]
+fn host_that_leaves_service_gets_no_redeploy() {
+    let leaves = [
+        Event::SetQuarantine { host: host(0), reason: Some("a storage rejects it".to_owned()) },
+        Event::Withdrawing { host: host(0), begins: true },
+    ];
+    for event in leaves {
+        let mut core = well();
+        core.on(Event::Tick, 10 * S);
+        core.on(pinged(0, true), 10 * S);
+        core.on(event.clone(), 10 * S);
+        assert_eq!(core.serving(ClusterId::from_name("c")).host_uuids, [], "{event:?}");
+        let commands = core.on(health(0, Health::Ok, Health::Failed), 10 * S);
+        assert_eq!(orders(&commands), Vec::<String>::new(), "{event:?}");
+        core.on(Event::Withdrawing { host: host(0), begins: false }, 11 * S);
+        core.on(Event::SetQuarantine { host: host(0), reason: None }, 11 * S);
+        assert_eq!(core.serving(ClusterId::from_name("c")).host_uuids, [host(0)], "{event:?}");
+    }
+}
+
 /// Four redeploys failed; the fifth comes after 16 skipped pings.
 fn backed_off() -> Core {
     let mut core = well();
@@ -392,6 +413,10 @@ enum Move {
     End(usize, bool, bool),
     /// An operator changes the requested state.
     State(usize, bool),
+    /// The quarantine of a host begins or ends.
+    Quarantine(usize, bool),
+    /// A record that takes a host out of service begins or ends.
+    Withdrawing(usize, bool),
     Hurry(usize),
 }
 
@@ -400,6 +425,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         4 => (0..8000u64).prop_map(Move::Pass),
         12 => (any::<usize>(), prop::bool::weighted(0.8), any::<bool>()).prop_map(|(n, a, b)| Move::End(n, a, b)),
         1 => (0..4usize, any::<bool>()).prop_map(|(n, on)| Move::State(n, on)),
+        1 => (0..4usize, any::<bool>()).prop_map(|(n, on)| Move::Quarantine(n, on)),
+        1 => (0..4usize, any::<bool>()).prop_map(|(n, begins)| Move::Withdrawing(n, begins)),
         1 => (0..4usize).prop_map(Move::Hurry),
     ];
     prop::collection::vec(any_move, 1..600)
@@ -409,7 +436,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Whatever the order in which answers come: never two pings of a host nor more than allowed in flight, one
-    /// check per (host, storage), one redeploy per key, none for a host that is suspect, away or in maintenance,
+    /// check per (host, storage), one redeploy per key, none for a host that is suspect, away, in maintenance,
+    /// in quarantine or about to be,
     /// skips as the rule says, facts on change only.
     #[test]
     fn no_interleaving_breaks_the_rules(moves in moves()) {
@@ -419,6 +447,8 @@ proptest! {
         let mut in_flight: Vec<Command> = Vec::new();
         let mut generation: HashMap<HostId, u32> = HashMap::new();
         let mut maintenance: HashSet<HostId> = HashSet::new();
+        let mut quarantined: HashSet<HostId> = HashSet::new();
+        let mut withdrawals: HashMap<HostId, u32> = HashMap::new();
         let mut last_ping_good: HashMap<HostId, bool> = HashMap::new();
         let mut told: HashMap<String, String> = HashMap::new();
         for step in moves {
@@ -431,6 +461,18 @@ proptest! {
                         last_ping_good.remove(&host(n));
                     }
                     Event::SetState { host: host(n), state: if on { HostState::Maintenance } else { HostState::Enabled }, draining: on }
+                }
+                Move::Quarantine(n, on) => {
+                    if on { quarantined.insert(host(n)) } else { quarantined.remove(&host(n)) };
+                    Event::SetQuarantine { host: host(n), reason: on.then(|| "it failed".to_owned()) }
+                }
+                Move::Withdrawing(n, begins) => {
+                    let count = withdrawals.entry(host(n)).or_default();
+                    if !begins && *count == 0 {
+                        continue;
+                    }
+                    *count = if begins { *count + 1 } else { *count - 1 };
+                    Event::Withdrawing { host: host(n), begins }
                 }
                 Move::Hurry(n) => Event::PingNow { host: host(n) },
                 Move::End(_, _, _) if in_flight.is_empty() => continue,
@@ -484,6 +526,8 @@ proptest! {
                     }
                     Command::CheckHealth { .. } => prop_assert!(!in_flight.contains(&command)),
                     Command::Deploy { host, storage, protocol, attempt, skipped_pings } => {
+                        let leaves = withdrawals.get(host).is_some_and(|count| *count > 0);
+                        prop_assert!(!quarantined.contains(host) && !leaves, "redeployed on a host that leaves service");
                         prop_assert!(!maintenance.contains(host) && last_ping_good.get(host) == Some(&true), "redeployed on a host that is not well");
                         let same = |c: &Command| matches!(c, Command::Deploy { host: h, storage: s, protocol: p, .. } if (h, s, p) == (host, storage, protocol));
                         prop_assert!(!in_flight.iter().any(same), "two redeploys of one key");

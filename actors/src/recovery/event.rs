@@ -57,6 +57,13 @@ pub enum Event {
         /// The reason; `None` ends it.
         reason: Option<String>,
     },
+    /// A change that takes a host out of service is being recorded, or its record is durable or has failed.
+    Withdrawing {
+        /// The host.
+        host: HostId,
+        /// Whether it begins or ends.
+        begins: bool,
+    },
     /// A host rebooted, or its machine was replaced: its earlier failures no longer count.
     Booted {
         /// The host.
