@@ -11,7 +11,7 @@ trap 'rm -rf "$OUT"' EXIT
 cargo build --quiet --profile campaign --locked --bin ringfence --features ringfence-cli/sabotage --target-dir target/sabotage
 nextest() {
   cargo nextest run --locked --target-dir target/sabotage --package ringfence-actors --package ringfence --features ringfence-actors/sabotage \
-    -E 'package(ringfence-actors) or binary(ha) or binary(drain) or binary(recovery) or binary(witness)' "$@"
+    -E 'package(ringfence-actors) or binary(ha) or binary(drain) or binary(recovery) or binary(witness) or binary(zbs_exports)' "$@"
 }
 nextest --no-run 2>"$OUT/build" || { cat "$OUT/build"; exit 1; }
 RINGFENCE=target/sabotage/campaign/ringfence

@@ -274,6 +274,26 @@ fn quarantined_host_is_removed_after_attestation() {
     });
 }
 
+/// K9, K13: an attestation does not count against a machine that is reached, also when the host is removed.
+#[test]
+fn attested_host_that_is_reached_stays_in_the_inventory() {
+    testkit::run(|world| async move {
+        let scene = Scene::start(world).await;
+        scene.fake.host(host("b"), |b| (b.answers, b.ssh) = (false, false));
+        tokio::time::sleep(10 * S).await;
+        let word = ConfirmHostFencedMsg { host_uuid: host("b"), by: "eve".to_owned() };
+        scene.world.bus().ask(Address::singleton(HaActor::KIND), word).await.unwrap();
+        scene.maintain("b").await;
+        let without = || inventory(&["a"], vec![vm("vm1", 512)]);
+        scene.fake.host(host("b"), |b| b.ssh = true);
+        refused(scene.change(without()).await, "host b was attested to be off, but a reaches it");
+        scene.fake.host(host("b"), |b| (b.answers, b.ssh) = (true, false));
+        refused(scene.change(without()).await, "host b was attested to be off, but its agent answers");
+        scene.fake.host(host("b"), |b| b.answers = false);
+        scene.change(without()).await.unwrap();
+    });
+}
+
 #[test]
 fn unrecorded_change_is_not_applied() {
     testkit::run(|world| async move {

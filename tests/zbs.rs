@@ -73,6 +73,13 @@ fn contract(path: &str) -> Option<&'static [(&'static str, &'static str)]> {
             ("volume", "text"),
             ("bdevName", "text"),
         ],
+        "vhost/bdev/delete" => &[
+            ("hostIp", "text"),
+            ("sshPort", "number"),
+            ("sshUsername", "text"),
+            ("sshPassword", "text"),
+            ("bdevName", "text"),
+        ],
         "facts" => &[],
         _ => return None,
     })
@@ -192,9 +199,10 @@ async fn every_call_keeps_the_contract() {
     assert!(zbs.check_host_connection(storage(), host(), call(5)).await.unwrap().connected);
     let bdev = zbs.create_vhost_bdev(storage(), host(), "pool", "volume", "vm1-0", call(5)).await.unwrap();
     assert_eq!(bdev.socket_path, "/var/zbsvhost/sockets/vm1-0");
+    zbs.delete_vhost_bdev(storage(), host(), "vm1-0", call(5)).await.unwrap();
     assert_eq!(mds.violations.lock()[..], [] as [String; 0]);
     let seen = mds.seen.lock();
-    assert_eq!(seen.len(), 5);
+    assert_eq!(seen.len(), 6);
     assert_eq!(
         seen[2].1,
         json!({ "hostIp": "10.0.0.11", "sshPort": 2222, "sshUsername": "zbs", "sshPassword": PASSWORD })

@@ -4,13 +4,13 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join, try_join_all};
 use ringfence::{Actor, Address, Bus, Result};
 use ringfence_messages::{
     Code, ErrorCode, HostId, StorageId, VmId,
     audit::ControllerStarted,
     ceph::ForgetStorageFenceMsg,
-    ha::QueryHaMsg,
+    ha::{QueryHaMsg, ScanHostMsg},
     host::QueryHostsMsg,
     storage::StorageKind,
     vm::{ListVmsCmd, QueryVmMsg},
@@ -140,18 +140,21 @@ impl Assembly {
         let vms = try_join_all(queries).await?;
         let hosts = self.bus.ask(self.recovery(), QueryHostsMsg {}).await?.hosts;
         let mut quarantined: HashSet<HostId> = replay::quarantined(&*self.ports.journal).await?.into_keys().collect();
-        let mut to_query = Vec::new();
+        let mut attested = HashSet::new();
         for host in removed(&diff.hosts) {
-            match replay::attested_off(&*self.ports.journal, &host.name).await? {
+            if replay::attested_off(&*self.ports.journal, &host.name).await?.is_some() {
                 // A destroyed host may be removed: an operator attested that it is off (K13).
-                Some(_) => drop(quarantined.remove(&host.id)),
-                None => to_query.push(host),
+                quarantined.remove(&host.id);
+                attested.insert(host.id);
             }
         }
         let mut refusals = diff.refusals(&CurrentState { hosts: &hosts, quarantined: &quarantined, vms: &vms });
         if refusals.is_empty() {
-            for host in to_query {
-                refusals.extend(self.left_on(host).await);
+            for host in removed(&diff.hosts) {
+                refusals.extend(match attested.contains(&host.id) {
+                    true => self.contradicts(host).await,
+                    false => self.left_on(host).await,
+                });
             }
         }
         if refusals.is_empty() { Ok(diff) } else { Err(ErrorCode::new(Code::CHANGE_STATE, refusals.join("; "))) }
@@ -173,6 +176,26 @@ impl Assembly {
                 (!ours.is_empty()).then(|| format!("host {name} still runs {}; stop them first", ours.join(", ")))
             }
         }
+    }
+
+    /// Why the attestation that a removed host is off is wrong: its agent answers, or a sibling host reaches it (K9).
+    async fn contradicts(&self, host: &ItemDiff<HostId>) -> Option<String> {
+        let name = &host.name;
+        let agent = Address::new(HostActor::KIND, host.id);
+        let (scan, listed) = join(
+            self.bus.ask_within(FENCER, ScanHostMsg { host_uuid: host.id }, SEARCH_TIMEOUT),
+            self.bus.ask_within(agent, ListVmsCmd::default(), SEARCH_TIMEOUT),
+        )
+        .await;
+        let seen_by = scan.map(|scan| scan.seen_by).unwrap_or_default();
+        let by = match (listed.is_ok(), seen_by.first()) {
+            (true, _) => "its agent answers".to_owned(),
+            (_, Some(sibling)) => format!("{} reaches it", self.inventory.now().host_name(*sibling)),
+            (false, None) => return None,
+        };
+        Some(format!(
+            "host {name} was attested to be off, but {by}: switch it off, or stop its VMs and let its agent answer"
+        ))
     }
 
     /// Applies a new inventory, by the diff that [`plan`](Assembly::plan) returned. `ports` already reach the new

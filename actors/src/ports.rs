@@ -170,6 +170,8 @@ pub trait MdsPort: Send + Sync {
         bdev_name: &str,
         call: Call,
     ) -> Result<CreateVhostBdevReply>;
+    /// Ends the export `bdev_name` of the host's target.
+    async fn delete_vhost_bdev(&self, storage: StorageId, host: HostId, bdev_name: &str, call: Call) -> Result<Done>;
 }
 
 /// A record to append.

@@ -102,6 +102,8 @@ pub enum Sabotage {
     BackupBelieved,
     /// Hosts in maintenance are not searched before a start.
     MaintenanceUnsearched,
+    /// Exports by ZBS targets do not end with their QEMU.
+    ZbsExportsLive,
     /// A blocklist entry without a record is ignored.
     EntriesIgnored,
 }

@@ -125,6 +125,8 @@ pub struct FakeHost {
     pub health_error: Option<ErrorCode>,
     /// Error of a VM's start, if it fails.
     pub start_error: Option<ErrorCode>,
+    /// Error of the end of an export by the MDS, if it fails.
+    pub export_error: Option<ErrorCode>,
     /// The QEMU of this VM does not end, and its stop fails with this error.
     pub stop_error: Option<(VmId, ErrorCode)>,
     /// The QEMU processes, by VM.
@@ -145,6 +147,7 @@ impl Default for FakeHost {
             prepare_error: None,
             health_error: None,
             start_error: None,
+            export_error: None,
             stop_error: None,
             vms: BTreeMap::new(),
             witness: None,
@@ -442,6 +445,12 @@ impl MdsPort for FakeWorld {
         _: Call,
     ) -> Result<CreateVhostBdevReply> {
         self.reach(host, "export", |_| Ok(CreateVhostBdevReply { socket_path: format!("/run/{bdev_name}.sock") }))
+    }
+
+    /// The MDS reaches the host by SSH: its agent need not answer.
+    async fn delete_vhost_bdev(&self, _: StorageId, host: HostId, _: &str, _: Call) -> Result<Done> {
+        self.calls.lock().push((host, "end export"));
+        self.host(host, |host| unless(&host.export_error)).map(|()| Done {})
     }
 }
 

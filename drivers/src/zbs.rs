@@ -14,8 +14,8 @@ use ringfence_messages::{
     agent::{AgentCommand, Done},
     vhost::CreateVhostBdevReply,
     zbs::{
-        CheckHostConnectionCmd, CheckHostConnectionReply, CreateVhostBdevOnHostCmd, DeployClientCmd, MdsFactsCmd,
-        UpdateHostDependencyCmd, VhostHostCmd,
+        CheckHostConnectionCmd, CheckHostConnectionReply, CreateVhostBdevOnHostCmd, DeleteVhostBdevOnHostCmd,
+        DeployClientCmd, MdsFactsCmd, UpdateHostDependencyCmd, VhostHostCmd,
     },
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -192,6 +192,17 @@ impl MdsPort for ZbsClient {
             ssh_username: host.ssh_user.clone(),
             logical_pool: pool.to_owned(),
             volume: volume.to_owned(),
+            bdev_name: bdev_name.to_owned(),
+        };
+        self.call(storage, command, Some(&host), call).await
+    }
+
+    async fn delete_vhost_bdev(&self, storage: StorageId, host: HostId, bdev_name: &str, call: Call) -> Result<Done> {
+        let host = self.host(host)?;
+        let command = DeleteVhostBdevOnHostCmd {
+            host_ip: host.ip.clone(),
+            ssh_port: host.ssh_port,
+            ssh_username: host.ssh_user.clone(),
             bdev_name: bdev_name.to_owned(),
         };
         self.call(storage, command, Some(&host), call).await

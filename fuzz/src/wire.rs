@@ -45,9 +45,9 @@ known! {
     SiblingFenceVmOnHostMsg SiblingFenceVmCmd HaStartVmInstanceMsg HostPingCmd HostFactsCmd PingHostMsg ChangeHostStateMsg
     QueryServingHostsMsg PlanHaStartMsg ScanHostMsg ScanHostCmd FindTargetMsg QuarantineHostMsg ConfirmHostFencedMsg
     SetQuarantineMsg QueryHaMsg QueryWatchersMsg FenceHostOnStorageMsg LiftStorageFenceMsg ForgetStorageFenceMsg QueryStorageFencesMsg LookForVmMsg
-    QueryHostsMsg CheckHostHealthMsg DeployClientMsg ActivateVolumeMsg PrepareVhostTargetEnvCmd DeployVhostCmd
+    QueryHostsMsg CheckHostHealthMsg DeployClientMsg ActivateVolumeMsg DeactivateVolumeMsg PrepareVhostTargetEnvCmd DeployVhostCmd
     VhostTargetHealthCmd CreateVhostBdevCmd DeleteVhostBdevCmd StartVmCmd StopVmCmd ListVmsCmd StartVmMsg StopVmMsg QueryVmMsg
-    DeployClientCmd UpdateHostDependencyCmd VhostHostCmd CreateVhostBdevOnHostCmd CheckHostConnectionCmd MdsFactsCmd
+    DeployClientCmd UpdateHostDependencyCmd VhostHostCmd CreateVhostBdevOnHostCmd DeleteVhostBdevOnHostCmd CheckHostConnectionCmd MdsFactsCmd
     PlanDrainMsg VacateVmMsg
 }
 

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ErrorCode, Health, HostId, Protocol, ProtocolStatus, StorageId, VmId, event, message,
+    ErrorCode, Health, HostId, Protocol, ProtocolStatus, StorageId, VmId,
+    agent::Done,
+    event, message,
     vm::{DiskSource, InstallPath},
 };
 
@@ -109,6 +111,17 @@ pub struct ActivateVolumeMsg {
     pub vm_uuid: VmId,
 }
 message!(ActivateVolumeMsg, 1 => DiskSource);
+
+/// Ends the export of a volume on a host that the MDS of the storage created. Only success proves that it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeactivateVolumeMsg {
+    /// Uuid of the host.
+    pub host_uuid: HostId,
+    /// Name of the export.
+    pub bdev_name: String,
+}
+message!(DeactivateVolumeMsg, 1 => Done);
 
 /// The status of one protocol between one host and one storage; unique per (storage, host, protocol).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -61,6 +61,21 @@ pub struct CreateVhostBdevOnHostCmd {
 }
 agent_command!(CreateVhostBdevOnHostCmd, "/zbs/primarystorage/vhost/bdev/create" => crate::vhost::CreateVhostBdevReply);
 
+/// Ends an export of a host's vhost target. The driver adds `sshPassword`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeleteVhostBdevOnHostCmd {
+    /// Address of the host.
+    pub host_ip: String,
+    /// SSH port of the host.
+    pub ssh_port: u16,
+    /// SSH user on the host.
+    pub ssh_username: String,
+    /// Name of the export: the file name of the socket.
+    pub bdev_name: String,
+}
+agent_command!(DeleteVhostBdevOnHostCmd, "/zbs/primarystorage/vhost/bdev/delete" => Done);
+
 /// Checks whether a host reaches the storage by CBD.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

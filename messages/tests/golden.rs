@@ -155,6 +155,7 @@ fn every_message_keeps_its_wire_form() {
         DeployClientMsg r#"{"hostUuid": @H, "protocol": "Vhost", "attempt": 3, "skippedPings": 4}"# => r#"{"steps": [@step]}"#;
         ActivateVolumeMsg r#"{"hostUuid": @H, "installPath": {"Vhost": {"name": "vm1"}}, "bdevName": "vm1-0", "vmUuid": @V}"# =>
             r#"{"vhostUser": {"socketPath": "/run/vm1-0.sock"}}"#;
+        DeactivateVolumeMsg r#"{"hostUuid": @H, "bdevName": "vm1-0"}"# => r#"{}"#;
         PrepareVhostTargetEnvCmd r#"{"hugepages": 1024}"# => r#"{"freeHugepages": 1024, "hugepageMount": "/dev/hugepages", "notes": ["n"]}"#;
         DeployVhostCmd r#"{"primaryStorageUuid": @S, "storage": "vhost-1", "volumeDir": null, "onTargetLoss": "continue"}"# =>
             r#"{"pid": 7, "started": true, "exports": 2, "missing": ["b: r"], "reset": [@V], "continued": [@V]}"#;
@@ -179,6 +180,7 @@ fn every_message_keeps_its_wire_form() {
         VhostHostCmd r#"{"hostIp": "10.77.0.11", "sshPort": 22, "sshUsername": "root"}"# => r#"{}"#;
         CreateVhostBdevOnHostCmd r#"{"hostIp": "10.77.0.11", "sshPort": 22, "sshUsername": "root", "logicalPool": "p", "volume": "v",
             "bdevName": "b"}"# => r#"{"socketPath": "/var/zbsvhost/sockets/b"}"#;
+        DeleteVhostBdevOnHostCmd r#"{"hostIp": "10.77.0.11", "sshPort": 22, "sshUsername": "root", "bdevName": "b"}"# => r#"{}"#;
         CheckHostConnectionCmd r#"{"clientIp": "10.77.0.11"}"# => r#"{"connected": true, "reason": null}"#;
         MdsFactsCmd r#"{}"# => r#"{"version": "1"}"#;
         ;

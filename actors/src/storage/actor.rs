@@ -8,8 +8,8 @@ use ringfence_messages::{
     agent::Done,
     recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
     storage::{
-        ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeployClientMsg, DeployClientReply,
-        ProtocolHealth, StorageKind,
+        ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeactivateVolumeMsg, DeployClientMsg,
+        DeployClientReply, ProtocolHealth, StorageKind,
     },
     vhost::{
         CreateVhostBdevCmd, CreateVhostBdevReply, DeployVhostCmd, DeployVhostReply, PrepareVhostTargetEnvCmd,
@@ -82,6 +82,7 @@ impl Actor for StorageActor {
             .message::<CheckHostHealthMsg>()
             .message::<DeployClientMsg>()
             .message::<ActivateVolumeMsg>()
+            .message::<DeactivateVolumeMsg>()
             .message::<RetireMsg>();
     }
 }
@@ -121,6 +122,17 @@ impl Handler<ActivateVolumeMsg> for StorageActor {
 
     fn handle(&mut self, message: ActivateVolumeMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         self.run(async move |inner| inner.activate(message).await)
+    }
+}
+
+impl Handler<DeactivateVolumeMsg> for StorageActor {
+    type Answer = AsyncReply<Done>;
+
+    fn handle(&mut self, message: DeactivateVolumeMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        self.run(async move |inner| {
+            let call = Call::within(Step::DeployVhostTarget.timeout());
+            inner.mds.delete_vhost_bdev(inner.storage.id, message.host_uuid, &message.bdev_name, call).await
+        })
     }
 }
 

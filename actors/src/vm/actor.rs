@@ -227,7 +227,14 @@ impl VmActor {
                 let void = VoidOrders { vm_uuid: self.core.vm.id, incarnation: self.core.incarnation() };
                 let ask = ListVmsCmd { epoch: 0, void: Some(void) };
                 let answer = async move { bus.ask_within(to(host), ask, SEARCH_TIMEOUT).await };
-                ctx.spawn(answer, move |vm, found, ctx| vm.on(Event::Searched(host, found), ctx));
+                ctx.spawn(answer, move |vm, found, ctx| {
+                    if vm.may_export(host, &found) {
+                        let ended = vm.end_exports(host);
+                        ctx.spawn(ended, move |vm, ended, ctx| vm.on(Event::Searched(host, ended.and(found)), ctx));
+                    } else {
+                        vm.on(Event::Searched(host, found), ctx);
+                    }
+                });
             }
             Command::Fence(fence_request, command) => self.fence(&fence_request, command, ctx),
             Command::Intend(change) => {
@@ -241,7 +248,7 @@ impl VmActor {
                 let ask = ActivateVolumeMsg {
                     host_uuid: host,
                     install_path: volume.install_path.clone(),
-                    bdev_name: format!("{}-{index}", self.core.vm.name),
+                    bdev_name: self.bdev_name(index),
                     vm_uuid: self.core.vm.id,
                 };
                 let storage = Address::new(StorageActor::KIND, volume.storage);
@@ -259,8 +266,12 @@ impl VmActor {
             Command::Halt(host) => {
                 let cmd =
                     StopVmCmd { vm_uuid: self.core.vm.id, epoch: 0, incarnation: self.core.stopped_incarnation(host) };
-                let answer = async move { bus.ask_within(to(host), cmd, VM_TIMEOUT).await };
-                ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Halted(result.map(|_| ())), ctx));
+                let ended = self.end_exports(host);
+                let answer = async move {
+                    bus.ask_within(to(host), cmd, VM_TIMEOUT).await?;
+                    ended.await
+                };
+                ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Halted(result), ctx));
             }
             Command::Intruder(host, phase, reason) => {
                 let intruder = VmIntruder {
@@ -314,6 +325,11 @@ impl VmActor {
                 ctx.after(REPLAY_RETRY, |vm, ctx| vm.replay(ctx));
             }
         });
+    }
+
+    /// Name of the export of the volume of this index.
+    pub(super) fn bdev_name(&self, index: usize) -> String {
+        format!("{}-{index}", self.core.vm.name)
     }
 
     fn host_name(&self, host: Option<HostId>) -> Option<String> {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     VmActor,
     core::{Event, Found, UnreachableHost},
+    exports,
 };
 use crate::{
     fence::{
@@ -136,9 +137,13 @@ impl VmActor {
                     machine: fence_request.machine.clone(),
                 };
                 let span = self.level(fence_request, failed, "fence.sibling");
+                let ended = self.end_exports(failed);
                 let report = spans::within(span, async move {
                     let report = bus.ask_within(FENCER, ask, FENCER_TIMEOUT).await?;
                     Span::current().record("ringfence.reason", &report.reason);
+                    if exports::is_gone(&report) {
+                        ended.await?;
+                    }
                     Ok(report)
                 });
                 ctx.spawn(report, |vm, report, ctx| vm.on(Event::Fence(attempt::Event::Reported(report)), ctx));

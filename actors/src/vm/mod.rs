@@ -7,6 +7,7 @@ mod claims_tests;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+mod exports;
 mod fencing;
 mod rehearsal;
 mod start;

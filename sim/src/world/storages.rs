@@ -111,4 +111,8 @@ impl MdsPort for End {
         })
         .await
     }
+
+    async fn delete_vhost_bdev(&self, _: StorageId, host: HostId, _: &str, call: Call) -> Result<Done> {
+        self.mds(host, call, self.time(10..200), |_, _| Ok(Done {})).await
+    }
 }
