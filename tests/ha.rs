@@ -10,10 +10,8 @@ use ringfence::{
 };
 use ringfence_actors::{
     assembly::Assembly,
-    fence::{
-        StartPermit,
-        ceph::{CHECK_EVERY, CephActor, LASTING},
-    },
+    fence::StartPermit,
+    fencers::ceph::{CHECK_EVERY, CephActor, LASTING},
     ha::HaActor,
     host::{HostActor, LaunchVmMsg},
     inventory::{Cluster, Inventory, PingSettings, Settings},
@@ -26,7 +24,7 @@ use ringfence_messages::{
     ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, StorageFenceChanged, StorageFencePhase},
     fence::{FenceOutcome, SiblingFenceAudited},
     ha::{
-        ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, HostQuarantineChanged, PlanHaStartMsg,
+        ConfirmHostFencedMsg, FindTargetMsg, HaStartVmInstanceMsg, HostQuarantineChanged, PLACEMENT, PlanHaStartMsg,
         QuarantineHostMsg, VmHaBlocked, VmHaStarted,
     },
     vhost::DeployVhostCmd,
@@ -446,10 +444,9 @@ fn concurrent_placements_share_queries() {
             soft_avoid_host_uuids: Vec::new(),
             dry_run: false,
         };
-        let ha = Address::singleton(HaActor::KIND);
         scene.power("c", false);
         let all = [("vm1", "a"), ("vm2", "a"), ("vm3", "far"), ("vm4", "nobody knows it")];
-        let all = all.map(|of| scene.world.bus().ask(ha, ask(of)));
+        let all = all.map(|of| scene.world.bus().ask(PLACEMENT, ask(of)));
         let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().map(Result::unwrap).collect();
         let mut asked = scene.fake.take_calls();
         asked.sort();

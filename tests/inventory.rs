@@ -9,8 +9,7 @@ use ringfence::{
 };
 use ringfence_actors::{
     assembly::Assembly,
-    diff::InventoryChanged,
-    fence::ceph::{CHECK_EVERY, CephActor},
+    fencers::ceph::{CHECK_EVERY, CephActor},
     ha::HaActor,
     inventory::{Inventory, PingSettings, Settings, Vm},
     testkit::{FakeWorld, ceph_of, cluster_of, storage_of, vm_of},
@@ -21,6 +20,7 @@ use ringfence_messages::{
     ceph::{FenceHostOnStorageMsg, LiftStorageFenceMsg, QueryStorageFencesMsg, StorageFenceChanged, StorageFencePhase},
     ha::{ConfirmHostFencedMsg, QuarantineHostMsg},
     host::{ChangeHostStateMsg, HostAction, HostInventory, HostStatus, HostStatusChanged, QueryHostsMsg},
+    inventory::InventoryChanged,
     recovery::ProtocolRedeploy,
     storage::StorageKind,
     vm::{HaMode, QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory, VmState},

@@ -10,20 +10,22 @@ use ringfence_messages::{
     Code, ErrorCode, HostId, StorageId, VmId,
     audit::ControllerStarted,
     ceph::ForgetStorageFenceMsg,
-    ha::{QueryHaMsg, ScanHostMsg},
+    ha::{HA, PLACEMENT, QueryHaMsg, ScanHostMsg},
     host::QueryHostsMsg,
+    inventory::{ForgetHostMsg, InventoryChanged, RetireMsg},
     storage::StorageKind,
     vm::{ListVmsCmd, QueryVmMsg},
 };
 
 use crate::{
     audit::{AuditActor, Recorder},
-    diff::{ChangeKind, CurrentState, ForgetHostMsg, InventoryChanged, InventoryDiff, ItemDiff, RetireMsg},
-    fence::{FENCER, SiblingFencer, ceph::CephActor},
+    diff::{ChangeKind, CurrentState, InventoryDiff, ItemDiff},
+    fencers::{FENCER, SiblingFencer, ceph::CephActor},
     ha::HaActor,
     host::{AGENT_VERSION, HostActor},
     inventory::{Inventory, Settings, SharedInventory, Storage, Vm},
     leader::LeaderStatus,
+    placement::PlacementActor,
     ports::Ports,
     recovery::RecoveryActor,
     replay,
@@ -85,10 +87,12 @@ impl Assembly {
         // Before the VMs: it must receive their first changes.
         let (shared, own_bus, audit, journal) =
             (inventory.clone(), bus.clone(), recorder.clone(), ports.journal.clone());
-        bus.spawn(uuid::Uuid::nil(), move || {
+        bus.spawn(HA.id, move || {
             let (shared, own_bus, audit) = (shared.clone(), own_bus.clone(), audit.clone());
             HaActor::new(settings.ha, settings.ping.interval, shared, journal.clone(), audit, own_bus)
         })?;
+        let (shared, own_bus) = (inventory.clone(), bus.clone());
+        bus.spawn(PLACEMENT.id, move || PlacementActor::new(shared.clone(), own_bus.clone()))?;
         items.vms.iter().try_for_each(|vm| assembly.vm(vm))?;
         // Last: every actor that it queries exists.
         let (shared, journal, recorder) = (inventory.clone(), ports.journal.clone(), recorder.clone());
@@ -231,7 +235,7 @@ impl Assembly {
         }
         // Both actors take the new inventory with a query.
         self.bus.ask(self.recovery(), QueryHostsMsg {}).await?;
-        self.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await?;
+        self.bus.ask(HA, QueryHaMsg {}).await?;
         for host in removed(&diff.hosts) {
             self.retire(Address::new(HostActor::KIND, host.id)).await?;
         }

@@ -14,43 +14,14 @@ use std::{
 
 use ringfence_messages::{
     ClusterId, HostId, StorageId, VmId,
-    agent::Done,
-    event,
     host::{HostInventory, HostState},
-    message,
     vm::{VmInventory, VmState},
 };
-use serde::{Deserialize, Serialize};
 
 use crate::inventory::{Cluster, Host, Inventory, Storage, Vm};
 
 /// Characters of a value that a change shows. Too low: values look alike. Too high: a libvirt domain has thousands.
 const SHOWN_CHARS: usize = 120;
-
-/// The item of this actor is removed from the inventory: the actor stops, or rejects while it cannot.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RetireMsg {}
-message!(RetireMsg, 1 => Done);
-
-/// A host is removed from the inventory with nothing of the VM left there: a stopped VM does not query it again.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ForgetHostMsg {
-    /// The removed host.
-    pub host_uuid: HostId,
-}
-message!(ForgetHostMsg, 1 => VmInventory);
-
-/// The inventory changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InventoryChanged {
-    /// Name of the token, or `a local user`.
-    pub by: String,
-    /// One line for each changed item, as [`InventoryDiff::lines`] shows it.
-    pub changes: Vec<String>,
-}
-event!(InventoryChanged, "inventory.changed", 1, |_e| "inventory".to_owned());
 
 /// One item that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -374,16 +345,4 @@ fn short(value: &str) -> String {
 
 fn list<T: fmt::Display>(all: &[T], between: &str) -> String {
     all.iter().map(T::to_string).collect::<Vec<_>>().join(between)
-}
-
-#[cfg(test)]
-mod tests {
-    use ringfence_messages::{Event, topics};
-
-    use super::*;
-
-    #[test]
-    fn event_topic_is_listed() {
-        assert_eq!(InventoryChanged::TOPIC, topics::INVENTORY_CHANGED);
-    }
 }

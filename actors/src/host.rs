@@ -17,6 +17,7 @@ use ringfence_messages::{
     fence::SiblingFenceVmCmd,
     ha::ScanHostCmd,
     host::{HostFactsCmd, HostPingReply, PingHostMsg, PingHostReply, Pinged, PingsReply, QueryPingsMsg},
+    inventory::RetireMsg,
     message,
     vhost::{CreateVhostBdevCmd, DeleteVhostBdevCmd, DeployVhostCmd, PrepareVhostTargetEnvCmd, VhostTargetHealthCmd},
     vm::{ListVmsCmd, StartVmCmd, StartVmCmdReply, StopVmCmd},
@@ -26,7 +27,6 @@ use tokio::time::Instant;
 
 use crate::{
     audit::Recorder,
-    diff::RetireMsg,
     fence::StartPermit,
     invariant,
     leader::LeaderStatus,

@@ -38,6 +38,16 @@ pub struct Cluster {
     pub name: String,
 }
 
+impl Cluster {
+    /// The rejection while the storm brake of the cluster is engaged, with its remedy.
+    pub fn braked(&self) -> String {
+        format!(
+            "the storm brake of {} is engaged; attest that a host is off with `ringfence host confirm-fenced`",
+            self.name
+        )
+    }
+}
+
 /// A host that runs VMs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {

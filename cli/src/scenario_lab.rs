@@ -12,8 +12,8 @@ use std::{
 };
 
 use ringfence_sim::{
-    fault::{Act, Fault},
-    plan::{Location, Step, StepKind},
+    fault::{Act, Fault, Step, StepKind},
+    plan::Location,
     scenario::{Expected, Scenario},
 };
 use serde_json::Value;

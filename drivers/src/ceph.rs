@@ -18,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use ringfence_actors::ports::{CephMap, CephPort};
-use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, fence::UnknownReason, words};
+use ringfence_messages::{Code, ErrorCode, Result, StorageId, ceph::Watcher, evidence::UnknownReason, words};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::process::Command;
 
@@ -445,7 +445,8 @@ mod tests {
 
     #[test]
     fn daemons_are_read_as_real_ceph_says_them() {
-        let osds = r#"{"epoch": 12, "blocklist": {"10.77.0.13:0/7": "2026"}, "range_blocklist": {"cidr:10.77.0.12:0/32": "2026"},
+        let osds = r#"{"epoch": 12, "blocklist": {"10.77.0.13:0/7": "2026"},
+            "range_blocklist": {"cidr:10.77.0.12:0/32": "2026"},
             "osds": [{"osd": 0, "public_addrs": {"addrvec": [{"type": "v2", "addr": "10.77.0.2:6800", "nonce": 7}]},
                       "cluster_addrs": {"addrvec": [{"type": "v2", "addr": "[fd00::2]:6802", "nonce": 7}]}}]}"#;
         let map = osd_map(osds.as_bytes()).unwrap();

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ringfence_drivers::ceph::{mon_map, osd_map, unknown, watchers_of};
-use ringfence_messages::{ErrorCode, fence::UnknownReason};
+use ringfence_messages::{ErrorCode, evidence::UnknownReason};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 

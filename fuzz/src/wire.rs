@@ -1,15 +1,16 @@
 //! Messages as they come from another node.
 //!
-//! Properties: an envelope that opens is the very bytes that encoding it gives, and so is the message in it; a reply says the
-//! same when it is encoded again; no error nests so deep that a stack is too small for it.
+//! Properties: an envelope that opens is the very bytes that encoding it gives, and so is the message in it; a reply
+//! says the same when it is encoded again; no error nests so deep that a stack is too small for it.
 
 use ringfence_messages::{
-    ErrorCode, MAX_CAUSES, Message, ceph::*, codec, fence::*, ha::*, host::*, storage::*, vhost::*, vm::*, zbs::*,
+    ErrorCode, MAX_CAUSES, Message, ceph::*, codec, fence::*, ha::*, host::*, inventory::*, storage::*, vhost::*,
+    vm::*, zbs::*,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// What was decoded is encoded in one way, which says the same. Not always in the bytes that came: a map's keys may come in
-/// another order, or twice.
+/// What was decoded is encoded in one way, which says the same. Not always in the bytes that came: a map's keys may
+/// come in another order, or twice.
 fn same<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     if let Ok(value) = codec::from_bytes::<T>(bytes) {
         let encoded = codec::to_bytes(&value).expect("what was decoded can be encoded");
@@ -42,13 +43,17 @@ macro_rules! known {
 }
 
 known! {
-    SiblingFenceVmOnHostMsg SiblingFenceVmCmd HaStartVmInstanceMsg HostPingCmd HostFactsCmd PingHostMsg ChangeHostStateMsg
-    QueryServingHostsMsg PlanHaStartMsg ScanHostMsg ScanHostCmd FindTargetMsg QuarantineHostMsg ConfirmHostFencedMsg
-    SetQuarantineMsg QueryHaMsg QueryWatchersMsg FenceHostOnStorageMsg LiftStorageFenceMsg ForgetStorageFenceMsg QueryStorageFencesMsg LookForVmMsg
-    QueryHostsMsg CheckHostHealthMsg DeployClientMsg ActivateVolumeMsg DeactivateVolumeMsg PrepareVhostTargetEnvCmd DeployVhostCmd
-    VhostTargetHealthCmd CreateVhostBdevCmd DeleteVhostBdevCmd StartVmCmd StopVmCmd ListVmsCmd StartVmMsg StopVmMsg QueryVmMsg
-    DeployClientCmd UpdateHostDependencyCmd VhostHostCmd CreateVhostBdevOnHostCmd DeleteVhostBdevOnHostCmd CheckHostConnectionCmd MdsFactsCmd
-    PlanDrainMsg VacateVmMsg
+    SiblingFenceVmOnHostMsg SiblingFenceVmCmd HaStartVmInstanceMsg HostPingCmd HostFactsCmd PingHostMsg
+    ChangeHostStateMsg QueryServingHostsMsg PlanHaStartMsg ScanHostMsg ScanHostCmd FindTargetMsg QuarantineHostMsg
+    ConfirmHostFencedMsg
+    SetQuarantineMsg QueryHaMsg QueryWatchersMsg FenceHostOnStorageMsg LiftStorageFenceMsg ForgetStorageFenceMsg
+    QueryStorageFencesMsg LookForVmMsg
+    QueryHostsMsg CheckHostHealthMsg DeployClientMsg ActivateVolumeMsg PrepareVhostTargetEnvCmd DeployVhostCmd
+    VhostTargetHealthCmd CreateVhostBdevCmd DeleteVhostBdevCmd StartVmCmd StopVmCmd ListVmsCmd StartVmMsg StopVmMsg
+    QueryVmMsg
+    DeployClientCmd UpdateHostDependencyCmd VhostHostCmd CreateVhostBdevOnHostCmd CheckHostConnectionCmd MdsFactsCmd
+    PlanDrainMsg VacateVmMsg QueryCandidatesMsg QueryCensusMsg RetireMsg ForgetHostMsg DeactivateVolumeMsg
+    DeleteVhostBdevOnHostCmd
 }
 
 /// An envelope; or, behind another first byte than its magic, a reply of the kind of that number.

@@ -11,33 +11,6 @@ use crate::{
     message,
 };
 
-/// Why evidence is unknown (I2). Each reason has its own remedy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum UnknownReason {
-    /// No reply within the time limit.
-    Timeout,
-    /// The peer refused the connection.
-    Refused,
-    /// The peer rejected the SSH key.
-    AuthFailed,
-    /// The peer's host key differs from the known one.
-    HostKeyMismatch,
-    /// The command exited without a usable result (ssh's 255, a signal).
-    BadExit,
-    /// The output is truncated.
-    Truncated,
-    /// The output could not be parsed.
-    Unparsable,
-    /// Another machine answered at the address.
-    OtherMachine,
-    /// The observer did not have full sight.
-    Blind,
-    /// The evidence contradicts other evidence or itself.
-    Contradicted,
-}
-
 /// Makes a sibling host verify over SSH that a VM does not run on its failed host, and kill the VM if it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -2,7 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, HostId, Lane, VmId, agent::Done, agent_command, event, message};
+use crate::{Address, ClusterId, HostId, Kind, Lane, VmId, agent::Done, agent_command, event, message};
+
+/// Address of the HA supervisor.
+pub const HA: Address = Address::singleton(Kind::new("ha"));
+
+/// Address of placement, which finds target hosts.
+pub const PLACEMENT: Address = Address::singleton(Kind::new("placement"));
 
 /// Starts a VM again after its host failed. The VM's actor replies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +182,65 @@ pub struct TargetReply {
     pub unheard_host_uuids: Vec<HostId>,
     /// Hosts that listed the VM in the latest query.
     pub seen_host_uuids: Vec<HostId>,
+}
+
+/// Queries the hosts of a cluster that can take VMs, for a plan. Placement replies; nothing is reserved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryCandidatesMsg {
+    /// Uuid of the cluster.
+    pub cluster_uuid: ClusterId,
+}
+message!(QueryCandidatesMsg, 1 => CandidatesReply);
+
+/// The hosts of a cluster that can take VMs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CandidatesReply {
+    /// Every serving host, in the sequence of the inventory.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A host that can take VMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// Uuid of the host.
+    pub host_uuid: HostId,
+    /// Available memory as reported, in MiB; `None` if unknown.
+    pub available_mib: Option<u64>,
+    /// Memory reserved for VMs whose start is in progress, in MiB: `available_mib` does not include it yet.
+    pub reserved_mib: u64,
+    /// VMs that run or may run there.
+    pub vms: usize,
+}
+
+/// Queries what the HA supervisor knows about the hosts of a cluster before a VM starts there. Rejected with
+/// `SYS.1010` until the supervisor has read the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryCensusMsg {
+    /// Uuid of the cluster.
+    pub cluster_uuid: ClusterId,
+}
+message!(QueryCensusMsg, 1, Lane::Control => CensusReply);
+
+/// The census of a cluster: which hosts listed their processes, and where VMs run as observed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CensusReply {
+    /// Hosts that must list their processes before a VM starts in the cluster.
+    pub unsettled_host_uuids: Vec<HostId>,
+    /// Hosts that cannot be queried and were never heard: VMs may run there.
+    pub unheard_host_uuids: Vec<HostId>,
+    /// Hosts in maintenance.
+    pub maintained_host_uuids: Vec<HostId>,
+    /// Hosts in maintenance that answer queries: VMs stay there, and another program may move one there.
+    pub searched_host_uuids: Vec<HostId>,
+    /// Hosts with VMs that run or may run there, and their number.
+    pub occupied: Vec<(HostId, usize)>,
+    /// QEMUs like a VM's on hosts of other clusters than the VM's.
+    pub claims: Vec<(VmId, HostId)>,
 }
 
 /// Puts an unreachable host into quarantine until it is reconciled. The reply is sent when that is on disk. Idempotent.

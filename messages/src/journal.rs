@@ -86,8 +86,8 @@ impl fmt::Display for ControllerBehind {
         write!(
             f,
             "the journal is behind: host {host} has a witness of {witness}, this journal is at {head}. The journal was \
-             restored from a backup, or another controller is active. No VM is started, stopped or fenced and no target \
-             is redeployed. Verify that no other controller runs, then start this one once with \
+             restored from a backup, or another controller is active. No VM is started, stopped or fenced and no \
+             target is redeployed. Verify that no other controller runs, then start this one once with \
              `ringfence serve --restored`"
         )
     }

@@ -20,6 +20,7 @@ pub mod fence;
 pub mod ha;
 pub mod host;
 mod id;
+pub mod inventory;
 pub mod journal;
 mod message;
 mod protocol;

@@ -103,8 +103,8 @@ fn name(part: &str, what: &str, whole: &str) -> Result<String, ParseInstallPathE
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if part.is_empty() || part.len() > MAX_NAME_BYTES || part.starts_with(['.', '-']) || !part.chars().all(fits) {
         return Err(ParseInstallPathError(format!(
-            "{part:?} in {whole:?} is malformed as the name of its {what}: expected 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, \
-             not starting with . or -"
+            "{part:?} in {whole:?} is malformed as the name of its {what}: expected 1 to {MAX_NAME_BYTES} of A-Z a-z \
+             0-9 . _ -, not starting with . or -"
         )));
     }
     Ok(part.to_owned())

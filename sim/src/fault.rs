@@ -1,10 +1,30 @@
-//! The faults of the simulated world, and the acts of its operators.
+//! The faults of the simulated world, the acts of its operators, and the steps of a run.
 //!
 //! Invariant: every fault ends. [`World`](crate::World) undoes a fault when its duration is over.
 //! A name is a name of the inventory, or one of `controller`, `ceph`, `mds`, `management` (the controller and every
 //! host) and `everything`.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+/// Something that happens at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Time since the beginning of the run.
+    pub at: Duration,
+    /// A fault or an act.
+    pub kind: StepKind,
+}
+
+/// The kind of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepKind {
+    /// A fault with its duration.
+    Fault(Fault, Duration),
+    /// An act of an operator.
+    Act(Act),
+}
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,27 +17,9 @@ use ringfence_messages::{
 };
 
 use crate::{
-    fault::{Act, BogusReply, CephFault, Fault, SshFault},
+    fault::{Act, BogusReply, CephFault, Fault, SshFault, Step, StepKind},
     rates,
 };
-
-/// Something that happens at a time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Step {
-    /// Time since the beginning of the run.
-    pub at: Duration,
-    /// A fault or an act.
-    pub kind: StepKind,
-}
-
-/// The kind of a step.
-#[derive(Clone, Debug, PartialEq)]
-pub enum StepKind {
-    /// A fault with its duration.
-    Fault(Fault, Duration),
-    /// An act of an operator.
-    Act(Act),
-}
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -104,8 +86,8 @@ pub struct Size {
 }
 
 /// Time after the last fault of a campaign's run until all must be well: a failed host is detected by 3 pings and
-/// reconciled, and its targets are redeployed after at most 64 skipped pings, 64 minutes at the slowest. Too low: correct
-/// runs fail. Too high: fewer faults per run.
+/// reconciled, and its targets are redeployed after at most 64 skipped pings, 64 minutes at the slowest. Too low:
+/// correct runs fail. Too high: fewer faults per run.
 pub const QUIET: Duration = Duration::from_secs(75 * 60);
 
 /// Faults per hour of a campaign's runs, on average. Too low: runs without faults. Too high: all faults overlap.

@@ -9,10 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use ringfence_actors::inventory::Inventory;
 use ringfence_messages::vm::InstallPath;
 
-use crate::{
-    fault::{Act, Claimant, Fault, Looker},
-    plan::{Step, StepKind},
-};
+use crate::fault::{Act, Claimant, Fault, Looker, Step, StepKind};
 
 /// Number of these faults per 100 other faults.
 const RATES: [(u32, ExtraFault); 16] = [

@@ -25,8 +25,8 @@ use tokio::task::LocalSet;
 
 use crate::{
     check::Violation,
-    fault::Act,
-    plan::{Plan, StepKind},
+    fault::{Act, StepKind},
+    plan::Plan,
     world::World,
 };
 
@@ -303,7 +303,7 @@ async fn direct(stage: &Stage, plan: &Plan) {
             tokio::time::sleep_until(end).await;
         }
     }
-    let owed = world.owed_audits();
+    let owed = world.state().checks.owed_audits();
     let mut state = world.state();
     owed.into_iter().for_each(|what| state.violation("I7", what));
 }

@@ -2,8 +2,8 @@
 //! run.
 //!
 //! ```
-//! let story = ringfence_sim::scenario::Scenario::parse("title = 'nothing happens'\nlasting = 60\n[[vm]]\nhost = 'host-0'\n");
-//! assert!(story?.play().failures.is_empty());
+//! let story = ringfence_sim::scenario::Scenario::parse("title = 'nothing happens'\nlasting = 60\n[[vm]]\nhost =
+//! 'host-0'\n"); assert!(story?.play().failures.is_empty());
 //! # Ok::<(), String>(())
 //! ```
 
@@ -20,8 +20,8 @@ use ringfence_messages::{
 use serde::Deserialize;
 
 use crate::{
-    fault::{Act, Fault},
-    plan::{self, Location, Plan, Probe, Step, StepKind},
+    fault::{Act, Fault, Step, StepKind},
+    plan::{self, Location, Plan, Probe},
     run::{Outcome, run},
 };
 

@@ -3,7 +3,8 @@
 //! Delta debugging (Zeller, Hildebrandt 2002): omit halves, then quarters, while the same rule is broken.
 
 use crate::{
-    plan::{Plan, Step},
+    fault::Step,
+    plan::Plan,
     run::{Outcome, run},
 };
 

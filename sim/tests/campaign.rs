@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use ringfence_sim::{
     campaign::{Campaign, campaign},
-    fault::Fault,
+    fault::{Fault, Step, StepKind},
     model::{self, Protocol},
-    plan::{Location, Plan, Probe, Size, Step, StepKind},
+    plan::{Location, Plan, Probe, Size},
     run::run,
     shrink::shrink,
 };

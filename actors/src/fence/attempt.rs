@@ -26,8 +26,8 @@ use std::{
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{StorageFenceReply, Watcher},
-    evidence::{Evidence, Machine, Source, Verdict},
-    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply, UnknownReason},
+    evidence::{Evidence, Machine, Source, UnknownReason, Verdict},
+    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply},
     vm::InstallPath,
 };
 use uuid::Uuid;
@@ -401,8 +401,8 @@ impl Attempt {
         }
     }
 
-    /// The last level. An attestation overrides a level that could not reach the host. A level that did reach it contradicts
-    /// the attestation.
+    /// The last level. An attestation overrides a level that could not reach the host. A level that did reach it
+    /// contradicts the attestation.
     fn check_attestation(&mut self, outcome: FenceOutcome, now: Instant) -> Vec<Command> {
         match self.request.attested_by.clone() {
             Some(by) if self.reached && !sabotage::on(Sabotage::AttestationStays) => {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{StorageFenceReply, Watcher},
-    evidence::{Machine, Sight, Source, Verdict},
-    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply, UnknownReason},
+    evidence::{Machine, Sight, Source, UnknownReason, Verdict},
+    fence::{FenceLevel, FenceOutcome, SiblingFenceVmOnHostReply},
     vm::InstallPath,
 };
 use uuid::Uuid;
@@ -389,7 +389,8 @@ proptest! {
         attested_by in any::<bool>(), silent in any::<bool>(),
     ) {
         let report = report.and_then(|(ssh, alive, found, killed)| reply(ssh, alive, found, killed));
-        let world = World { watchers: vec![first, second.clone()], intent: intent.clone(), report: report.clone(), storages: storages.clone() };
+        let world = World { watchers: vec![first, second.clone()], intent: intent.clone(), report: report.clone(),
+            storages: storages.clone() };
         let mut request = request(if silent { LastHost::Unreachable(host("a")) } else { LastHost::ConfirmedAbsent });
         request.attested_by = attested_by.then(|| "root".to_owned());
         let (outcome, permitted) = world.ends(request.clone());
@@ -397,7 +398,8 @@ proptest! {
         prop_assert_eq!(outcome.is_some(), asked, "an audit for every attempt, and only for those");
         prop_assert!(!asked || intent.is_ok());
         if let Some(outcome) = outcome {
-            prop_assert_eq!(outcome.as_str().starts_with("success"), permitted, "{} and permitted = {}", outcome, permitted);
+            prop_assert_eq!(outcome.as_str().starts_with("success"), permitted, "{} and permitted = {}", outcome,
+                permitted);
         }
         if silent && permitted {
             let dead = report.as_ref().is_ok_and(|r| r.ssh_reachable && !r.alive && r.killed == r.qemu_found);

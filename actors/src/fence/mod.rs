@@ -10,24 +10,18 @@
 //!   level 4 -----+--- attestation by an operator
 //! ```
 //! Invariants: I1 (permits), I2 (three values), I4 (an intent before each level), I7 (one audit record per attempt).
-//! The decisions are [`tables`] and [`attempt`]: no runtime, time is an argument.
+//! The whole module is a core: no runtime, time is an argument. [`fencers`](crate::fencers) carry the levels out.
 //! Alternatives considered: one fence per host instead of per VM. If one VM hangs in D state, the others can still be
 //! proven dead one by one, without blocking the host's storage.
-//!
-//! The SPI: the actor at [`FENCER`] that answers `SiblingFenceVmOnHostMsg` is the fencer; [`SiblingFencer`] is the
-//! shipped one. Without an actor there the policy decides.
 
 pub mod attempt;
 #[cfg(test)]
 mod attempt_tests;
-pub mod ceph;
 mod guard;
 pub mod permit;
 pub mod policy;
-mod sibling;
 pub mod tables;
 
 pub use guard::FencingGuard;
 pub use permit::{Cleared, PERMIT_VALIDITY, Passed, Proof, Start, StartPermit};
 pub use policy::Policy;
-pub use sibling::{FENCE_TIMEOUT, FENCER, MAX_SIBLINGS, SCAN_FRESH, SCAN_TIMEOUT, SiblingFencer};

@@ -25,8 +25,8 @@ use std::{
 use crate::sabotage::{self, Sabotage};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result, VmId,
-    evidence::{Evidence, Source, Verdict},
-    fence::{FenceOutcome, UnknownReason},
+    evidence::{Evidence, Source, UnknownReason, Verdict},
+    fence::FenceOutcome,
     vm::{ListVmsReply, StartVmCmd},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ringfence_messages::{
     Code, Result,
     ceph::Watcher,
-    evidence::{Machine, Sight},
-    fence::{FenceOutcome, SiblingFenceVmOnHostReply, UnknownReason},
+    evidence::{Machine, Sight, UnknownReason},
+    fence::{FenceOutcome, SiblingFenceVmOnHostReply},
 };
 
 use super::policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Policy, Profile};
@@ -83,8 +83,8 @@ pub fn doubted(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> Option<U
     (!seen && !reply.alive && !sabotage::on(Sabotage::BlindIsFull)).then_some(UnknownReason::Blind)
 }
 
-/// Whether a report contradicts an attestation: the sibling host reached `machine`, an unidentified machine, or a QEMU of the VM.
-/// A different machine at the host's address is no evidence about the host.
+/// Whether a report contradicts an attestation: the sibling host reached `machine`, an unidentified machine, or a QEMU
+/// of the VM. A different machine at the host's address is no evidence about the host.
 pub fn is_on(reply: &SiblingFenceVmOnHostReply, machine: &Machine) -> bool {
     let is_known = |of: &Machine| !of.machine_id.is_empty();
     let other =

@@ -1,39 +1,35 @@
 //! The shell of HA: queries hosts, storages and VMs for the core, and carries out its commands.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use ringfence::{Accepts, Actor, Address, Bus, Ctx, EventHandler, Handler, Kind, Promise, Promised};
 use ringfence_messages::{
-    ClusterId, Code, ErrorCode, HostId, Result, VmId,
+    Code, ErrorCode, HostId, Result, VmId,
     agent::Done,
     ceph::{QueryWatchersMsg, StorageFenceChanged, StorageFencePhase},
     ha::{
-        ConfirmHostFencedMsg, FindTargetMsg, HaReply, HaStartVmInstanceMsg, HaStartVmInstanceReply,
-        HostConfirmedFenced, HostSuspected, PlanDrainMsg, QuarantineHostMsg, QueryHaMsg, ScanHostMsg, SetQuarantineMsg,
-        TargetReply,
+        CensusReply, ConfirmHostFencedMsg, HA, HaReply, HaStartVmInstanceMsg, HaStartVmInstanceReply,
+        HostConfirmedFenced, HostSuspected, PlanDrainMsg, QuarantineHostMsg, QueryCensusMsg, QueryHaMsg, ScanHostMsg,
+        SetQuarantineMsg,
     },
-    host::{
-        HostFactsCmd, HostState, HostStateChanged, HostStatusChanged, QueryHostsMsg, QueryServingHostsMsg,
-        ServingHostsReply,
-    },
+    host::{HostState, HostStateChanged, HostStatusChanged, QueryHostsMsg, QueryServingHostsMsg},
     vm::{ListVmsCmd, LookForVmMsg, VmStateChanged},
 };
 use tokio::time::Instant;
 
 use super::{
     core::{Command, Core, Event, HaEvent, ObservedState, TICK},
-    placement::{Candidate, choose, rank},
     reconciliation::Reconciler,
     replay,
 };
 use crate::{
     audit::Recorder,
-    fence::{FENCER, ceph::CephActor},
+    fencers::{FENCER, ceph::CephActor},
     host::HostActor,
     inventory::{HaSettings, SharedInventory},
     ports::JournalPort,
@@ -45,23 +41,6 @@ use crate::{
 
 /// Limit of one failover: three sibling hosts, two storages, a start. Too low: the failover ends before its fence.
 pub const FAILOVER_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Validity of a host's memory and processes. Too high: a VM that another program just started is missed; watchers
-/// and the fence do not depend on it.
-const SNAPSHOT_FRESH: Duration = Duration::from_secs(2);
-
-/// Limit of one host's answer.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Longest wait of a start for the hosts of its cluster to list their processes. Too low: a request right after the
-/// start of the controller is rejected. Too high: the answer comes after its deadline.
-const CENSUS_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Between two checks during that wait.
-const CENSUS_POLL: Duration = Duration::from_millis(250);
-
-/// Validity of a reservation. After that the memory shows in the report of the host.
-const RESERVED_FOR: Duration = Duration::from_secs(10);
 
 /// The HA actor: one for all hosts and VMs.
 pub struct HaActor {
@@ -76,12 +55,6 @@ pub struct HaActor {
     pub(super) core: Option<Core>,
     /// Operators that wait for a failover.
     askers: HashMap<VmId, Promise<HaStartVmInstanceReply>>,
-    pub(super) snapshots: HashMap<HostId, HostSnapshot>,
-    /// Placement requests that wait for the hosts of a cluster.
-    rounds: HashMap<ClusterId, Vec<(FindTargetMsg, Promise<TargetReply>)>>,
-    reservations: Vec<Reservation>,
-    /// Since when starts in a cluster wait for its hosts to list their processes.
-    census_since: HashMap<ClusterId, Instant>,
 }
 
 impl HaActor {
@@ -105,10 +78,6 @@ impl HaActor {
             born: Instant::now(),
             core: None,
             askers: HashMap::new(),
-            snapshots: HashMap::new(),
-            rounds: HashMap::new(),
-            reservations: Vec::new(),
-            census_since: HashMap::new(),
         }
     }
 
@@ -187,20 +156,7 @@ impl HaActor {
                     ha.on(Event::Reconciled(host, result), ctx);
                 });
             }
-            Command::Watch(vm) => {
-                let inventory = self.inventory.now();
-                let known = inventory.vm(vm).ok();
-                let queries = known.iter().flat_map(|vm| &vm.volumes).map(|volume| {
-                    let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
-                    bus.ask(Address::new(CephActor::KIND, volume.storage), ask)
-                });
-                let queries: Vec<_> = queries.collect();
-                ctx.spawn_detached(join_all(queries), move |ha, answers, ctx| {
-                    let unwatched = !answers.is_empty()
-                        && answers.iter().all(|answer| answer.as_ref().is_ok_and(|reply| reply.watchers.is_empty()));
-                    ha.on(Event::Unwatched(vm, unwatched), ctx);
-                });
-            }
+            Command::Watch(vm) => self.watch(vm, ctx),
             Command::Start { vm, cause, host, soft_avoid, reason } => {
                 let ask = HaStartVmInstanceMsg {
                     vm_instance_uuid: vm,
@@ -209,25 +165,7 @@ impl HaActor {
                     host_uuid: host,
                     ha_reason: reason,
                 };
-                let span = span!(
-                    "ha.start",
-                    ringfence.vm = self.inventory.now().vm_name(vm),
-                    ringfence.judger = cause.as_str(),
-                    ringfence.reason = ask.ha_reason,
-                );
-                let started =
-                    async move { bus.ask_within(Address::new(VmActor::KIND, vm), ask, FAILOVER_TIMEOUT).await };
-                let started = spans::within(span, started);
-                let began = Instant::now();
-                ctx.spawn_detached(started, move |ha, result, ctx| {
-                    let outcome = if result.is_ok() { "started" } else { "refused" };
-                    metrics::histogram!("ringfence_ha_start_seconds", "outcome" => outcome).record(began.elapsed());
-                    let asker = ha.askers.remove(&vm);
-                    ha.on(Event::Started(vm, result.clone().map(|reply| reply.host_uuid)), ctx);
-                    if let Some(asker) = asker {
-                        asker.complete(result);
-                    }
-                });
+                self.start(vm, ask, ctx);
             }
             Command::Refuse(vm, error) => {
                 if let Some(asker) = self.askers.remove(&vm) {
@@ -249,176 +187,71 @@ impl HaActor {
                 });
             }
             command @ (Command::Place(_) | Command::IntendMove(_) | Command::Evict(..)) => self.move_vm(command, ctx),
-            Command::Emit(fact) => {
-                let recorder = &self.recorder;
-                match fact {
-                    HaEvent::HostFailed(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    HaEvent::Brake(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    HaEvent::Started(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    HaEvent::Blocked(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    HaEvent::Intruder(event) => {
-                        metrics::counter!("ringfence_vm_intruders_total", "phase" => event.phase.as_str()).increment(1);
-                        drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {}));
-                    }
-                    HaEvent::Move(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                    HaEvent::Drained(event) => drop(ctx.spawn_detached(recorder.fact(event), |_, _, _| {})),
-                }
+            Command::Emit(event) => self.emit(event, ctx),
+        }
+    }
+
+    /// Queries the watchers of all volumes of a VM.
+    fn watch(&self, vm: VmId, ctx: &mut Ctx<'_, Self>) {
+        let (bus, inventory) = (ctx.bus(), self.inventory.now());
+        let known = inventory.vm(vm).ok();
+        let queries = known.iter().flat_map(|vm| &vm.volumes).map(|volume| {
+            let ask = QueryWatchersMsg { install_path: volume.install_path.clone() };
+            bus.ask(Address::new(CephActor::KIND, volume.storage), ask)
+        });
+        let queries: Vec<_> = queries.collect();
+        ctx.spawn_detached(join_all(queries), move |ha, answers, ctx| {
+            let unwatched = !answers.is_empty()
+                && answers.iter().all(|answer| answer.as_ref().is_ok_and(|reply| reply.watchers.is_empty()));
+            ha.on(Event::Unwatched(vm, unwatched), ctx);
+        });
+    }
+
+    /// Starts a failover: the VM's actor fences and starts the VM.
+    fn start(&self, vm: VmId, ask: HaStartVmInstanceMsg, ctx: &mut Ctx<'_, Self>) {
+        let span = span!(
+            "ha.start",
+            ringfence.vm = self.inventory.now().vm_name(vm),
+            ringfence.judger = ask.judger_class_name,
+            ringfence.reason = ask.ha_reason,
+        );
+        let started = ctx.bus().ask_within(Address::new(VmActor::KIND, vm), ask, FAILOVER_TIMEOUT);
+        let began = Instant::now();
+        ctx.spawn_detached(spans::within(span, started), move |ha, result, ctx| {
+            let outcome = if result.is_ok() { "started" } else { "refused" };
+            metrics::histogram!("ringfence_ha_start_seconds", "outcome" => outcome).record(began.elapsed());
+            let asker = ha.askers.remove(&vm);
+            ha.on(Event::Started(vm, result.clone().map(|reply| reply.host_uuid)), ctx);
+            if let Some(asker) = asker {
+                asker.complete(result);
             }
-        }
+        });
     }
 
-    /// Queries the hosts of a cluster for their capacity and processes.
-    pub(super) fn round(&self, cluster_uuid: ClusterId, bus: Bus) -> impl Future<Output = Result<Round>> + use<> {
-        let fresh: BTreeSet<HostId> = self
-            .snapshots
-            .iter()
-            .filter(|(_, snapshot)| snapshot.at.elapsed() < SNAPSHOT_FRESH)
-            .map(|(host, _)| *host)
-            .collect();
-        let mut asked: BTreeSet<HostId> = self.core.iter().flat_map(|core| core.maintained(cluster_uuid)).collect();
-        async move {
-            let ask = QueryServingHostsMsg { cluster_uuid };
-            let serving = bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
-            asked.extend(serving.host_uuids.iter().chain(&serving.answering_host_uuids));
-            let stale = asked.iter().filter(|host| !fresh.contains(host));
-            let snapshots = join_all(stale.map(|host| snapshot(bus.clone(), *host))).await;
-            Ok(Round { serving, asked, snapshots })
-        }
-    }
-
-    /// Answers every request that waited for the round.
-    fn place(&mut self, cluster: ClusterId, found: Result<Round>, ctx: &mut Ctx<'_, Self>) {
-        let waiting = self.rounds.remove(&cluster).unwrap_or_default();
-        let Round { serving, asked, snapshots } = match found {
-            Ok(round) => round,
-            Err(error) => return waiting.into_iter().for_each(|(_, promise)| promise.complete(Err(error.clone()))),
-        };
-        self.snapshots.extend(snapshots);
-        let unsettled = self.core.as_ref().and_then(|core| core.unsettled(cluster).first().copied());
-        let since = unsettled.map(|_| *self.census_since.entry(cluster).or_insert_with(Instant::now));
-        let mut later = Vec::new();
-        for (ask, promise) in waiting {
-            match (unsettled.filter(|_| !ask.dry_run), since) {
-                (Some(_), Some(since)) if since.elapsed() < CENSUS_PATIENCE => later.push((ask, promise)),
-                (Some(host), _) => promise.complete(Err(self.not_heard(host))),
-                (None, _) => {
-                    let target = self.target(&ask, &serving, &asked);
-                    promise.complete(Ok(target));
-                }
+    /// Records and publishes an event.
+    fn emit(&self, event: HaEvent, ctx: &mut Ctx<'_, Self>) {
+        let recorder = &self.recorder;
+        drop(match event {
+            HaEvent::HostFailed(event) => ctx.spawn_detached(recorder.fact(event), |_, _, _| {}),
+            HaEvent::Brake(event) => ctx.spawn_detached(recorder.fact(event), |_, _, _| {}),
+            HaEvent::Started(event) => ctx.spawn_detached(recorder.fact(event), |_, _, _| {}),
+            HaEvent::Blocked(event) => ctx.spawn_detached(recorder.fact(event), |_, _, _| {}),
+            HaEvent::Intruder(event) => {
+                metrics::counter!("ringfence_vm_intruders_total", "phase" => event.phase.as_str()).increment(1);
+                ctx.spawn_detached(recorder.fact(event), |_, _, _| {})
             }
-        }
-        if unsettled.is_none() {
-            self.census_since.remove(&cluster);
-        }
-        if !later.is_empty() {
-            // Right after the start of the controller a request waits for the hosts to list their processes.
-            self.rounds.insert(cluster, later);
-            ctx.after(CENSUS_POLL, move |ha, ctx| ha.begin_round(cluster, ctx));
-        }
+            HaEvent::Move(event) => ctx.spawn_detached(recorder.fact(event), |_, _, _| {}),
+            HaEvent::Drained(event) => ctx.spawn_detached(recorder.fact(event), |_, _, _| {}),
+        });
     }
-
-    /// Detached: the first requester may time out before the others.
-    fn begin_round(&self, cluster: ClusterId, ctx: &mut Ctx<'_, Self>) {
-        let round = self.round(cluster, ctx.bus().clone());
-        ctx.spawn_detached(round, move |ha, found, ctx| ha.place(cluster, found, ctx));
-    }
-
-    fn not_heard(&self, host: HostId) -> ErrorCode {
-        let name = self.inventory.now().host_name(host);
-        let details =
-            format!("{name} has not listed its processes since this controller became the leader; retry in a moment");
-        ErrorCode::new(Code::NOT_READY, details)
-    }
-
-    /// The hosts that can take VMs.
-    pub(super) fn candidates(&self, serving: &ServingHostsReply) -> Vec<Candidate> {
-        let mut reserved: HashMap<HostId, (u64, usize)> = HashMap::new();
-        for reservation in self.reservations.iter().filter(|reservation| reservation.at.elapsed() < RESERVED_FOR) {
-            let sum = reserved.entry(reservation.host).or_default();
-            *sum = (sum.0 + reservation.mib, sum.1 + 1);
-        }
-        let candidate = |host: &HostId| {
-            let (reserved_mib, reserved_vms) = reserved.get(host).copied().unwrap_or_default();
-            let vms = self.core.as_ref().map_or(0, |core| core.vms_on(*host)) + reserved_vms;
-            let available_mib = self.snapshots.get(host).and_then(|snapshot| snapshot.available_mib);
-            Candidate { host: *host, available_mib, reserved_mib, vms }
-        };
-        serving.host_uuids.iter().map(candidate).collect()
-    }
-
-    fn target(&mut self, ask: &FindTargetMsg, serving: &ServingHostsReply, asked: &BTreeSet<HostId>) -> TargetReply {
-        // An earlier reservation of the VM is its own: a drain queries before the stop, and the start queries again.
-        self.reservations
-            .retain(|reservation| reservation.at.elapsed() < RESERVED_FOR && reservation.vm != ask.vm_uuid);
-        let candidates = self.candidates(serving);
-        let (roomy, full) = rank(&candidates, ask.memory_mib, &ask.soft_avoid_host_uuids);
-        let target = choose((&roomy, &full), ask.host_uuid, ask.last_host_uuid, &ask.soft_avoid_host_uuids);
-        let reservation = |host| Reservation { at: Instant::now(), host, vm: ask.vm_uuid, mib: ask.memory_mib };
-        self.reservations.extend(target.filter(|_| !ask.dry_run).map(reservation));
-        let seen =
-            |host: &&HostId| self.snapshots.get(host).is_some_and(|snapshot| snapshot.vms.contains(&ask.vm_uuid));
-        let inventory = self.inventory.now();
-        let not_pinged = |last: HostId| {
-            let elsewhere = inventory.host(last).is_ok_and(|host| host.cluster != ask.cluster_uuid);
-            elsewhere || self.core.as_ref().is_some_and(|core| core.is_maintained(last))
-        };
-        let answers = |last: HostId| serving.answering_host_uuids.contains(&last) || not_pinged(last);
-        let silent = ask.place_host_uuids.iter().copied().filter(|place| !answers(*place)).collect();
-        let unheard = self.core.as_ref().map(|core| core.unheard(ask.cluster_uuid)).unwrap_or_default();
-        let elsewhere = self.core.iter().flat_map(|core| core.claimed_elsewhere(ask.vm_uuid));
-        TargetReply {
-            host_uuid: target,
-            full: u32::try_from(full.len()).unwrap_or(u32::MAX),
-            silent_host_uuids: silent,
-            unheard_host_uuids: unheard,
-            seen_host_uuids: asked.iter().filter(seen).copied().chain(elsewhere).collect(),
-        }
-    }
-}
-
-/// Memory reserved for a VM whose start is in progress.
-struct Reservation {
-    at: Instant,
-    host: HostId,
-    vm: VmId,
-    mib: u64,
-}
-
-/// Memory and QEMU processes of a host as just reported: a hint, not a proof.
-pub(super) struct HostSnapshot {
-    at: Instant,
-    available_mib: Option<u64>,
-    vms: Vec<VmId>,
-}
-
-/// The hosts of a cluster before a start.
-pub(super) struct Round {
-    pub(super) serving: ServingHostsReply,
-    /// Hosts that have a snapshot: the serving ones, and others where the VM may run.
-    asked: BTreeSet<HostId>,
-    /// The new snapshots.
-    pub(super) snapshots: Vec<(HostId, HostSnapshot)>,
-}
-
-async fn snapshot(bus: Bus, host: HostId) -> (HostId, HostSnapshot) {
-    let to = Address::new(HostActor::KIND, host);
-    let facts = bus.ask_within(to, HostFactsCmd {}, SNAPSHOT_TIMEOUT);
-    let listed = bus.ask_within(to, ListVmsCmd::default(), SNAPSHOT_TIMEOUT);
-    let (facts, listed) = join(facts, listed).await;
-    let vms = listed.map(|listed| {
-        let of_vms = listed.vms.iter().filter(|vm| vm.stranger.is_none());
-        of_vms.map(|vm| vm.vm_uuid).collect()
-    });
-    let vms = vms.unwrap_or_default();
-    (host, HostSnapshot { at: Instant::now(), available_mib: facts.ok().map(|facts| facts.available_mib), vms })
 }
 
 impl Actor for HaActor {
-    const KIND: Kind = Kind::new("ha");
+    const KIND: Kind = HA.kind;
 
     fn accepts(accepts: &mut Accepts<Self>) {
         accepts
-            .message::<FindTargetMsg>()
+            .message::<QueryCensusMsg>()
             .message::<QuarantineHostMsg>()
             .message::<ConfirmHostFencedMsg>()
             .message::<HaStartVmInstanceMsg>()
@@ -497,6 +330,16 @@ impl Handler<QueryHaMsg> for HaActor {
     }
 }
 
+impl Handler<QueryCensusMsg> for HaActor {
+    type Answer = Result<CensusReply>;
+
+    fn handle(&mut self, message: QueryCensusMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let core = self.core.as_mut().ok_or_else(not_ready)?;
+        core.set_inventory(&self.inventory.now());
+        Ok(core.census(message.cluster_uuid))
+    }
+}
+
 /// An operator requests a failover; the fence is not skipped. Every failover passes through this actor, so that no
 /// host returns to service while one of its VMs is being fenced there.
 impl Handler<HaStartVmInstanceMsg> for HaActor {
@@ -567,24 +410,6 @@ impl Handler<ConfirmHostFencedMsg> for HaActor {
             }
             promise.complete(result.map(|_| Done {}));
         });
-        answer
-    }
-}
-
-/// Requests that arrive while the hosts of the cluster are queried share the answers: a hundred starts in a cluster
-/// of a thousand hosts need a thousand queries, not a hundred thousand.
-impl Handler<FindTargetMsg> for HaActor {
-    type Answer = Promised<FindTargetMsg>;
-
-    fn handle(&mut self, message: FindTargetMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
-        let (promise, answer) = ctx.promise::<FindTargetMsg>();
-        let cluster_uuid = message.cluster_uuid;
-        let waiting = self.rounds.entry(cluster_uuid).or_default();
-        waiting.push((message, promise));
-        if waiting.len() > 1 {
-            return answer;
-        }
-        self.begin_round(cluster_uuid, ctx);
         answer
     }
 }

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use ringfence_messages::{ClusterId, HostId, Result, host::HostStatus, vm::ListVmsReply};
+use ringfence_messages::{ClusterId, HostId, Result, ha::CensusReply, host::HostStatus, vm::ListVmsReply};
 
 use super::core::{CENSUS_PER_TICK, Command, Core, Host, MAX_DEAF, RETRY_CEILING};
 use crate::sabotage::{self, Sabotage};
@@ -47,6 +47,20 @@ impl Core {
         self.census_open = self.hosts.values().any(|host| !host.heard);
     }
 
+    /// What placement must know before a VM starts in a cluster.
+    pub fn census(&self, cluster: ClusterId) -> CensusReply {
+        let occupied = self.of_cluster(cluster).map(|(id, _)| (id, self.vms_on(id))).filter(|(_, vms)| *vms > 0);
+        let maintained = self.of_cluster(cluster).filter(|(_, host)| host.maintenance).map(|(id, _)| id);
+        CensusReply {
+            unsettled_host_uuids: self.unsettled(cluster),
+            unheard_host_uuids: self.unheard(cluster),
+            maintained_host_uuids: maintained.collect(),
+            searched_host_uuids: self.searched(cluster),
+            occupied: occupied.collect(),
+            claims: self.claims().collect(),
+        }
+    }
+
     /// The hosts of a cluster that must list their processes before a VM starts there.
     pub fn unsettled(&self, cluster: ClusterId) -> Vec<HostId> {
         if !self.census_open || sabotage::on(Sabotage::NoCensus) {
@@ -71,9 +85,9 @@ impl Core {
         self.of_cluster(cluster).filter(|(_, host)| silent(host)).map(|(id, _)| id).collect()
     }
 
-    /// The hosts of a cluster in maintenance that answer queries. VMs stay there, and another program may move one there
-    /// (K12).
-    pub fn maintained(&self, cluster: ClusterId) -> Vec<HostId> {
+    /// The hosts of a cluster in maintenance that answer queries. VMs stay there, and another program may move one
+    /// there (K12).
+    fn searched(&self, cluster: ClusterId) -> Vec<HostId> {
         let searched =
             |host: &Host| host.maintenance && host.deaf < MAX_DEAF && !sabotage::on(Sabotage::MaintenanceUnsearched);
         self.of_cluster(cluster).filter(|(_, host)| searched(host)).map(|(id, _)| id).collect()

@@ -383,13 +383,7 @@ impl Core {
         let mut commands = Vec::new();
         match event {
             Event::Tick => self.tick(now, &mut commands),
-            Event::Suspected(host) => {
-                if let Some(suspect) = self.hosts.get_mut(&host) {
-                    suspect.suspect = true;
-                    suspect.answers = false;
-                    self.scan(host, &mut commands);
-                }
-            }
+            Event::Suspected(host) => self.suspected(host, &mut commands),
             Event::HostChanged(host, status) => self.host_changed(host, status, now, &mut commands),
             Event::Maintenance(host, on) => {
                 if let Some(host) = self.hosts.get_mut(&host) {
@@ -400,21 +394,8 @@ impl Core {
                 }
             }
             Event::Drain(host) => self.begin_drain(host),
-            Event::Scanned(host, result) => {
-                if let Some(scanned) = self.hosts.get_mut(&host) {
-                    scanned.set_scan(result.ok().map(|reply| Scan { at: now, reply }));
-                    self.judge_host(host, now, &mut commands);
-                }
-            }
-            Event::Answering(cluster, answering) => {
-                let of_cluster = self.inventory.hosts.iter().filter(|host| host.cluster == cluster);
-                let ids: Vec<HostId> = of_cluster.map(|host| host.id).collect();
-                for id in ids {
-                    if let Some(host) = self.hosts.get_mut(&id) {
-                        host.answers = answering.contains(&id);
-                    }
-                }
-            }
+            Event::Scanned(host, result) => self.scanned(host, result, now, &mut commands),
+            Event::Answering(cluster, answering) => self.answering(cluster, &answering),
             Event::Refused(host) => {
                 if let Some(host) = self.hosts.get_mut(&host) {
                     host.refused = true;
@@ -430,16 +411,7 @@ impl Core {
                     host.reconciled(result, now);
                 }
             }
-            Event::Confirmed(host) => {
-                if let Some(attested) = self.hosts.get_mut(&host) {
-                    attested.confirmed = true;
-                    // VMs that wait for this host need not wait any more.
-                    for vm in self.vms.values_mut().filter(|vm| vm.observed.host == Some(host)) {
-                        vm.next = now;
-                    }
-                    self.judge_host(host, now, &mut commands);
-                }
-            }
+            Event::Confirmed(host) => self.confirmed(host, now, &mut commands),
             Event::AttestationEnded(host) => {
                 if let Some(of) = self.hosts.get_mut(&host) {
                     of.confirmed = false;

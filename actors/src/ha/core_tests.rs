@@ -483,7 +483,7 @@ fn second_qemu_is_searched_and_claim_reported_once() {
     assert!(!told(&core.on(on_b(stranger()), S)), "once");
     core.on(Event::Listed(host("b"), Ok(list(vec![]))), S);
     assert!(told(&core.on(on_b(stranger()), S)), "it is there again");
-    assert_eq!(core.claimed_elsewhere(vm("v1")).count(), 0, "a stranger is nothing to the VM");
+    assert_eq!(core.claims().count(), 0, "a stranger is nothing to the VM");
     // It hides nothing on the VM's own host.
     let on_a = Event::Listed(host("a"), Ok(list(vec![stranger()])));
     assert!(core.on(on_a, S).contains(&Command::LookFor(vm("v1"), None)));
@@ -514,7 +514,9 @@ proptest! {
                 3 if ok => { unseen.insert(host(place)); scanned(place, &[], &["d"]) }
                 3 => scanned(place, &["d"], &[]),
                 4 => Event::Quarantined(host(place), if ok { Ok(()) } else { Err(refused) }),
-                5 if reconciling.remove(&host(place)) => Event::Reconciled(host(place), if ok { Ok(()) } else { Err(refused) }),
+                5 if reconciling.remove(&host(place)) => {
+                    Event::Reconciled(host(place), if ok { Ok(()) } else { Err(refused) })
+                }
                 6 => Event::Answering(ClusterId::from_name("c1"), vec![host(place)]),
                 7 if flows.remove(&vm(name)).is_some() => {
                     if ok {
@@ -523,7 +525,9 @@ proptest! {
                     }
                     Event::Started(vm(name), if ok { Ok(Some(host("d"))) } else { Err(refused) })
                 }
-                8 if !flows.contains_key(&vm(name)) => believed(name, if ok { VmState::Unknown } else { VmState::Stopped }, at[v], 1),
+                8 if !flows.contains_key(&vm(name)) => {
+                    believed(name, if ok { VmState::Unknown } else { VmState::Stopped }, at[v], 1)
+                }
                 9 => Event::Unwatched(vm(name), ok),
                 10 if !flows.contains_key(&vm(name)) => Event::Requested(vm(name), None),
                 _ => Event::Tick,
@@ -541,7 +545,8 @@ proptest! {
                         prop_assert!(!flows.values().any(|from| *from == host), "reconciled beside a failover");
                     }
                     Command::Emit(HaEvent::HostFailed(failed)) => {
-                        prop_assert!(unseen.contains(&failed.host_uuid), "failed without a sibling host that missed it");
+                        prop_assert!(unseen.contains(&failed.host_uuid),
+                            "failed without a sibling host that missed it");
                     }
                     _ => {}
                 }

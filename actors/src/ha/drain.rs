@@ -20,16 +20,18 @@ use std::{
 
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, Result, VmId,
-    ha::{DrainPlan, DrainStep, HostDrained, TargetReply, VmMoveChanged},
+    ha::{Candidate, DrainPlan, DrainStep, HostDrained, TargetReply, VmMoveChanged},
     vm::{RunningVm, VmState},
 };
 
 use super::{
     core::{Command, Core, HaEvent, ObservedState, RETRY_CEILING},
-    placement::{Candidate, nowhere, spread},
     reconciliation::{WATCH_EVERY, WATCH_LOOKS},
 };
-use crate::sabotage::{self, Sabotage};
+use crate::{
+    placement::{nowhere, spread},
+    sabotage::{self, Sabotage},
+};
 
 /// VMs moved at the same time, over all hosts. Too low: a large host is empty late. Too high: as many VMs are down at
 /// the same time, and for longer if target hosts are slow.
@@ -338,7 +340,7 @@ impl Core {
 
     /// What a drain of this host would do now, given the candidates of each cluster.
     pub fn plan_drain(&self, host: HostId, mut candidates: BTreeMap<ClusterId, Vec<Candidate>>) -> DrainPlan {
-        candidates.values_mut().for_each(|hosts| hosts.retain(|candidate| candidate.host != host));
+        candidates.values_mut().for_each(|hosts| hosts.retain(|candidate| candidate.host_uuid != host));
         let mut plan = DrainPlan { host: self.inventory.host_name(host), feasible: true, vms: Vec::new() };
         for id in self.on_host.get(&host).into_iter().flatten() {
             let (Some(known), Ok(vm)) = (self.vms.get(id), self.inventory.vm(*id)) else { continue };

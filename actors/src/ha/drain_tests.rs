@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, VmId,
-    ha::TargetReply,
+    ha::{Candidate, TargetReply},
     host::HostStatus,
     vm::{HaMode, RunningVm, VmState},
 };
@@ -17,7 +17,6 @@ use ringfence_messages::{
 use super::{
     core::*,
     drain::{MOVES_AT_ONCE, Move, STAYS_AFTER, WATCHED},
-    placement::Candidate,
 };
 use crate::{
     inventory::{HaSettings, Inventory, InventoryIndex, Vm},
@@ -341,7 +340,7 @@ fn failed_target_is_avoided() {
 fn plan_counts_assigned_memory_and_explains_stays() {
     let mut core = running_on_a(&["v1", "v2", "v3", "plain"]);
     core.on(believed("plain", VmState::Unknown, "a", 1), S);
-    let of = |name: &str| Candidate { host: host(name), available_mib: Some(1500), reserved_mib: 0, vms: 0 };
+    let of = |name: &str| Candidate { host_uuid: host(name), available_mib: Some(1500), reserved_mib: 0, vms: 0 };
     let plan = core.plan_drain(host("a"), [(ClusterId::from_name("c1"), vec![of("a"), of("b"), of("c")])].into());
     let mut lines: Vec<String> = plan
         .vms

@@ -11,11 +11,11 @@ use ringfence_messages::{
     vm::{HaMode, InstallPath, IntruderPhase, RunningVm, VmIntruder, VmState, WriterKind},
 };
 
-use super::{
-    core::{Command, Core, GONE_LOOKS, HaEvent, MAX_DEATHS, ObservedState, RETRY_CEILING, STEADY, Vm},
-    verdicts::braked,
+use super::core::{Command, Core, GONE_LOOKS, HaEvent, MAX_DEATHS, ObservedState, RETRY_CEILING, STEADY, Vm};
+use crate::{
+    inventory::{Cluster, Vm as Item},
+    sabotage::{self, Sabotage},
 };
-use crate::sabotage::{self, Sabotage};
 
 /// Why a VM is failed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,39 @@ impl Vm {
         self.failures = 0;
         self.deaths = 0;
     }
+
+    /// Whether the VM may be started again: a start succeeded if the VM ran for a while (K23).
+    ///
+    /// # Errors
+    /// The VM must wait, or an operator is needed: then with the event, once.
+    fn may_restart(&mut self, cause: FailoverReason, item: &Item, now: Duration) -> Result<(), Option<VmHaBlocked>> {
+        let up = self.up_since.take();
+        if up.is_some_and(|since| now.saturating_sub(since) >= STEADY) {
+            self.reset_failures();
+            return Ok(());
+        }
+        if cause != FailoverReason::QemuDied || sabotage::on(Sabotage::StartIsSuccess) {
+            return Ok(());
+        }
+        if self.deaths >= MAX_DEATHS {
+            return Err(None);
+        }
+        if up.is_none() {
+            return Ok(());
+        }
+        self.deaths += 1;
+        self.next = now + backoff(self.deaths);
+        if self.deaths < MAX_DEATHS {
+            return Err(None);
+        }
+        self.why = format!(
+            "ended within {} s of its start {MAX_DEATHS} times in a row; find the cause, then run \
+             `ringfence vm ha-start {}`",
+            STEADY.as_secs(),
+            item.name
+        );
+        Err(Some(VmHaBlocked { vm_uuid: item.id, vm: item.name.clone(), reason: self.why.clone() }))
+    }
 }
 
 impl Core {
@@ -100,67 +133,16 @@ impl Core {
             if self.failovers >= self.settings.parallelism {
                 break;
             }
+            let Some((cause, reason)) = self.failover_cause(*id, now) else { continue };
             let (Some(vm), Ok(item)) = (self.vms.get_mut(id), self.inventory.vm(*id)) else { continue };
-            // A VM stopped by a drain must be started again, whatever its HA mode is.
-            let moved = self.drains.moves.get(id);
-            let owed = moved.is_some() && vm.observed.state == VmState::Stopped;
-            let held = moved.is_some_and(|vm_move| vm_move.holds(vm.observed.state, now));
-            if (item.ha != HaMode::NeverStop && !owed) || held || vm.failover.is_some() || now < vm.next {
-                continue;
-            }
             if unsettled.contains(&item.cluster) {
                 continue;
             }
-            let host = vm.observed.host.and_then(|host| self.hosts.get(&host));
-            let name = vm.observed.host.map_or("any host".to_owned(), |host| self.inventory.host_name(host));
-            let (cause, reason) = match (vm.observed.state, host) {
-                (_, Some(host)) if host.reconciling => continue,
-                (VmState::Stopped, _) if let Some(vm_move) = moved => {
-                    (FailoverReason::Drain, format!("{} is being drained", self.inventory.host_name(vm_move.from)))
-                }
-                // If the host where it stopped cannot be queried, the VM waits like one in state Unknown (K10).
-                (VmState::Stopped, host)
-                    if host.is_none_or(|host| !host.is_unreachable()) || sabotage::on(Sabotage::BrakeBypassed) =>
-                {
-                    (FailoverReason::QemuDied, format!("not running on {name}"))
-                }
-                (VmState::Unknown | VmState::Stopped, _) if self.braked.contains(&item.cluster) => continue,
-                (VmState::Unknown | VmState::Stopped, Some(host)) if host.failed.is_some() && host.quarantined => {
-                    (FailoverReason::HostSilent, format!("{name} failed"))
-                }
-                (VmState::Unknown | VmState::Stopped, Some(host))
-                    if vm.gone >= GONE_LOOKS
-                        && host.seen_by_siblings(now)
-                        && item.volumes.iter().all(|v| matches!(v.install_path, InstallPath::Ceph { .. })) =>
-                {
-                    (FailoverReason::WatchersGone, format!("its volumes have no watchers and {name} is unreachable"))
-                }
-                _ => continue,
-            };
-            // A start succeeded if the VM ran for a while (K23).
-            let up = vm.up_since.take();
-            if up.is_some_and(|since| now.saturating_sub(since) >= STEADY) {
-                vm.reset_failures();
-            } else if cause == FailoverReason::QemuDied && !sabotage::on(Sabotage::StartIsSuccess) {
-                if vm.deaths >= MAX_DEATHS {
-                    continue;
-                }
-                if up.is_some() {
-                    vm.deaths += 1;
-                    vm.next = now + backoff(vm.deaths);
-                    if vm.deaths == MAX_DEATHS {
-                        vm.why = format!(
-                            "ended within {} s of its start {MAX_DEATHS} times in a row; find the cause, then run \
-                             `ringfence vm ha-start {}`",
-                            STEADY.as_secs(),
-                            item.name
-                        );
-                        let blocked = VmHaBlocked { vm_uuid: *id, vm: item.name.clone(), reason: vm.why.clone() };
-                        commands.push(Command::Emit(HaEvent::Blocked(blocked)));
-                    }
-                    continue;
-                }
+            if let Err(blocked) = vm.may_restart(cause, item, now) {
+                commands.extend(blocked.map(|event| Command::Emit(HaEvent::Blocked(event))));
+                continue;
             }
+            let moved = self.drains.moves.get(id);
             let avoided = |host: &HostId| match moved {
                 // Avoid the host where the start failed; the drained host is allowed once it is in service.
                 Some(vm_move) => vm_move.from != *host,
@@ -173,6 +155,45 @@ impl Core {
         }
     }
 
+    /// Why a VM that does not run where it should is failed over now; `None` if it is not, or must wait.
+    fn failover_cause(&self, id: VmId, now: Duration) -> Option<(FailoverReason, String)> {
+        let (vm, item) = (self.vms.get(&id)?, self.inventory.vm(id).ok()?);
+        // A VM stopped by a drain must be started again, whatever its HA mode is.
+        let moved = self.drains.moves.get(&id);
+        let owed = moved.is_some() && vm.observed.state == VmState::Stopped;
+        let held = moved.is_some_and(|vm_move| vm_move.holds(vm.observed.state, now));
+        if (item.ha != HaMode::NeverStop && !owed) || held || vm.failover.is_some() || now < vm.next {
+            return None;
+        }
+        let host = vm.observed.host.and_then(|host| self.hosts.get(&host));
+        let name = vm.observed.host.map_or("any host".to_owned(), |host| self.inventory.host_name(host));
+        let cause = match (vm.observed.state, host) {
+            (_, Some(host)) if host.reconciling => return None,
+            (VmState::Stopped, _) if let Some(vm_move) = moved => {
+                (FailoverReason::Drain, format!("{} is being drained", self.inventory.host_name(vm_move.from)))
+            }
+            // If the host where it stopped cannot be queried, the VM waits like one in state Unknown (K10).
+            (VmState::Stopped, host)
+                if host.is_none_or(|host| !host.is_unreachable()) || sabotage::on(Sabotage::BrakeBypassed) =>
+            {
+                (FailoverReason::QemuDied, format!("not running on {name}"))
+            }
+            (VmState::Unknown | VmState::Stopped, _) if self.braked.contains(&item.cluster) => return None,
+            (VmState::Unknown | VmState::Stopped, Some(host)) if host.failed.is_some() && host.quarantined => {
+                (FailoverReason::HostSilent, format!("{name} failed"))
+            }
+            (VmState::Unknown | VmState::Stopped, Some(host))
+                if vm.gone >= GONE_LOOKS
+                    && host.seen_by_siblings(now)
+                    && item.volumes.iter().all(|v| matches!(v.install_path, InstallPath::Ceph { .. })) =>
+            {
+                (FailoverReason::WatchersGone, format!("its volumes have no watchers and {name} is unreachable"))
+            }
+            _ => return None,
+        };
+        Some(cause)
+    }
+
     /// An operator requests a failover: no verdict is needed, but the fence is.
     pub(super) fn requested(&mut self, id: VmId, host: Option<HostId>, now: Duration, commands: &mut Vec<Command>) {
         let refuse = |why: String| vec![Command::Refuse(id, ErrorCode::new(Code::CHANGE_STATE, why))];
@@ -180,7 +201,7 @@ impl Core {
             self.observe(id, ObservedState { state: VmState::Stopped, host: None, incarnation: 0, wanted: false }, now);
         }
         let last = self.vms.get(&id).and_then(|vm| vm.observed.host);
-        let brake = last.and_then(|host| self.brake_holds(host)).map(braked);
+        let brake = last.and_then(|host| self.brake_holds(host)).map(Cluster::braked);
         let Some(vm) = self.vms.get_mut(&id) else { return };
         let place = last.and_then(|host| self.hosts.get(&host));
         if vm.failover.is_some() {
@@ -301,13 +322,10 @@ impl Core {
         self.intruders.extend(claimed);
     }
 
-    /// Hosts of other clusters that report the VM: the reports are not accepted as its host, and no start may ignore
-    /// them.
-    pub fn claimed_elsewhere(&self, vm: VmId) -> impl Iterator<Item = HostId> {
-        self.intruders
-            .iter()
-            .filter(move |((_, claimed), like_a_vm)| *claimed == vm && **like_a_vm)
-            .map(|((host, _), _)| *host)
+    /// QEMUs like a VM's on hosts of other clusters: the reports are not accepted as the VM's host, and no start may
+    /// ignore them.
+    pub(super) fn claims(&self) -> impl Iterator<Item = (VmId, HostId)> {
+        self.intruders.iter().filter(|(_, like_a_vm)| **like_a_vm).map(|((host, claimed), _)| (*claimed, *host))
     }
 }
 

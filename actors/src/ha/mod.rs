@@ -10,8 +10,9 @@
 //!        runs on a host being drained --> room elsewhere --> stopped, verified --> started by its actor --> running
 //! ```
 //! [`core`] decides (with `verdicts` on hosts, `failovers` of VMs, [`drain`], and the queries of each `tick`). It is
-//! level-triggered: every action follows from the current state, so a restarted controller continues. [`placement`]
-//! ranks hosts. [`HaActor`] carries out.
+//! level-triggered: every action follows from the current state, so a restarted controller continues. It also keeps
+//! the `census`: which hosts listed their processes. [`HaActor`] carries out; it requests target hosts from
+//! [`placement`](crate::placement).
 
 mod actor;
 mod census;
@@ -23,11 +24,9 @@ pub mod drain;
 mod drain_tests;
 mod failovers;
 mod moves;
-pub mod placement;
 mod reconciliation;
 mod replay;
 mod tick;
 mod verdicts;
 
 pub use actor::{FAILOVER_TIMEOUT, HaActor};
-pub(crate) use verdicts::braked;

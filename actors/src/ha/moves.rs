@@ -1,11 +1,9 @@
 //! Carries out a drain: queries targets, records intents, stops VMs, and plans a drain.
 
-use std::collections::BTreeMap;
-
 use futures_util::{TryFutureExt, future::try_join_all};
 use ringfence::{Actor, Address, Ctx, Handler, Promised};
 use ringfence_messages::{
-    ha::{FindTargetMsg, PlanDrainMsg},
+    ha::{FindTargetMsg, PLACEMENT, PlanDrainMsg, QueryCandidatesMsg},
     vm::VacateVmMsg,
 };
 
@@ -36,7 +34,7 @@ impl HaActor {
                         soft_avoid_host_uuids: vec![from],
                         dry_run: false,
                     };
-                    bus.ask(Address::singleton(HaActor::KIND), ask).await
+                    bus.ask(PLACEMENT, ask).await
                 };
                 ctx.spawn_detached(placed, move |ha, found, ctx| ha.on(Event::Placed(vm, found), ctx));
             }
@@ -77,15 +75,15 @@ impl Handler<PlanDrainMsg> for HaActor {
                 return answer;
             }
         };
-        let round = |cluster| self.round(cluster, ctx.bus().clone()).map_ok(move |round| (cluster, round));
-        let rounds: Vec<_> = clusters.into_iter().map(round).collect();
-        ctx.spawn_detached(try_join_all(rounds), move |ha, found, _| {
-            let plan = found.and_then(|rounds| {
-                let mut candidates = BTreeMap::new();
-                for (cluster, round) in rounds {
-                    ha.snapshots.extend(round.snapshots);
-                    candidates.insert(cluster, ha.candidates(&round.serving));
-                }
+        let bus = ctx.bus();
+        let candidates = |cluster_uuid| {
+            let reply = bus.ask(PLACEMENT, QueryCandidatesMsg { cluster_uuid });
+            reply.map_ok(move |reply| (cluster_uuid, reply.candidates))
+        };
+        let candidates: Vec<_> = clusters.into_iter().map(candidates).collect();
+        ctx.spawn_detached(try_join_all(candidates), move |ha, found, _| {
+            let plan = found.and_then(|found| {
+                let candidates = found.into_iter().collect();
                 ha.core.as_ref().map(|core| core.plan_drain(host, candidates)).ok_or_else(not_ready)
             });
             promise.complete(plan);

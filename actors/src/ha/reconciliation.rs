@@ -18,7 +18,7 @@ use ringfence_messages::{
 };
 
 use crate::{
-    fence::ceph::CephActor,
+    fencers::ceph::CephActor,
     host::HostActor,
     inventory::SharedInventory,
     recovery::RecoveryActor,

@@ -49,10 +49,53 @@ impl Core {
             Some(host) if host.reconciling => refuse("is reachable again and is being reconciled"),
             Some(host) if host.status != Some(HostStatus::Disconnected) => refuse("is not Disconnected"),
             Some(known) => match self.brake_holds(host) {
-                Some(cluster) => refuse(&format!("does not answer, and {}", braked(cluster))),
+                Some(cluster) => refuse(&format!("does not answer, and {}", cluster.braked())),
                 None => Ok(known.quarantined),
             },
         }
+    }
+
+    /// Handles a failed ping of a host.
+    pub(super) fn suspected(&mut self, host: HostId, commands: &mut Vec<Command>) {
+        if let Some(suspect) = self.hosts.get_mut(&host) {
+            suspect.suspect = true;
+            suspect.answers = false;
+            self.scan(host, commands);
+        }
+    }
+
+    /// Handles the probes of a host by sibling hosts.
+    pub(super) fn scanned(
+        &mut self,
+        host: HostId,
+        result: Result<ScanHostReply>,
+        now: Duration,
+        commands: &mut Vec<Command>,
+    ) {
+        if let Some(scanned) = self.hosts.get_mut(&host) {
+            scanned.set_scan(result.ok().map(|reply| Scan { at: now, reply }));
+            self.judge_host(host, now, commands);
+        }
+    }
+
+    /// Handles which hosts of a cluster answer pings.
+    pub(super) fn answering(&mut self, cluster: ClusterId, answering: &[HostId]) {
+        for item in self.inventory.hosts.iter().filter(|host| host.cluster == cluster) {
+            if let Some(host) = self.hosts.get_mut(&item.id) {
+                host.answers = answering.contains(&item.id);
+            }
+        }
+    }
+
+    /// Handles an attestation that a host is off.
+    pub(super) fn confirmed(&mut self, host: HostId, now: Duration, commands: &mut Vec<Command>) {
+        let Some(attested) = self.hosts.get_mut(&host) else { return };
+        attested.confirmed = true;
+        // VMs that wait for this host need not wait any more.
+        for vm in self.vms.values_mut().filter(|vm| vm.observed.host == Some(host)) {
+            vm.next = now;
+        }
+        self.judge_host(host, now, commands);
     }
 
     /// The cluster whose storm brake forbids a fence on this host.
@@ -294,12 +337,4 @@ impl Host {
         let fresh = self.scan.as_ref().filter(|scan| scan.is_fresh(now));
         self.status == Some(HostStatus::Disconnected) && fresh.is_some_and(|scan| !scan.reply.seen_by.is_empty())
     }
-}
-
-/// The rejection while the storm brake of a cluster is engaged, with its remedy.
-pub(crate) fn braked(cluster: &Cluster) -> String {
-    format!(
-        "the storm brake of {} is engaged; attest that a host is off with `ringfence host confirm-fenced`",
-        cluster.name
-    )
 }

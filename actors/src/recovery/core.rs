@@ -37,7 +37,7 @@ pub use super::event::{Command, Event, HostEvent};
 use super::{backoff::Backoff, schedule::Schedule};
 use crate::{
     invariant,
-    inventory::{InventoryIndex, PingSettings, Storage},
+    inventory::{Host as Item, InventoryIndex, PingSettings, Storage},
     sabotage::{self, Sabotage},
 };
 
@@ -339,22 +339,7 @@ impl Core {
                 });
             }
         }
-        let Some(new) = aggregate(link.keys.iter().filter_map(|key| key.status)) else { return };
-        let old = link.status.replace(new);
-        if old != Some(new) {
-            let event = StorageHostStatusChanged {
-                host_uuid: inventory.id,
-                host: inventory.name.clone(),
-                primary_storage_uuid: item.id,
-                storage: item.name.clone(),
-                old_status: old,
-                new_status: new,
-                reason: link.reason(),
-            };
-            // Emitted before the redeploys that it causes.
-            let at = commands.iter().position(|c| matches!(c, Command::Deploy { .. })).unwrap_or(commands.len());
-            commands.insert(at, Command::Emit(HostEvent::StorageHostStatus(event)));
-        }
+        link.status_changed(inventory, item, commands);
     }
 
     fn set_state(&mut self, i: u32, state: HostState, draining: bool, now: Duration, commands: &mut Vec<Command>) {
@@ -506,6 +491,26 @@ impl Link {
             }
         };
         Link { storage, keys: protocols.iter().map(key).collect(), ..link }
+    }
+
+    /// Derives the status of the storage from its protocols, and emits a change.
+    fn status_changed(&mut self, host: &Item, storage: &Storage, commands: &mut Vec<Command>) {
+        let Some(new) = aggregate(self.keys.iter().filter_map(|key| key.status)) else { return };
+        let old = self.status.replace(new);
+        if old != Some(new) {
+            let event = StorageHostStatusChanged {
+                host_uuid: host.id,
+                host: host.name.clone(),
+                primary_storage_uuid: storage.id,
+                storage: storage.name.clone(),
+                old_status: old,
+                new_status: new,
+                reason: self.reason(),
+            };
+            // Emitted before the redeploys that it causes.
+            let at = commands.iter().position(|c| matches!(c, Command::Deploy { .. })).unwrap_or(commands.len());
+            commands.insert(at, Command::Emit(HostEvent::StorageHostStatus(event)));
+        }
     }
 
     /// Why the storage is not connected on this host: the reason of the first protocol that is not. None if it is.

@@ -460,7 +460,8 @@ proptest! {
                         *generation.entry(host(n)).or_default() += 1;
                         last_ping_good.remove(&host(n));
                     }
-                    Event::SetState { host: host(n), state: if on { HostState::Maintenance } else { HostState::Enabled }, draining: on }
+                    let state = if on { HostState::Maintenance } else { HostState::Enabled };
+                    Event::SetState { host: host(n), state, draining: on }
                 }
                 Move::Quarantine(n, on) => {
                     if on { quarantined.insert(host(n)) } else { quarantined.remove(&host(n)) };
@@ -484,7 +485,10 @@ proptest! {
                         Event::PingDone { host, generation: g, reply: pong(good) }
                     }
                     Command::CheckHealth { host, generation, storage } => {
-                        let report = |protocol, ok| ProtocolHealth { protocol, health: if ok { Health::Ok } else { Health::Failed }, reason: None };
+                        let report = |protocol, ok| {
+                            let health = if ok { Health::Ok } else { Health::Failed };
+                            ProtocolHealth { protocol, health, reason: None }
+                        };
                         let result = if good { Ok(vec![report(Protocol::Cbd, true), report(Protocol::Vhost, other)]) }
                             else if other { Ok(vec![report(Protocol::Cbd, false), report(Protocol::Vhost, false)]) }
                             else { Err(ErrorCode::new(Code::TIMEOUT, "x")) };
@@ -507,7 +511,10 @@ proptest! {
                             // A repeated drain request: HA gets it again.
                             HostEvent::HostState(e) if e.draining && e.old_state == e.new_state => continue,
                             HostEvent::HostState(e) => (format!("m{}", e.host_uuid), format!("{:?}", e.new_state)),
-                            HostEvent::ProtocolStatus(e) => (format!("p{}{}{}", e.host_uuid, e.primary_storage_uuid, e.protocol), e.new_status.to_string()),
+                            HostEvent::ProtocolStatus(e) => {
+                                let key = format!("p{}{}{}", e.host_uuid, e.primary_storage_uuid, e.protocol);
+                                (key, e.new_status.to_string())
+                            }
                             HostEvent::StorageHostStatus(e) => {
                                 prop_assert_eq!(e.reason.is_none(), e.new_status == ProtocolStatus::Connected);
                                 (format!("s{}{}", e.host_uuid, e.primary_storage_uuid), e.new_status.to_string())
@@ -519,7 +526,10 @@ proptest! {
                     Command::Ping { host, generation: g } => {
                         prop_assert!(!maintenance.contains(host));
                         prop_assert_eq!(*g, generation.get(host).copied().unwrap_or(0));
-                        let current = |c: &&Command| matches!(c, Command::Ping { host, generation: g } if *g == generation.get(host).copied().unwrap_or(0));
+                        let current = |c: &&Command| {
+                            let Command::Ping { host, generation: of } = c else { return false };
+                            *of == generation.get(host).copied().unwrap_or(0)
+                        };
                         let pings: Vec<_> = in_flight.iter().filter(current).collect();
                         prop_assert!(pings.len() < 3, "more than three pings in flight");
                         prop_assert!(!pings.contains(&&command), "two pings of one host in flight");
@@ -527,9 +537,14 @@ proptest! {
                     Command::CheckHealth { .. } => prop_assert!(!in_flight.contains(&command)),
                     Command::Deploy { host, storage, protocol, attempt, skipped_pings } => {
                         let leaves = withdrawals.get(host).is_some_and(|count| *count > 0);
-                        prop_assert!(!quarantined.contains(host) && !leaves, "redeployed on a host that leaves service");
-                        prop_assert!(!maintenance.contains(host) && last_ping_good.get(host) == Some(&true), "redeployed on a host that is not well");
-                        let same = |c: &Command| matches!(c, Command::Deploy { host: h, storage: s, protocol: p, .. } if (h, s, p) == (host, storage, protocol));
+                        prop_assert!(!quarantined.contains(host) && !leaves,
+                            "redeployed on a host that leaves service");
+                        prop_assert!(!maintenance.contains(host) && last_ping_good.get(host) == Some(&true),
+                            "redeployed on a host that is not well");
+                        let same = |c: &Command| {
+                            let Command::Deploy { host: h, storage: s, protocol: p, .. } = c else { return false };
+                            (h, s, p) == (host, storage, protocol)
+                        };
                         prop_assert!(!in_flight.iter().any(same), "two redeploys of one key");
                         let rule = if *attempt == 1 { 0 } else { 2u32.pow((attempt - 1).min(6)) };
                         prop_assert_eq!(*skipped_pings, rule, "attempt {}", attempt);

@@ -6,6 +6,7 @@ use ringfence::{Accepts, Actor, Address, AsyncReply, Bus, Ctx, Handler, Kind};
 use ringfence_messages::{
     Code, ErrorCode, Health, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
+    inventory::RetireMsg,
     recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
     storage::{
         ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeactivateVolumeMsg, DeployClientMsg,
@@ -23,7 +24,6 @@ use tracing::Instrument;
 use super::flow::{Flow, Next, Step};
 use crate::{
     audit::Recorder,
-    diff::RetireMsg,
     host::HostActor,
     inventory::{InventoryIndex, SharedInventory, Storage},
     ports::{Call, MdsPort},

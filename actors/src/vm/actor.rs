@@ -9,6 +9,7 @@ use ringfence_messages::{
     fence::{FenceIntended, FenceOutcome, SiblingFenceAudited},
     ha::{FindTargetMsg, HaStartPlan, HaStartVmInstanceMsg, HaStartVmInstanceReply, PlanHaStartMsg},
     host::HostStatusChanged,
+    inventory::{ForgetHostMsg, RetireMsg},
     storage::ActivateVolumeMsg,
     vm::{
         IntruderPhase, ListVmsCmd, LookForVmMsg, QueryVmMsg, StartVmMsg, StopVmCmd, StopVmMsg, VacateVmMsg, VmIntruder,
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::{
     audit::Recorder,
-    diff::{ForgetHostMsg, RetireMsg},
     fence::Policy,
     host::{HostActor, LaunchVmMsg},
     inventory::{SharedInventory, Vm},
@@ -273,24 +273,7 @@ impl VmActor {
                 };
                 ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Halted(result), ctx));
             }
-            Command::Intruder(host, phase, reason) => {
-                let intruder = VmIntruder {
-                    vm_uuid: self.core.vm.id,
-                    vm: self.core.vm.name.clone(),
-                    host_uuid: host,
-                    host: self.core.inventory.host_name(host),
-                    phase,
-                    reason,
-                };
-                metrics::counter!("ringfence_vm_intruders_total", "phase" => phase.as_str()).increment(1);
-                let recorder = self.recorder.clone();
-                if phase == IntruderPhase::EndIntended {
-                    let answer = async move { recorder.intent(&intruder).await };
-                    ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Recorded(result.map(|_| ())), ctx));
-                } else {
-                    ctx.spawn_detached(recorder.fact(intruder), |_, _, _| {});
-                }
-            }
+            Command::Intruder(host, phase, reason) => self.intruder(host, phase, reason, ctx),
             Command::Emit(change) => {
                 let fact = self.recorder.fact(self.event(change));
                 ctx.spawn_detached(fact, |_, _, _| {});
@@ -305,6 +288,26 @@ impl VmActor {
                     None => {}
                 }
             }
+        }
+    }
+
+    /// Records a QEMU that claims to be the VM. Its end is an act, so its intent must be durable first (I4).
+    fn intruder(&self, host: HostId, phase: IntruderPhase, reason: String, ctx: &mut Ctx<'_, Self>) {
+        let intruder = VmIntruder {
+            vm_uuid: self.core.vm.id,
+            vm: self.core.vm.name.clone(),
+            host_uuid: host,
+            host: self.core.inventory.host_name(host),
+            phase,
+            reason,
+        };
+        metrics::counter!("ringfence_vm_intruders_total", "phase" => phase.as_str()).increment(1);
+        let recorder = self.recorder.clone();
+        if phase == IntruderPhase::EndIntended {
+            let answer = async move { recorder.intent(&intruder).await };
+            ctx.spawn(answer, |vm, result, ctx| vm.on(Event::Recorded(result.map(|_| ())), ctx));
+        } else {
+            ctx.spawn_detached(recorder.fact(intruder), |_, _, _| {});
         }
     }
 

@@ -102,15 +102,14 @@ pub(super) fn core() -> Core {
     Core::new(vm, Arc::new(InventoryIndex::new(inventory)), 7, Policy::default())
 }
 
+fn replayed(state: VmState, at: Option<&str>, incarnation: u64, wanted: bool) -> Event {
+    let (host, may_run_on) = (at.map(host), Vec::new());
+    Event::Replayed(Some(ReplayedState { state, host, incarnation, wanted, may_run_on }))
+}
+
 pub(super) fn remembering(state: VmState, at: Option<&str>, incarnation: u64) -> (Core, Vec<Command>) {
     let mut core = core();
-    let commands = core.feed(Event::Replayed(Some(ReplayedState {
-        state,
-        host: at.map(host),
-        incarnation,
-        wanted: false,
-        may_run_on: Vec::new(),
-    })));
+    let commands = core.feed(replayed(state, at, incarnation, false));
     (core, commands)
 }
 
@@ -445,13 +444,7 @@ fn stop_is_recorded_and_its_unknown_outcome_resolved() {
 fn evict_stops_only_there_and_keeps_desired_state() {
     for wanted in [true, false] {
         let mut core = core();
-        core.feed(Event::Replayed(Some(ReplayedState {
-            state: VmState::Running,
-            host: Some(host("a")),
-            incarnation: 1,
-            wanted,
-            may_run_on: Vec::new(),
-        })));
+        core.feed(replayed(VmState::Running, Some("a"), 1, wanted));
         core.feed(Event::Searched(host("a"), Ok(here())));
         assert!(refusal(&core.feed(Event::Evict(host("b")))).details.contains("does not run on"), "it is elsewhere");
         assert!(
@@ -554,7 +547,7 @@ proptest! {
         let mut core = core();
         let (mut asked, mut answered) = (0, 0);
         let (mut intended, mut launched) = (0, 0);
-        let mut pending = vec![Event::Replayed(Some(ReplayedState { state: VmState::Running, host: Some(host("a")), incarnation: 3, wanted: true, may_run_on: Vec::new() }))];
+        let mut pending = vec![replayed(VmState::Running, Some("a"), 3, true)];
         for ((action, choice, which), claimed) in steps.into_iter().zip(claimed) {
             let event = match action {
                 3 if claimed => Event::LookFor(Some(host("b"))),

@@ -8,7 +8,7 @@ use ringfence_messages::{
     ceph::{FenceHostOnStorageMsg, QueryWatchersMsg},
     evidence::{Evidence, Source},
     fence::{FenceIntended, FenceLevel, FenceOutcome, SiblingFenceAudited, SiblingFenceVmOnHostMsg},
-    ha::{FindTargetMsg, HostConfirmedFenced, QuarantineHostMsg},
+    ha::{FindTargetMsg, HA, HostConfirmedFenced, PLACEMENT, QuarantineHostMsg},
 };
 
 use tracing::Span;
@@ -20,12 +20,8 @@ use super::{
     exports,
 };
 use crate::{
-    fence::{
-        FENCER,
-        attempt::{self, FenceRequest, LastHost},
-        ceph::CephActor,
-    },
-    ha::HaActor,
+    fence::attempt::{self, FenceRequest, LastHost},
+    fencers::{FENCER, ceph::CephActor},
     replay, span, spans,
 };
 
@@ -86,7 +82,7 @@ impl VmActor {
         let (bus, journal) = (self.bus.clone(), self.ports.journal.clone());
         let inventory = self.core.inventory.clone();
         async move {
-            let target = bus.ask(Address::singleton(HaActor::KIND), ask).await?;
+            let target = bus.ask(PLACEMENT, ask).await?;
             let silent = target.silent_host_uuids.iter().chain(&target.unheard_host_uuids);
             let silent: BTreeSet<HostId> = silent.copied().collect();
             let mut places = Vec::with_capacity(silent.len());
@@ -122,7 +118,7 @@ impl VmActor {
                 let span = self.level(fence_request, failed, "fence.intent");
                 let intended = async move {
                     let quarantine = QuarantineHostMsg { host_uuid: failed, reason };
-                    bus.ask(Address::singleton(HaActor::KIND), quarantine).await?;
+                    bus.ask(HA, quarantine).await?;
                     recorder.intent(&intent).await.map(|_| ())
                 };
                 let intended = spans::within(span, intended);
@@ -158,35 +154,45 @@ impl VmActor {
                     vm.on(Event::Fence(attempt::Event::Blocked(storage, result)), ctx);
                 });
             }
-            attempt::Command::Audit { outcome, executor, mut evidence } => {
-                self.fencing.audited = Some(outcome);
-                let named = |evidence_item: &Evidence| {
-                    let by: HostId =
-                        evidence_item.by.as_ref().filter(|_| evidence_item.source == Source::Sibling)?.parse().ok()?;
-                    Some(self.core.inventory.host_name(by))
-                };
-                evidence
-                    .iter_mut()
-                    .for_each(|evidence_item| evidence_item.by = named(evidence_item).or(evidence_item.by.take()));
-                let reason = attempt::evidence_text(&evidence);
-                let audit = self.audited(&intent(FenceLevel::Sibling), outcome, executor, reason, evidence);
-                ctx.spawn_detached(recorder.fact(audit), |_, _, _| {});
+            attempt::Command::Audit { outcome, executor, evidence } => {
+                self.audit(&intent(FenceLevel::Sibling), outcome, executor, evidence, ctx);
             }
             watch @ attempt::Command::Watch(_) => {
                 let span = self.level(fence_request, failed, "fence.watchers");
                 self.watch(watch, span, ctx);
             }
-            attempt::Command::EndAttestation(host) => {
-                let name = self.core.inventory.host_name(host);
-                // VMs that were started on this attestation may run twice.
-                metrics::counter!("ringfence_attestations_contradicted_total").increment(1);
-                tracing::error!(host = name, "attestation contradicted by newer evidence");
-                let by = "newer evidence contradicts it".to_owned();
-                let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };
-                ctx.spawn_detached(recorder.fact(over), |_, _, _| {});
-            }
+            attempt::Command::EndAttestation(host) => self.end_attestation(host, ctx),
             attempt::Command::Wait(_) | attempt::Command::Done(_) => {}
         }
+    }
+
+    /// Records the audit of an attempt (I7).
+    fn audit(
+        &mut self,
+        intent: &FenceIntended,
+        outcome: FenceOutcome,
+        executor: Option<HostId>,
+        mut evidence: Vec<Evidence>,
+        ctx: &mut Ctx<'_, Self>,
+    ) {
+        self.fencing.audited = Some(outcome);
+        for item in evidence.iter_mut().filter(|item| item.source == Source::Sibling) {
+            let host = item.by.as_ref().and_then(|by| by.parse().ok());
+            item.by = host.map(|host| self.core.inventory.host_name(host)).or(item.by.take());
+        }
+        let reason = attempt::evidence_text(&evidence);
+        let audit = self.audited(intent, outcome, executor, reason, evidence);
+        ctx.spawn_detached(self.recorder.fact(audit), |_, _, _| {});
+    }
+
+    /// Records that an attestation no longer holds: VMs that were started on it may run twice.
+    fn end_attestation(&self, host: HostId, ctx: &mut Ctx<'_, Self>) {
+        let name = self.core.inventory.host_name(host);
+        metrics::counter!("ringfence_attestations_contradicted_total").increment(1);
+        tracing::error!(host = name, "attestation contradicted by newer evidence");
+        let by = "newer evidence contradicts it".to_owned();
+        let over = HostConfirmedFenced { host_uuid: host, host: name, confirmed: false, by };
+        ctx.spawn_detached(self.recorder.fact(over), |_, _, _| {});
     }
 
     fn level(&mut self, fence_request: &FenceRequest, failed: HostId, level: &'static str) -> Span {

@@ -10,7 +10,7 @@ use ringfence::{Actor, Address, Bus};
 use ringfence_messages::{
     HostId, Result,
     ceph::QueryWatchersMsg,
-    ha::{FindTargetMsg, HaStartPlan, QueryHaMsg},
+    ha::{FindTargetMsg, HA, HaStartPlan, QueryHaMsg},
     vm::{InstallPath, ListVmsCmd, VmState},
 };
 
@@ -20,11 +20,8 @@ use super::{
     core::{Command, Core, Event, Found, StartRequest},
 };
 use crate::{
-    fence::{
-        attempt::{self, FenceRequest, LastHost},
-        ceph::CephActor,
-    },
-    ha::{HaActor, braked},
+    fence::attempt::{self, FenceRequest, LastHost},
+    fencers::ceph::CephActor,
 };
 
 impl VmActor {
@@ -124,9 +121,9 @@ impl Rehearsal {
     /// The fencing levels, from the first act on.
     async fn fence(mut self, fence_request: &FenceRequest) -> Result<HaStartPlan> {
         let LastHost::Unreachable(failed) = fence_request.place else { return Ok(self.starts(fence_request.target)) };
-        let brakes = self.bus.ask(Address::singleton(HaActor::KIND), QueryHaMsg {}).await?.braked;
+        let brakes = self.bus.ask(HA, QueryHaMsg {}).await?.braked;
         if brakes.contains(&fence_request.cluster) && fence_request.attested_by.is_none() {
-            let why = braked(self.core.inventory.cluster(fence_request.cluster)?);
+            let why = self.core.inventory.cluster(fence_request.cluster)?.braked();
             return Ok(self.ends(false, why));
         }
         let (name, vm) = (self.core.inventory.host_name(failed), self.core.vm.name.clone());

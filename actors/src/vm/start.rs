@@ -25,7 +25,7 @@ use crate::fence::{
     attempt::{self, Attempt, FenceRequest, LastHost},
 };
 use crate::{
-    ha::placement::nowhere,
+    placement::nowhere,
     sabotage::{self, Sabotage},
 };
 
@@ -88,7 +88,7 @@ impl Core {
         &mut self,
         request: StartRequest,
         target: HostId,
-        mut places: Vec<HostId>,
+        places: Vec<HostId>,
         silent: Vec<UnreachableHost>,
         found: Vec<(HostId, Result<Presence>)>,
         now: Instant,
@@ -141,6 +141,20 @@ impl Core {
             self.operation = Operation::IntendingClear(request, host);
             return vec![Command::Intend(change)];
         }
+        self.begin_attempt(request, target, places, silent, found, now)
+    }
+
+    /// The VM runs nowhere as far as known: begins the attempt that clears or fences every host where it may run.
+    fn begin_attempt(
+        &mut self,
+        request: StartRequest,
+        target: HostId,
+        mut places: Vec<HostId>,
+        silent: Vec<UnreachableHost>,
+        found: Vec<(HostId, Result<Presence>)>,
+        now: Instant,
+    ) -> Vec<Command> {
+        let answer_of = |host: HostId| found.iter().find(|(of, _)| *of == host).map(|(_, is)| is);
         let refused = |host: HostId, why: &str, error: &ErrorCode| {
             let host = self.inventory.host_name(host);
             let details =

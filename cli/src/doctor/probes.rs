@@ -11,7 +11,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use ringfence_actors::{
     AGENT_VERSION,
-    fence::ceph::may_block,
+    fencers::ceph::may_block,
     inventory::{Host, Inventory, InventoryIndex, Vm, Volume},
     ports::{Call, CephMap, CephPort, HostAgentPort},
 };

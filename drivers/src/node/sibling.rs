@@ -11,8 +11,8 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 
 use ringfence_messages::{
     Code, ErrorCode, Result, VmId,
-    evidence::{Machine, Sight},
-    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply, UnknownReason},
+    evidence::{Machine, Sight, UnknownReason},
+    fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostReply},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -173,7 +173,9 @@ set -u
 by=ringfence
 if ! command -v ringfence >/dev/null 2>&1; then
   by=script
-  for tool in tr awk readlink head cat id wc; do command -v "$tool" >/dev/null 2>&1 || { echo "$tool is missing" >&2; exit 1; }; done
+  for tool in tr awk readlink head cat id wc; do
+    command -v "$tool" >/dev/null 2>&1 || { echo "$tool is missing" >&2; exit 1; }
+  done
 fi
 printf '{"uid":%s,"by":"%s"}\n' "$(id -u)" "$by"
 "#;
@@ -219,8 +221,8 @@ pub async fn fence(settings: &SshSettings, cmd: &SiblingFenceVmCmd) -> Result<Si
     }
     if !is_machine_id(&cmd.machine.machine_id) {
         let details = format!(
-            "whether {} runs on {ip} is unknown: its host never reported a machine id ({:.60?}), so another machine may \
-             answer at that address",
+            "whether {} runs on {ip} is unknown: its host never reported a machine id ({:.60?}), so another machine \
+             may answer at that address",
             cmd.vm_uuid, cmd.machine.machine_id
         );
         return Err(unknown(UnknownReason::OtherMachine, details));

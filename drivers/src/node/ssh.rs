@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ringfence_messages::fence::UnknownReason;
+use ringfence_messages::evidence::UnknownReason;
 use russh::{
     ChannelMsg, Disconnect, Preferred,
     client::{self, Handle},
@@ -168,7 +168,8 @@ pub fn believed_keys(settings: &SshSettings, ip: IpAddr, port: u16) -> Result<Ve
     known.retain(|key| !key.algorithm().is_rsa());
     if known.is_empty() && rsa {
         let details = format!(
-            "{} has only an RSA key of {ip} port {port}, which is not supported: add another with ssh-keyscan -t ed25519",
+            "{} has only an RSA key of {ip} port {port}, which is not supported: add another with ssh-keyscan -t \
+             ed25519",
             file.display()
         );
         return Err(host_key(details));

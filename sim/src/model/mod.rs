@@ -139,48 +139,11 @@ impl Protocol {
         let command = state.controllers[c].as_mut()?.todo.remove(index);
         let epoch = state.controllers[c].as_ref()?.epoch;
         let well = how == How::Well;
-        let (now, clock) = (state.now(), state.clock());
+        let now = state.now();
         let unit = |well| if well { Ok(()) } else { Err(failed()) };
         let event = match command {
-            Command::FindTarget(..) => {
-                // A host that is silent is known to be; that it is not may be old news.
-                let speaks = |host: &usize| !state.hosts[*host].silent;
-                let answering: Vec<HostId> = (0..2).filter(speaks).map(|host| self.id(host)).collect();
-                let place = state.controllers[c].as_ref()?.core.place();
-                let home = place.filter(|place| answering.contains(place));
-                let places = state.controllers[c].as_ref()?.core.places();
-                let silent: Vec<HostId> = places.into_iter().filter(|place| !answering.contains(place)).collect();
-                let found = TargetReply {
-                    host_uuid: home.or(answering.first().copied()),
-                    full: 0,
-                    silent_host_uuids: silent.clone(),
-                    unheard_host_uuids: Vec::new(),
-                    // Where it was seen a moment ago is a courtesy: nothing may depend on it.
-                    seen_host_uuids: Vec::new(),
-                };
-                let word = |host: HostId| state.word.is_some_and(|word| host == self.id(word));
-                let of = |host| UnreachableHost {
-                    host,
-                    attested_by: word(host).then(|| "the operator".to_owned()),
-                    machine: machine(host),
-                };
-                Event::TargetFound(Ok(Found { target: found, places: silent.into_iter().map(of).collect() }))
-            }
-            Command::Search(id) => {
-                let host = &mut state.hosts[self.index(id)];
-                let void = state.controllers[c].as_ref()?.core.incarnation();
-                let void = ringfence_messages::vm::VoidOrders { vm_uuid: self.vm.id, incarnation: void };
-                let heard = host.orders.observe_epoch(epoch, Some(void)).ok().filter(|_| well);
-                let reply = heard.map(|orders| {
-                    host.orders = orders;
-                    let of =
-                        |incarnation| RunningVm { incarnation: Some(incarnation), ..RunningVm::qemu(self.vm.id, 1) };
-                    let claim = host.claim.then(|| RunningVm::qemu(self.vm.id, 2));
-                    let vms = host.qemu.map(of).into_iter().chain(claim).collect();
-                    ListVmsReply { vms, clock_ms: clock, sight: Sight::full(), ..ListVmsReply::default() }
-                });
-                Event::Searched(id, reply.ok_or_else(failed))
-            }
+            Command::FindTarget(..) => self.found(state, c)?,
+            Command::Search(id) => self.searched(state, c, id, well)?,
             Command::Intend(change) => {
                 if well {
                     state.journal = Some(memory(&change));
@@ -219,45 +182,102 @@ impl Protocol {
                 }
                 Event::Halted(unit(well))
             }
-            Command::Fence(case, command) => {
-                let attempt::LastHost::Unreachable(failed_host) = case.place else {
-                    return self.watch(state, c, &command, well);
-                };
-                let at = self.index(failed_host);
-                match command {
-                    attempt::Command::Watch(_) => return self.watch(state, c, &command, well),
-                    attempt::Command::Intend(_) => Event::Fence(attempt::Event::Intended(unit(well))),
-                    attempt::Command::AskFencer => {
-                        // SSH reaches a host whose agent is silent.
-                        let found = state.hosts[at].qemu.is_some();
-                        if how != How::Badly {
-                            state.hosts[at].qemu = None;
-                        }
-                        let reply = SiblingFenceVmOnHostReply {
-                            alive: false,
-                            killed: found,
-                            ssh_reachable: true,
-                            qemu_found: found,
-                            sight: Some(Sight::full()),
-                            machine: Some(machine(failed_host)),
-                            ..SiblingFenceVmOnHostReply::default()
-                        };
-                        Event::Fence(attempt::Event::Reported(if well { Ok(reply) } else { Err(failed()) }))
-                    }
-                    attempt::Command::Block(storage) => {
-                        state.hosts[at].refused |= how != How::Badly;
-                        let reply = StorageFenceReply { osd_epoch: 1, addresses: case.addresses.clone() };
-                        Event::Fence(attempt::Event::Blocked(storage, if well { Ok(reply) } else { Err(failed()) }))
-                    }
-                    attempt::Command::Wait(_) => Event::Fence(attempt::Event::Waited),
-                    attempt::Command::EndAttestation(_)
-                    | attempt::Command::Audit { .. }
-                    | attempt::Command::Done(_) => return Some(()),
+            Command::Fence(case, command) => match case.place {
+                attempt::LastHost::Unreachable(failed) if !matches!(command, attempt::Command::Watch(_)) => {
+                    let Some(event) = self.fenced(state, &case, failed, &command, how) else { return Some(()) };
+                    Event::Fence(event)
                 }
-            }
+                _ => return self.watch(state, c, &command, well),
+            },
         };
         self.tell(state, c, event);
         Some(())
+    }
+
+    /// The target of a start, and the hosts that cannot be queried.
+    fn found(&self, state: &State, c: usize) -> Option<Event> {
+        // A host that is silent is known to be; that it is not may be old news.
+        let speaks = |host: &usize| !state.hosts[*host].silent;
+        let answering: Vec<HostId> = (0..2).filter(speaks).map(|host| self.id(host)).collect();
+        let place = state.controllers[c].as_ref()?.core.place();
+        let home = place.filter(|place| answering.contains(place));
+        let places = state.controllers[c].as_ref()?.core.places();
+        let silent: Vec<HostId> = places.into_iter().filter(|place| !answering.contains(place)).collect();
+        let found = TargetReply {
+            host_uuid: home.or(answering.first().copied()),
+            full: 0,
+            silent_host_uuids: silent.clone(),
+            unheard_host_uuids: Vec::new(),
+            // Where it was seen a moment ago is a courtesy: nothing may depend on it.
+            seen_host_uuids: Vec::new(),
+        };
+        let word = |host: HostId| state.word.is_some_and(|word| host == self.id(word));
+        let of = |host| UnreachableHost {
+            host,
+            attested_by: word(host).then(|| "the operator".to_owned()),
+            machine: machine(host),
+        };
+        Some(Event::TargetFound(Ok(Found { target: found, places: silent.into_iter().map(of).collect() })))
+    }
+
+    /// The processes of a host, whose agent voids the commands in flight.
+    fn searched(&self, state: &mut State, c: usize, id: HostId, well: bool) -> Option<Event> {
+        let epoch = state.controllers[c].as_ref()?.epoch;
+        let clock = state.clock();
+        let host = &mut state.hosts[self.index(id)];
+        let void = state.controllers[c].as_ref()?.core.incarnation();
+        let void = ringfence_messages::vm::VoidOrders { vm_uuid: self.vm.id, incarnation: void };
+        let heard = host.orders.observe_epoch(epoch, Some(void)).ok().filter(|_| well);
+        let reply = heard.map(|orders| {
+            host.orders = orders;
+            let of = |incarnation| RunningVm { incarnation: Some(incarnation), ..RunningVm::qemu(self.vm.id, 1) };
+            let claim = host.claim.then(|| RunningVm::qemu(self.vm.id, 2));
+            let vms = host.qemu.map(of).into_iter().chain(claim).collect();
+            ListVmsReply { vms, clock_ms: clock, sight: Sight::full(), ..ListVmsReply::default() }
+        });
+        Some(Event::Searched(id, reply.ok_or_else(failed)))
+    }
+
+    /// One step of a fence; `None` if nothing is answered.
+    fn fenced(
+        &self,
+        state: &mut State,
+        case: &attempt::FenceRequest,
+        failed_host: HostId,
+        command: &attempt::Command,
+        how: How,
+    ) -> Option<attempt::Event> {
+        let (at, well) = (self.index(failed_host), how == How::Well);
+        Some(match command {
+            attempt::Command::Intend(_) => attempt::Event::Intended(if well { Ok(()) } else { Err(failed()) }),
+            attempt::Command::AskFencer => {
+                // SSH reaches a host whose agent is silent.
+                let found = state.hosts[at].qemu.is_some();
+                if how != How::Badly {
+                    state.hosts[at].qemu = None;
+                }
+                let reply = SiblingFenceVmOnHostReply {
+                    alive: false,
+                    killed: found,
+                    ssh_reachable: true,
+                    qemu_found: found,
+                    sight: Some(Sight::full()),
+                    machine: Some(machine(failed_host)),
+                    ..SiblingFenceVmOnHostReply::default()
+                };
+                attempt::Event::Reported(if well { Ok(reply) } else { Err(failed()) })
+            }
+            attempt::Command::Block(storage) => {
+                state.hosts[at].refused |= how != How::Badly;
+                let reply = StorageFenceReply { osd_epoch: 1, addresses: case.addresses.clone() };
+                attempt::Event::Blocked(*storage, if well { Ok(reply) } else { Err(failed()) })
+            }
+            attempt::Command::Wait(_) => attempt::Event::Waited,
+            attempt::Command::Watch(_)
+            | attempt::Command::EndAttestation(_)
+            | attempt::Command::Audit { .. }
+            | attempt::Command::Done(_) => return None,
+        })
     }
 
     fn watch(&self, state: &mut State, c: usize, command: &attempt::Command, well: bool) -> Option<()> {

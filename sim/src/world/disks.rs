@@ -6,15 +6,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ringfence_actors::inventory::Inventory;
-use ringfence_messages::vm::InstallPath;
+use ringfence_actors::inventory::Vm;
+use ringfence_messages::{StorageId, vm::InstallPath};
 
 use super::{State, links::Node, machine::WATCH_TIMEOUT};
 
 /// Everything that was written, by VM: its volumes are written together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Disks {
     volumes: BTreeMap<usize, Vec<Span>>,
+    /// The storage whose target a VM writes through; `None` for a VM that writes to Ceph.
+    vhost: Vec<Option<StorageId>>,
 }
 
 /// One QEMU wrote for so long.
@@ -27,6 +29,20 @@ struct Span {
 }
 
 impl Disks {
+    /// Disks of these VMs, on which nothing was written yet.
+    pub(crate) fn new(vms: &[Vm]) -> Disks {
+        let vhost_of = |vm: &Vm| {
+            let volume = &vm.volumes[0];
+            (!matches!(volume.install_path, InstallPath::Ceph { .. })).then_some(volume.storage)
+        };
+        Disks { volumes: BTreeMap::new(), vhost: vms.iter().map(vhost_of).collect() }
+    }
+
+    /// The storage whose target a VM writes through, if it does not write to Ceph.
+    pub(crate) fn vhost_of(&self, vm: usize) -> Option<StorageId> {
+        self.vhost[vm]
+    }
+
     /// A QEMU begins to write; what is wrong with that, if something is.
     pub(crate) fn writes(&mut self, vm: usize, uid: u64, who: String, now: Duration) -> Option<String> {
         let spans = self.volumes.entry(vm).or_default();
@@ -74,7 +90,7 @@ impl State {
         }
         let machine = &mut self.machines[host];
         for process in &mut machine.processes {
-            let vhost = self.checks.vhost_of(process.vm);
+            let vhost = self.disks.vhost_of(process.vm);
             // Watches: kept in contact, lost 30 s after, dropped at once where refused.
             match (contact, refused) {
                 (true, true) => (process.watch_until, process.unwatched) = (Some(now), true),
@@ -117,10 +133,4 @@ impl State {
     pub(crate) fn settle_all(&mut self) {
         (0..self.machines.len()).for_each(|host| self.settle(host));
     }
-}
-
-/// The storage whose target a VM writes through, if it does not write to Ceph.
-pub(crate) fn vhost_of(inventory: &Inventory, vm: usize) -> Option<ringfence_messages::StorageId> {
-    let volume = &inventory.vms[vm].volumes[0];
-    (!matches!(volume.install_path, InstallPath::Ceph { .. })).then_some(volume.storage)
 }

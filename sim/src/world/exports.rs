@@ -24,7 +24,7 @@ pub(crate) struct Export {
 impl State {
     /// The target of this host writes for this QEMU from now on, if that does not write to Ceph.
     pub(super) fn exports(&mut self, host: usize, vm: usize, uid: u64, incarnation: u64) {
-        if let Some(storage) = self.checks.vhost_of(vm) {
+        if let Some(storage) = self.disks.vhost_of(vm) {
             self.machines[host].exports.insert(vm, Export { uid, incarnation, storage, held: false });
         }
     }

@@ -338,7 +338,7 @@ impl World {
         let machine = &mut state.machines[at];
         machine.contact = contact;
         for (vm, incarnation) in std::mem::take(&mut machine.autostart) {
-            let refused = state.checks.vhost_of(vm).is_none() && {
+            let refused = state.disks.vhost_of(vm).is_none() && {
                 let ips = state.machines[at].storage_ips.clone();
                 state.newest_map_spreads();
                 state.ceph.refuses(&ips, state.now)

@@ -94,7 +94,7 @@ async fn launch(at: &At, vm: usize, incarnation: u64) -> Result<StartVmCmdReply>
     // It has the newest map: from now on no OSD knows less.
     state.newest_map_spreads();
     let (now, ips) = (state.now, state.machines[at.host].storage_ips.clone());
-    if state.checks.vhost_of(vm).is_none() && state.ceph.refuses(&ips, now) {
+    if state.disks.vhost_of(vm).is_none() && state.ceph.refuses(&ips, now) {
         return failed("the storage rejects this host");
     }
     let pid = state.spawn(at.host, vm, incarnation, false);

@@ -10,6 +10,7 @@ use ringfence_actors::ports::{JournalPort, LeadershipPort, MAX_PAYLOAD_BYTES, MA
 use ringfence_messages::{Code, ErrorCode, Result};
 
 use super::{End, State};
+use crate::check::line;
 
 /// Epoch, lock and journal.
 #[derive(Debug, Default)]
@@ -42,7 +43,7 @@ impl State {
             let at = self.now.saturating_sub(waited);
             let time = format!("{:.3}", at.as_secs_f64() + self.leadership.clock as f64);
             let record = Record { seq, time, topic, subject, payload, hash: String::new() };
-            self.log(crate::check::line(&record));
+            self.log(line(&record));
             self.check_record(&record, at);
             self.leadership
                 .latest
@@ -91,7 +92,7 @@ impl State {
             self.leadership.latest.insert((record.topic.clone(), record.subject.clone()), n);
         }
         self.log(format_args!("the journal is a backup that lacks {lacks} records"));
-        self.recount_attempts();
+        self.checks.recount_attempts(&self.leadership.records);
     }
 }
 

@@ -18,6 +18,7 @@ mod exports;
 mod faults;
 mod hands;
 mod impostors;
+mod judge;
 mod leadership;
 mod links;
 mod machine;
@@ -40,7 +41,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub(crate) use self::{
     ceph::Ceph,
-    disks::{Disks, vhost_of},
+    disks::Disks,
     exports::Export,
     leadership::Leadership,
     links::Links,
@@ -128,7 +129,7 @@ impl World {
             machines,
             links: Links::default(),
             ceph: Ceph::default(),
-            disks: Disks::default(),
+            disks: Disks::new(&inventory.vms),
             leadership: Leadership::default(),
             checks: Checks::new(&inventory),
             controllers: Vec::new(),

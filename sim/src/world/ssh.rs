@@ -37,45 +37,12 @@ pub(super) async fn over_ssh(
     vm: usize,
     expected: &Machine,
 ) -> Result<SiblingFenceVmOnHostReply> {
-    let unknown = |reason: &str| {
-        let details = format!("whether vm-{vm} runs there is unknown: {reason}");
-        Err(ErrorCode::new(Code::OPERATION, details).with("reason", reason))
-    };
     let failed = at.state().answers_at(failed);
-    let (there, here) = (Node::Host(failed), Node::Host(at.host));
-    let (reach, refused, frozen, boot) = {
-        let state = at.state();
-        let open = state.links.both_ways(here, there);
-        let machine = &state.machines[failed];
-        let closed = machine.ssh.iter().any(|(_, how)| *how == SshFault::Refused);
-        (open && machine.on, closed, machine.freezes > 0, machine.boot)
-    };
-    let nobody = |reason: &str| {
-        Ok(SiblingFenceVmOnHostReply { reason: reason.to_owned(), ..SiblingFenceVmOnHostReply::default() })
-    };
-    if !reach {
-        at.work(SSH_CONNECT).await?;
-        return nobody("no route to it");
-    }
-    at.work(Duration::from_millis(40)).await?;
-    if frozen {
-        at.work(SSH_CONNECT).await?;
-        return unknown("timeout");
-    }
-    if refused {
-        return nobody("connection refused");
+    let boot = at.state().machines[failed].boot;
+    if let Err(why) = connect(at, failed).await? {
+        return why.reply(vm);
     }
     let trouble = at.state().machines[failed].ssh.first().map(|(_, how)| *how);
-    match trouble {
-        Some(SshFault::Hangs) => {
-            at.work(SSH_CONNECT).await?;
-            return unknown("timeout");
-        }
-        Some(SshFault::Auth) => return unknown("auth-failed"),
-        Some(SshFault::HostKey) => return unknown("host-key-mismatch"),
-        Some(SshFault::Exit255) => return unknown("bad-exit"),
-        _ => {}
-    }
     let (reached, sight, wordy) = {
         let state = at.state();
         let machine = &state.machines[failed];
@@ -83,7 +50,7 @@ pub(super) async fn over_ssh(
         (machine.identity(), half.or((machine.unaware > 0).then(Sight::full)), machine.wordy > 0)
     };
     if is_another(expected, &reached) {
-        return unknown("other-machine");
+        return unknown(vm, "other-machine");
     }
     if let Some(sight) = sight {
         return Ok(SiblingFenceVmOnHostReply {
@@ -103,27 +70,78 @@ pub(super) async fn over_ssh(
     });
     let said = tokio::time::timeout(SSH_COMMAND, told).await;
     at.goes_on(true).await?;
-    let open = {
-        let state = at.state();
-        state.links.both_ways(here, there)
-    };
+    let open = at.state().links.both_ways(Node::Host(at.host), Node::Host(failed));
     match said {
-        Ok(Ok(Ok((found, killed, alive, reason)))) if open => {
-            if trouble == Some(SshFault::Truncated) {
-                return unknown("truncated");
-            }
-            Ok(SiblingFenceVmOnHostReply {
-                alive,
-                killed,
-                ssh_reachable: true,
-                qemu_found: found,
-                executor_host_uuid: None,
-                executor_role: None,
-                reason: if wordy { reason + &long_words() } else { reason },
-                machine: Some(reached),
-                sight: Some(Sight::full()),
-            })
-        }
-        _ => unknown("timeout"),
+        Ok(Ok(Ok(_))) if open && trouble == Some(SshFault::Truncated) => unknown(vm, "truncated"),
+        Ok(Ok(Ok((found, killed, alive, reason)))) if open => Ok(SiblingFenceVmOnHostReply {
+            alive,
+            killed,
+            ssh_reachable: true,
+            qemu_found: found,
+            executor_host_uuid: None,
+            executor_role: None,
+            reason: if wordy { reason + &long_words() } else { reason },
+            machine: Some(reached),
+            sight: Some(Sight::full()),
+        }),
+        _ => unknown(vm, "timeout"),
     }
+}
+
+/// Why a connection does not come about.
+enum NoSession {
+    /// Nobody answers at the address.
+    Unreachable(&'static str),
+    /// The VM's state is unknown.
+    Unknown(&'static str),
+}
+
+impl NoSession {
+    fn reply(self, vm: usize) -> Result<SiblingFenceVmOnHostReply> {
+        match self {
+            NoSession::Unreachable(reason) => {
+                Ok(SiblingFenceVmOnHostReply { reason: reason.to_owned(), ..SiblingFenceVmOnHostReply::default() })
+            }
+            NoSession::Unknown(reason) => unknown(vm, reason),
+        }
+    }
+}
+
+fn unknown(vm: usize, reason: &str) -> Result<SiblingFenceVmOnHostReply> {
+    let details = format!("whether vm-{vm} runs there is unknown: {reason}");
+    Err(ErrorCode::new(Code::OPERATION, details).with("reason", reason))
+}
+
+/// Connects to the SSH server of a host, which takes its time.
+async fn connect(at: &At, failed: usize) -> Result<Result<(), NoSession>> {
+    let (reach, refused, frozen) = {
+        let state = at.state();
+        let open = state.links.both_ways(Node::Host(at.host), Node::Host(failed));
+        let machine = &state.machines[failed];
+        let closed = machine.ssh.iter().any(|(_, how)| *how == SshFault::Refused);
+        (open && machine.on, closed, machine.freezes > 0)
+    };
+    if !reach {
+        at.work(SSH_CONNECT).await?;
+        return Ok(Err(NoSession::Unreachable("no route to it")));
+    }
+    at.work(Duration::from_millis(40)).await?;
+    if frozen {
+        at.work(SSH_CONNECT).await?;
+        return Ok(Err(NoSession::Unknown("timeout")));
+    }
+    if refused {
+        return Ok(Err(NoSession::Unreachable("connection refused")));
+    }
+    let trouble = at.state().machines[failed].ssh.first().map(|(_, how)| *how);
+    Ok(match trouble {
+        Some(SshFault::Hangs) => {
+            at.work(SSH_CONNECT).await?;
+            Err(NoSession::Unknown("timeout"))
+        }
+        Some(SshFault::Auth) => Err(NoSession::Unknown("auth-failed")),
+        Some(SshFault::HostKey) => Err(NoSession::Unknown("host-key-mismatch")),
+        Some(SshFault::Exit255) => Err(NoSession::Unknown("bad-exit")),
+        _ => Ok(()),
+    })
 }

@@ -15,7 +15,7 @@ use ringfence_drivers::{
 };
 use ringfence_messages::{
     doctor::{Finding, SiblingAddress, Verdict},
-    fence::UnknownReason,
+    evidence::UnknownReason,
 };
 
 use super::{Check, of, quoted};
@@ -81,7 +81,10 @@ fn twins(ssh: &SshSettings, siblings: &[SiblingAddress]) -> Option<Finding> {
         (None, n) => Some(check.ok(format!("{n} sibling hosts, each with its own host key"))),
         (Some((a, b)), _) => Some(check.fail(
             format!("{a} and {b} have the same SSH host key: a cloned image, or two addresses of one machine"),
-            format!("on {b}: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then add its new keys to known_hosts here"),
+            format!(
+                "on {b}: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then add its new keys to \
+                 known_hosts here"
+            ),
         )),
     }
 }
@@ -136,7 +139,8 @@ fn judge(
             format!("its host key has changed: {}", trouble.details),
             format!(
                 "on {}'s console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; if it matches the new key here: \
-                 ssh-keygen -f {known} -R '[{ip}]:{port}'; ssh-keygen -f {known} -R {ip}; ssh-keyscan -p {port} {ip} >> {known}",
+                 ssh-keygen -f {known} -R '[{ip}]:{port}'; ssh-keygen -f {known} -R {ip}; ssh-keyscan -p {port} {ip} \
+                 >> {known}",
                 to.host
             ),
         ),

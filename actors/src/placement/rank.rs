@@ -1,31 +1,18 @@
-//! Placement: the target host of a start. A host with room, spread over hosts, not one to avoid.
+//! Ranks the hosts that can take a VM: a host with room, spread over hosts, not one to avoid.
 
 use std::cmp::Reverse;
 
-use ringfence_messages::HostId;
+use ringfence_messages::{HostId, ha::Candidate};
 
 use crate::inventory::Vm;
-
-/// A host that can take VMs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The host.
-    pub host: HostId,
-    /// Available memory as reported, in MiB; `None` if unknown.
-    pub available_mib: Option<u64>,
-    /// Memory reserved for VMs whose start is in progress, in MiB: `available_mib` does not include it yet.
-    pub reserved_mib: u64,
-    /// VMs that run or may run there.
-    pub vms: usize,
-}
 
 /// Hosts with room for `need_mib`, the best first, and hosts without. A host with unknown memory has none (I2).
 pub fn rank(candidates: &[Candidate], need_mib: u64, soft_avoid: &[HostId]) -> (Vec<HostId>, Vec<HostId>) {
     let free = |c: &Candidate| c.available_mib.unwrap_or(0).saturating_sub(c.reserved_mib);
     let (mut roomy, full): (Vec<&Candidate>, Vec<&Candidate>) = candidates.iter().partition(|c| free(c) >= need_mib);
     // Whole GiB: the number of VMs decides between hosts of about equal memory.
-    roomy.sort_by_key(|c| (soft_avoid.contains(&c.host), Reverse(free(c) / 1024), c.vms));
-    let hosts = |candidates: Vec<&Candidate>| candidates.into_iter().map(|c| c.host).collect();
+    roomy.sort_by_key(|c| (soft_avoid.contains(&c.host_uuid), Reverse(free(c) / 1024), c.vms));
+    let hosts = |candidates: Vec<&Candidate>| candidates.into_iter().map(|c| c.host_uuid).collect();
     (hosts(roomy), hosts(full))
 }
 
@@ -50,7 +37,7 @@ pub fn choose(
 pub fn spread(candidates: &mut [Candidate], need_mib: u64) -> Option<HostId> {
     let (roomy, full) = rank(candidates, need_mib, &[]);
     let target = choose((&roomy, &full), None, None, &[])?;
-    for taken in candidates.iter_mut().filter(|candidate| candidate.host == target) {
+    for taken in candidates.iter_mut().filter(|candidate| candidate.host_uuid == target) {
         taken.reserved_mib += need_mib;
         taken.vms += 1;
     }
@@ -75,7 +62,7 @@ mod tests {
     #[test]
     fn ranking_is_by_memory_then_vms_and_needs_room() {
         let candidate = |name: &str, available_mib, reserved_mib, vms| Candidate {
-            host: HostId::from_name(name),
+            host_uuid: HostId::from_name(name),
             available_mib,
             reserved_mib,
             vms,
@@ -97,7 +84,7 @@ mod tests {
     #[test]
     fn simultaneous_starts_are_spread() {
         let candidate = |name: &str| Candidate {
-            host: HostId::from_name(name),
+            host_uuid: HostId::from_name(name),
             available_mib: Some(3000),
             reserved_mib: 0,
             vms: 0,

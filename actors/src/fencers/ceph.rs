@@ -23,13 +23,13 @@ use ringfence_messages::{
         FenceHostOnStorageMsg, ForgetStorageFenceMsg, LiftStorageFenceMsg, QueryStorageFencesMsg, QueryWatchersMsg,
         StorageFenceChanged, StorageFencePhase, StorageFenceReply, StorageFencesReply, WatchersReply,
     },
+    inventory::RetireMsg,
     vm::InstallPath,
 };
 use tokio::time::Instant;
 
 use crate::{
     audit::Recorder,
-    diff::RetireMsg,
     inventory::{InventoryIndex, SharedInventory},
     ports::{CephMap, CephPort, JournalPort},
     replay::{REPLAY_RETRY, not_ready},

@@ -1,0 +1,390 @@
+//! Decides the target host of each request, and how long a request waits for the census.
+//!
+//! Invariants: a start waits until the HA supervisor has the process list of every host of the cluster that it needs
+//! (K7), at most [`CENSUS_PATIENCE`]; an unknown census counts as an incomplete one (I2). The census is read after the
+//! hosts were queried. A host with unknown memory takes no VM. Memory is reserved until the host reports it, so that
+//! simultaneous starts do not overfill a host.
+//! Alternatives considered: one round of queries per request. A hundred starts in a cluster of a thousand hosts would
+//! need a hundred thousand queries; requests that arrive while the hosts are queried share the answers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ringfence_messages::{
+    ClusterId, Code, ErrorCode, HostId, Result, VmId,
+    ha::{Candidate, CandidatesReply, CensusReply, FindTargetMsg, TargetReply},
+    host::ServingHostsReply,
+};
+
+use super::rank::{choose, rank};
+use crate::inventory::InventoryIndex;
+
+/// Validity of a host's memory and processes. Too high: a VM that another program just started is missed; watchers
+/// and the fence do not depend on it.
+pub const SNAPSHOT_FRESH: Duration = Duration::from_secs(2);
+
+/// Longest wait of a start for the hosts of its cluster to list their processes. Too low: a request right after the
+/// start of the controller is rejected. Too high: the answer comes after its deadline.
+pub const CENSUS_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Validity of a reservation. After that the memory shows in the report of the host.
+pub const RESERVED_FOR: Duration = Duration::from_secs(10);
+
+/// Id of a pending reply; chosen by the shell.
+pub(crate) type Token = u64;
+
+/// Input of the core.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A VM needs a target host.
+    Find(Token, FindTargetMsg),
+    /// A plan needs the hosts of a cluster that can take VMs.
+    Candidates(Token, ClusterId),
+    /// Reply to [`Command::Query`].
+    Queried(ClusterId, Result<Round>),
+    /// The time of [`Command::Wait`] has passed.
+    Waited(ClusterId),
+}
+
+/// Output of the core.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Query the hosts of this cluster, except these: their snapshots are fresh.
+    Query(ClusterId, BTreeSet<HostId>),
+    /// Report [`Event::Waited`] after a moment.
+    Wait(ClusterId),
+    /// Answer [`Event::Find`].
+    Target(Token, Result<TargetReply>),
+    /// Answer [`Event::Candidates`].
+    List(Token, Result<CandidatesReply>),
+}
+
+/// The hosts of a cluster, as just queried.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Round {
+    /// The hosts that serve, and those that answer pings.
+    pub serving: ServingHostsReply,
+    /// Hosts that have a snapshot: the serving ones, and others where a VM may run.
+    pub queried: BTreeSet<HostId>,
+    /// The new snapshots.
+    pub snapshots: Vec<(HostId, HostSnapshot)>,
+    /// The census after the snapshots; an error if it is unknown.
+    pub census: Result<CensusReply>,
+}
+
+/// Memory and QEMU processes of a host as just reported: a hint, not a proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSnapshot {
+    /// When the host answered.
+    pub at: Duration,
+    /// Available memory in MiB; `None` if unknown.
+    pub available_mib: Option<u64>,
+    /// VMs with a QEMU there.
+    pub vms: Vec<VmId>,
+}
+
+/// A request that waits for a round.
+#[derive(Debug)]
+enum Waiting {
+    Target(Token, FindTargetMsg),
+    Candidates(Token),
+}
+
+/// Memory reserved for a VM whose start is in progress.
+#[derive(Debug)]
+struct Reservation {
+    at: Duration,
+    host: HostId,
+    vm: VmId,
+    mib: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Core {
+    inventory: Arc<InventoryIndex>,
+    snapshots: BTreeMap<HostId, HostSnapshot>,
+    /// Requests that wait for the hosts of a cluster.
+    waiting: BTreeMap<ClusterId, Vec<Waiting>>,
+    reservations: Vec<Reservation>,
+    /// Since when starts in a cluster wait for the census.
+    census_since: BTreeMap<ClusterId, Duration>,
+}
+
+impl Core {
+    /// Takes a new inventory.
+    pub fn set_inventory(&mut self, inventory: &Arc<InventoryIndex>) {
+        self.inventory = inventory.clone();
+    }
+
+    /// Handles one event. `now` is monotonic.
+    pub fn on(&mut self, event: Event, now: Duration) -> Vec<Command> {
+        match event {
+            Event::Find(token, ask) => self.waits(ask.cluster_uuid, Waiting::Target(token, ask), now),
+            Event::Candidates(token, cluster) => self.waits(cluster, Waiting::Candidates(token), now),
+            Event::Queried(cluster, Err(error)) => {
+                let waiting = self.waiting.remove(&cluster).unwrap_or_default();
+                waiting.into_iter().map(|waiting| waiting.failed(error.clone())).collect()
+            }
+            Event::Queried(cluster, Ok(round)) => self.queried(cluster, round, now),
+            Event::Waited(cluster) => vec![self.query(cluster, now)],
+        }
+    }
+
+    /// Number of requests that wait, and of reservations, for readers.
+    pub fn load(&self) -> (usize, usize) {
+        (self.waiting.values().map(Vec::len).sum(), self.reservations.len())
+    }
+
+    fn waits(&mut self, cluster: ClusterId, request: Waiting, now: Duration) -> Vec<Command> {
+        let waiting = self.waiting.entry(cluster).or_default();
+        waiting.push(request);
+        if waiting.len() > 1 { Vec::new() } else { vec![self.query(cluster, now)] }
+    }
+
+    fn query(&self, cluster: ClusterId, now: Duration) -> Command {
+        let fresh = self.snapshots.iter().filter(|(_, snapshot)| now.saturating_sub(snapshot.at) < SNAPSHOT_FRESH);
+        Command::Query(cluster, fresh.map(|(host, _)| *host).collect())
+    }
+
+    /// Answers every request that waited for the round, unless it must wait for the census.
+    fn queried(&mut self, cluster: ClusterId, mut round: Round, now: Duration) -> Vec<Command> {
+        self.snapshots.extend(std::mem::take(&mut round.snapshots));
+        let unsettled = match &round.census {
+            Ok(census) => census.unsettled_host_uuids.first().map(|host| self.not_heard(*host)),
+            Err(error) => Some(error.clone()),
+        };
+        if unsettled.is_none() {
+            self.census_since.remove(&cluster);
+        }
+        let since = unsettled.as_ref().map(|_| *self.census_since.entry(cluster).or_insert(now));
+        let waits = since.is_some_and(|since| now.saturating_sub(since) < CENSUS_PATIENCE);
+        let (mut commands, mut later) = (Vec::new(), Vec::new());
+        for waiting in self.waiting.remove(&cluster).unwrap_or_default() {
+            let starts = matches!(&waiting, Waiting::Target(_, ask) if !ask.dry_run);
+            match (&unsettled, &round.census) {
+                (Some(_), _) if starts && waits => later.push(waiting),
+                (Some(error), _) if starts => commands.push(waiting.failed(error.clone())),
+                (_, Err(error)) => commands.push(waiting.failed(error.clone())),
+                (_, Ok(census)) => commands.push(self.answer(waiting, &round, census, now)),
+            }
+        }
+        if !later.is_empty() {
+            self.waiting.insert(cluster, later);
+            commands.push(Command::Wait(cluster));
+        }
+        commands
+    }
+
+    fn answer(&mut self, waiting: Waiting, round: &Round, census: &CensusReply, now: Duration) -> Command {
+        match waiting {
+            Waiting::Target(token, ask) => Command::Target(token, Ok(self.target(&ask, round, census, now))),
+            Waiting::Candidates(token) => {
+                let candidates = self.candidates(&round.serving, census, now);
+                Command::List(token, Ok(CandidatesReply { candidates }))
+            }
+        }
+    }
+
+    fn not_heard(&self, host: HostId) -> ErrorCode {
+        let name = self.inventory.host_name(host);
+        let details =
+            format!("{name} has not listed its processes since this controller became the leader; retry in a moment");
+        ErrorCode::new(Code::NOT_READY, details)
+    }
+
+    /// The hosts that can take VMs.
+    fn candidates(&self, serving: &ServingHostsReply, census: &CensusReply, now: Duration) -> Vec<Candidate> {
+        let mut reserved: BTreeMap<HostId, (u64, usize)> = BTreeMap::new();
+        for reservation in self.reservations.iter().filter(|reservation| reservation.holds(now)) {
+            let (mib, vms) = reserved.entry(reservation.host).or_default();
+            (*mib, *vms) = (*mib + reservation.mib, *vms + 1);
+        }
+        let occupied: BTreeMap<HostId, usize> = census.occupied.iter().copied().collect();
+        let candidate = |host: &HostId| {
+            let (reserved_mib, reserved_vms) = reserved.get(host).copied().unwrap_or_default();
+            let vms = occupied.get(host).copied().unwrap_or_default() + reserved_vms;
+            let available_mib = self.snapshots.get(host).and_then(|snapshot| snapshot.available_mib);
+            Candidate { host_uuid: *host, available_mib, reserved_mib, vms }
+        };
+        serving.host_uuids.iter().map(candidate).collect()
+    }
+
+    fn target(&mut self, ask: &FindTargetMsg, round: &Round, census: &CensusReply, now: Duration) -> TargetReply {
+        let Round { serving, queried, .. } = round;
+        // An earlier reservation of the VM is its own: a drain queries before the stop, and the start queries again.
+        self.reservations.retain(|reservation| reservation.holds(now) && reservation.vm != ask.vm_uuid);
+        let candidates = self.candidates(serving, census, now);
+        let (roomy, full) = rank(&candidates, ask.memory_mib, &ask.soft_avoid_host_uuids);
+        let target = choose((&roomy, &full), ask.host_uuid, ask.last_host_uuid, &ask.soft_avoid_host_uuids);
+        let reservation = |host| Reservation { at: now, host, vm: ask.vm_uuid, mib: ask.memory_mib };
+        self.reservations.extend(target.filter(|_| !ask.dry_run).map(reservation));
+        let not_pinged = |place: HostId| {
+            let elsewhere = self.inventory.host(place).is_ok_and(|host| host.cluster != ask.cluster_uuid);
+            elsewhere || census.maintained_host_uuids.contains(&place)
+        };
+        let answers = |place: HostId| serving.answering_host_uuids.contains(&place) || not_pinged(place);
+        let silent = ask.place_host_uuids.iter().copied().filter(|place| !answers(*place)).collect();
+        let lists_vm =
+            |host: &&HostId| self.snapshots.get(host).is_some_and(|snapshot| snapshot.vms.contains(&ask.vm_uuid));
+        let claims = census.claims.iter().filter(|(vm, _)| *vm == ask.vm_uuid).map(|(_, host)| *host);
+        TargetReply {
+            host_uuid: target,
+            full: u32::try_from(full.len()).unwrap_or(u32::MAX),
+            silent_host_uuids: silent,
+            unheard_host_uuids: census.unheard_host_uuids.clone(),
+            seen_host_uuids: queried.iter().filter(lists_vm).copied().chain(claims).collect(),
+        }
+    }
+}
+
+impl Waiting {
+    fn failed(self, error: ErrorCode) -> Command {
+        match self {
+            Waiting::Target(token, _) => Command::Target(token, Err(error)),
+            Waiting::Candidates(token) => Command::List(token, Err(error)),
+        }
+    }
+}
+
+impl Reservation {
+    fn holds(&self, now: Duration) -> bool {
+        now.saturating_sub(self.at) < RESERVED_FOR
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn host(name: &str) -> HostId {
+        HostId::from_name(name)
+    }
+
+    fn cluster() -> ClusterId {
+        ClusterId::from_name("c1")
+    }
+
+    fn find(vm: &str) -> FindTargetMsg {
+        FindTargetMsg {
+            vm_uuid: VmId::from_name(vm),
+            cluster_uuid: cluster(),
+            memory_mib: 1000,
+            host_uuid: None,
+            last_host_uuid: None,
+            place_host_uuids: vec![host("a")],
+            soft_avoid_host_uuids: Vec::new(),
+            dry_run: false,
+        }
+    }
+
+    /// Hosts `a` and `b` serve, each with room for one VM; the report of a round.
+    fn round(now: Duration, census: Result<CensusReply>) -> Event {
+        let hosts = vec![host("a"), host("b")];
+        let snapshot = HostSnapshot { at: now, available_mib: Some(1500), vms: Vec::new() };
+        let snapshots = hosts.iter().map(|host| (*host, snapshot.clone())).collect();
+        let queried = hosts.iter().copied().collect();
+        let serving = ServingHostsReply {
+            host_uuids: hosts.clone(),
+            answering_host_uuids: hosts,
+            ..ServingHostsReply::default()
+        };
+        Event::Queried(cluster(), Ok(Round { serving, queried, snapshots, census }))
+    }
+
+    fn open(unsettled: &str) -> CensusReply {
+        CensusReply { unsettled_host_uuids: vec![host(unsettled)], ..CensusReply::default() }
+    }
+
+    fn target(command: &Command) -> Option<HostId> {
+        let Command::Target(_, Ok(reply)) = command else { panic!("{command:?}") };
+        reply.host_uuid
+    }
+
+    #[test]
+    fn start_waits_for_census_and_plan_does_not() {
+        let mut core = Core::default();
+        let query = [Command::Query(cluster(), BTreeSet::new())];
+        assert_eq!(core.on(Event::Find(1, find("v1")), S), query);
+        assert_eq!(core.on(Event::Find(2, FindTargetMsg { dry_run: true, ..find("v2") }), S), []);
+        assert_eq!(core.on(Event::Candidates(3, cluster()), S), []);
+        let commands = core.on(round(S, Ok(open("c"))), S);
+        assert!(target(&commands[0]).is_some(), "the dry run");
+        assert!(matches!(&commands[1], Command::List(3, Ok(list)) if list.candidates.len() == 2), "{commands:?}");
+        assert_eq!(commands[2..], [Command::Wait(cluster())]);
+        let fresh = BTreeSet::from([host("a"), host("b")]);
+        assert_eq!(core.on(Event::Waited(cluster()), S), [Command::Query(cluster(), fresh)]);
+        let commands = core.on(round(S, Ok(CensusReply::default())), S);
+        assert!(matches!(&commands[..], [Command::Target(1, Ok(reply))] if reply.host_uuid.is_some()), "{commands:?}");
+    }
+
+    /// I2: an unknown census is not a complete one, and nothing is planned without it.
+    #[test]
+    fn unknown_census_holds_starts_until_patience_ends() {
+        let unknown = || Err(ErrorCode::new(Code::NOT_READY, "the journal is being read"));
+        let mut core = Core::default();
+        core.on(Event::Find(1, find("v1")), S);
+        core.on(Event::Find(2, FindTargetMsg { dry_run: true, ..find("v2") }), S);
+        let commands = core.on(round(S, unknown()), S);
+        assert!(matches!(&commands[..], [Command::Target(2, Err(_)), Command::Wait(_)]), "{commands:?}");
+        let almost = S + CENSUS_PATIENCE - Duration::from_millis(1);
+        assert_eq!(core.on(round(almost, unknown()), almost), [Command::Wait(cluster())]);
+        let end = S + CENSUS_PATIENCE;
+        let commands = core.on(round(end, Ok(open("c"))), end);
+        let Command::Target(1, Err(error)) = &commands[0] else { panic!("{commands:?}") };
+        assert!(error.details.contains("has not listed its processes"), "{error}");
+        // The next request has patience of its own only after the census was complete.
+        core.on(Event::Find(3, find("v3")), end);
+        assert!(matches!(core.on(round(end, unknown()), end)[..], [Command::Target(3, Err(_))]));
+    }
+
+    #[test]
+    fn reservation_holds_room_and_belongs_to_its_vm() {
+        let mut core = Core::default();
+        let mut find_target = |token, vm, now| {
+            core.on(Event::Find(token, find(vm)), now);
+            target(&core.on(round(now, Ok(CensusReply::default())), now)[0])
+        };
+        assert_eq!(find_target(1, "v1", S), Some(host("a")));
+        assert_eq!(find_target(2, "v2", S), Some(host("b")));
+        assert_eq!(find_target(3, "v3", S), None);
+        assert_eq!(find_target(4, "v1", S), Some(host("a")), "its own reservation");
+        assert_eq!(find_target(5, "v3", S + RESERVED_FOR), Some(host("a")), "expired");
+    }
+
+    #[test]
+    fn hosts_to_search_come_from_snapshots_claims_and_census() {
+        let vm = VmId::from_name("v1");
+        let census = CensusReply {
+            unheard_host_uuids: vec![host("u")],
+            maintained_host_uuids: vec![host("m")],
+            claims: vec![(vm, host("far")), (VmId::from_name("v2"), host("other"))],
+            ..CensusReply::default()
+        };
+        let mut core = Core::default();
+        let places = ["a", "m", "gone"].map(host).to_vec();
+        core.on(Event::Find(1, FindTargetMsg { place_host_uuids: places, ..find("v1") }), S);
+        let Event::Queried(cluster, Ok(mut round)) = round(S, Ok(census)) else { unreachable!() };
+        round.snapshots[1].1.vms = vec![vm];
+        let commands = core.on(Event::Queried(cluster, Ok(round)), S);
+        let Command::Target(1, Ok(reply)) = &commands[0] else { panic!("{commands:?}") };
+        assert_eq!(reply.seen_host_uuids, [host("b"), host("far")]);
+        assert_eq!((&reply.silent_host_uuids, &reply.unheard_host_uuids), (&vec![host("gone")], &vec![host("u")]));
+    }
+
+    #[test]
+    fn failed_round_answers_every_request() {
+        let mut core = Core::default();
+        core.on(Event::Find(1, find("v1")), S);
+        core.on(Event::Candidates(2, cluster()), S);
+        let error = ErrorCode::new(Code::TIMEOUT, "no answer");
+        let commands = core.on(Event::Queried(cluster(), Err(error.clone())), S);
+        assert_eq!(commands, [Command::Target(1, Err(error.clone())), Command::List(2, Err(error))]);
+        assert_eq!(core.load(), (0, 0));
+    }
+}
