@@ -14,9 +14,9 @@ use ringfence_messages::{
 };
 use std::{sync::Arc, time::Duration};
 
-const S: Duration = Duration::from_secs(1);
+pub(super) const S: Duration = Duration::from_secs(1);
 
-fn host(n: usize) -> HostId {
+pub(super) fn host(n: usize) -> HostId {
     HostId::from_name(&format!("h{n}"))
 }
 
@@ -25,7 +25,7 @@ fn storage(n: usize) -> StorageId {
 }
 
 /// `hosts` hosts of one cluster with `storages` storages of two protocols each.
-fn inventory(hosts: usize, storages: usize) -> Arc<InventoryIndex> {
+pub(super) fn inventory(hosts: usize, storages: usize) -> Arc<InventoryIndex> {
     let cluster = ClusterId::from_name("c");
     let of = |n: usize| Host {
         id: host(n),
@@ -55,15 +55,15 @@ fn inventory(hosts: usize, storages: usize) -> Arc<InventoryIndex> {
     }))
 }
 
-fn settings() -> PingSettings {
+pub(super) fn settings() -> PingSettings {
     PingSettings { interval: 10 * S, timeout: 2 * S, max_failure: 3, sleep_after_failure: S, parallelism: 100 }
 }
 
-fn core(hosts: usize, storages: usize) -> Core {
+pub(super) fn core(hosts: usize, storages: usize) -> Core {
     Core::new(settings(), inventory(hosts, storages), &HashMap::new(), &HashMap::new(), Duration::ZERO)
 }
 
-fn pong(connected: bool) -> PingHostReply {
+pub(super) fn pong(connected: bool) -> PingHostReply {
     PingHostReply {
         connected,
         reason: (!connected).then(|| "no answer".into()),
@@ -72,11 +72,11 @@ fn pong(connected: bool) -> PingHostReply {
     }
 }
 
-fn pinged(n: usize, connected: bool) -> Event {
+pub(super) fn pinged(n: usize, connected: bool) -> Event {
     Event::PingDone { host: host(n), generation: 0, reply: pong(connected) }
 }
 
-fn health(n: usize, cbd: Health, vhost: Health) -> Event {
+pub(super) fn health(n: usize, cbd: Health, vhost: Health) -> Event {
     let report = |protocol, health: Health| ProtocolHealth {
         protocol,
         health,

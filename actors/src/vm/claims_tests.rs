@@ -1,7 +1,7 @@
 //! Claims, known hosts and intruders, step by step (K2, K4, K7, K8, K13, K19).
 
 use ringfence_messages::{
-    HostId,
+    Code, HostId,
     ha::TargetReply,
     host::HostStatus,
     vm::{IntruderPhase, ListVmsReply, RunningVm, VmState},
@@ -222,6 +222,73 @@ fn older_of_two_qemus_is_stopped_or_reported() {
     assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
 }
 
+/// After a stop there, the host rejects what the stop was for, and not the QEMU that runs on.
+#[test]
+fn stop_holds_the_stopped_incarnations() {
+    let ending = |there: ListVmsReply, here: ListVmsReply| {
+        let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+        core.feed(Event::Searched(host("a"), Ok(runs(4))));
+        core.feed(Event::LookFor(Some(host("b"))));
+        core.feed(Event::Searched(host("b"), Ok(there.clone())));
+        core.feed(Event::Searched(host("b"), Ok(there)));
+        core.feed(Event::Searched(host("a"), Ok(here)));
+        core.feed(Event::Recorded(Ok(())));
+        ["a", "b"].map(|at| core.stopped_incarnation(host(at)))
+    };
+    assert_eq!(ending(runs(3), runs(4)), [4, 4], "the one on b is stopped");
+    assert_eq!(ending(runs(4), runs(3)), [3, 4], "the one on a is stopped, and the newest may return to a");
+    assert_eq!(launching().stopped_incarnation(host("a")), 5);
+}
+
+/// K8: its own host does not answer in the comparison, so it may run on both.
+#[test]
+fn second_qemu_counts_if_the_own_host_cannot_be_queried() {
+    let compared = |core: &mut Core, there: ListVmsReply, here| {
+        core.feed(Event::LookFor(Some(host("b"))));
+        let commands = core.feed(Event::Searched(host("b"), Ok(runs(3))));
+        assert_eq!(commands, [Command::Search(host("b")), Command::Search(host("a"))]);
+        core.feed(Event::Searched(host("b"), Ok(there)));
+        core.feed(Event::Searched(host("a"), here))
+    };
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    assert_eq!(compared(&mut core, elsewhere(), Ok(runs(4))), [], "it has ended");
+    let commands = compared(&mut core, runs(3), Err(broken()));
+    assert!(matches!(&commands[..], [Command::Emit(change)] if change.may_run_on == [host("b")]), "{commands:?}");
+    assert_eq!((core.state(), core.places()), (VmState::Running, vec![host("a"), host("b")]));
+    assert_eq!(compared(&mut core, runs(3), Err(broken())), [], "known");
+    let commands = compared(&mut core, elsewhere(), Ok(runs(4)));
+    assert!(matches!(&commands[..], [Command::Emit(change)] if change.may_run_on.is_empty()), "{commands:?}");
+    assert_eq!((core.state(), core.places()), (VmState::Running, vec![host("a")]));
+}
+
+#[test]
+fn only_hosts_of_the_vm_are_queried_when_they_connect() {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    assert_eq!(core.feed(Event::HostChanged(host("c"), HostStatus::Connected)), []);
+    assert_eq!(core.feed(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
+    assert_eq!(core.feed(Event::Searched(host("c"), Ok(elsewhere()))), [], "an answer of another host");
+    assert_eq!(core.feed(Event::Searched(host("a"), Ok(runs(4)))), []);
+
+    let mut core = launching();
+    core.feed(Event::Launched(Err(broken())));
+    assert_eq!(core.feed(Event::Searched(host("a"), Ok(elsewhere()))), [], "an answer of another host");
+    assert!(refusal(&core.feed(Event::Searched(host("b"), Ok(runs(5))))).is(&Code::TIMEOUT));
+    assert_eq!(core.state(), VmState::Running);
+}
+
+/// A rehearsal works on a copy: it drops the operation, but it does not act before the journal is read.
+#[test]
+fn rehearsal_sets_an_operation_aside() {
+    let mut core = launching();
+    assert!(core.sets_aside() && !core.sets_aside());
+    assert_eq!(core.feed(start(None)), [Command::FindTarget(None, Vec::new())]);
+    let mut unread = super::core_tests::core();
+    assert!(!unread.sets_aside());
+    assert!(refusal(&unread.feed(start(None))).details.contains("retry when it completes"));
+}
+
 /// K13: a start that fails before the launch leaves the VM where it may run.
 #[test]
 fn failed_start_before_launch_keeps_the_host() {
@@ -276,6 +343,21 @@ fn migration_target_is_the_vm_only_if_source_is_gone() {
     core.feed(Event::Searched(host("a"), Ok(elsewhere())));
     core.feed(Event::Searched(host("b"), Ok(coming())));
     assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
+
+    // It was stopped: nothing migrates to there.
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    core.feed(Event::LookFor(Some(host("b"))));
+    core.feed(Event::Searched(host("b"), Ok(coming())));
+    assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
+}
+
+#[test]
+fn stopped_vm_that_is_not_found_stays_as_recorded() {
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    for answer in [elsewhere(), exported()] {
+        core.feed(Event::LookFor(Some(host("a"))));
+        assert_eq!(core.feed(Event::Searched(host("a"), Ok(answer))), []);
+    }
 }
 
 #[test]

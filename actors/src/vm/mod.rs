@@ -8,6 +8,8 @@ pub mod core;
 #[cfg(test)]
 mod core_tests;
 mod fencing;
+#[cfg(test)]
+mod inventory_tests;
 mod rehearsal;
 mod start;
 
