@@ -189,6 +189,7 @@ fn events_are_emitted_on_change_only() {
     assert_eq!(facts(&down), told);
     let hosts = core.hosts();
     assert_eq!(hosts.storages[0].reason.as_deref(), Some("CBD is Unknown"));
+    assert_eq!(hosts.refs.iter().map(|r| r.id).collect::<Vec<_>>(), [1, 2]);
     cycle(&mut core, Health::Ok, Health::Failed);
     assert_eq!(core.hosts().storages[0].reason, None);
     assert_eq!(
@@ -328,6 +329,22 @@ fn host_that_leaves_service_gets_no_redeploy() {
         core.on(Event::SetQuarantine { host: host(0), reason: None }, 11 * S);
         assert_eq!(core.serving(ClusterId::from_name("c")).host_uuids, [host(0)], "{event:?}");
     }
+}
+
+#[test]
+fn only_enabled_hosts_of_the_cluster_serve() {
+    let mut far = Inventory::clone(&inventory(3, 0));
+    far.hosts[2].cluster = ClusterId::from_name("far");
+    let far = Arc::new(InventoryIndex::new(far));
+    let states = HashMap::from([(host(1), HostState::Maintenance)]);
+    let mut core = Core::new(settings(), far, &states, &HashMap::new(), Duration::ZERO);
+    let reply = core.serving(ClusterId::from_name("c"));
+    assert_eq!((reply.enabled, reply.host_uuids, reply.doubtful_host_uuids), (1, vec![], vec![]), "not pinged yet");
+    core.on(Event::Tick, 9 * S);
+    core.on(pinged(0, true), 9 * S);
+    core.on(pinged(2, true), 9 * S);
+    let reply = core.serving(ClusterId::from_name("c"));
+    assert_eq!((reply.enabled, reply.host_uuids, reply.answering_host_uuids), (1, vec![host(0)], vec![host(0)]));
 }
 
 /// Four redeploys failed; the fifth comes after 16 skipped pings.

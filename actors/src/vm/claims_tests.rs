@@ -183,6 +183,85 @@ fn unheard_host_may_run_the_vm() {
     assert!(asks_fencer(&core.feed(Event::Searched(host("a"), Ok(elsewhere())))));
 }
 
+/// K7: a client on an unheard host would be a watcher of the volumes on Ceph.
+#[test]
+fn unheard_host_is_not_waited_for_if_all_volumes_are_on_ceph() {
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    for volume in &mut core.vm.volumes {
+        volume.install_path = "ceph://rbd/vm1".parse().unwrap();
+    }
+    core.feed(start(None));
+    core.feed(found_silent("a", &[], TargetReply { unheard_host_uuids: vec![host("c")], ..TargetReply::default() }));
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert!(matches!(&commands[..], [Command::Fence(_, attempt::Command::Watch(0)), _]), "{commands:?}");
+}
+
+/// K19: a start finds the VM on another host: the host where it ran stays, unless it reports the VM gone.
+#[test]
+fn start_that_finds_the_vm_elsewhere_keeps_a_silent_host() {
+    for (answers, may_run_on) in [(false, vec![host("a")]), (true, vec![])] {
+        let mut core = out_of_sight();
+        core.feed(ha_start());
+        core.feed(found_with("b", answers, &[]));
+        if answers {
+            core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+        }
+        let commands = core.feed(Event::Searched(host("b"), Ok(runs(9))));
+        assert_eq!(commands.last(), Some(&Command::Reply(Ok(()))));
+        assert_eq!((core.state(), core.place(), others(&core)), (VmState::Running, Some(host("b")), may_run_on));
+    }
+    // Also if its own host was expected to run it.
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    core.feed(start(None));
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    core.feed(Event::Searched(host("b"), Ok(runs(4))));
+    assert_eq!((core.state(), core.place(), others(&core)), (VmState::Running, Some(host("b")), vec![]));
+}
+
+/// I7: each host that cannot be queried is fenced with its own addresses, cluster, machine and attestation.
+#[test]
+fn each_unreachable_host_has_its_own_attempt() {
+    let mut core = core();
+    core.feed(Event::Replayed(Some(ReplayedState {
+        state: VmState::Unknown,
+        host: Some(host("a")),
+        incarnation: 4,
+        wanted: true,
+        may_run_on: vec![host("far")],
+    })));
+    core.feed(Event::Searched(host("a"), Err(broken())));
+    core.feed(ha_start());
+    let Event::TargetFound(Ok(mut found)) = found_silent("b", &["a", "far"], TargetReply::default()) else { panic!() };
+    found.places[1].attested_by = Some("root".to_owned());
+    core.feed(Event::TargetFound(Ok(found)));
+    let mut requests = Vec::new();
+    let mut feed = |event| {
+        let commands = core.on(event, now() + PERMIT_VALIDITY);
+        let request = |command: &Command| match command {
+            Command::Fence(of, attempt::Command::Intend(_)) => Some(of.clone()),
+            _ => None,
+        };
+        requests.extend(commands.iter().filter_map(request));
+    };
+    feed(Event::Searched(host("b"), Ok(elsewhere())));
+    feed(Event::Fence(attempt::Event::Intended(Ok(()))));
+    feed(reported_on("a", true));
+    let [first, second] = &requests[..] else { panic!("{requests:?}") };
+    let cluster = |at: &str| core.inventory.host(host(at)).unwrap().cluster;
+    let addresses = |at: &str| core.inventory.host(host(at)).unwrap().storage_ips.clone();
+    for (request, at, attested_by) in [(first, "a", None), (second, "far", Some("root"))] {
+        assert_eq!(request.place, attempt::LastHost::Unreachable(host(at)));
+        assert_eq!((request.cluster, &request.addresses), (cluster(at), &addresses(at)));
+        assert_eq!(request.attested_by.as_deref(), attested_by);
+        assert_eq!(request.own, [addresses("a"), addresses("far")].concat(), "a watch from either is its own");
+        assert_eq!(request.machine.machine_id, host(at).0.simple().to_string());
+    }
+    assert_eq!(first.attempt, uuid::Uuid::nil(), "the id of the request");
+    assert_ne!(first.attempt, second.attempt, "one audit record for each");
+}
+
 /// K8: the QEMU that is not the newest incarnation is stopped, after its intent; without known incarnations none is.
 #[test]
 fn older_of_two_qemus_is_stopped_or_reported() {
