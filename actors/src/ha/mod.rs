@@ -15,6 +15,8 @@
 
 mod actor;
 mod census;
+#[cfg(test)]
+mod census_tests;
 pub mod core;
 #[cfg(test)]
 mod core_tests;

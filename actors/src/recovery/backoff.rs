@@ -80,7 +80,8 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut last = 0;
         for _ in 0..100_000 {
-            last = (0..=MAX_SKIP).find_map(|_| backoff.not_ok()).expect("due at the latest after MAX_SKIP pings").attempt;
+            last =
+                (0..=MAX_SKIP).find_map(|_| backoff.not_ok()).expect("due at the latest after MAX_SKIP pings").attempt;
             assert!(backoff.skip() <= MAX_SKIP && backoff.skip() >= 2);
         }
         assert_eq!(last, 100_000);

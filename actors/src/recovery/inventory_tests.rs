@@ -39,7 +39,8 @@ fn inventory_change_keeps_statuses_by_id() {
     assert_eq!(after.len(), before.len());
     for key in before {
         let same = after.iter().find(|of| {
-            (of.host_uuid, of.primary_storage_uuid, of.protocol) == (key.host_uuid, key.primary_storage_uuid, key.protocol)
+            (of.host_uuid, of.primary_storage_uuid, of.protocol)
+                == (key.host_uuid, key.primary_storage_uuid, key.protocol)
         });
         let same = same.unwrap();
         assert_eq!((same.status, same.redeploys, same.skip_pings), (key.status, key.redeploys, key.skip_pings));

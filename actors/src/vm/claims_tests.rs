@@ -348,7 +348,8 @@ fn only_hosts_of_the_vm_are_queried_when_they_connect() {
     assert_eq!(core.feed(Event::HostChanged(host("c"), HostStatus::Connected)), []);
     assert_eq!(core.feed(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
     assert_eq!(core.feed(Event::Searched(host("c"), Ok(elsewhere()))), [], "an answer of another host");
-    assert_eq!(core.feed(Event::Searched(host("a"), Ok(runs(4)))), []);
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert_eq!(told(&commands), [(VmState::Running, VmState::Stopped)]);
 
     let mut core = launching();
     core.feed(Event::Launched(Err(broken())));
