@@ -24,6 +24,8 @@ pub mod drain;
 #[cfg(test)]
 mod drain_tests;
 mod failovers;
+#[cfg(test)]
+mod inventory_tests;
 mod moves;
 pub mod placement;
 mod reconciliation;
