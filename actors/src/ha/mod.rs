@@ -30,6 +30,8 @@ mod moves;
 pub mod placement;
 mod reconciliation;
 mod replay;
+#[cfg(test)]
+mod status_tests;
 mod tick;
 mod verdicts;
 
