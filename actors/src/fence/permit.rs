@@ -318,6 +318,8 @@ mod tests {
         let permit = StartPermit::earned(start(), &[host("a"), host("c")], cleared, passed, Instant::now()).unwrap();
         let fenced = Proof::Fenced { host: host("c"), outcome: FenceOutcome::SuccessKilled };
         assert_eq!(permit.proofs(), [fenced, Proof::HostSaysGone(host("a"))]);
+        let fenced: Vec<_> = permit.proofs().iter().map(Proof::fenced).collect();
+        assert_eq!(fenced, [Some(host("c")), None]);
         let evidence: Vec<_> = permit.evidence().iter().map(|of| (of.host_uuid, of.verdict)).collect();
         assert_eq!(evidence, [(host("a"), Verdict::Dead), (host("b"), Verdict::Dead)]);
     }
@@ -328,6 +330,7 @@ mod tests {
         let permit =
             StartPermit::earned(start(), &[], vec![clear("vm1", "b")], vec![passed("vm1", None)], now).unwrap();
         assert_eq!(permit.proofs(), [Proof::NeverRan]);
+        assert_eq!((permit.incarnation(), permit.epoch()), (2, 7));
         let cmd = StartVmCmd {
             vm_uuid: vm("vm1"),
             name: "vm1".to_owned(),

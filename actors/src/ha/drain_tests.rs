@@ -126,7 +126,8 @@ fn drain_places_intends_stops_and_starts_in_order() {
     assert_eq!(says(&commands), ["told plain on b: runs on b"], "a moved VM is no failover event");
 
     let commands = core.on(Event::Tick, 5 * S);
-    assert!(commands.contains(&Command::List(host("a"))), "it is queried before it counts as empty: {commands:?}");
+    let asked = commands.iter().filter(|command| **command == Command::List(host("a"))).count();
+    assert_eq!(asked, 2, "also by the drain: it is queried before it counts as empty");
     let left = RunningVm::qemu(vm("plain"), 1);
     assert_eq!(
         says(&core.on(Event::Listed(host("a"), Ok(list(vec![left]))), 5 * S)),
@@ -163,6 +164,41 @@ fn vm_without_target_is_not_stopped_and_blocks_none() {
     assert!(each.iter().all(|tries| (3..12).contains(tries)), "with growing pauses: {each:?}");
     let standing = core.status().hosts.remove(0).standing;
     assert!(standing.contains("v1 stays for now: no host has room for v1: 2 Connected"), "{standing}");
+}
+
+#[test]
+fn repeated_request_retries_at_once() {
+    let mut core = running_on_a(&["v1"]);
+    drain(&mut core, "a", S);
+    core.on(Event::Placed(vm("v1"), found(None)), S);
+    assert_eq!(says(&core.on(Event::Tick, 2 * S)), [""; 0]);
+    assert_eq!(says(&core.on(Event::Drain(host("a")), 2 * S)), ["place v1"]);
+}
+
+/// The drain ended, or the VM did, while its target was queried.
+#[test]
+fn target_that_comes_late_moves_nothing() {
+    for ends in [Event::Maintenance(host("a"), false), believed("plain", VmState::Stopped, "a", 1)] {
+        let mut core = running_on_a(&["plain"]);
+        assert_eq!(says(&drain(&mut core, "a", S)), ["place plain"]);
+        core.on(ends, 2 * S);
+        assert_eq!(says(&core.on(Event::Placed(vm("plain"), found(Some("b"))), 2 * S)), [""; 0]);
+        assert_eq!(says(&core.on(Event::Tick, 60 * S)), [""; 0]);
+    }
+}
+
+/// The move is in the journal: a stop that takes effect while the next target is queried still leads to a start.
+#[test]
+fn stop_that_takes_effect_during_the_retry_leads_to_a_start() {
+    let mut core = running_on_a(&["plain"]);
+    drain(&mut core, "a", S);
+    to_the_stop(&mut core, "plain", S);
+    core.on(Event::Evicted(vm("plain"), Err(broken())), 2 * S);
+    core.on(Event::Tick, 2 * S + STAYS_AFTER);
+    assert_eq!(says(&core.on(Event::Tick, 40 * S)), ["place plain"]);
+    core.on(believed("plain", VmState::Stopped, "a", 1), 41 * S);
+    assert_eq!(says(&core.on(Event::Placed(vm("plain"), found(Some("b"))), 41 * S)), [""; 0]);
+    assert_eq!(says(&core.on(Event::Tick, 41 * S + WATCHED)), ["start plain Drain"]);
 }
 
 #[test]

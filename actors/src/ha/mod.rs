@@ -25,6 +25,8 @@ pub mod drain;
 mod drain_tests;
 mod failovers;
 #[cfg(test)]
+mod failovers_tests;
+#[cfg(test)]
 mod inventory_tests;
 mod moves;
 pub mod placement;
