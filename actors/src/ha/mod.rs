@@ -22,6 +22,8 @@ pub mod core;
 mod core_tests;
 pub mod drain;
 #[cfg(test)]
+mod drain_status_tests;
+#[cfg(test)]
 mod drain_tests;
 mod failovers;
 #[cfg(test)]

@@ -217,7 +217,8 @@ fn redeploys_back_off_and_new_outage_redeploys_at_once() {
     let mut core = well();
     let mut skipped = Vec::new();
     let mut pings = 0;
-    while skipped.len() < 9 {
+    // Nine redeploys and the 254 skipped pings between them.
+    for _ in 0..263 {
         for command in cycle(&mut core, Health::Ok, Health::Failed) {
             if let Command::Deploy { attempt, skipped_pings, protocol, .. } = command {
                 assert_eq!((attempt as usize, skipped_pings, protocol), (skipped.len() + 1, pings, Protocol::Vhost));
