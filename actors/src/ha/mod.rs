@@ -37,6 +37,8 @@ mod replay;
 #[cfg(test)]
 mod status_tests;
 mod tick;
+#[cfg(test)]
+mod tick_tests;
 mod verdicts;
 
 pub use actor::{FAILOVER_TIMEOUT, HaActor};
