@@ -40,6 +40,8 @@ mod tick;
 #[cfg(test)]
 mod tick_tests;
 mod verdicts;
+#[cfg(test)]
+mod verdicts_tests;
 
 pub use actor::{FAILOVER_TIMEOUT, HaActor};
 pub(crate) use verdicts::braked;
