@@ -152,3 +152,116 @@ fn name(first: &str) -> String {
     // A journal in memory has no hashes.
     if first.is_empty() { "unhashed".to_owned() } else { first.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{inventory::Inventory, ports::NewRecord, testkit::FakeWorld};
+
+    async fn append<E: Event>(fake: &FakeWorld, event: E) -> Vec<Record> {
+        let (topic, subject) = (E::TOPIC.to_owned(), event.subject());
+        let payload = serde_json::to_value(&event).unwrap();
+        fake.journal.append(vec![NewRecord { topic, subject, payload, waited: Duration::ZERO }]).await.unwrap()
+    }
+
+    async fn open(fake: &FakeWorld) -> LeaderStatus {
+        LeaderStatus::open(SharedInventory::new(Inventory::default()), fake.journal.clone()).await.unwrap()
+    }
+
+    fn started(epoch: u64) -> ControllerStarted {
+        ControllerStarted { epoch, version: "1".to_owned() }
+    }
+
+    fn restored(generation: u64, epoch: u64) -> ControllerRestored {
+        let (journal_id, witness, silent) = ("restored".to_owned(), None, Vec::new());
+        ControllerRestored { journal_id, generation, epoch, witness, heard: 0, silent }
+    }
+
+    fn head(journal_id: &str, generation: u64, seq: u64, epoch: u64) -> JournalHead {
+        JournalHead { journal_id: journal_id.to_owned(), generation, seq, epoch }
+    }
+
+    fn host() -> HostId {
+        HostId::from_name("a")
+    }
+
+    #[tokio::test]
+    async fn witness_of_a_missing_record_forbids_every_act() {
+        let fake = FakeWorld::new([]);
+        append(&fake, started(3)).await;
+        let status = open(&fake).await;
+        status.took_leadership(4);
+        let known = head("unhashed", 0, 1, 4);
+        assert_eq!((status.head(), status.behind(), status.may_act()), (Some(known.clone()), None, Ok(())));
+        assert_eq!(status.heard(host(), &known).await, None, "the host knows no more than the journal");
+        assert!(status.may_act().is_ok());
+
+        let further = head("unhashed", 0, 9, 4);
+        let behind = status.heard(host(), &further).await.unwrap();
+        assert_eq!((behind.host_uuid, &behind.witness, &behind.head), (host(), &further, &known));
+        assert_eq!((status.head(), status.behind()), (None, Some(behind)), "hosts must not remember its head");
+        assert!(status.may_act().unwrap_err().is(&Code::CHANGE_STATE));
+        assert_eq!(status.heard(host(), &further).await, None, "recorded once");
+        assert!(status.may_act().is_err());
+    }
+
+    /// Another controller wrote to the same journal before it lost its leadership.
+    #[tokio::test]
+    async fn record_of_another_controller_on_this_disk_is_not_missing() {
+        let fake = FakeWorld::new([]);
+        append(&fake, started(3)).await;
+        let status = open(&fake).await;
+        append(&fake, started(3)).await;
+        assert_eq!(status.heard(host(), &head("unhashed", 0, 2, 3)).await, None);
+        assert_eq!((status.head(), status.may_act()), (Some(head("unhashed", 0, 2, 3)), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn journal_stays_behind_until_it_is_declared_restored() {
+        let fake = FakeWorld::new([]);
+        append(&fake, started(3)).await;
+        let behind = || ControllerBehind {
+            host_uuid: host(),
+            host: "a".to_owned(),
+            witness: head("unhashed", 0, 9, 3),
+            head: head("unhashed", 0, 1, 3),
+        };
+        append(&fake, behind()).await;
+        let status = open(&fake).await;
+        assert_eq!((status.may_act().is_err(), status.head()), (true, None));
+        append(&fake, restored(1, 17)).await;
+        let status = open(&fake).await;
+        assert_eq!((status.may_act(), status.head()), (Ok(()), Some(head("restored", 1, 3, 3))));
+        append(&fake, behind()).await;
+        assert!(open(&fake).await.may_act().is_err(), "behind again");
+    }
+
+    #[tokio::test]
+    async fn next_epoch_is_above_those_of_the_journal_and_of_all_witnesses() {
+        let fake = FakeWorld::new([]);
+        assert_eq!(open(&fake).await.above(), 0);
+        append(&fake, started(5)).await;
+        assert_eq!(open(&fake).await.above(), 5);
+        append(&fake, restored(1, 17)).await;
+        assert_eq!(open(&fake).await.above(), 17);
+        append(&fake, started(18)).await;
+        assert_eq!(open(&fake).await.above(), 18);
+    }
+
+    #[tokio::test]
+    async fn first_record_identifies_a_new_journal() {
+        let fake = FakeWorld::new([]);
+        let status = open(&fake).await;
+        status.took_leadership(4);
+        assert_eq!((status.head(), status.heard(host(), &head("former", 0, 9, 9)).await), (None, None));
+        let mut records = append(&fake, started(4)).await;
+        records[0].hash = "5f1b".to_owned();
+        status.recorded(&records);
+        assert_eq!(status.head(), Some(head("5f1b", 0, 1, 4)));
+        let [next, last] = [append(&fake, started(4)).await, append(&fake, started(4)).await];
+        status.recorded(&[next, last].concat());
+        assert_eq!(status.head(), Some(head("5f1b", 0, 3, 4)));
+    }
+}

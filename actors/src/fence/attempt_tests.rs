@@ -106,6 +106,7 @@ impl World {
         let mut todo: std::collections::VecDeque<_> = commands.into();
         let (mut all, mut looks) = (Vec::new(), 0);
         while let Some(command) = todo.pop_front() {
+            assert!(all.len() < 1000, "the attempt does not end");
             let event = match &command {
                 Command::Watch(index) => {
                     looks += 1;
@@ -175,6 +176,8 @@ fn kill_needs_intent_second_check_and_audit_before_permit() {
     let looks: Vec<_> = evidence.iter().map(|of| (of.source, of.verdict)).collect();
     assert_eq!(looks, [(Source::Sibling, Verdict::Dead), (Source::Watchers, Verdict::Dead)]);
     assert_eq!(evidence[0].machine, Some(machine("m")), "the inspected machine is in the audit");
+    assert_eq!(evidence[0].by, Some(host("c").to_string()), "the sibling host that inspected it is in the audit");
+    assert_eq!(evidence[0].sight, Some(Sight::full()), "what the sibling host could see is in the audit");
     let Some(Command::Done(Ok(Passed { cleared: Some(cleared), .. }))) = all.last() else { panic!() };
     assert_eq!(cleared.host(), host("a"));
 }
@@ -277,7 +280,9 @@ fn unproven_level_one_needs_every_storage() {
     let alive = World { report: reply(true, true, true, false), ..World::unreachable() };
     assert_eq!(ends(alive.clone()), (Some(FenceOutcome::SuccessStorageFenced), true));
     let neither = World { storages: [Err(error("denied")), Ok(())], ..alive };
-    assert_eq!(ends(neither), (Some(FenceOutcome::FailedStillAlive), false));
+    assert_eq!(ends(neither.clone()), (Some(FenceOutcome::FailedStillAlive), false));
+    let Some(Command::Audit { evidence, .. }) = neither.run(silent()).into_iter().rev().nth(1) else { panic!() };
+    assert_eq!((evidence[0].source, evidence[0].verdict), (Source::Sibling, Verdict::Alive));
     let no_sibling = World { report: Err(error("no sibling host is Connected")), ..World::unreachable() };
     assert_eq!(ends(no_sibling), (Some(FenceOutcome::SuccessStorageFenced), true));
 
@@ -285,7 +290,34 @@ fn unproven_level_one_needs_every_storage() {
     let mut local = silent();
     local.volumes[1].1 = InstallPath::Vhost { name: "x".to_owned() };
     assert_eq!(World::unreachable().ends(local.clone()), (Some(FenceOutcome::FailedUnreachable), false));
-    assert_eq!(World::killed().ends(local), (Some(FenceOutcome::SuccessKilled), true));
+    assert_eq!(World::killed().ends(local.clone()), (Some(FenceOutcome::SuccessKilled), true));
+    assert!(!World::killed().run(local).contains(&Command::Watch(1)), "only Ceph lists watchers");
+}
+
+#[test]
+fn answer_of_one_storage_does_not_stand_for_another() {
+    let silent = request(LastHost::Unreachable(host("a")));
+    let now = Instant::now();
+    let (mut attempt, _) = Attempt::begin(silent, now);
+    let blocked = |storage| {
+        let addresses = vec![FAILED.parse().unwrap()];
+        Event::Blocked(storage, Ok(StorageFenceReply { osd_epoch: 41, addresses }))
+    };
+    let mut commands = Vec::new();
+    for event in [
+        Event::Watched(0, Ok(Vec::new())),
+        Event::Watched(1, Ok(Vec::new())),
+        Event::Intended(Ok(())),
+        Event::Reported(reply(false, true, false, false)),
+        Event::Intended(Ok(())),
+    ] {
+        commands = attempt.on(event, now);
+    }
+    let [Command::Block(first), Command::Block(second)] = commands[..] else { panic!("{commands:?}") };
+    for storage in [first, first, StorageId::from_name("other")] {
+        assert_eq!(attempt.on(blocked(storage), now), [], "the second storage still admits the host");
+    }
+    assert_eq!(attempt.on(blocked(second), now), [Command::Watch(0), Command::Watch(1)]);
 }
 
 #[test]
@@ -305,6 +337,9 @@ fn attestation_is_last_and_yields_to_foreign_watcher() {
     confirmed.attested_by = Some("root".to_owned());
     let lost = World { storages: [Err(error("quorum lost")), Ok(())], ..World::unreachable() };
     assert_eq!(lost.ends(confirmed.clone()), (Some(FenceOutcome::SuccessHumanConfirmed), true));
+    let Some(Command::Audit { evidence, .. }) = lost.run(confirmed.clone()).into_iter().rev().nth(1) else { panic!() };
+    let attested = evidence.iter().find(|of| of.source == Source::Human);
+    assert_eq!(attested.and_then(|of| of.by.as_deref()), Some("root"), "the operator is in the audit");
     assert_eq!(World::killed().ends(confirmed.clone()), (Some(FenceOutcome::SuccessKilled), true), "proof goes first");
     let stranger = World { watchers: vec![Ok(vec![FAILED]), Ok(vec![OTHER])], ..lost };
     assert_eq!(stranger.ends(confirmed), (Some(FenceOutcome::Failed), false));

@@ -188,6 +188,7 @@ mod tests {
     fn stopped_vm_is_held_until_a_newer_start() {
         let guard = FencingGuard::default().admit(&order(1, 3, 5), None, false).unwrap();
         assert!(guard.is_current(&order(1, 3, 5)) && guard.held().is_empty());
+        assert_eq!(guard.vms(), BTreeSet::from([vm(1)]));
         let held = guard.stop(5, vm(1), 3).unwrap();
         assert_eq!((held.held().get(&vm(1)), held.is_current(&order(1, 3, 5))), (Some(&3), false));
         assert!(held.admit(&order(1, 3, 5), None, false).is_err());

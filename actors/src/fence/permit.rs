@@ -237,3 +237,122 @@ impl<'de> Deserialize<'de> for StartPermit {
         Err(de::Error::custom("a start permit is made by the fence, not read"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ringfence_messages::{evidence::Sight, vm::RunningVm};
+
+    use super::*;
+
+    fn host(name: &str) -> HostId {
+        HostId::from_name(name)
+    }
+
+    fn vm(name: &str) -> VmId {
+        VmId::from_name(name)
+    }
+
+    /// The start of `vm1` on `b`.
+    fn start() -> Start {
+        Start { vm: vm("vm1"), target: host("b"), incarnation: 2, epoch: 7 }
+    }
+
+    fn list(vms: Vec<RunningVm>) -> ListVmsReply {
+        ListVmsReply { vms, sight: Sight::full(), ..ListVmsReply::default() }
+    }
+
+    /// The host lists no process of the VM.
+    fn clear(of: &str, at: &str) -> Cleared {
+        Cleared::by_listing(vm(of), host(at), &list(Vec::new())).unwrap()
+    }
+
+    /// The watchers of the VM's volumes were checked, after a fence of this host if there is one.
+    fn passed(of: &str, fenced: Option<&str>) -> Passed {
+        let cleared = fenced.map(|at| {
+            let proof = Proof::Fenced { host: host(at), outcome: FenceOutcome::SuccessKilled };
+            Cleared::new(vm(of), host(at), proof, Vec::new())
+        });
+        Passed { vm: vm(of), cleared }
+    }
+
+    #[test]
+    fn list_with_the_vm_clears_nothing() {
+        let of = |vms| Cleared::by_listing(vm("vm1"), host("a"), &list(vms));
+        let process = |name: &str| RunningVm::qemu(vm(name), 9);
+        assert!(of(vec![process("vm2"), process("vm1")]).unwrap_err().details.contains("process 9 of it is there"));
+        let stranger = RunningVm { stranger: Some("of user nobody".to_owned()), ..process("vm1") };
+        assert_eq!(of(vec![process("vm2"), stranger]).unwrap().host(), host("a"));
+        let blind = ListVmsReply { sight: Sight { euid: 1000, ..Sight::full() }, ..list(Vec::new()) };
+        let refused = Cleared::by_listing(vm("vm1"), host("a"), &blind).unwrap_err();
+        assert_eq!(refused.opaque.get("reason").map(String::as_str), Some("blind"));
+    }
+
+    /// I1: evidence of another VM or another host is none.
+    #[test]
+    fn permit_needs_evidence_of_this_vm_from_every_host() {
+        let now = Instant::now();
+        let earned = |cleared: Vec<Cleared>, passed| {
+            StartPermit::earned(start(), &[host("a"), host("c")], cleared, passed, now).map_err(|error| error.details)
+        };
+        let checked = || vec![passed("vm1", None)];
+        let all = || ["a", "b", "c"].map(|at| clear("vm1", at)).to_vec();
+        assert!(earned(all(), checked()).is_ok());
+        for (missing, name) in ["a", "b", "c"].into_iter().enumerate() {
+            for instead in [vec![], vec![clear("vm2", name)], vec![clear("vm1", "d")]] {
+                let mut cleared = all();
+                cleared.splice(missing..=missing, instead);
+                let expected = format!("no evidence proves that the VM does not run on {}", host(name));
+                assert_eq!(earned(cleared, checked()), Err(expected));
+            }
+        }
+        for unchecked in [Vec::new(), vec![passed("vm2", None)]] {
+            let expected = "the watchers of its volumes were not checked".to_owned();
+            assert_eq!(earned(all(), unchecked), Err(expected));
+        }
+    }
+
+    #[test]
+    fn permit_lists_fenced_hosts_first_and_all_evidence() {
+        let cleared = vec![clear("vm1", "a"), clear("vm1", "b")];
+        let passed = vec![passed("vm1", Some("c"))];
+        let permit = StartPermit::earned(start(), &[host("a"), host("c")], cleared, passed, Instant::now()).unwrap();
+        let fenced = Proof::Fenced { host: host("c"), outcome: FenceOutcome::SuccessKilled };
+        assert_eq!(permit.proofs(), [fenced, Proof::HostSaysGone(host("a"))]);
+        let fenced: Vec<_> = permit.proofs().iter().map(Proof::fenced).collect();
+        assert_eq!(fenced, [Some(host("c")), None]);
+        let evidence: Vec<_> = permit.evidence().iter().map(|of| (of.host_uuid, of.verdict)).collect();
+        assert_eq!(evidence, [(host("a"), Verdict::Dead), (host("b"), Verdict::Dead)]);
+    }
+
+    #[test]
+    fn permit_covers_one_start_until_it_expires() {
+        let now = Instant::now();
+        let permit =
+            StartPermit::earned(start(), &[], vec![clear("vm1", "b")], vec![passed("vm1", None)], now).unwrap();
+        assert_eq!(permit.proofs(), [Proof::NeverRan]);
+        assert_eq!((permit.incarnation(), permit.epoch()), (2, 7));
+        let cmd = StartVmCmd {
+            vm_uuid: vm("vm1"),
+            name: "vm1".to_owned(),
+            incarnation: 2,
+            epoch: 7,
+            not_after_ms: 0,
+            memory_mib: 16,
+            disks: Vec::new(),
+            qemu_args: Vec::new(),
+            libvirt_xml: None,
+            head: None,
+        };
+        assert!(permit.covers(host("b"), &cmd));
+        assert!(!permit.covers(host("a"), &cmd));
+        for other in [
+            StartVmCmd { vm_uuid: vm("vm2"), ..cmd.clone() },
+            StartVmCmd { incarnation: 3, ..cmd.clone() },
+            StartVmCmd { epoch: 8, ..cmd },
+        ] {
+            assert!(!permit.covers(host("b"), &other), "{other:?}");
+        }
+        assert_eq!(permit.left(now + Duration::from_secs(29)), Some(Duration::from_secs(1)));
+        assert_eq!(permit.left(now + PERMIT_VALIDITY), None);
+    }
+}

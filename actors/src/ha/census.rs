@@ -63,7 +63,7 @@ impl Core {
 
     /// The hosts of a cluster that must list their processes before a VM starts there.
     pub fn unsettled(&self, cluster: ClusterId) -> Vec<HostId> {
-        if !self.census_open || sabotage::on(Sabotage::NoCensus) {
+        if sabotage::on(Sabotage::NoCensus) {
             return Vec::new();
         }
         let waited_for = |host: &Host| {
@@ -75,9 +75,6 @@ impl Core {
 
     /// The hosts of a cluster that cannot be queried and were never heard: VMs may run there.
     pub fn unheard(&self, cluster: ClusterId) -> Vec<HostId> {
-        if !self.census_open {
-            return Vec::new();
-        }
         let silent = |host: &Host| {
             let cannot_answer = host.status == Some(HostStatus::Disconnected) || host.deaf >= MAX_DEAF;
             !host.heard && !host.is_settled() && !host.confirmed && cannot_answer

@@ -16,18 +16,18 @@ use crate::{
     testkit::{cluster_of, list, vm_of},
 };
 
-const S: Duration = Duration::from_secs(1);
+pub(super) const S: Duration = Duration::from_secs(1);
 
-fn host(name: &str) -> HostId {
+pub(super) fn host(name: &str) -> HostId {
     HostId::from_name(name)
 }
 
-fn vm(name: &str) -> VmId {
+pub(super) fn vm(name: &str) -> VmId {
     VmId::from_name(name)
 }
 
 /// Hosts a to j; VMs of these names on Ceph, NeverStop.
-fn core_of(vms: &[&str], parallelism: usize) -> Core {
+pub(super) fn core_of(vms: &[&str], parallelism: usize) -> Core {
     let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
     let of = |name: &&str| Vm { ha: ha(name), memory_mib: 16, ..vm_of(name) };
     let hosts = cluster_of(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
@@ -41,26 +41,26 @@ fn core_of(vms: &[&str], parallelism: usize) -> Core {
     core
 }
 
-fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
+pub(super) fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
     Event::Vm(vm(name), ObservedState { state, host: Some(host(at)), incarnation, wanted: true })
 }
 
-fn scanned(at: &str, seen: &[&str], unseen: &[&str]) -> Event {
+pub(super) fn scanned(at: &str, seen: &[&str], unseen: &[&str]) -> Event {
     let ids = |names: &[&str]| names.iter().map(|name| host(name)).collect();
     Event::Scanned(host(at), Ok(ScanHostReply { seen_by: ids(seen), unseen_by: ids(unseen), reason: "r".to_owned() }))
 }
 
-fn starts(commands: &[Command]) -> Vec<(VmId, &'static str)> {
+pub(super) fn starts(commands: &[Command]) -> Vec<(VmId, &'static str)> {
     let start = |c: &Command| if let Command::Start { vm, cause, .. } = c { Some((*vm, cause.as_str())) } else { None };
     commands.iter().filter_map(start).collect()
 }
 
-fn quarantines(commands: &[Command]) -> Vec<HostId> {
+pub(super) fn quarantines(commands: &[Command]) -> Vec<HostId> {
     commands.iter().filter_map(|c| if let Command::Quarantine(host, _) = c { Some(*host) } else { None }).collect()
 }
 
 /// `a` is Disconnected and no sibling host reaches it; returns the commands.
-fn lose(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
+pub(super) fn lose(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
     core.on(Event::Suspected(host(name)), now);
     core.on(scanned(name, &[], &["b", "c"]), now);
     core.on(Event::HostChanged(host(name), HostStatus::Disconnected), now)

@@ -404,7 +404,6 @@ impl Core {
                 }
                 VmState::Running if now.saturating_sub(since) >= STAYS_AFTER => {
                     match self.drains.hosts.contains_key(&vm_move.from) {
-                        true if vm_move.step == Step::Stayed => {}
                         true => stay.push((*id, reason.to_owned())),
                         false => over.push((*id, host, format!("it keeps running on its host: {reason}"))),
                     }

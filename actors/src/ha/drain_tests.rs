@@ -23,18 +23,18 @@ use crate::{
     testkit::{cluster_of, list, vm_of},
 };
 
-const S: Duration = Duration::from_secs(1);
+pub(super) const S: Duration = Duration::from_secs(1);
 
-fn host(name: &str) -> HostId {
+pub(super) fn host(name: &str) -> HostId {
     HostId::from_name(name)
 }
 
-fn vm(name: &str) -> VmId {
+pub(super) fn vm(name: &str) -> VmId {
     VmId::from_name(name)
 }
 
 /// Hosts a, b, c; VMs of these names. Those called plain have HA mode None.
-fn core_with(vms: &[&str], memory: ReplayedState) -> Core {
+pub(super) fn core_with(vms: &[&str], memory: ReplayedState) -> Core {
     let ha = |name: &str| if name.starts_with("plain") { HaMode::None } else { HaMode::NeverStop };
     let of = |name: &&str| Vm { ha: ha(name), memory_mib: 1024, ..vm_of(name) };
     let inventory = Inventory { vms: vms.iter().map(of).collect(), ..cluster_of(["a", "b", "c"]) };
@@ -48,36 +48,36 @@ fn core_with(vms: &[&str], memory: ReplayedState) -> Core {
 }
 
 /// All of them run on `a`.
-fn running_on_a(vms: &[&str]) -> Core {
+pub(super) fn running_on_a(vms: &[&str]) -> Core {
     let mut core = core_with(vms, ReplayedState::default());
     vms.iter().for_each(|name| drop(core.on(believed(name, VmState::Running, "a", 1), S)));
     core
 }
 
-fn observed(state: VmState, at: &str, incarnation: u64) -> ObservedState {
+pub(super) fn observed(state: VmState, at: &str, incarnation: u64) -> ObservedState {
     ObservedState { state, host: Some(host(at)), incarnation, wanted: true }
 }
 
-fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
+pub(super) fn believed(name: &str, state: VmState, at: &str, incarnation: u64) -> Event {
     Event::Vm(vm(name), observed(state, at, incarnation))
 }
 
-fn drain(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
+pub(super) fn drain(core: &mut Core, name: &str, now: Duration) -> Vec<Command> {
     let mut commands = core.on(Event::Maintenance(host(name), true), now);
     commands.extend(core.on(Event::Drain(host(name)), now));
     commands
 }
 
-fn found(at: Option<&str>) -> ringfence_messages::Result<TargetReply> {
+pub(super) fn found(at: Option<&str>) -> ringfence_messages::Result<TargetReply> {
     Ok(TargetReply { host_uuid: at.map(host), full: 2, ..TargetReply::default() })
 }
 
-fn broken() -> ErrorCode {
+pub(super) fn broken() -> ErrorCode {
     ErrorCode::new(Code::IO, "broken")
 }
 
 /// The commands in short: `place vm`, `intend vm`, `stop vm`, `start vm cause`, `told vm host`, `drained host`.
-fn says(commands: &[Command]) -> Vec<String> {
+pub(super) fn says(commands: &[Command]) -> Vec<String> {
     let names: BTreeMap<VmId, String> =
         ["v1", "v2", "v3", "v4", "plain", "v0"].iter().map(|name| (vm(name), (*name).to_owned())).collect();
     let name = |id: &VmId| names[id].clone();
@@ -99,7 +99,7 @@ fn says(commands: &[Command]) -> Vec<String> {
 }
 
 /// Takes a VM to the point where it is being stopped.
-fn to_the_stop(core: &mut Core, name: &str, now: Duration) {
+pub(super) fn to_the_stop(core: &mut Core, name: &str, now: Duration) {
     assert_eq!(says(&core.on(Event::Placed(vm(name), found(Some("b"))), now)), [format!("intend {name} b")]);
     assert_eq!(says(&core.on(Event::MoveIntended(vm(name), Ok(())), now)), [format!("stop {name}")]);
 }
@@ -125,7 +125,8 @@ fn drain_places_intends_stops_and_starts_in_order() {
     assert_eq!(says(&commands), ["told plain on b: runs on b"], "a moved VM is no failover event");
 
     let commands = core.on(Event::Tick, 5 * S);
-    assert!(commands.contains(&Command::List(host("a"))), "it is queried before it counts as empty: {commands:?}");
+    let asked = commands.iter().filter(|command| **command == Command::List(host("a"))).count();
+    assert_eq!(asked, 2, "also by the drain: it is queried before it counts as empty");
     let left = RunningVm::qemu(vm("plain"), 1);
     assert_eq!(
         says(&core.on(Event::Listed(host("a"), Ok(list(vec![left]))), 5 * S)),
@@ -165,6 +166,57 @@ fn vm_without_target_is_not_stopped_and_blocks_none() {
 }
 
 #[test]
+fn repeated_request_retries_at_once() {
+    let mut core = running_on_a(&["v1"]);
+    drain(&mut core, "a", S);
+    core.on(Event::Placed(vm("v1"), found(None)), S);
+    assert_eq!(says(&core.on(Event::Tick, 2 * S)), [""; 0]);
+    assert_eq!(says(&core.on(Event::Drain(host("a")), 2 * S)), ["place v1"]);
+}
+
+/// The drain ended, or the VM did, while its target was queried.
+#[test]
+fn target_that_comes_late_moves_nothing() {
+    for ends in [Event::Maintenance(host("a"), false), believed("plain", VmState::Stopped, "a", 1)] {
+        let mut core = running_on_a(&["plain"]);
+        assert_eq!(says(&drain(&mut core, "a", S)), ["place plain"]);
+        core.on(ends, 2 * S);
+        assert_eq!(says(&core.on(Event::Placed(vm("plain"), found(Some("b"))), 2 * S)), [""; 0]);
+        assert_eq!(says(&core.on(Event::Tick, 60 * S)), [""; 0]);
+    }
+}
+
+/// The drain ended while the intent was being recorded, and was requested again.
+#[test]
+fn recorded_move_of_an_ended_drain_is_known_to_the_next_drain() {
+    let mut core = running_on_a(&["v1"]);
+    drain(&mut core, "a", S);
+    core.on(Event::Placed(vm("v1"), found(Some("b"))), S);
+    core.on(Event::Maintenance(host("a"), false), S);
+    core.on(Event::MoveIntended(vm("v1"), Ok(())), S);
+    assert_eq!(says(&drain(&mut core, "a", S)), [""; 0], "its stop may have been sent");
+    let mut commands = core.on(Event::Tick, S + STAYS_AFTER);
+    commands.extend(core.on(Event::Tick, S + STAYS_AFTER));
+    assert_eq!(says(&commands), ["place v1"]);
+    let told = says(&core.on(Event::Placed(vm("v1"), found(None)), S + STAYS_AFTER));
+    assert!(told.len() == 1 && told[0].starts_with("still v1 on a"), "the move in the journal is open: {told:?}");
+}
+
+/// The move is in the journal: a stop that takes effect while the next target is queried still leads to a start.
+#[test]
+fn stop_that_takes_effect_during_the_retry_leads_to_a_start() {
+    let mut core = running_on_a(&["plain"]);
+    drain(&mut core, "a", S);
+    to_the_stop(&mut core, "plain", S);
+    core.on(Event::Evicted(vm("plain"), Err(broken())), 2 * S);
+    core.on(Event::Tick, 2 * S + STAYS_AFTER);
+    assert_eq!(says(&core.on(Event::Tick, 40 * S)), ["place plain"]);
+    core.on(believed("plain", VmState::Stopped, "a", 1), 41 * S);
+    assert_eq!(says(&core.on(Event::Placed(vm("plain"), found(Some("b"))), 41 * S)), [""; 0]);
+    assert_eq!(says(&core.on(Event::Tick, 41 * S + WATCHED)), ["start plain Drain"]);
+}
+
+#[test]
 fn unstoppable_vm_stays_and_is_retried_last() {
     let mut core = running_on_a(&["v1"]);
     drain(&mut core, "a", S);
@@ -182,6 +234,33 @@ fn unstoppable_vm_stays_and_is_retried_last() {
     to_the_stop(&mut core, "v1", 40 * S);
     core.on(Event::Evicted(vm("v1"), Err(broken())), 50 * S);
     assert_eq!(says(&core.on(Event::Tick, 52 * S)), [""; 0]);
+}
+
+/// The move of a VM that did not stop is still in the journal: it ends with the drain, or when the VM runs elsewhere.
+#[test]
+fn move_of_a_vm_that_stays_ends() {
+    let stays = || {
+        let mut core = running_on_a(&["v1"]);
+        drain(&mut core, "a", S);
+        to_the_stop(&mut core, "v1", S);
+        core.on(Event::Evicted(vm("v1"), Err(broken())), 2 * S);
+        core.on(Event::Tick, 2 * S + STAYS_AFTER);
+        core
+    };
+    let told = says(&stays().on(Event::Maintenance(host("a"), false), 5 * S));
+    assert!(told.len() == 1 && told[0].starts_with("told v1 on a: it keeps running on its host"), "{told:?}");
+    for (at, incarnation) in [("b", 1), ("b", 2)] {
+        let told = says(&stays().on(believed("v1", VmState::Running, at, incarnation), 5 * S));
+        assert_eq!(told, [format!("told v1 on {at}: runs on {at}")]);
+    }
+    // An operator started it again on the drained host: that is another run, and the pause goes on.
+    let mut core = stays();
+    let told = says(&core.on(believed("v1", VmState::Running, "a", 2), 5 * S));
+    assert_eq!(told, ["told v1 on a: runs on a"]);
+    // It ran elsewhere and is back: the next attempt does not wait for the pause of the last one.
+    let mut core = stays();
+    core.on(believed("v1", VmState::Running, "b", 2), 5 * S);
+    assert_eq!(says(&core.on(believed("v1", VmState::Running, "a", 3), 5 * S)), ["place v1"]);
 }
 
 /// The VM hangs in the kernel, and the kill is delayed.

@@ -16,17 +16,31 @@
 
 mod actor;
 mod census;
+#[cfg(test)]
+mod census_tests;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
 pub mod drain;
 #[cfg(test)]
+mod drain_status_tests;
+#[cfg(test)]
 mod drain_tests;
 mod failovers;
+#[cfg(test)]
+mod failovers_tests;
+#[cfg(test)]
+mod inventory_tests;
 mod moves;
 mod reconciliation;
 mod replay;
+#[cfg(test)]
+mod status_tests;
 mod tick;
+#[cfg(test)]
+mod tick_tests;
 mod verdicts;
+#[cfg(test)]
+mod verdicts_tests;
 
 pub use actor::{FAILOVER_TIMEOUT, HaActor};

@@ -70,9 +70,9 @@ mod tests {
         let hosts = [
             candidate("small", Some(4096), 0, 0),
             candidate("reserved", Some(64 << 10), 63 << 10, 0),
-            candidate("big", Some(32 << 10), 0, 9),
+            candidate("big", Some((32 << 10) + 5), 0, 9),
             candidate("silent", None, 0, 0),
-            candidate("big too", Some((32 << 10) + 5), 0, 3),
+            candidate("big too", Some(32 << 10), 0, 3),
         ];
         let ids = |names: &[&str]| names.iter().map(|name| HostId::from_name(name)).collect::<Vec<_>>();
         let (roomy, full) = rank(&hosts, 2048, &[]);
@@ -92,6 +92,10 @@ mod tests {
         let mut hosts = [candidate("a"), candidate("b")];
         let targets: Vec<_> = (0..3).map(|_| spread(&mut hosts, 2000)).collect();
         assert_eq!(targets, [Some(HostId::from_name("a")), Some(HostId::from_name("b")), None]);
+        // About equal memory remains: their number decides.
+        let mut hosts = [candidate("a"), candidate("b")];
+        let targets: Vec<_> = (0..4).filter_map(|_| spread(&mut hosts, 1)).collect();
+        assert_eq!(targets, ["a", "b", "a", "b"].map(HostId::from_name));
     }
 
     #[test]

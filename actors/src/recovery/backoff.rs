@@ -72,6 +72,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let dues: Vec<_> = (0..328).filter_map(|_| backoff.not_ok()).map(|due| due.skipped).collect();
         assert_eq!(dues, [0, 2, 4, 8, 16, 32, 64, 64, 64, 64]);
+        assert_eq!(backoff.failures(), 10);
     }
 
     #[test]
@@ -79,7 +80,8 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut last = 0;
         for _ in 0..100_000 {
-            while backoff.not_ok().map(|due| last = due.attempt).is_none() {}
+            last =
+                (0..=MAX_SKIP).find_map(|_| backoff.not_ok()).expect("due at the latest after MAX_SKIP pings").attempt;
             assert!(backoff.skip() <= MAX_SKIP && backoff.skip() >= 2);
         }
         assert_eq!(last, 100_000);

@@ -14,9 +14,9 @@ use ringfence_messages::{
 };
 use std::{sync::Arc, time::Duration};
 
-const S: Duration = Duration::from_secs(1);
+pub(super) const S: Duration = Duration::from_secs(1);
 
-fn host(n: usize) -> HostId {
+pub(super) fn host(n: usize) -> HostId {
     HostId::from_name(&format!("h{n}"))
 }
 
@@ -25,7 +25,7 @@ fn storage(n: usize) -> StorageId {
 }
 
 /// `hosts` hosts of one cluster with `storages` storages of two protocols each.
-fn inventory(hosts: usize, storages: usize) -> Arc<InventoryIndex> {
+pub(super) fn inventory(hosts: usize, storages: usize) -> Arc<InventoryIndex> {
     let cluster = ClusterId::from_name("c");
     let of = |n: usize| Host {
         id: host(n),
@@ -55,15 +55,15 @@ fn inventory(hosts: usize, storages: usize) -> Arc<InventoryIndex> {
     }))
 }
 
-fn settings() -> PingSettings {
+pub(super) fn settings() -> PingSettings {
     PingSettings { interval: 10 * S, timeout: 2 * S, max_failure: 3, sleep_after_failure: S, parallelism: 100 }
 }
 
-fn core(hosts: usize, storages: usize) -> Core {
+pub(super) fn core(hosts: usize, storages: usize) -> Core {
     Core::new(settings(), inventory(hosts, storages), &HashMap::new(), &HashMap::new(), Duration::ZERO)
 }
 
-fn pong(connected: bool) -> PingHostReply {
+pub(super) fn pong(connected: bool) -> PingHostReply {
     PingHostReply {
         connected,
         reason: (!connected).then(|| "no answer".into()),
@@ -72,11 +72,11 @@ fn pong(connected: bool) -> PingHostReply {
     }
 }
 
-fn pinged(n: usize, connected: bool) -> Event {
+pub(super) fn pinged(n: usize, connected: bool) -> Event {
     Event::PingDone { host: host(n), generation: 0, reply: pong(connected) }
 }
 
-fn health(n: usize, cbd: Health, vhost: Health) -> Event {
+pub(super) fn health(n: usize, cbd: Health, vhost: Health) -> Event {
     let report = |protocol, health: Health| ProtocolHealth {
         protocol,
         health,
@@ -189,6 +189,7 @@ fn events_are_emitted_on_change_only() {
     assert_eq!(facts(&down), told);
     let hosts = core.hosts();
     assert_eq!(hosts.storages[0].reason.as_deref(), Some("CBD is Unknown"));
+    assert_eq!(hosts.refs.iter().map(|r| r.id).collect::<Vec<_>>(), [1, 2]);
     cycle(&mut core, Health::Ok, Health::Failed);
     assert_eq!(core.hosts().storages[0].reason, None);
     assert_eq!(
@@ -216,7 +217,8 @@ fn redeploys_back_off_and_new_outage_redeploys_at_once() {
     let mut core = well();
     let mut skipped = Vec::new();
     let mut pings = 0;
-    while skipped.len() < 9 {
+    // Nine redeploys and the 254 skipped pings between them.
+    for _ in 0..263 {
         for command in cycle(&mut core, Health::Ok, Health::Failed) {
             if let Command::Deploy { attempt, skipped_pings, protocol, .. } = command {
                 assert_eq!((attempt as usize, skipped_pings, protocol), (skipped.len() + 1, pings, Protocol::Vhost));
@@ -328,6 +330,22 @@ fn host_that_leaves_service_gets_no_redeploy() {
         core.on(Event::SetQuarantine { host: host(0), reason: None }, 11 * S);
         assert_eq!(core.serving(ClusterId::from_name("c")).host_uuids, [host(0)], "{event:?}");
     }
+}
+
+#[test]
+fn only_enabled_hosts_of_the_cluster_serve() {
+    let mut far = Inventory::clone(&inventory(3, 0));
+    far.hosts[2].cluster = ClusterId::from_name("far");
+    let far = Arc::new(InventoryIndex::new(far));
+    let states = HashMap::from([(host(1), HostState::Maintenance)]);
+    let mut core = Core::new(settings(), far, &states, &HashMap::new(), Duration::ZERO);
+    let reply = core.serving(ClusterId::from_name("c"));
+    assert_eq!((reply.enabled, reply.host_uuids, reply.doubtful_host_uuids), (1, vec![], vec![]), "not pinged yet");
+    core.on(Event::Tick, 9 * S);
+    core.on(pinged(0, true), 9 * S);
+    core.on(pinged(2, true), 9 * S);
+    let reply = core.serving(ClusterId::from_name("c"));
+    assert_eq!((reply.enabled, reply.host_uuids, reply.answering_host_uuids), (1, vec![host(0)], vec![host(0)]));
 }
 
 /// Four redeploys failed; the fifth comes after 16 skipped pings.

@@ -10,6 +10,8 @@ pub mod core;
 mod core_tests;
 mod event;
 mod identity;
+#[cfg(test)]
+mod inventory_tests;
 mod schedule;
 
 pub use actor::RecoveryActor;

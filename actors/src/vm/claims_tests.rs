@@ -1,7 +1,7 @@
 //! Claims, known hosts and intruders, step by step (K2, K4, K7, K8, K13, K19).
 
 use ringfence_messages::{
-    HostId,
+    Code, HostId,
     ha::TargetReply,
     host::HostStatus,
     vm::{IntruderPhase, ListVmsReply, RunningVm, VmState},
@@ -183,6 +183,85 @@ fn unheard_host_may_run_the_vm() {
     assert!(asks_fencer(&core.feed(Event::Searched(host("a"), Ok(elsewhere())))));
 }
 
+/// K7: a client on an unheard host would be a watcher of the volumes on Ceph.
+#[test]
+fn unheard_host_is_not_waited_for_if_all_volumes_are_on_ceph() {
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    for volume in &mut core.vm.volumes {
+        volume.install_path = "ceph://rbd/vm1".parse().unwrap();
+    }
+    core.feed(start(None));
+    core.feed(found_silent("a", &[], TargetReply { unheard_host_uuids: vec![host("c")], ..TargetReply::default() }));
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert!(matches!(&commands[..], [Command::Fence(_, attempt::Command::Watch(0)), _]), "{commands:?}");
+}
+
+/// K19: a start finds the VM on another host: the host where it ran stays, unless it reports the VM gone.
+#[test]
+fn start_that_finds_the_vm_elsewhere_keeps_a_silent_host() {
+    for (answers, may_run_on) in [(false, vec![host("a")]), (true, vec![])] {
+        let mut core = out_of_sight();
+        core.feed(ha_start());
+        core.feed(found_with("b", answers, &[]));
+        if answers {
+            core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+        }
+        let commands = core.feed(Event::Searched(host("b"), Ok(runs(9))));
+        assert_eq!(commands.last(), Some(&Command::Reply(Ok(()))));
+        assert_eq!((core.state(), core.place(), others(&core)), (VmState::Running, Some(host("b")), may_run_on));
+    }
+    // Also if its own host was expected to run it.
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    core.feed(start(None));
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    core.feed(Event::Searched(host("b"), Ok(runs(4))));
+    assert_eq!((core.state(), core.place(), others(&core)), (VmState::Running, Some(host("b")), vec![]));
+}
+
+/// I7: each host that cannot be queried is fenced with its own addresses, cluster, machine and attestation.
+#[test]
+fn each_unreachable_host_has_its_own_attempt() {
+    let mut core = core();
+    core.feed(Event::Replayed(Some(ReplayedState {
+        state: VmState::Unknown,
+        host: Some(host("a")),
+        incarnation: 4,
+        wanted: true,
+        may_run_on: vec![host("far")],
+    })));
+    core.feed(Event::Searched(host("a"), Err(broken())));
+    core.feed(ha_start());
+    let Event::TargetFound(Ok(mut found)) = found_silent("b", &["a", "far"], TargetReply::default()) else { panic!() };
+    found.places[1].attested_by = Some("root".to_owned());
+    core.feed(Event::TargetFound(Ok(found)));
+    let mut requests = Vec::new();
+    let mut feed = |event| {
+        let commands = core.on(event, now() + PERMIT_VALIDITY);
+        let request = |command: &Command| match command {
+            Command::Fence(of, attempt::Command::Intend(_)) => Some(of.clone()),
+            _ => None,
+        };
+        requests.extend(commands.iter().filter_map(request));
+    };
+    feed(Event::Searched(host("b"), Ok(elsewhere())));
+    feed(Event::Fence(attempt::Event::Intended(Ok(()))));
+    feed(reported_on("a", true));
+    let [first, second] = &requests[..] else { panic!("{requests:?}") };
+    let cluster = |at: &str| core.inventory.host(host(at)).unwrap().cluster;
+    let addresses = |at: &str| core.inventory.host(host(at)).unwrap().storage_ips.clone();
+    for (request, at, attested_by) in [(first, "a", None), (second, "far", Some("root"))] {
+        assert_eq!(request.place, attempt::LastHost::Unreachable(host(at)));
+        assert_eq!((request.cluster, &request.addresses), (cluster(at), &addresses(at)));
+        assert_eq!(request.attested_by.as_deref(), attested_by);
+        assert_eq!(request.own, [addresses("a"), addresses("far")].concat(), "a watch from either is its own");
+        assert_eq!(request.machine.machine_id, host(at).0.simple().to_string());
+    }
+    assert_eq!(first.attempt, uuid::Uuid::nil(), "the id of the request");
+    assert_ne!(first.attempt, second.attempt, "one audit record for each");
+}
+
 /// K8: the QEMU that is not the newest incarnation is stopped, after its intent; without known incarnations none is.
 #[test]
 fn older_of_two_qemus_is_stopped_or_reported() {
@@ -220,6 +299,74 @@ fn older_of_two_qemus_is_stopped_or_reported() {
     // It moved without the controller.
     let (core, _) = confronted(runs(4), elsewhere());
     assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
+}
+
+/// After a stop there, the host rejects what the stop was for, and not the QEMU that runs on.
+#[test]
+fn stop_holds_the_stopped_incarnations() {
+    let ending = |there: ListVmsReply, here: ListVmsReply| {
+        let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+        core.feed(Event::Searched(host("a"), Ok(runs(4))));
+        core.feed(Event::LookFor(Some(host("b"))));
+        core.feed(Event::Searched(host("b"), Ok(there.clone())));
+        core.feed(Event::Searched(host("b"), Ok(there)));
+        core.feed(Event::Searched(host("a"), Ok(here)));
+        core.feed(Event::Recorded(Ok(())));
+        ["a", "b"].map(|at| core.stopped_incarnation(host(at)))
+    };
+    assert_eq!(ending(runs(3), runs(4)), [4, 4], "the one on b is stopped");
+    assert_eq!(ending(runs(4), runs(3)), [3, 4], "the one on a is stopped, and the newest may return to a");
+    assert_eq!(launching().stopped_incarnation(host("a")), 5);
+}
+
+/// K8: its own host does not answer in the comparison, so it may run on both.
+#[test]
+fn second_qemu_counts_if_the_own_host_cannot_be_queried() {
+    let compared = |core: &mut Core, there: ListVmsReply, here| {
+        core.feed(Event::LookFor(Some(host("b"))));
+        let commands = core.feed(Event::Searched(host("b"), Ok(runs(3))));
+        assert_eq!(commands, [Command::Search(host("b")), Command::Search(host("a"))]);
+        core.feed(Event::Searched(host("b"), Ok(there)));
+        core.feed(Event::Searched(host("a"), here))
+    };
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    assert_eq!(compared(&mut core, elsewhere(), Ok(runs(4))), [], "it has ended");
+    let commands = compared(&mut core, runs(3), Err(broken()));
+    assert!(matches!(&commands[..], [Command::Emit(change)] if change.may_run_on == [host("b")]), "{commands:?}");
+    assert_eq!((core.state(), core.places()), (VmState::Running, vec![host("a"), host("b")]));
+    assert_eq!(compared(&mut core, runs(3), Err(broken())), [], "known");
+    let commands = compared(&mut core, elsewhere(), Ok(runs(4)));
+    assert!(matches!(&commands[..], [Command::Emit(change)] if change.may_run_on.is_empty()), "{commands:?}");
+    assert_eq!((core.state(), core.places()), (VmState::Running, vec![host("a")]));
+}
+
+#[test]
+fn only_hosts_of_the_vm_are_queried_when_they_connect() {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    assert_eq!(core.feed(Event::HostChanged(host("c"), HostStatus::Connected)), []);
+    assert_eq!(core.feed(Event::HostChanged(host("a"), HostStatus::Connected)), [Command::Search(host("a"))]);
+    assert_eq!(core.feed(Event::Searched(host("c"), Ok(elsewhere()))), [], "an answer of another host");
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert_eq!(told(&commands), [(VmState::Running, VmState::Stopped)]);
+
+    let mut core = launching();
+    core.feed(Event::Launched(Err(broken())));
+    assert_eq!(core.feed(Event::Searched(host("a"), Ok(elsewhere()))), [], "an answer of another host");
+    assert!(refusal(&core.feed(Event::Searched(host("b"), Ok(runs(5))))).is(&Code::TIMEOUT));
+    assert_eq!(core.state(), VmState::Running);
+}
+
+/// A rehearsal works on a copy: it drops the operation, but it does not act before the journal is read.
+#[test]
+fn rehearsal_sets_an_operation_aside() {
+    let mut core = launching();
+    assert!(core.sets_aside() && !core.sets_aside());
+    assert_eq!(core.feed(start(None)), [Command::FindTarget(None, Vec::new())]);
+    let mut unread = super::core_tests::core();
+    assert!(!unread.sets_aside());
+    assert!(refusal(&unread.feed(start(None))).details.contains("retry when it completes"));
 }
 
 /// K13: a start that fails before the launch leaves the VM where it may run.
@@ -276,6 +423,21 @@ fn migration_target_is_the_vm_only_if_source_is_gone() {
     core.feed(Event::Searched(host("a"), Ok(elsewhere())));
     core.feed(Event::Searched(host("b"), Ok(coming())));
     assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
+
+    // It was stopped: nothing migrates to there.
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    core.feed(Event::LookFor(Some(host("b"))));
+    core.feed(Event::Searched(host("b"), Ok(coming())));
+    assert_eq!((core.state(), core.place()), (VmState::Running, Some(host("b"))));
+}
+
+#[test]
+fn stopped_vm_that_is_not_found_stays_as_recorded() {
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    for answer in [elsewhere(), exported()] {
+        core.feed(Event::LookFor(Some(host("a"))));
+        assert_eq!(core.feed(Event::Searched(host("a"), Ok(answer))), []);
+    }
 }
 
 #[test]

@@ -482,10 +482,8 @@ impl Core {
                 match (waiting, &self.operation) {
                     (Some(event), Operation::Idle) => commands.extend(self.on(*event, now)),
                     // Found on two hosts: the waiting requester must retry.
-                    (Some(event), _) if matches!(*event, Event::Start(_) | Event::Stop | Event::Evict(_)) => {
-                        commands.push(Command::Reply(Err(self.busy_error())));
-                    }
-                    _ => {}
+                    (Some(_), _) => commands.push(Command::Reply(Err(self.busy_error()))),
+                    (None, _) => {}
                 }
                 commands
             }

@@ -77,7 +77,7 @@ fn machine(host: HostId) -> Machine {
 }
 
 /// No target: this many hosts are full.
-fn found_none(full: u32) -> Event {
+pub(super) fn found_none(full: u32) -> Event {
     Event::TargetFound(Ok(Found { target: TargetReply { full, ..TargetReply::default() }, places: Vec::new() }))
 }
 
@@ -171,7 +171,7 @@ pub(super) fn told(commands: &[Command]) -> Vec<(VmState, VmState)> {
 }
 
 /// A VM that ran on `a` and is being launched on `b`.
-fn launching() -> Core {
+pub(super) fn launching() -> Core {
     let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
     assert_eq!(core.feed(start(Some("b"))), [Command::FindTarget(Some(host("b")), Vec::new())]);
     let searches = core.feed(found("b"));

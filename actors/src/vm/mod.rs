@@ -9,6 +9,8 @@ pub mod core;
 mod core_tests;
 mod exports;
 mod fencing;
+#[cfg(test)]
+mod inventory_tests;
 mod rehearsal;
 mod start;
 
