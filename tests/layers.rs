@@ -259,7 +259,7 @@ const ROOMS: [(&str, &[&str]); 7] = [
     ("placement", &["actor.rs"]),
     ("recovery", &["actor.rs"]),
     ("storage", &["actor.rs"]),
-    ("vm", &["actor.rs", "fencing.rs", "rehearsal.rs"]),
+    ("vm", &["actor.rs", "exports.rs", "fencing.rs", "rehearsal.rs"]),
 ];
 
 /// What a core must not use, and why.
