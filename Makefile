@@ -132,7 +132,7 @@ prove:           ## Prove I1 for any number of controllers, hosts and VMs, and c
 
 mutants:         ## Break the decisions one expression at a time and report what no test notices; hours. MUTANTS="--file FILE" selects a file
 	scripts/setup.sh mutants
-	cargo mutants $(MUTANTS)
+	cargo mutants --package ringfence-actors $(MUTANTS)
 
 many-vms:        ## Fail over 20 VMs of one host; root, needs both cores
 	scripts/setup.sh test

@@ -263,6 +263,20 @@ fn move_of_a_vm_that_stays_ends() {
     assert_eq!(says(&core.on(believed("v1", VmState::Running, "a", 3), 5 * S)), ["place v1"]);
 }
 
+#[test]
+fn move_ends_when_its_vm_is_removed_from_the_inventory() {
+    let mut core = running_on_a(&["v1"]);
+    drain(&mut core, "a", S);
+    to_the_stop(&mut core, "v1", S);
+    core.on(Event::Evicted(vm("v1"), Ok(observed(VmState::Stopped, "a", 1))), 2 * S);
+    let without = Inventory { vms: Vec::new(), ..Inventory::clone(&core.inventory) };
+    core.set_inventory(&Arc::new(InventoryIndex::new(without)));
+    let told = core.on(Event::Tick, 2 * S);
+    let removed =
+        |c: &Command| matches!(c, Command::Emit(HaEvent::Move(of)) if of.reason == "removed from the inventory");
+    assert!(told.iter().any(removed), "{told:?}");
+}
+
 /// The VM hangs in the kernel, and the kill is delayed.
 #[test]
 fn late_stop_still_leads_to_a_start() {

@@ -233,3 +233,17 @@ fn found_process_is_searched_unless_the_vm_is_being_started() {
     core.on(Event::Quarantined(host("a"), Ok(())), S);
     assert!(!listed(&mut core, "b"), "its failover is in progress");
 }
+
+/// A host in maintenance is not pinged: only the drain's query finds out that a VM in state Unknown ended there.
+#[test]
+fn unknown_vm_that_a_drained_host_does_not_list_is_searched() {
+    for (drained, searched) in [(false, false), (true, true)] {
+        let mut core = core_of(&["v1"], 10);
+        core.on(Event::Maintenance(host("a"), true), S);
+        core.on(believed("v1", VmState::Unknown, "a", 1), S);
+        if drained {
+            core.on(Event::Drain(host("a")), S);
+        }
+        assert_eq!(looked_for(&core.on(Event::Listed(host("a"), Ok(list(vec![]))), S)), searched);
+    }
+}
