@@ -2,7 +2,7 @@
 
 use std::{any::TypeId, sync::Arc, time::Duration};
 
-use actix::{Actor as _, ArbiterHandle};
+use actix::ArbiterHandle;
 use parking_lot::Mutex;
 use ringfence_messages::{Address, Code, ErrorCode, Event, Lane, Message, Result};
 use rustc_hash::FxHashMap;
@@ -10,19 +10,23 @@ use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use crate::{
-    actor::{Accepts, Actor, EventHandler, Exit, Handler},
+    actor::{Accepts, Actor, Handler},
+    any_mailbox::AnyMailbox,
     ask::Ask,
     current,
-    dead_letter::{DeadLetter, DeadLetters},
+    dead_letter::DeadLetter,
     envelope::{Request, current_span},
     event::{Subscription, Topics},
+    exit::Exit,
     inspect::Snapshot,
-    interceptor::{InterceptedMessage, Interceptor, Interceptors, Verdict},
-    mailbox::{AnyMailbox, LaneLimits, Mailbox},
-    mailbox_loop::MailboxLoop,
+    interceptor::{InterceptedMessage, Interceptor, Verdict},
+    mailbox::{LaneLimits, Mailbox},
+    mailbox_loop::{Farewell, MailboxLoop},
     registry::Registry,
-    stats,
+    shared::Shared,
+    stats::{self, BusId},
     supervise::RestartPolicy,
+    watches::Watches,
 };
 
 /// Default deadline of a request: 30 s. Too low: slow work times out while it continues. Too high: a sender waits long
@@ -45,18 +49,9 @@ struct Inner {
     shared: Arc<Shared>,
     registry: Registry,
     topics: Topics,
-    watches: Mutex<FxHashMap<Address, Vec<Arc<dyn AnyMailbox>>>>,
+    watches: Mutex<Watches>,
     /// The accepted messages of each actor type: one table per type.
     tables: Mutex<FxHashMap<TypeId, Arc<dyn std::any::Any + Send + Sync>>>,
-}
-
-/// The part of the bus that mailboxes use, without the registry, which holds the mailboxes.
-#[derive(Default)]
-pub(crate) struct Shared {
-    pub(crate) interceptors: Interceptors,
-    pub(crate) dead_letters: DeadLetters,
-    /// Whether handlers are timed.
-    pub(crate) timing: bool,
 }
 
 impl Default for Bus {
@@ -79,7 +74,7 @@ impl Bus {
 
     fn with(timing: bool) -> Bus {
         Bus(Arc::new(Inner {
-            shared: Arc::new(Shared { timing, ..Shared::default() }),
+            shared: Arc::new(Shared::new(timing)),
             registry: Registry::new(),
             topics: Topics::default(),
             watches: Mutex::default(),
@@ -93,7 +88,7 @@ impl Bus {
     /// `SYS.1005` if an actor has the address already.
     ///
     /// # Panics
-    /// Outside an actix system.
+    /// Outside an actix system or another local task set of tokio.
     pub fn spawn<A: Actor>(&self, id: impl Into<Uuid>, factory: impl FnMut() -> A + 'static) -> Result<ActorRef<A>> {
         self.actor(id, factory).spawn()
     }
@@ -124,7 +119,8 @@ impl Bus {
 
     /// [`ask`](Bus::ask) with this time limit. An earlier inherited deadline applies instead.
     pub fn ask_within<M: Message>(&self, to: Address, message: M, within: Duration) -> Ask<M::Reply> {
-        ask(to, within, |reply, deadline| self.send(to, request(message, Some(reply), Some(deadline))), M::NAME)
+        let send = |reply, deadline| self.send(to, request(message, Some(reply), Some(deadline)));
+        ask(to, within, send, M::NAME, self.0.shared.bus)
     }
 
     /// Sends a message without waiting for its reply.
@@ -164,7 +160,7 @@ impl Bus {
         if self.0.shared.interceptors.any() {
             self.0.shared.interceptors.before_publish(&mut event)?;
         }
-        Ok(self.0.topics.publish(event))
+        Ok(self.0.topics.publish(event, &self.0.shared.counts))
     }
 
     /// A stream of the events whose topic matches a glob: `*` is any text, `?` one character, `{name}` one segment.
@@ -224,31 +220,49 @@ impl Bus {
             }
             actors.push(actor);
         }
-        Snapshot { actors, stats: stats::snapshot(), dead_letters: self.dead_letters() }
+        Snapshot { actors, stats: self.0.shared.counts.snapshot(), dead_letters: self.dead_letters() }
     }
 
-    pub(crate) fn subscribe_actor<E: Event, A: EventHandler<E>>(&self, mailbox: &Arc<Mailbox<A>>) {
-        self.0.topics.subscribe_actor::<E>(mailbox.address, mailbox.clone());
+    pub(crate) fn subscribe_actor(&self, event: TypeId, mailbox: Arc<dyn AnyMailbox>, address: Address) {
+        self.0.topics.subscribe_actor(event, address, mailbox);
     }
 
-    pub(crate) fn watch(&self, address: Address, watcher: Arc<dyn AnyMailbox>) {
+    pub(crate) fn is_subscribed(&self, event: TypeId, address: Address) -> bool {
+        self.0.topics.is_subscribed(event, &address)
+    }
+
+    pub(crate) fn watch(&self, address: Address, by: Address, watcher: Arc<dyn AnyMailbox>) {
         // Under the lock: an actor that stops at the same time is either missing here or notifies the watcher.
         let mut watches = self.0.watches.lock();
         if self.0.registry.get(&address).is_some() {
-            watches.entry(address).or_default().push(watcher);
+            watches.add(address, by, watcher);
         } else {
             drop(watches);
             watcher.terminated(address, &Exit::Missing);
         }
     }
 
-    pub(crate) fn ended(&self, address: Address, exit: &Exit) {
-        self.0.topics.forget(&address);
+    pub(crate) fn unwatch(&self, address: Address, by: Address) {
+        self.0.watches.lock().remove(&address, &by);
+    }
+
+    /// The actor has started for the first time, or again.
+    pub(crate) fn started<A: Actor>(&self, mailbox: &Mailbox<A>) {
+        if !mailbox.events().is_empty() {
+            self.0.topics.started(&mailbox.address);
+        }
+    }
+
+    pub(crate) fn ended<A: Actor>(&self, mailbox: &Mailbox<A>, exit: &Exit) {
+        let address = mailbox.address;
+        if !mailbox.events().is_empty() {
+            self.0.topics.forget(&address, mailbox.events());
+        }
         let mut watches = self.0.watches.lock();
         self.0.registry.remove(&address);
-        let watchers = watches.remove(&address).unwrap_or_default();
+        let watchers = watches.ended(&address);
         drop(watches);
-        for watcher in watchers {
+        for watcher in watchers.values() {
             watcher.terminated(address, exit);
         }
     }
@@ -275,17 +289,18 @@ fn ask<R>(
     within: Duration,
     send: impl FnOnce(oneshot::Sender<Result<R>>, Instant) -> Result<()>,
     name: &'static str,
+    bus: BusId,
 ) -> Ask<R> {
     let now = Instant::now();
-    let own = now + within;
+    let own = current::after(now, within);
     let deadline = current::deadline().map_or(own, |inherited| inherited.min(own));
     if deadline <= now + MIN_DEADLINE {
-        stats::TIMEOUTS.add();
+        stats::timeout(bus);
         return Ask::refused(ErrorCode::new(Code::TIMEOUT, format!("no time is left to send {name} to {to}")));
     }
     let (sender, receiver) = oneshot::channel();
     match send(sender, deadline) {
-        Ok(()) => Ask::waiting(receiver, deadline, to, name),
+        Ok(()) => Ask::waiting(receiver, deadline, to, name, bus),
         Err(error) => Ask::refused(error),
     }
 }
@@ -342,6 +357,9 @@ impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
         let (bus, table) = (self.bus, self.bus.table::<A>());
         let mailbox = Arc::new(Mailbox::new(self.address, bus.0.shared.clone(), table, self.lanes));
         bus.0.registry.insert(self.address, mailbox.clone())?;
+        if !mailbox.events().is_empty() {
+            bus.0.topics.spawned(self.address, mailbox.clone());
+        }
         Ok(mailbox)
     }
 
@@ -351,10 +369,10 @@ impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
     /// `SYS.1005` if an actor has the address already.
     ///
     /// # Panics
-    /// Outside an actix system.
+    /// Outside an actix system or another local task set of tokio.
     pub fn spawn(self) -> Result<ActorRef<A>> {
         let mailbox = self.mailbox()?;
-        MailboxLoop::new(Box::new(self.factory), mailbox.clone(), self.bus.clone(), self.restarts).start();
+        MailboxLoop::start(Box::new(self.factory), mailbox.clone(), self.bus.clone(), self.restarts);
         Ok(ActorRef { mailbox })
     }
 
@@ -366,19 +384,32 @@ impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
     where
         F: Send,
     {
-        let (mailbox, bus) = (self.mailbox()?, self.bus.clone());
-        let (spawned, factory, restarts, address) = (mailbox.clone(), self.factory, self.restarts, self.address);
+        let (mailbox, factory, restarts) = (self.mailbox()?, self.factory, self.restarts);
+        // Dropped with the closure if the thread ends before it runs the closure.
+        let spawned = Spawned(Some((mailbox.clone(), self.bus.clone())));
         let accepted = arbiter.spawn_fn(move || {
-            MailboxLoop::new(Box::new(factory), spawned, bus, restarts).start();
+            let mut spawned = spawned;
+            let (mailbox, bus) = spawned.0.take().expect("called once");
+            MailboxLoop::start(Box::new(factory), mailbox, bus, restarts);
         });
         if !accepted {
-            self.bus.ended(address, &Exit::Missing);
             return Err(ErrorCode::new(
                 Code::NODE_UNAVAILABLE,
-                format!("cannot spawn {address}: its thread has ended"),
+                format!("cannot spawn {}: its thread has ended", self.address),
             ));
         }
         Ok(ActorRef { mailbox })
+    }
+}
+
+/// An actor on the way to its thread. Ends the actor if it does not get there.
+struct Spawned<A: Actor>(Option<(Arc<Mailbox<A>>, Bus)>);
+
+impl<A: Actor> Drop for Spawned<A> {
+    fn drop(&mut self) {
+        if let Some((mailbox, bus)) = &self.0 {
+            drop(Farewell { bus, mailbox, exit: &Exit::Stopped });
+        }
     }
 }
 
@@ -412,7 +443,8 @@ impl<A: Actor> ActorRef<A> {
     where
         A: Handler<M>,
     {
-        ask(self.address(), within, |reply, deadline| self.send(request(message, Some(reply), Some(deadline))), M::NAME)
+        let send = |reply, deadline| self.send(request(message, Some(reply), Some(deadline)));
+        ask(self.address(), within, send, M::NAME, self.mailbox.shared.bus)
     }
 
     /// Sends a message without waiting for its reply.

@@ -99,8 +99,6 @@
 //!     let bus = Bus::new();
 //!     let mut log = bus.subscribe("door.*")?;
 //!     bus.spawn(uuid::Uuid::nil(), Porter::default)?;
-//!     # tokio::task::yield_now().await;
-//!     # tokio::task::yield_now().await;
 //!     bus.publish(DoorOpened { door: "front".into() })?;
 //!     let heard = log.recv().await.expect("it was published");
 //!     assert_eq!((heard.topic, heard.subject()), ("door.opened", "front".to_owned()));
@@ -215,6 +213,7 @@
 
 mod actor;
 mod answer;
+mod any_mailbox;
 mod ask;
 mod bus;
 mod context;
@@ -222,25 +221,30 @@ mod current;
 mod dead_letter;
 mod envelope;
 mod event;
+mod exit;
 mod inspect;
 mod interceptor;
 mod mailbox;
 mod mailbox_loop;
+mod panicked;
 mod registry;
+mod shared;
 mod stats;
 mod supervise;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod topic;
+mod watches;
 
-pub use actor::{Accepts, Actor, EventHandler, Exit, Handler};
+pub use actor::{Accepts, Actor, EventHandler, Handler};
 pub use answer::{AsyncReply, IntoAnswer, Promise, Promised};
 pub use ask::Ask;
 pub use bus::{ActorRef, Bus, DEFAULT_DEADLINE, MIN_DEADLINE, OBSERVE_TIMEOUT, Spawn};
 pub use context::{Ctx, TaskHandle};
-pub use current::detached;
+pub use current::{WithDeadline, deadline, detached, with_deadline};
 pub use dead_letter::{DeadLetter, MAX_DEAD_LETTERS};
 pub use event::{AnyEvent, MAX_STREAM_BACKLOG, Subscription};
+pub use exit::Exit;
 pub use inspect::{ActorSnapshot, LaneSnapshot, Snapshot};
 pub use interceptor::{InterceptedMessage, Interceptor, Verdict};
 pub use mailbox::LaneLimits;
