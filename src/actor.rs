@@ -5,7 +5,7 @@ use std::{any::TypeId, marker::PhantomData};
 use ringfence_messages::{Address, ErrorCode, Event, Kind, Message};
 use rustc_hash::FxHashMap;
 
-use crate::{answer::IntoAnswer, context::Ctx, envelope::Request, event::EventEnvelope, exit::Exit, mailbox::Mailbox};
+use crate::{answer::IntoAnswer, context::Ctx, event::EventEnvelope, exit::Exit, mailbox::Mailbox, request::Request};
 
 /// An actor: state that only one thread accesses, one message at a time.
 ///

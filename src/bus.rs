@@ -1,31 +1,29 @@
-//! The bus: spawns actors, finds them by address and carries what they say to each other.
+//! The bus: finds actors by address and carries messages, events and notifications between them.
+//!
+//! Knows actors as mailboxes of any type: what depends on the type of an actor is in `spawn` and `actor_ref`.
 
-use std::{any::TypeId, sync::Arc, time::Duration};
+use std::{
+    any::{Any, TypeId},
+    sync::Arc,
+    time::Duration,
+};
 
-use actix::ArbiterHandle;
 use parking_lot::Mutex;
-use ringfence_messages::{Address, Code, ErrorCode, Event, Lane, Message, Result};
+use ringfence_messages::{Address, Code, ErrorCode, Event, Message, Result};
 use rustc_hash::FxHashMap;
 use tokio::{sync::oneshot, time::Instant};
-use uuid::Uuid;
 
 use crate::{
-    actor::{Accepts, Actor, Handler},
     any_mailbox::AnyMailbox,
     ask::Ask,
-    current,
     dead_letter::DeadLetter,
-    envelope::{Request, current_span},
     event::{Subscription, Topics},
     exit::Exit,
     inspect::Snapshot,
-    interceptor::{InterceptedMessage, Interceptor, Verdict},
-    mailbox::{LaneLimits, Mailbox},
-    mailbox_loop::{Farewell, MailboxLoop},
+    interceptor::Interceptor,
     registry::Registry,
+    request::{Request, ask, passes},
     shared::Shared,
-    stats::{self, BusId},
-    supervise::RestartPolicy,
     watches::Watches,
 };
 
@@ -33,11 +31,7 @@ use crate::{
 /// for a receiver that does not answer.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Least remaining time to send a request: 1 ms. Too low: requests are sent that must time out. Too high: short
-/// deadlines fail without an attempt.
-pub const MIN_DEADLINE: Duration = Duration::from_millis(1);
-
-/// Time limit of [`Bus::inspect`] for all [`Actor::observe`] calls: 1 s. Too low: busy actors show no state. Too high:
+/// Time limit of [`Bus::inspect`] for all [`Actor::observe`](crate::Actor::observe) calls: 1 s. Too low: busy actors show no state. Too high:
 /// one blocked actor delays every snapshot.
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -51,7 +45,7 @@ struct Inner {
     topics: Topics,
     watches: Mutex<Watches>,
     /// The accepted messages of each actor type: one table per type.
-    tables: Mutex<FxHashMap<TypeId, Arc<dyn std::any::Any + Send + Sync>>>,
+    tables: Mutex<FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Default for Bus {
@@ -82,30 +76,6 @@ impl Bus {
         }))
     }
 
-    /// Spawns an actor on this thread with the default limits and restart policy.
-    ///
-    /// # Errors
-    /// `SYS.1005` if an actor has the address already.
-    ///
-    /// # Panics
-    /// Outside an actix system or another local task set of tokio.
-    pub fn spawn<A: Actor>(&self, id: impl Into<Uuid>, factory: impl FnMut() -> A + 'static) -> Result<ActorRef<A>> {
-        self.actor(id, factory).spawn()
-    }
-
-    /// Begins to spawn an actor of kind [`Actor::KIND`] with this id. `factory` creates it, and rebuilds it after a
-    /// panic.
-    pub fn actor<A: Actor, F: FnMut() -> A + 'static>(&self, id: impl Into<Uuid>, factory: F) -> Spawn<'_, A, F> {
-        Spawn {
-            bus: self,
-            address: Address::new(A::KIND, id),
-            factory,
-            lanes: LaneLimits::default(),
-            restarts: RestartPolicy::default(),
-            _actor: std::marker::PhantomData,
-        }
-    }
-
     /// Sends a message and returns a future for its reply. The message is in the mailbox before this returns.
     /// The deadline is [`DEFAULT_DEADLINE`] from now, or that of the message in progress if that is earlier.
     ///
@@ -119,7 +89,7 @@ impl Bus {
 
     /// [`ask`](Bus::ask) with this time limit. An earlier inherited deadline applies instead.
     pub fn ask_within<M: Message>(&self, to: Address, message: M, within: Duration) -> Ask<M::Reply> {
-        let send = |reply, deadline| self.send(to, request(message, Some(reply), Some(deadline)));
+        let send = |reply, deadline| self.send(to, Request::new(message, Some(reply), Some(deadline)));
         ask(to, within, send, M::NAME, self.0.shared.bus)
     }
 
@@ -128,7 +98,7 @@ impl Bus {
     /// # Errors
     /// `SYS.1009`, `SYS.1008`, `SYS.1010` or `SYS.1012` if the message is not in a mailbox. It is then a dead letter.
     pub fn tell<M: Message>(&self, to: Address, message: M) -> Result<()> {
-        self.send(to, request(message, None, None))
+        self.send(to, Request::new(message, None, None))
     }
 
     fn send<M: Message>(&self, to: Address, mut request: Request<M>) -> Result<()> {
@@ -246,17 +216,30 @@ impl Bus {
         self.0.watches.lock().remove(&address, &by);
     }
 
-    /// The actor has started for the first time, or again.
-    pub(crate) fn started<A: Actor>(&self, mailbox: &Mailbox<A>) {
-        if !mailbox.events().is_empty() {
-            self.0.topics.started(&mailbox.address);
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Gives an actor its address. Queues `events` for it until it has started.
+    pub(crate) fn spawned(&self, address: Address, mailbox: Arc<dyn AnyMailbox>, events: &[TypeId]) -> Result<()> {
+        self.0.registry.insert(address, mailbox.clone())?;
+        if !events.is_empty() {
+            self.0.topics.spawned(address, mailbox);
+        }
+        Ok(())
+    }
+
+    /// The actor has started, for the first time or again.
+    pub(crate) fn started(&self, address: Address, events: &[TypeId]) {
+        if !events.is_empty() {
+            self.0.topics.started(&address);
         }
     }
 
-    pub(crate) fn ended<A: Actor>(&self, mailbox: &Mailbox<A>, exit: &Exit) {
-        let address = mailbox.address;
-        if !mailbox.events().is_empty() {
-            self.0.topics.forget(&address, mailbox.events());
+    /// Frees the address of an actor and notifies its watchers.
+    pub(crate) fn ended(&self, address: Address, events: &[TypeId], exit: &Exit) {
+        if !events.is_empty() {
+            self.0.topics.forget(&address, events);
         }
         let mut watches = self.0.watches.lock();
         self.0.registry.remove(&address);
@@ -267,221 +250,10 @@ impl Bus {
         }
     }
 
-    fn table<A: Actor>(&self) -> Arc<Accepts<A>> {
+    /// The table of an actor type, made once per bus.
+    pub(crate) fn table<T: Any + Send + Sync>(&self, actor: TypeId, make: fn() -> T) -> Arc<T> {
         let mut tables = self.0.tables.lock();
-        let table = tables.entry(TypeId::of::<A>()).or_insert_with(|| Arc::new(Accepts::<A>::of()));
+        let table = tables.entry(actor).or_insert_with(|| Arc::new(make()));
         table.clone().downcast().expect("keyed by the actor's type")
-    }
-}
-
-#[inline]
-fn request<M: Message>(
-    message: M,
-    reply: Option<oneshot::Sender<Result<M::Reply>>>,
-    deadline: Option<Instant>,
-) -> Request<M> {
-    let span = current_span().map(Box::new);
-    Request { message, lane: M::LANE, reply, deadline, span }
-}
-
-fn ask<R>(
-    to: Address,
-    within: Duration,
-    send: impl FnOnce(oneshot::Sender<Result<R>>, Instant) -> Result<()>,
-    name: &'static str,
-    bus: BusId,
-) -> Ask<R> {
-    let now = Instant::now();
-    let own = current::after(now, within);
-    let deadline = current::deadline().map_or(own, |inherited| inherited.min(own));
-    if deadline <= now + MIN_DEADLINE {
-        stats::timeout(bus);
-        return Ask::refused(ErrorCode::new(Code::TIMEOUT, format!("no time is left to send {name} to {to}")));
-    }
-    let (sender, receiver) = oneshot::channel();
-    match send(sender, deadline) {
-        Ok(()) => Ask::waiting(receiver, deadline, to, name, bus),
-        Err(error) => Ask::refused(error),
-    }
-}
-
-/// Runs the interceptors on a message. False if one of them answered it.
-#[inline]
-fn passes<M: Message>(shared: &Shared, to: Address, request: &mut Request<M>) -> Result<bool> {
-    if shared.interceptors.any() { shown(shared, to, request) } else { Ok(true) }
-}
-
-#[cold]
-fn shown<M: Message>(shared: &Shared, to: Address, request: &mut Request<M>) -> Result<bool> {
-    let Some(answer) = shared.interceptors.before_send(InterceptedMessage::new(to, &mut request.message)) else {
-        return Ok(true);
-    };
-    let reply = Verdict::downcast::<M>(answer?);
-    if let Some(sender) = request.reply.take() {
-        let _ = sender.send(reply);
-    }
-    Ok(false)
-}
-
-/// The settings of an actor before it is spawned.
-#[must_use = "`spawn` or `spawn_on` starts the actor"]
-pub struct Spawn<'a, A: Actor, F> {
-    bus: &'a Bus,
-    address: Address,
-    factory: F,
-    lanes: LaneLimits,
-    restarts: RestartPolicy,
-    _actor: std::marker::PhantomData<fn() -> A>,
-}
-
-impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
-    /// Sets another address than that of kind and id, so that a test can replace an actor.
-    pub fn at(mut self, address: Address) -> Self {
-        self.address = address;
-        self
-    }
-
-    /// Sets the lengths of the lanes.
-    pub fn lanes(mut self, lanes: LaneLimits) -> Self {
-        self.lanes = lanes;
-        self
-    }
-
-    /// Sets the restart policy after panics.
-    pub fn restarts(mut self, restarts: RestartPolicy) -> Self {
-        self.restarts = restarts;
-        self
-    }
-
-    fn mailbox(&self) -> Result<Arc<Mailbox<A>>> {
-        let (bus, table) = (self.bus, self.bus.table::<A>());
-        let mailbox = Arc::new(Mailbox::new(self.address, bus.0.shared.clone(), table, self.lanes));
-        bus.0.registry.insert(self.address, mailbox.clone())?;
-        if !mailbox.events().is_empty() {
-            bus.0.topics.spawned(self.address, mailbox.clone());
-        }
-        Ok(mailbox)
-    }
-
-    /// Spawns the actor on this thread.
-    ///
-    /// # Errors
-    /// `SYS.1005` if an actor has the address already.
-    ///
-    /// # Panics
-    /// Outside an actix system or another local task set of tokio.
-    pub fn spawn(self) -> Result<ActorRef<A>> {
-        let mailbox = self.mailbox()?;
-        MailboxLoop::start(Box::new(self.factory), mailbox.clone(), self.bus.clone(), self.restarts);
-        Ok(ActorRef { mailbox })
-    }
-
-    /// Spawns the actor on another thread, where the factory runs too.
-    ///
-    /// # Errors
-    /// `SYS.1005` if an actor has the address already, `SYS.1012` if that thread has ended.
-    pub fn spawn_on(self, arbiter: &ArbiterHandle) -> Result<ActorRef<A>>
-    where
-        F: Send,
-    {
-        let (mailbox, factory, restarts) = (self.mailbox()?, self.factory, self.restarts);
-        // Dropped with the closure if the thread ends before it runs the closure.
-        let spawned = Spawned(Some((mailbox.clone(), self.bus.clone())));
-        let accepted = arbiter.spawn_fn(move || {
-            let mut spawned = spawned;
-            let (mailbox, bus) = spawned.0.take().expect("called once");
-            MailboxLoop::start(Box::new(factory), mailbox, bus, restarts);
-        });
-        if !accepted {
-            return Err(ErrorCode::new(
-                Code::NODE_UNAVAILABLE,
-                format!("cannot spawn {}: its thread has ended", self.address),
-            ));
-        }
-        Ok(ActorRef { mailbox })
-    }
-}
-
-/// An actor on the way to its thread. Ends the actor if it does not get there.
-struct Spawned<A: Actor>(Option<(Arc<Mailbox<A>>, Bus)>);
-
-impl<A: Actor> Drop for Spawned<A> {
-    fn drop(&mut self) {
-        if let Some((mailbox, bus)) = &self.0 {
-            drop(Farewell { bus, mailbox, exit: &Exit::Stopped });
-        }
-    }
-}
-
-/// A typed reference to one actor. Sends without the lookup of the address; the compiler checks the handler.
-pub struct ActorRef<A: Actor> {
-    mailbox: Arc<Mailbox<A>>,
-}
-
-impl<A: Actor> Clone for ActorRef<A> {
-    fn clone(&self) -> Self {
-        ActorRef { mailbox: self.mailbox.clone() }
-    }
-}
-
-impl<A: Actor> ActorRef<A> {
-    /// The actor's address.
-    pub fn address(&self) -> Address {
-        self.mailbox.address
-    }
-
-    /// Sends a message and returns a future for its reply, as [`Bus::ask`].
-    pub fn ask<M: Message>(&self, message: M) -> Ask<M::Reply>
-    where
-        A: Handler<M>,
-    {
-        self.ask_within(message, DEFAULT_DEADLINE)
-    }
-
-    /// Sends a message with this time limit, as [`Bus::ask_within`].
-    pub fn ask_within<M: Message>(&self, message: M, within: Duration) -> Ask<M::Reply>
-    where
-        A: Handler<M>,
-    {
-        let send = |reply, deadline| self.send(request(message, Some(reply), Some(deadline)));
-        ask(self.address(), within, send, M::NAME, self.mailbox.shared.bus)
-    }
-
-    /// Sends a message without waiting for its reply.
-    ///
-    /// # Errors
-    /// `SYS.1010` if the lane is full, `SYS.1012` if the actor stopped.
-    pub fn tell<M: Message>(&self, message: M) -> Result<()>
-    where
-        A: Handler<M>,
-    {
-        self.send(request(message, None, None))
-    }
-
-    /// [`tell`](ActorRef::tell) in another lane than [`Message::LANE`].
-    ///
-    /// # Errors
-    /// `SYS.1010` if the lane is full, `SYS.1012` if the actor stopped.
-    pub fn tell_in<M: Message>(&self, lane: Lane, message: M) -> Result<()>
-    where
-        A: Handler<M>,
-    {
-        self.send(Request { lane, ..request(message, None, None) })
-    }
-
-    /// Requests the actor to stop after the message in progress. Its queued messages get `SYS.1012`.
-    pub fn stop(&self) {
-        self.mailbox.stop();
-    }
-
-    #[inline]
-    fn send<M: Message>(&self, mut request: Request<M>) -> Result<()>
-    where
-        A: Handler<M>,
-    {
-        match passes(&self.mailbox.shared, self.address(), &mut request)? {
-            true => self.mailbox.push(request.lane, Box::new(request)),
-            false => Ok(()),
-        }
     }
 }

@@ -31,8 +31,9 @@ use crate::{
     answer::{AsyncReply, Promise, Promised, Reply},
     bus::Bus,
     current::{self, Scope, Scoped},
-    envelope::{TaskResult, current_span},
+    envelope::TaskResult,
     mailbox::Mailbox,
+    request::current_span,
     stats::LocalCounts,
 };
 

@@ -2,7 +2,7 @@
 
 use std::any::TypeId;
 
-use ringfence_messages::{Address, Code, ErrorCode, Event, Lane, Message, Result};
+use ringfence_messages::{Address, Code, ErrorCode, Event, Message, Result};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     exit::Exit,
     interceptor::{InterceptedMessage, Verdict},
     panicked::{Panicked, discard},
+    request::{Request, traced},
     stats::{self, BusId},
 };
 
@@ -24,15 +25,6 @@ pub(crate) trait Envelope<A: Actor>: Send {
     fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked>;
     /// Rejects the item: no handler will be called.
     fn fail(self: Box<Self>, error: ErrorCode, bus: BusId);
-}
-
-/// A message with its reply channel, deadline and span.
-pub(crate) struct Request<M: Message> {
-    pub(crate) message: M,
-    pub(crate) lane: Lane,
-    pub(crate) reply: Option<oneshot::Sender<Result<M::Reply>>>,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) span: Option<Box<tracing::Span>>,
 }
 
 impl<A: Handler<M>, M: Message> Envelope<A> for Request<M> {
@@ -89,19 +81,6 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Request<M> {
         }
         discard(message);
     }
-}
-
-/// Whether a subscriber may record the spans of messages: one load if none does.
-#[inline]
-pub(crate) fn traced() -> bool {
-    tracing::Level::INFO <= tracing::level_filters::STATIC_MAX_LEVEL
-        && tracing::Level::INFO <= tracing::level_filters::LevelFilter::current()
-}
-
-/// The current span, if a subscriber records it.
-#[inline]
-pub(crate) fn current_span() -> Option<tracing::Span> {
-    if traced() { Some(tracing::Span::current()).filter(|span| !span.is_disabled()) } else { None }
 }
 
 /// The span of a handler: a new one if every message is recorded, else the sender's.

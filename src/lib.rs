@@ -212,6 +212,7 @@
 //! Each module header states invariants and alternatives considered; longer arguments are in `docs/adr/`.
 
 mod actor;
+mod actor_ref;
 mod answer;
 mod any_mailbox;
 mod ask;
@@ -228,7 +229,9 @@ mod mailbox;
 mod mailbox_loop;
 mod panicked;
 mod registry;
+mod request;
 mod shared;
+mod spawn;
 mod stats;
 mod supervise;
 #[cfg(feature = "testkit")]
@@ -237,9 +240,10 @@ mod topic;
 mod watches;
 
 pub use actor::{Accepts, Actor, EventHandler, Handler};
+pub use actor_ref::ActorRef;
 pub use answer::{AsyncReply, IntoAnswer, Promise, Promised};
 pub use ask::Ask;
-pub use bus::{ActorRef, Bus, DEFAULT_DEADLINE, MIN_DEADLINE, OBSERVE_TIMEOUT, Spawn};
+pub use bus::{Bus, DEFAULT_DEADLINE, OBSERVE_TIMEOUT};
 pub use context::{Ctx, TaskHandle};
 pub use current::{WithDeadline, deadline, detached, with_deadline};
 pub use dead_letter::{DeadLetter, MAX_DEAD_LETTERS};
@@ -249,6 +253,8 @@ pub use inspect::{ActorSnapshot, LaneSnapshot, Snapshot};
 pub use interceptor::{InterceptedMessage, Interceptor, Verdict};
 pub use mailbox::LaneLimits;
 pub use mailbox_loop::{MAX_TURN, SLICE, TURN, UNTIMED};
+pub use request::MIN_DEADLINE;
+pub use spawn::Spawn;
 pub use stats::{BusStats, MessageStats, export as export_metrics};
 pub use supervise::RestartPolicy;
 pub use topic::{Glob, MAX_GLOB_BYTES};

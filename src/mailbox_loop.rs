@@ -102,7 +102,7 @@ impl<A: Actor> MailboxLoop<A> {
             started
         });
         if made.is_ok() {
-            self.bus.started(&self.mailbox);
+            self.bus.started(self.mailbox.address, self.mailbox.events());
         }
         self.after_item(made, stop)
     }
@@ -269,7 +269,7 @@ pub(crate) struct Farewell<'a, A: Actor> {
 impl<A: Actor> Drop for Farewell<'_, A> {
     fn drop(&mut self) {
         self.mailbox.close(self.exit);
-        self.bus.ended(self.mailbox, self.exit);
+        self.bus.ended(self.mailbox.address, self.mailbox.events(), self.exit);
     }
 }
 
