@@ -31,8 +31,8 @@ use crate::{
 /// for a receiver that does not answer.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Time limit of [`Bus::inspect`] for all [`Actor::observe`](crate::Actor::observe) calls: 1 s. Too low: busy actors show no state. Too high:
-/// one blocked actor delays every snapshot.
+/// Time limit of [`Bus::inspect`] for all [`Actor::observe`](crate::Actor::observe) calls: 1 s. Too low: busy actors
+/// show no state. Too high: one blocked actor delays every snapshot.
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The bus: a registry of actors, topics and interceptors. Cheap to clone; all clones are the same bus.

@@ -1,8 +1,8 @@
 //! The context of a handler: promises, timers, background tasks, watches, stop.
 //!
-//! Invariants: a task or timer belongs to one incarnation of its actor and ends with it; a reply beside the mailbox does
-//! not touch the actor and ends with the last incarnation; a finished task leaves nothing; a missed tick of an interval
-//! is skipped.
+//! Invariants: a task or timer belongs to one incarnation of its actor and ends with it; a reply beside the mailbox
+//! does not touch the actor and ends with the last incarnation; a finished task leaves nothing; a missed tick of an
+//! interval is skipped.
 //! Alternatives considered: tasks as futures inside actix's context. It polls all of them whenever one is woken.
 
 use std::{
@@ -165,8 +165,8 @@ impl<'a, A: Actor> Ctx<'a, A> {
         crate::answer::promise()
     }
 
-    /// Subscribes to the events `E` from now on, until the actor ends. In [`started`](Actor::started): to those that were
-    /// published since the actor was spawned, too.
+    /// Subscribes to the events `E` from now on, until the actor ends. In [`started`](Actor::started): also to those that
+    /// were published since the actor was spawned.
     pub fn subscribe<E: Event>(&mut self)
     where
         A: EventHandler<E>,

@@ -36,8 +36,8 @@ pub fn detached<T>(code: impl FnOnce() -> T) -> T {
     code()
 }
 
-/// Sets the deadline that the requests of a future inherit. An earlier deadline of the caller, or of the task that polls
-/// the future, applies instead. The future itself is not cancelled at the deadline.
+/// Sets the deadline that the requests of a future inherit. An earlier deadline of the caller, or of the task that
+/// polls the future, applies instead. The future itself is not cancelled at the deadline.
 ///
 /// A spawned task inherits no deadline. This carries it over:
 ///

@@ -190,24 +190,29 @@
 //!
 //! | code | meaning |
 //! |---|---|
-//! | `SYS.1000` | the handler panicked; the actor is rebuilt by its [`RestartPolicy`] |
+//! | `SYS.1000` | the handler panicked, and the actor is rebuilt by its [`RestartPolicy`]; or an interceptor panicked |
 //! | `SYS.1001` | the deadline passed; the work may still be done, so query the state |
 //! | `SYS.1008` | the actor has no handler for the message |
 //! | `SYS.1009` | no actor has the address |
 //! | `SYS.1010` | the lane is full; retry later |
-//! | `SYS.1012` | the actor stopped before it answered |
-//! | `SYS.1017` | the actor dropped the request |
+//! | `SYS.1012` | the actor stopped before it answered; its handler may have run |
+//! | `SYS.1017` | the actor dropped the request; its handler may have run |
 //!
 //! [`Bus::dead_letters`] lists messages that no actor handled. [`Bus::inspect`] shows every actor with its lanes and
 //! counts. An [`Interceptor`] can read, change, reject or answer every message. [`Ctx::watch`] reports the end of
 //! another actor.
 //!
+//! # Deadlines outside handlers
+//!
+//! A handler and its futures inherit the deadline of their message. [`with_deadline`] carries it into a spawned task,
+//! or sets one from outside; [`detached`] removes it.
+//!
 //! # Threads
 //!
-//! [`Bus::spawn`] runs an actor on the current thread, [`Spawn::spawn_on`] on the thread of an actix arbiter. A message
-//! within a thread costs tens of nanoseconds; a message to another thread also costs a wake-up of that thread. So
-//! actors with much traffic belong on one thread. `make bench` compares the bus with actix, kameo, ractor, xtra and
-//! tokio's channels.
+//! [`Bus::spawn`] runs an actor on the current thread, in an actix system or another `LocalSet` of tokio, and
+//! [`Spawn::spawn_on`] on the thread of an actix arbiter. A message within a thread costs tens of nanoseconds; a
+//! message to another thread also costs a wake-up of that thread. So actors with much traffic belong on one thread.
+//! `make bench` compares the bus with actix, kameo, ractor, xtra and tokio's channels.
 //!
 //! Each module header states invariants and alternatives considered; longer arguments are in `docs/adr/`.
 
@@ -251,7 +256,7 @@ pub use event::{AnyEvent, MAX_STREAM_BACKLOG, Subscription};
 pub use exit::Exit;
 pub use inspect::{ActorSnapshot, LaneSnapshot, Snapshot};
 pub use interceptor::{InterceptedMessage, Interceptor, Verdict};
-pub use mailbox::LaneLimits;
+pub use mailbox::{LaneLimits, MAX_RESULTS};
 pub use mailbox_loop::{MAX_TURN, SLICE, TURN, UNTIMED};
 pub use request::MIN_DEADLINE;
 pub use spawn::Spawn;

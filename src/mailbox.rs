@@ -1,8 +1,8 @@
 //! The mailbox: three bounded lanes, and a queue of results of the actor's tasks.
 //!
 //! Invariants: a lane never exceeds its limit; an accepted message is either handled or failed with an error; the
-//! mailbox loop is woken if it waits; an unused lane allocates nothing; a stop goes before everything else; results and
-//! messages take turns while both wait, so that neither starves the other.
+//! mailbox loop is woken if it waits; an unused lane allocates nothing; a stop goes before everything else; results go
+//! before messages, but at most [`MAX_RESULTS`] in a row, so that neither starves the other.
 //! Alternatives considered: actix's mailbox (its `do_send` ignores the capacity, and it has no lanes); one channel per
 //! lane (three wakers, three allocations, no common sequence of service).
 
@@ -28,6 +28,10 @@ use crate::{
     panicked::discard,
     shared::Shared,
 };
+
+/// Task results in a row while a message waits: 32. Too low: the results of one round of tasks wait behind unrelated
+/// messages. Too high: a control message waits for that many callbacks.
+pub const MAX_RESULTS: u32 = 32;
 
 /// The greatest number of queued messages in each lane of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +78,8 @@ struct Queues<A: Actor> {
     waker: Option<Waker>,
     /// The mailbox loop waits for a wake, or will wait after the item in progress.
     idle: bool,
-    /// The last item was a result: a message is next.
-    after_result: bool,
+    /// Results in a row, while a message waited.
+    results_in_a_row: u32,
     stopping: bool,
     exit: Option<Exit>,
 }
@@ -107,7 +111,7 @@ impl<A: Actor> Mailbox<A> {
                 lanes: [const { VecDeque::new() }; 3],
                 waker: None,
                 idle: false,
-                after_result: false,
+                results_in_a_row: 0,
                 stopping: false,
                 exit: None,
             }),
@@ -160,14 +164,18 @@ impl<A: Actor> Mailbox<A> {
         if queues.stopping {
             return (Item::Stop, false);
         }
-        let item = match (only_results, queues.after_result) {
-            (true, _) => queues.result(),
-            (false, false) => queues.result().or_else(|| queues.message()),
-            (false, true) => queues.message().or_else(|| queues.result()),
+        let item = match only_results {
+            true => queues.result(),
+            false if queues.results_in_a_row >= MAX_RESULTS => queues.message().or_else(|| queues.result()),
+            false => queues.result().or_else(|| queues.message()),
         };
         let item = item.unwrap_or(Item::Idle);
-        queues.after_result = matches!(item, Item::TaskResult(_));
-        let empty = queues.results.is_empty() && queues.lanes.iter().all(VecDeque::is_empty);
+        let no_message = queues.lanes.iter().all(VecDeque::is_empty);
+        match item {
+            Item::TaskResult(_) if !no_message => queues.results_in_a_row += 1,
+            _ => queues.results_in_a_row = 0,
+        }
+        let empty = no_message && queues.results.is_empty();
         if empty || matches!(item, Item::Idle) {
             queues.wait(waker);
             queues.idle = true;
