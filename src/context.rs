@@ -165,8 +165,8 @@ impl<'a, A: Actor> Ctx<'a, A> {
         crate::answer::promise()
     }
 
-    /// Subscribes to the events `E` from now on, until the actor ends. In [`started`](Actor::started): also to those that
-    /// were published since the actor was spawned.
+    /// Subscribes to the events `E` from now on, until the actor ends. In [`started`](Actor::started) also to those
+    /// that were published since the actor was spawned.
     pub fn subscribe<E: Event>(&mut self)
     where
         A: EventHandler<E>,
