@@ -1,17 +1,11 @@
 //! The traits of actors: a struct on one thread, with one handler per accepted message.
 
-use std::{any::TypeId, fmt, marker::PhantomData};
+use std::{any::TypeId, marker::PhantomData};
 
 use ringfence_messages::{Address, ErrorCode, Event, Kind, Message};
 use rustc_hash::FxHashMap;
-use serde::Serialize;
 
-use crate::{
-    answer::IntoAnswer,
-    context::Ctx,
-    envelope::{EventEnvelope, Request},
-    mailbox::Mailbox,
-};
+use crate::{answer::IntoAnswer, context::Ctx, event::EventEnvelope, exit::Exit, mailbox::Mailbox, request::Request};
 
 /// An actor: state that only one thread accesses, one message at a time.
 ///
@@ -58,40 +52,19 @@ pub trait EventHandler<E: Event>: Actor {
     fn on_event(&mut self, event: &E, ctx: &mut Ctx<'_, Self>);
 }
 
-/// Why an actor ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Exit {
-    /// The actor stopped itself or was stopped.
-    Stopped,
-    /// The actor panicked more often than its [`RestartPolicy`](crate::RestartPolicy) allows. The text of the last
-    /// panic.
-    Escalated(String),
-    /// No actor had the address when the watch began.
-    Missing,
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Exit::Stopped => f.write_str("stopped"),
-            Exit::Escalated(panic) => write!(f, "panicked too often, last panic: {panic}"),
-            Exit::Missing => f.write_str("does not exist"),
-        }
-    }
-}
-
 /// Puts a message or event whose type is known only at run time into a mailbox of `A`.
 pub(crate) type Intake<A> = fn(&Mailbox<A>, &mut dyn std::any::Any) -> Result<(), ErrorCode>;
 
 /// The messages and events that an actor accepts.
 pub struct Accepts<A: Actor> {
     intakes: FxHashMap<TypeId, Intake<A>>,
+    events: Vec<TypeId>,
     _actor: PhantomData<fn(A)>,
 }
 
 impl<A: Actor> Accepts<A> {
     pub(crate) fn of() -> Accepts<A> {
-        let mut accepts = Accepts { intakes: FxHashMap::default(), _actor: PhantomData };
+        let mut accepts = Accepts { intakes: FxHashMap::default(), events: Vec::new(), _actor: PhantomData };
         A::accepts(&mut accepts);
         accepts
     }
@@ -109,16 +82,23 @@ impl<A: Actor> Accepts<A> {
         self
     }
 
-    /// Adds the event `E`. To receive it, the actor must also [subscribe](Ctx::subscribe).
+    /// Adds the event `E`. To receive it, the actor must also [subscribe](Ctx::subscribe). An actor that subscribes in
+    /// [`started`](Actor::started) receives every event that is published after [`spawn`](crate::Bus::spawn).
     pub fn event<E: Event>(&mut self) -> &mut Self
     where
         A: EventHandler<E>,
     {
+        self.events.push(TypeId::of::<E>());
         self.intakes.insert(TypeId::of::<E>(), |mailbox, event| {
             let event: &mut EventEnvelope<E> = event.downcast_mut().expect("keyed by the event's type");
             mailbox.push(ringfence_messages::Lane::Normal, Box::new(event.clone()))
         });
         self
+    }
+
+    /// The events with a handler.
+    pub(crate) fn events(&self) -> &[TypeId] {
+        &self.events
     }
 
     pub(crate) fn intake(&self, of: TypeId) -> Option<Intake<A>> {

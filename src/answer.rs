@@ -8,6 +8,11 @@ use parking_lot::Mutex;
 use ringfence_messages::{Code, ErrorCode, Message, Result};
 use tokio::sync::oneshot;
 
+use crate::{
+    panicked::discard,
+    stats::{self, BusId},
+};
+
 /// The types that a handler may return for a message `M`: `Result`, [`AsyncReply`], [`Promised`].
 pub trait IntoAnswer<M: Message> {
     #[doc(hidden)]
@@ -30,14 +35,16 @@ impl<M: Message> IntoAnswer<M> for Result<M::Reply> {
 /// An answer by a future, which runs without access to the actor.
 ///
 /// Requests of the future inherit the message's deadline. A panic in the future fails only this message. The future is
-/// cancelled when the actor stops or is rebuilt: the sender then gets `SYS.1017`.
+/// cancelled when the actor stops, and an [exclusive](AsyncReply::exclusive) one also when the actor is rebuilt: the
+/// sender then gets `SYS.1017`.
 pub struct AsyncReply<R> {
     pub(crate) future: Pin<Box<dyn Future<Output = Result<R>>>>,
     pub(crate) exclusive: bool,
 }
 
 impl<R> AsyncReply<R> {
-    /// A future beside the mailbox: the actor handles further messages while it runs.
+    /// A future beside the mailbox: the actor handles further messages while it runs. It does not touch the actor, so
+    /// it continues when the actor is rebuilt.
     pub fn new(future: impl Future<Output = Result<R>> + 'static) -> AsyncReply<R> {
         AsyncReply { future: Box::pin(future), exclusive: false }
     }
@@ -135,29 +142,28 @@ impl<R> fmt::Debug for Promise<R> {
     }
 }
 
-/// The reply channel of one request; `None` for a `tell`, which has no reply.
+/// The reply channel of one request.
 #[doc(hidden)]
-pub struct Reply<R>(pub(crate) Option<oneshot::Sender<Result<R>>>);
+pub struct Reply<R> {
+    /// `None` for a `tell`, which has no reply.
+    pub(crate) sender: Option<oneshot::Sender<Result<R>>>,
+    pub(crate) bus: BusId,
+}
 
 impl<R> Reply<R> {
-    /// Whether the sender no longer waits: the deadline passed, or the [`Ask`](crate::Ask) was dropped.
-    #[inline]
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.0.as_ref().is_some_and(oneshot::Sender::is_closed)
-    }
-
+    /// Sends the answer. An answer that cannot be sent is dropped here, where a panic of its destructor is contained.
     pub(crate) fn send(self, result: Result<R>) {
-        match self.0 {
+        match self.sender {
             Some(sender) => {
-                if sender.send(result).is_err() {
-                    crate::stats::LATE_REPLIES.add();
+                if let Err(late) = sender.send(result) {
+                    stats::late_reply(self.bus);
+                    discard(late);
                 }
             }
-            None => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "message without reply failed");
-                }
-            }
+            None => match result {
+                Ok(reply) => discard(reply),
+                Err(error) => tracing::debug!(%error, "message without reply failed"),
+            },
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::stats;
+use crate::stats::{self, BusId};
 
 /// A future for the reply to a message that has been sent. It resolves to the reply, to an error, or to `SYS.1001` at
 /// the deadline.
@@ -23,7 +23,14 @@ pub struct Ask<R>(State<R>);
 
 enum State<R> {
     Refused(Option<ErrorCode>),
-    Waiting { reply: oneshot::Receiver<Result<R>>, deadline: Instant, timer: Timer, to: Address, name: &'static str },
+    Waiting {
+        reply: oneshot::Receiver<Result<R>>,
+        deadline: Instant,
+        timer: Timer,
+        to: Address,
+        name: &'static str,
+        bus: BusId,
+    },
 }
 
 /// The timer of the deadline. Most replies come before the runtime's next turn, so the timer is set only after that
@@ -45,8 +52,9 @@ impl<R> Ask<R> {
         deadline: Instant,
         to: Address,
         name: &'static str,
+        bus: BusId,
     ) -> Ask<R> {
-        Ask(State::Waiting { reply, deadline, timer: Timer::New, to, name })
+        Ask(State::Waiting { reply, deadline, timer: Timer::New, to, name, bus })
     }
 }
 
@@ -54,9 +62,9 @@ impl<R> Future for Ask<R> {
     type Output = Result<R>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<R>> {
-        let (reply, deadline, timer, to, name) = match &mut self.get_mut().0 {
+        let (reply, deadline, timer, to, name, bus) = match &mut self.get_mut().0 {
             State::Refused(error) => return Poll::Ready(Err(error.take().expect("polled after completion"))),
-            State::Waiting { reply, deadline, timer, to, name } => (reply, deadline, timer, to, name),
+            State::Waiting { reply, deadline, timer, to, name, bus } => (reply, deadline, timer, to, name, *bus),
         };
         if let Poll::Ready(answer) = Pin::new(reply).poll(cx) {
             return Poll::Ready(answer.unwrap_or_else(|_| {
@@ -78,7 +86,7 @@ impl<R> Future for Ask<R> {
         if alarm.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        stats::TIMEOUTS.add();
+        stats::timeout(bus);
         Poll::Ready(Err(ErrorCode::new(Code::TIMEOUT, format!("{to} did not answer {name} before the deadline"))))
     }
 }

@@ -1,40 +1,38 @@
-//! The bus: spawns actors, finds them by address and carries what they say to each other.
+//! The bus: finds actors by address and carries messages, events and notifications between them.
+//!
+//! Knows actors as mailboxes of any type: what depends on the type of an actor is in `spawn` and `actor_ref`.
 
-use std::{any::TypeId, sync::Arc, time::Duration};
+use std::{
+    any::{Any, TypeId},
+    sync::Arc,
+    time::Duration,
+};
 
-use actix::{Actor as _, ArbiterHandle};
 use parking_lot::Mutex;
-use ringfence_messages::{Address, Code, ErrorCode, Event, Lane, Message, Result};
+use ringfence_messages::{Address, Code, ErrorCode, Event, Message, Result};
 use rustc_hash::FxHashMap;
 use tokio::{sync::oneshot, time::Instant};
-use uuid::Uuid;
 
 use crate::{
-    actor::{Accepts, Actor, EventHandler, Exit, Handler},
+    any_mailbox::AnyMailbox,
     ask::Ask,
-    current,
-    dead_letter::{DeadLetter, DeadLetters},
-    envelope::{Request, current_span},
+    dead_letter::DeadLetter,
     event::{Subscription, Topics},
+    exit::Exit,
     inspect::Snapshot,
-    interceptor::{InterceptedMessage, Interceptor, Interceptors, Verdict},
-    mailbox::{AnyMailbox, LaneLimits, Mailbox},
-    mailbox_loop::MailboxLoop,
+    interceptor::Interceptor,
     registry::Registry,
-    stats,
-    supervise::RestartPolicy,
+    request::{Request, ask, passes},
+    shared::Shared,
+    watches::Watches,
 };
 
 /// Default deadline of a request: 30 s. Too low: slow work times out while it continues. Too high: a sender waits long
 /// for a receiver that does not answer.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Least remaining time to send a request: 1 ms. Too low: requests are sent that must time out. Too high: short
-/// deadlines fail without an attempt.
-pub const MIN_DEADLINE: Duration = Duration::from_millis(1);
-
-/// Time limit of [`Bus::inspect`] for all [`Actor::observe`] calls: 1 s. Too low: busy actors show no state. Too high:
-/// one blocked actor delays every snapshot.
+/// Time limit of [`Bus::inspect`] for all [`Actor::observe`](crate::Actor::observe) calls: 1 s. Too low: busy actors
+/// show no state. Too high: one blocked actor delays every snapshot.
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The bus: a registry of actors, topics and interceptors. Cheap to clone; all clones are the same bus.
@@ -45,18 +43,9 @@ struct Inner {
     shared: Arc<Shared>,
     registry: Registry,
     topics: Topics,
-    watches: Mutex<FxHashMap<Address, Vec<Arc<dyn AnyMailbox>>>>,
+    watches: Mutex<Watches>,
     /// The accepted messages of each actor type: one table per type.
-    tables: Mutex<FxHashMap<TypeId, Arc<dyn std::any::Any + Send + Sync>>>,
-}
-
-/// The part of the bus that mailboxes use, without the registry, which holds the mailboxes.
-#[derive(Default)]
-pub(crate) struct Shared {
-    pub(crate) interceptors: Interceptors,
-    pub(crate) dead_letters: DeadLetters,
-    /// Whether handlers are timed.
-    pub(crate) timing: bool,
+    tables: Mutex<FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Default for Bus {
@@ -79,36 +68,12 @@ impl Bus {
 
     fn with(timing: bool) -> Bus {
         Bus(Arc::new(Inner {
-            shared: Arc::new(Shared { timing, ..Shared::default() }),
+            shared: Arc::new(Shared::new(timing)),
             registry: Registry::new(),
             topics: Topics::default(),
             watches: Mutex::default(),
             tables: Mutex::default(),
         }))
-    }
-
-    /// Spawns an actor on this thread with the default limits and restart policy.
-    ///
-    /// # Errors
-    /// `SYS.1005` if an actor has the address already.
-    ///
-    /// # Panics
-    /// Outside an actix system.
-    pub fn spawn<A: Actor>(&self, id: impl Into<Uuid>, factory: impl FnMut() -> A + 'static) -> Result<ActorRef<A>> {
-        self.actor(id, factory).spawn()
-    }
-
-    /// Begins to spawn an actor of kind [`Actor::KIND`] with this id. `factory` creates it, and rebuilds it after a
-    /// panic.
-    pub fn actor<A: Actor, F: FnMut() -> A + 'static>(&self, id: impl Into<Uuid>, factory: F) -> Spawn<'_, A, F> {
-        Spawn {
-            bus: self,
-            address: Address::new(A::KIND, id),
-            factory,
-            lanes: LaneLimits::default(),
-            restarts: RestartPolicy::default(),
-            _actor: std::marker::PhantomData,
-        }
     }
 
     /// Sends a message and returns a future for its reply. The message is in the mailbox before this returns.
@@ -124,7 +89,8 @@ impl Bus {
 
     /// [`ask`](Bus::ask) with this time limit. An earlier inherited deadline applies instead.
     pub fn ask_within<M: Message>(&self, to: Address, message: M, within: Duration) -> Ask<M::Reply> {
-        ask(to, within, |reply, deadline| self.send(to, request(message, Some(reply), Some(deadline))), M::NAME)
+        let send = |reply, deadline| self.send(to, Request::new(message, Some(reply), Some(deadline)));
+        ask(to, within, send, M::NAME, self.0.shared.bus)
     }
 
     /// Sends a message without waiting for its reply.
@@ -132,7 +98,7 @@ impl Bus {
     /// # Errors
     /// `SYS.1009`, `SYS.1008`, `SYS.1010` or `SYS.1012` if the message is not in a mailbox. It is then a dead letter.
     pub fn tell<M: Message>(&self, to: Address, message: M) -> Result<()> {
-        self.send(to, request(message, None, None))
+        self.send(to, Request::new(message, None, None))
     }
 
     fn send<M: Message>(&self, to: Address, mut request: Request<M>) -> Result<()> {
@@ -164,7 +130,7 @@ impl Bus {
         if self.0.shared.interceptors.any() {
             self.0.shared.interceptors.before_publish(&mut event)?;
         }
-        Ok(self.0.topics.publish(event))
+        Ok(self.0.topics.publish(event, &self.0.shared.counts))
     }
 
     /// A stream of the events whose topic matches a glob: `*` is any text, `?` one character, `{name}` one segment.
@@ -224,232 +190,70 @@ impl Bus {
             }
             actors.push(actor);
         }
-        Snapshot { actors, stats: stats::snapshot(), dead_letters: self.dead_letters() }
+        Snapshot { actors, stats: self.0.shared.counts.snapshot(), dead_letters: self.dead_letters() }
     }
 
-    pub(crate) fn subscribe_actor<E: Event, A: EventHandler<E>>(&self, mailbox: &Arc<Mailbox<A>>) {
-        self.0.topics.subscribe_actor::<E>(mailbox.address, mailbox.clone());
+    pub(crate) fn subscribe_actor(&self, event: TypeId, mailbox: Arc<dyn AnyMailbox>, address: Address) {
+        self.0.topics.subscribe_actor(event, address, mailbox);
     }
 
-    pub(crate) fn watch(&self, address: Address, watcher: Arc<dyn AnyMailbox>) {
+    pub(crate) fn is_subscribed(&self, event: TypeId, address: Address) -> bool {
+        self.0.topics.is_subscribed(event, &address)
+    }
+
+    pub(crate) fn watch(&self, address: Address, by: Address, watcher: Arc<dyn AnyMailbox>) {
         // Under the lock: an actor that stops at the same time is either missing here or notifies the watcher.
         let mut watches = self.0.watches.lock();
         if self.0.registry.get(&address).is_some() {
-            watches.entry(address).or_default().push(watcher);
+            watches.add(address, by, watcher);
         } else {
             drop(watches);
             watcher.terminated(address, &Exit::Missing);
         }
     }
 
-    pub(crate) fn ended(&self, address: Address, exit: &Exit) {
-        self.0.topics.forget(&address);
+    pub(crate) fn unwatch(&self, address: Address, by: Address) {
+        self.0.watches.lock().remove(&address, &by);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Gives an actor its address. Queues `events` for it until it has started.
+    pub(crate) fn spawned(&self, address: Address, mailbox: Arc<dyn AnyMailbox>, events: &[TypeId]) -> Result<()> {
+        self.0.registry.insert(address, mailbox.clone())?;
+        if !events.is_empty() {
+            self.0.topics.spawned(address, mailbox);
+        }
+        Ok(())
+    }
+
+    /// The actor has started, for the first time or again.
+    pub(crate) fn started(&self, address: Address, events: &[TypeId]) {
+        if !events.is_empty() {
+            self.0.topics.started(&address);
+        }
+    }
+
+    /// Frees the address of an actor and notifies its watchers.
+    pub(crate) fn ended(&self, address: Address, events: &[TypeId], exit: &Exit) {
+        if !events.is_empty() {
+            self.0.topics.forget(&address, events);
+        }
         let mut watches = self.0.watches.lock();
         self.0.registry.remove(&address);
-        let watchers = watches.remove(&address).unwrap_or_default();
+        let watchers = watches.ended(&address);
         drop(watches);
-        for watcher in watchers {
+        for watcher in watchers.values() {
             watcher.terminated(address, exit);
         }
     }
 
-    fn table<A: Actor>(&self) -> Arc<Accepts<A>> {
+    /// The table of an actor type, made once per bus.
+    pub(crate) fn table<T: Any + Send + Sync>(&self, actor: TypeId, make: fn() -> T) -> Arc<T> {
         let mut tables = self.0.tables.lock();
-        let table = tables.entry(TypeId::of::<A>()).or_insert_with(|| Arc::new(Accepts::<A>::of()));
+        let table = tables.entry(actor).or_insert_with(|| Arc::new(make()));
         table.clone().downcast().expect("keyed by the actor's type")
-    }
-}
-
-#[inline]
-fn request<M: Message>(
-    message: M,
-    reply: Option<oneshot::Sender<Result<M::Reply>>>,
-    deadline: Option<Instant>,
-) -> Request<M> {
-    let span = current_span().map(Box::new);
-    Request { message, lane: M::LANE, reply, deadline, span }
-}
-
-fn ask<R>(
-    to: Address,
-    within: Duration,
-    send: impl FnOnce(oneshot::Sender<Result<R>>, Instant) -> Result<()>,
-    name: &'static str,
-) -> Ask<R> {
-    let now = Instant::now();
-    let own = now + within;
-    let deadline = current::deadline().map_or(own, |inherited| inherited.min(own));
-    if deadline <= now + MIN_DEADLINE {
-        stats::TIMEOUTS.add();
-        return Ask::refused(ErrorCode::new(Code::TIMEOUT, format!("no time is left to send {name} to {to}")));
-    }
-    let (sender, receiver) = oneshot::channel();
-    match send(sender, deadline) {
-        Ok(()) => Ask::waiting(receiver, deadline, to, name),
-        Err(error) => Ask::refused(error),
-    }
-}
-
-/// Runs the interceptors on a message. False if one of them answered it.
-#[inline]
-fn passes<M: Message>(shared: &Shared, to: Address, request: &mut Request<M>) -> Result<bool> {
-    if shared.interceptors.any() { shown(shared, to, request) } else { Ok(true) }
-}
-
-#[cold]
-fn shown<M: Message>(shared: &Shared, to: Address, request: &mut Request<M>) -> Result<bool> {
-    let Some(answer) = shared.interceptors.before_send(InterceptedMessage::new(to, &mut request.message)) else {
-        return Ok(true);
-    };
-    let reply = Verdict::downcast::<M>(answer?);
-    if let Some(sender) = request.reply.take() {
-        let _ = sender.send(reply);
-    }
-    Ok(false)
-}
-
-/// The settings of an actor before it is spawned.
-#[must_use = "`spawn` or `spawn_on` starts the actor"]
-pub struct Spawn<'a, A: Actor, F> {
-    bus: &'a Bus,
-    address: Address,
-    factory: F,
-    lanes: LaneLimits,
-    restarts: RestartPolicy,
-    _actor: std::marker::PhantomData<fn() -> A>,
-}
-
-impl<A: Actor, F: FnMut() -> A + 'static> Spawn<'_, A, F> {
-    /// Sets another address than that of kind and id, so that a test can replace an actor.
-    pub fn at(mut self, address: Address) -> Self {
-        self.address = address;
-        self
-    }
-
-    /// Sets the lengths of the lanes.
-    pub fn lanes(mut self, lanes: LaneLimits) -> Self {
-        self.lanes = lanes;
-        self
-    }
-
-    /// Sets the restart policy after panics.
-    pub fn restarts(mut self, restarts: RestartPolicy) -> Self {
-        self.restarts = restarts;
-        self
-    }
-
-    fn mailbox(&self) -> Result<Arc<Mailbox<A>>> {
-        let (bus, table) = (self.bus, self.bus.table::<A>());
-        let mailbox = Arc::new(Mailbox::new(self.address, bus.0.shared.clone(), table, self.lanes));
-        bus.0.registry.insert(self.address, mailbox.clone())?;
-        Ok(mailbox)
-    }
-
-    /// Spawns the actor on this thread.
-    ///
-    /// # Errors
-    /// `SYS.1005` if an actor has the address already.
-    ///
-    /// # Panics
-    /// Outside an actix system.
-    pub fn spawn(self) -> Result<ActorRef<A>> {
-        let mailbox = self.mailbox()?;
-        MailboxLoop::new(Box::new(self.factory), mailbox.clone(), self.bus.clone(), self.restarts).start();
-        Ok(ActorRef { mailbox })
-    }
-
-    /// Spawns the actor on another thread, where the factory runs too.
-    ///
-    /// # Errors
-    /// `SYS.1005` if an actor has the address already, `SYS.1012` if that thread has ended.
-    pub fn spawn_on(self, arbiter: &ArbiterHandle) -> Result<ActorRef<A>>
-    where
-        F: Send,
-    {
-        let (mailbox, bus) = (self.mailbox()?, self.bus.clone());
-        let (spawned, factory, restarts, address) = (mailbox.clone(), self.factory, self.restarts, self.address);
-        let accepted = arbiter.spawn_fn(move || {
-            MailboxLoop::new(Box::new(factory), spawned, bus, restarts).start();
-        });
-        if !accepted {
-            self.bus.ended(address, &Exit::Missing);
-            return Err(ErrorCode::new(
-                Code::NODE_UNAVAILABLE,
-                format!("cannot spawn {address}: its thread has ended"),
-            ));
-        }
-        Ok(ActorRef { mailbox })
-    }
-}
-
-/// A typed reference to one actor. Sends without the lookup of the address; the compiler checks the handler.
-pub struct ActorRef<A: Actor> {
-    mailbox: Arc<Mailbox<A>>,
-}
-
-impl<A: Actor> Clone for ActorRef<A> {
-    fn clone(&self) -> Self {
-        ActorRef { mailbox: self.mailbox.clone() }
-    }
-}
-
-impl<A: Actor> ActorRef<A> {
-    /// The actor's address.
-    pub fn address(&self) -> Address {
-        self.mailbox.address
-    }
-
-    /// Sends a message and returns a future for its reply, as [`Bus::ask`].
-    pub fn ask<M: Message>(&self, message: M) -> Ask<M::Reply>
-    where
-        A: Handler<M>,
-    {
-        self.ask_within(message, DEFAULT_DEADLINE)
-    }
-
-    /// Sends a message with this time limit, as [`Bus::ask_within`].
-    pub fn ask_within<M: Message>(&self, message: M, within: Duration) -> Ask<M::Reply>
-    where
-        A: Handler<M>,
-    {
-        ask(self.address(), within, |reply, deadline| self.send(request(message, Some(reply), Some(deadline))), M::NAME)
-    }
-
-    /// Sends a message without waiting for its reply.
-    ///
-    /// # Errors
-    /// `SYS.1010` if the lane is full, `SYS.1012` if the actor stopped.
-    pub fn tell<M: Message>(&self, message: M) -> Result<()>
-    where
-        A: Handler<M>,
-    {
-        self.send(request(message, None, None))
-    }
-
-    /// [`tell`](ActorRef::tell) in another lane than [`Message::LANE`].
-    ///
-    /// # Errors
-    /// `SYS.1010` if the lane is full, `SYS.1012` if the actor stopped.
-    pub fn tell_in<M: Message>(&self, lane: Lane, message: M) -> Result<()>
-    where
-        A: Handler<M>,
-    {
-        self.send(Request { lane, ..request(message, None, None) })
-    }
-
-    /// Requests the actor to stop after the message in progress. Its queued messages get `SYS.1012`.
-    pub fn stop(&self) {
-        self.mailbox.stop();
-    }
-
-    #[inline]
-    fn send<M: Message>(&self, mut request: Request<M>) -> Result<()>
-    where
-        A: Handler<M>,
-    {
-        match passes(&self.mailbox.shared, self.address(), &mut request)? {
-            true => self.mailbox.push(request.lane, Box::new(request)),
-            false => Ok(()),
-        }
     }
 }

@@ -1,12 +1,16 @@
 //! The context of a handler: promises, timers, background tasks, watches, stop.
 //!
-//! Invariants: a task or timer belongs to one incarnation of its actor and ends with it; the actor handles its result
-//! before further messages; a missed tick of an interval is skipped.
+//! Invariants: a task or timer belongs to one incarnation of its actor and ends with it; a reply beside the mailbox
+//! does not touch the actor and ends with the last incarnation; a finished task leaves nothing; a missed tick of an
+//! interval is skipped.
 //! Alternatives considered: tasks as futures inside actix's context. It polls all of them whenever one is woken.
 
 use std::{
+    any::TypeId,
+    cell::RefCell,
+    collections::BTreeMap,
     future::Future,
-    panic::AssertUnwindSafe,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -14,9 +18,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
-use ringfence_messages::{Address, Event, Message};
+use ringfence_messages::{Address, Code, ErrorCode, Event, Message};
 use tokio::{
     task::AbortHandle,
     time::{Instant, MissedTickBehavior},
@@ -27,9 +30,11 @@ use crate::{
     actor::{Actor, EventHandler},
     answer::{AsyncReply, Promise, Promised, Reply},
     bus::Bus,
-    current::{Scope, Scoped},
-    envelope::{Panicked, TaskResult, current_span},
+    current::{self, Scope, Scoped},
+    envelope::TaskResult,
     mailbox::Mailbox,
+    request::current_span,
+    stats::LocalCounts,
 };
 
 /// The bus as an actor sees it while it handles a message, an event or a task result.
@@ -38,30 +43,79 @@ pub struct Ctx<'a, A: Actor> {
     pub(crate) deadline: Option<Instant>,
     bus: &'a Bus,
     tasks: &'a mut Tasks,
-    /// The actor was idle when the message arrived, so the message did not wait.
-    pub(crate) fresh: bool,
+    pub(crate) counts: &'a LocalCounts,
     pub(crate) stop: bool,
     pub(crate) exclusive: bool,
 }
 
-/// The tasks of one incarnation of an actor, which are aborted at its end.
+/// How long a task may run.
+#[derive(Clone, Copy, PartialEq)]
+enum Life {
+    /// Until the actor is rebuilt or ends: its result touches the actor.
+    Incarnation,
+    /// Until the actor ends.
+    Actor,
+}
+
+/// The running tasks of an actor. Allocates nothing before the first one.
 #[derive(Default)]
-pub(crate) struct Tasks {
-    running: Vec<AbortHandle>,
-    prune_at: usize,
+pub(crate) struct Tasks(Option<Rc<RefCell<Running>>>);
+
+/// By number, so that every run aborts in the same sequence.
+#[derive(Default)]
+struct Running {
+    next: u64,
+    tasks: BTreeMap<u64, (AbortHandle, Life)>,
 }
 
 impl Tasks {
-    fn add(&mut self, task: AbortHandle) {
-        if self.running.len() >= self.prune_at.max(32) {
-            self.running.retain(|task| !task.is_finished());
-            self.prune_at = 2 * self.running.len();
-        }
-        self.running.push(task);
+    fn spawn(&mut self, life: Life, work: impl Future<Output = ()> + 'static) -> AbortHandle {
+        let running = self.0.get_or_insert_default();
+        let number = running.borrow().next;
+        let entry = Entry { running: running.clone(), number };
+        let task = tokio::task::spawn_local(async move {
+            let _entry = entry;
+            work.await;
+        });
+        let mut running = running.borrow_mut();
+        running.next += 1;
+        running.tasks.insert(number, (task.abort_handle(), life));
+        task.abort_handle()
     }
 
-    pub(crate) fn abort(&mut self) {
-        self.running.drain(..).for_each(|task| task.abort());
+    /// Aborts the tasks of an incarnation.
+    pub(crate) fn abort_incarnation(&mut self) {
+        self.abort(|life| life == Life::Incarnation);
+    }
+
+    /// Aborts all tasks.
+    pub(crate) fn abort_all(&mut self) {
+        self.abort(|_| true);
+    }
+
+    fn abort(&mut self, which: impl Fn(Life) -> bool) {
+        let Some(running) = &self.0 else { return };
+        let tasks = std::mem::take(&mut running.borrow_mut().tasks);
+        let (ended, kept): (BTreeMap<_, _>, _) = tasks.into_iter().partition(|(_, (_, life))| which(*life));
+        running.borrow_mut().tasks = kept;
+        ended.values().for_each(|(task, _)| task.abort());
+    }
+}
+
+/// Removes a task that ended or was aborted.
+struct Entry {
+    running: Rc<RefCell<Running>>,
+    number: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut running = self.running.borrow_mut();
+        running.tasks.remove(&self.number);
+        if running.tasks.is_empty() {
+            // An emptied map keeps its last node.
+            running.tasks = BTreeMap::new();
+        }
     }
 }
 
@@ -81,8 +135,13 @@ impl TaskHandle {
 }
 
 impl<'a, A: Actor> Ctx<'a, A> {
-    pub(crate) fn new(mailbox: &'a Arc<Mailbox<A>>, bus: &'a Bus, tasks: &'a mut Tasks) -> Ctx<'a, A> {
-        Ctx { mailbox, deadline: None, bus, tasks, fresh: false, stop: false, exclusive: false }
+    pub(crate) fn new(
+        mailbox: &'a Arc<Mailbox<A>>,
+        bus: &'a Bus,
+        tasks: &'a mut Tasks,
+        counts: &'a LocalCounts,
+    ) -> Ctx<'a, A> {
+        Ctx { mailbox, deadline: None, bus, tasks, counts, stop: false, exclusive: false }
     }
 
     /// The bus of this actor.
@@ -106,17 +165,24 @@ impl<'a, A: Actor> Ctx<'a, A> {
         crate::answer::promise()
     }
 
-    /// Subscribes to the events `E` from now on, until the actor ends.
+    /// Subscribes to the events `E` from now on, until the actor ends. In [`started`](Actor::started) also to those
+    /// that were published since the actor was spawned.
     pub fn subscribe<E: Event>(&mut self)
     where
         A: EventHandler<E>,
     {
-        self.bus.subscribe_actor::<E, A>(self.mailbox);
+        self.bus.subscribe_actor(TypeId::of::<E>(), self.mailbox.clone(), self.address());
     }
 
-    /// Requests a call of [`Actor::terminated`] when the actor of this address ends; at once if there is none.
+    /// Requests a call of [`Actor::terminated`] when the actor of this address ends; at once if there is none. A second
+    /// watch of the same actor changes nothing. A watch outlives a rebuild of this actor.
     pub fn watch(&mut self, address: Address) {
-        self.bus.watch(address, self.mailbox.clone());
+        self.bus.watch(address, self.address(), self.mailbox.clone());
+    }
+
+    /// Ends the [watch](Ctx::watch) of an actor.
+    pub fn unwatch(&mut self, address: Address) {
+        self.bus.unwatch(address, self.address());
     }
 
     /// Stops this actor after the message in progress.
@@ -165,9 +231,9 @@ impl<'a, A: Actor> Ctx<'a, A> {
     ) -> TaskHandle {
         let (mailbox, cancelled) = (self.mailbox.clone(), Arc::new(AtomicBool::new(false)));
         let (tick, waiting, ended) = (Arc::new(Mutex::new(tick)), Arc::new(AtomicBool::new(false)), cancelled.clone());
-        let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+        let mut interval = tokio::time::interval_at(current::after(Instant::now(), period), period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let task = tokio::task::spawn_local(async move {
+        let abort = self.tasks.spawn(Life::Incarnation, async move {
             loop {
                 interval.tick().await;
                 if waiting.swap(true, Relaxed) {
@@ -182,8 +248,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
                 })));
             }
         });
-        self.tasks.add(task.abort_handle());
-        TaskHandle { abort: task.abort_handle(), cancelled }
+        TaskHandle { abort, cancelled }
     }
 
     fn run<T: Send + 'static>(
@@ -195,7 +260,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
     ) -> TaskHandle {
         let (mailbox, cancelled) = (self.mailbox.clone(), Arc::new(AtomicBool::new(false)));
         let ended = cancelled.clone();
-        let future = AssertUnwindSafe(Scoped::new(deadline, future)).catch_unwind();
+        let future = Scoped::new(deadline, future);
         let work = async move {
             mailbox.push_result(match future.await {
                 Ok(output) => TaskResult::Then(Box::new(move |actor, ctx| {
@@ -206,12 +271,10 @@ impl<'a, A: Actor> Ctx<'a, A> {
                         then(actor, output, ctx);
                     }
                 })),
-                Err(panic) => TaskResult::Panicked(Panicked::of(panic)),
+                Err(panicked) => TaskResult::Panicked(panicked),
             });
         };
-        let task = tokio::task::spawn_local(work);
-        self.tasks.add(task.abort_handle());
-        TaskHandle { abort: task.abort_handle(), cancelled }
+        TaskHandle { abort: self.tasks.spawn(Life::Incarnation, work), cancelled }
     }
 
     pub(crate) fn run_async<R: 'static>(
@@ -222,14 +285,15 @@ impl<'a, A: Actor> Ctx<'a, A> {
         span: tracing::Span,
     ) {
         let mailbox = later.exclusive.then(|| self.mailbox.clone());
+        let life = if later.exclusive { Life::Incarnation } else { Life::Actor };
         self.exclusive |= later.exclusive;
-        let future = AssertUnwindSafe(Scoped::new(self.deadline, later.future)).catch_unwind();
+        let future = Scoped::new(self.deadline, later.future);
         // Sends an error when the task is aborted: the guard is dropped with the task.
         let mut pending = PendingReply(Some(reply));
         let work = async move {
             let result = match future.await {
                 Ok(result) => result,
-                Err(panic) => Err(Panicked::of(panic).error(name)),
+                Err(panicked) => Err(panicked.error(name)),
             };
             if let Some(reply) = pending.0.take() {
                 reply.send(result);
@@ -238,7 +302,7 @@ impl<'a, A: Actor> Ctx<'a, A> {
                 mailbox.push_result(TaskResult::Resume);
             }
         };
-        self.tasks.add(tokio::task::spawn_local(work.instrument(span)).abort_handle());
+        self.tasks.spawn(life, work.instrument(span));
     }
 }
 
@@ -249,7 +313,7 @@ impl<R> Drop for PendingReply<R> {
     fn drop(&mut self) {
         if let Some(reply) = self.0.take() {
             let details = "the receiver stopped or was rebuilt before it answered";
-            reply.send(Err(ringfence_messages::ErrorCode::new(ringfence_messages::Code::CANCELLED, details)));
+            reply.send(Err(ErrorCode::new(Code::CANCELLED, details)));
         }
     }
 }

@@ -1,43 +1,22 @@
 //! The items of a mailbox: requests with their reply channel, events, and results of the actor's tasks.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::any::TypeId;
 
-use ringfence_messages::{Address, Code, ErrorCode, Event, Lane, Message, Result};
+use ringfence_messages::{Address, Code, ErrorCode, Event, Message, Result};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    actor::{Actor, EventHandler, Exit, Handler},
+    actor::{Actor, EventHandler, Handler},
     answer::{Answer, IntoAnswer, Reply, bind},
     context::Ctx,
     current::Scope,
+    event::EventEnvelope,
+    exit::Exit,
     interceptor::{InterceptedMessage, Verdict},
-    stats,
+    panicked::{Panicked, discard},
+    request::{Request, traced},
+    stats::{self, BusId},
 };
-
-/// The text of a panic in a handler.
-pub(crate) struct Panicked(pub(crate) String);
-
-impl Panicked {
-    pub(crate) fn of(payload: Box<dyn Any + Send>) -> Panicked {
-        let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        Panicked(
-            text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic without text".into()),
-        )
-    }
-
-    /// Runs an actor's code and converts a panic into an error.
-    pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
-        catch_unwind(AssertUnwindSafe(code)).map_err(Panicked::of)
-    }
-
-    pub(crate) fn error(&self, where_: &str) -> ErrorCode {
-        ErrorCode::new(Code::INTERNAL, format!("{where_} panicked: {}", self.0))
-    }
-}
 
 /// A message or event for an actor of type `A`.
 pub(crate) trait Envelope<A: Actor>: Send {
@@ -45,16 +24,7 @@ pub(crate) trait Envelope<A: Actor>: Send {
     /// Calls the handler. After an error the actor's state is unusable.
     fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked>;
     /// Rejects the item: no handler will be called.
-    fn fail(self: Box<Self>, error: ErrorCode);
-}
-
-/// A message with its reply channel, deadline and span.
-pub(crate) struct Request<M: Message> {
-    pub(crate) message: M,
-    pub(crate) lane: Lane,
-    pub(crate) reply: Option<oneshot::Sender<Result<M::Reply>>>,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) span: Option<Box<tracing::Span>>,
+    fn fail(self: Box<Self>, error: ErrorCode, bus: BusId);
 }
 
 impl<A: Handler<M>, M: Message> Envelope<A> for Request<M> {
@@ -64,19 +34,20 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Request<M> {
 
     fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked> {
         let Request { mut message, reply, deadline, span, .. } = *self;
-        let (reply, mailbox) = (Reply(reply), ctx.mailbox);
-        // A message that did not wait, and whose sender still waits, is in time: no clock read.
-        let in_time = ctx.fresh && !reply.is_abandoned();
-        if deadline.is_some_and(|deadline| !in_time && deadline <= Instant::now()) {
-            stats::EXPIRED.add();
+        let mailbox = ctx.mailbox;
+        let reply = Reply { sender: reply, bus: mailbox.shared.bus };
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            mailbox.shared.counts.expired.add();
             let details = format!("{} waited in the mailbox of {} until its deadline", M::NAME, mailbox.address);
             reply.send(Err(ErrorCode::new(Code::TIMEOUT, details)));
+            discard(message);
             return Ok(());
         }
         if mailbox.shared.interceptors.any() {
             let intercepted = InterceptedMessage::new(mailbox.address, &mut message);
             if let Some(answer) = mailbox.shared.interceptors.before_delivery(intercepted) {
                 reply.send(answer.and_then(Verdict::downcast::<M>));
+                discard(message);
                 return Ok(());
             }
         }
@@ -86,11 +57,11 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Request<M> {
         let outcome = {
             let (_scope, _span) = (Scope::enter(deadline), span.enter());
             ctx.deadline = deadline;
-            Panicked::caught(|| actor.handle(message, ctx))
+            Panicked::caught(|| actor.handle(message, ctx).into_answer())
         };
-        stats::handled::<M>(started.map(|at| at.elapsed()), outcome.is_err());
+        ctx.counts.handled::<M>(started.map(|at| at.elapsed()), outcome.is_err());
         stats::add_alone(&mailbox.handled, 1);
-        match outcome.map(IntoAnswer::into_answer) {
+        match outcome {
             Ok(Answer::Now(result)) => reply.send(result),
             Ok(Answer::AsyncReply(later)) => ctx.run_async(later, reply, M::NAME, span),
             Ok(Answer::Promised(cell)) => bind(&cell, reply),
@@ -103,22 +74,13 @@ impl<A: Handler<M>, M: Message> Envelope<A> for Request<M> {
         Ok(())
     }
 
-    fn fail(self: Box<Self>, error: ErrorCode) {
-        Reply(self.reply).send(Err(error));
+    fn fail(self: Box<Self>, error: ErrorCode, bus: BusId) {
+        let Request { message, reply, .. } = *self;
+        if reply.is_some() {
+            Reply { sender: reply, bus }.send(Err(error));
+        }
+        discard(message);
     }
-}
-
-/// Whether a subscriber may record the spans of messages: one load if none does.
-#[inline]
-pub(crate) fn traced() -> bool {
-    tracing::Level::INFO <= tracing::level_filters::STATIC_MAX_LEVEL
-        && tracing::Level::INFO <= tracing::level_filters::LevelFilter::current()
-}
-
-/// The current span, if a subscriber records it.
-#[inline]
-pub(crate) fn current_span() -> Option<tracing::Span> {
-    if traced() { Some(tracing::Span::current()).filter(|span| !span.is_disabled()) } else { None }
 }
 
 /// The span of a handler: a new one if every message is recorded, else the sender's.
@@ -130,36 +92,33 @@ fn handling(sender: Option<tracing::Span>, actor: Address, message: &'static str
     if own.is_disabled() { sender.unwrap_or(own) } else { own }
 }
 
-/// An event on its way to one subscriber.
-pub(crate) struct EventEnvelope<E>(pub(crate) Arc<E>);
-
-impl<E> Clone for EventEnvelope<E> {
-    fn clone(&self) -> Self {
-        EventEnvelope(self.0.clone())
-    }
-}
-
 impl<A: EventHandler<E>, E: Event> Envelope<A> for EventEnvelope<E> {
     fn name(&self) -> &'static str {
         E::TOPIC
     }
 
     fn deliver(self: Box<Self>, actor: &mut A, ctx: &mut Ctx<'_, A>) -> Result<(), Panicked> {
+        if self.early && !ctx.bus().is_subscribed(TypeId::of::<E>(), ctx.address()) {
+            return Ok(());
+        }
         let _scope = Scope::enter(None);
         ctx.deadline = None;
-        let outcome = Panicked::caught(|| actor.on_event(&self.0, ctx));
+        let outcome = Panicked::caught(|| actor.on_event(&self.event, ctx));
+        discard(self);
         stats::add_alone(&ctx.mailbox.handled, 1);
         stats::add_alone(&ctx.mailbox.failed, u64::from(outcome.is_err()));
         outcome
     }
 
-    fn fail(self: Box<Self>, _: ErrorCode) {}
+    fn fail(self: Box<Self>, _: ErrorCode, _: BusId) {
+        discard(self);
+    }
 }
 
 /// The callback of a task.
 pub(crate) type Then<A> = Box<dyn FnOnce(&mut A, &mut Ctx<'_, A>) + Send>;
 
-/// Results of an actor's tasks, watches and stop requests.
+/// Results of an actor's tasks and watches.
 pub(crate) enum TaskResult<A: Actor> {
     /// A task ended or a timer fired: the callback.
     Then(Then<A>),
@@ -169,6 +128,6 @@ pub(crate) enum TaskResult<A: Actor> {
     Panicked(Panicked),
     /// A watched actor ended.
     Terminated(Address, Exit),
-    /// A request to stop.
-    Stop,
+    /// Snapshots wait for the actor's state.
+    Observe(Vec<oneshot::Sender<serde_json::Value>>),
 }

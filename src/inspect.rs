@@ -12,7 +12,7 @@ use crate::stats::BusStats;
 pub struct Snapshot {
     /// All actors, sorted by kind and id.
     pub actors: Vec<ActorSnapshot>,
-    /// Counts of the process, for all buses in it.
+    /// Counts of this bus.
     pub stats: BusStats,
     /// Messages that no actor handled, oldest first.
     pub dead_letters: Vec<crate::DeadLetter>,
@@ -34,7 +34,8 @@ pub struct ActorSnapshot {
     pub failed: u64,
     /// Number of rebuilds.
     pub restarts: u32,
-    /// [`Actor::observe`](crate::Actor::observe); null if the actor did not answer in time.
+    /// [`Actor::observe`](crate::Actor::observe); null if the actor did not answer in time,
+    /// or panicked in `observe`.
     pub state: Value,
 }
 

@@ -11,6 +11,8 @@ use std::{
 use parking_lot::RwLock;
 use ringfence_messages::{Address, Code, ErrorCode, Event, Message, Result};
 
+use crate::panicked::{Panicked, discard};
+
 /// A message at a gate.
 pub struct InterceptedMessage<'a> {
     /// Address of the receiver.
@@ -54,14 +56,16 @@ impl Verdict {
 
     pub(crate) fn downcast<M: Message>(answer: Box<dyn Any + Send>) -> Result<M::Reply> {
         let reply = answer.downcast::<M::Reply>().map(|reply| *reply);
-        reply.map_err(|_| {
+        reply.map_err(|other| {
+            discard(other);
             ErrorCode::new(Code::INTERNAL, format!("interceptor answered {} with a reply of another type", M::NAME))
         })
     }
 }
 
 /// A hook for messages and events. The default methods let everything pass. A method runs on the thread of the sender
-/// or of the receiver, and must not block.
+/// or of the receiver, and must not block. After a panic in a method the sender or publisher gets `SYS.1000`, and the
+/// message or event is not delivered.
 pub trait Interceptor: Send + Sync {
     /// Called before a message is put into a mailbox.
     fn before_send(&self, message: &mut InterceptedMessage<'_>) -> Verdict {
@@ -89,7 +93,8 @@ pub trait Interceptor: Send + Sync {
 #[derive(Default)]
 pub(crate) struct Interceptors {
     any: AtomicBool,
-    list: RwLock<Vec<Arc<dyn Interceptor>>>,
+    /// Shared, as a gate runs them outside the lock: an interceptor may add another one.
+    list: RwLock<Arc<Vec<Arc<dyn Interceptor>>>>,
 }
 
 /// The answer or error of an interceptor that stopped a message.
@@ -97,7 +102,7 @@ type Stopped = Option<Result<Box<dyn Any + Send>>>;
 
 impl Interceptors {
     pub(crate) fn add(&self, interceptor: Arc<dyn Interceptor>) {
-        self.list.write().push(interceptor);
+        Arc::make_mut(&mut self.list.write()).push(interceptor);
         self.any.store(true, Relaxed);
     }
 
@@ -121,15 +126,26 @@ impl Interceptors {
         gate: impl Fn(&dyn Interceptor, &mut InterceptedMessage<'_>) -> Verdict,
     ) -> Stopped {
         let list = self.list.read().clone();
-        list.iter().find_map(|interceptor| match gate(interceptor.as_ref(), &mut message) {
-            Verdict::Pass => None,
-            Verdict::Veto(error) => Some(Err(error)),
-            Verdict::Answer(answer) => Some(Ok(answer)),
-        })
+        let name = message.name;
+        let verdict = Panicked::caught(|| {
+            list.iter().find_map(|interceptor| match gate(interceptor.as_ref(), &mut message) {
+                Verdict::Pass => None,
+                Verdict::Veto(error) => Some(Err(error)),
+                Verdict::Answer(answer) => Some(Ok(answer)),
+            })
+        });
+        verdict.unwrap_or_else(|panicked| Some(Err(failed(name, &panicked))))
     }
 
     pub(crate) fn before_publish<E: Event>(&self, event: &mut E) -> Result<()> {
         let list = self.list.read().clone();
-        list.iter().try_for_each(|interceptor| interceptor.before_publish(E::TOPIC, event))
+        let verdict =
+            Panicked::caught(|| list.iter().try_for_each(|interceptor| interceptor.before_publish(E::TOPIC, event)));
+        verdict.unwrap_or_else(|panicked| Err(failed(E::TOPIC, &panicked)))
     }
+}
+
+fn failed(name: &'static str, panicked: &Panicked) -> ErrorCode {
+    tracing::error!(message = name, panic = panicked.0, "interceptor panicked");
+    panicked.error(&format!("an interceptor of {name}"))
 }

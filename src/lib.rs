@@ -99,8 +99,6 @@
 //!     let bus = Bus::new();
 //!     let mut log = bus.subscribe("door.*")?;
 //!     bus.spawn(uuid::Uuid::nil(), Porter::default)?;
-//!     # tokio::task::yield_now().await;
-//!     # tokio::task::yield_now().await;
 //!     bus.publish(DoorOpened { door: "front".into() })?;
 //!     let heard = log.recv().await.expect("it was published");
 //!     assert_eq!((heard.topic, heard.subject()), ("door.opened", "front".to_owned()));
@@ -192,29 +190,36 @@
 //!
 //! | code | meaning |
 //! |---|---|
-//! | `SYS.1000` | the handler panicked; the actor is rebuilt by its [`RestartPolicy`] |
+//! | `SYS.1000` | the handler panicked, and the actor is rebuilt by its [`RestartPolicy`]; or an interceptor panicked |
 //! | `SYS.1001` | the deadline passed; the work may still be done, so query the state |
 //! | `SYS.1008` | the actor has no handler for the message |
 //! | `SYS.1009` | no actor has the address |
 //! | `SYS.1010` | the lane is full; retry later |
-//! | `SYS.1012` | the actor stopped before it answered |
-//! | `SYS.1017` | the actor dropped the request |
+//! | `SYS.1012` | the actor stopped before it answered; its handler may have run |
+//! | `SYS.1017` | the actor dropped the request; its handler may have run |
 //!
 //! [`Bus::dead_letters`] lists messages that no actor handled. [`Bus::inspect`] shows every actor with its lanes and
 //! counts. An [`Interceptor`] can read, change, reject or answer every message. [`Ctx::watch`] reports the end of
 //! another actor.
 //!
+//! # Deadlines outside handlers
+//!
+//! A handler and its futures inherit the deadline of their message. [`with_deadline`] carries it into a spawned task,
+//! or sets one from outside; [`detached`] removes it.
+//!
 //! # Threads
 //!
-//! [`Bus::spawn`] runs an actor on the current thread, [`Spawn::spawn_on`] on the thread of an actix arbiter. A message
-//! within a thread costs tens of nanoseconds; a message to another thread also costs a wake-up of that thread. So
-//! actors with much traffic belong on one thread. `make bench` compares the bus with actix, kameo, ractor, xtra and
-//! tokio's channels.
+//! [`Bus::spawn`] runs an actor on the current thread, in an actix system or another `LocalSet` of tokio, and
+//! [`Spawn::spawn_on`] on the thread of an actix arbiter. A message within a thread costs tens of nanoseconds; a
+//! message to another thread also costs a wake-up of that thread. So actors with much traffic belong on one thread.
+//! `make bench` compares the bus with actix, kameo, ractor, xtra and tokio's channels.
 //!
 //! Each module header states invariants and alternatives considered; longer arguments are in `docs/adr/`.
 
 mod actor;
+mod actor_ref;
 mod answer;
+mod any_mailbox;
 mod ask;
 mod bus;
 mod context;
@@ -222,29 +227,39 @@ mod current;
 mod dead_letter;
 mod envelope;
 mod event;
+mod exit;
 mod inspect;
 mod interceptor;
 mod mailbox;
 mod mailbox_loop;
+mod panicked;
 mod registry;
+mod request;
+mod shared;
+mod spawn;
 mod stats;
 mod supervise;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod topic;
+mod watches;
 
-pub use actor::{Accepts, Actor, EventHandler, Exit, Handler};
+pub use actor::{Accepts, Actor, EventHandler, Handler};
+pub use actor_ref::ActorRef;
 pub use answer::{AsyncReply, IntoAnswer, Promise, Promised};
 pub use ask::Ask;
-pub use bus::{ActorRef, Bus, DEFAULT_DEADLINE, MIN_DEADLINE, OBSERVE_TIMEOUT, Spawn};
+pub use bus::{Bus, DEFAULT_DEADLINE, OBSERVE_TIMEOUT};
 pub use context::{Ctx, TaskHandle};
-pub use current::detached;
+pub use current::{WithDeadline, deadline, detached, with_deadline};
 pub use dead_letter::{DeadLetter, MAX_DEAD_LETTERS};
 pub use event::{AnyEvent, MAX_STREAM_BACKLOG, Subscription};
+pub use exit::Exit;
 pub use inspect::{ActorSnapshot, LaneSnapshot, Snapshot};
 pub use interceptor::{InterceptedMessage, Interceptor, Verdict};
-pub use mailbox::LaneLimits;
+pub use mailbox::{LaneLimits, MAX_RESULTS};
 pub use mailbox_loop::{MAX_TURN, SLICE, TURN, UNTIMED};
+pub use request::MIN_DEADLINE;
+pub use spawn::Spawn;
 pub use stats::{BusStats, MessageStats, export as export_metrics};
 pub use supervise::RestartPolicy;
 pub use topic::{Glob, MAX_GLOB_BYTES};

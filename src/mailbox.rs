@@ -1,7 +1,8 @@
 //! The mailbox: three bounded lanes, and a queue of results of the actor's tasks.
 //!
 //! Invariants: a lane never exceeds its limit; an accepted message is either handled or failed with an error; the
-//! mailbox loop is woken exactly if it waits; an unused lane allocates nothing.
+//! mailbox loop is woken if it waits; an unused lane allocates nothing; a stop goes before everything else; results go
+//! before messages, but at most [`MAX_RESULTS`] in a row, so that neither starves the other.
 //! Alternatives considered: actix's mailbox (its `do_send` ignores the capacity, and it has no lanes); one channel per
 //! lane (three wakers, three allocations, no common sequence of service).
 
@@ -19,11 +20,18 @@ use parking_lot::Mutex;
 use ringfence_messages::{Address, Code, ErrorCode, Lane, Result};
 
 use crate::{
-    actor::{Accepts, Actor, Exit},
-    bus::Shared,
+    actor::{Accepts, Actor},
+    any_mailbox::AnyMailbox,
     envelope::{Envelope, TaskResult},
+    exit::Exit,
     inspect::ActorSnapshot,
+    panicked::discard,
+    shared::Shared,
 };
+
+/// Task results in a row while a message waits: 32. Too low: the results of one round of tasks wait behind unrelated
+/// messages. Too high: a control message waits for that many callbacks.
+pub const MAX_RESULTS: u32 = 32;
 
 /// The greatest number of queued messages in each lane of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +78,16 @@ struct Queues<A: Actor> {
     waker: Option<Waker>,
     /// The mailbox loop waits for a wake, or will wait after the item in progress.
     idle: bool,
+    /// Results in a row, while a message waited.
+    results_in_a_row: u32,
+    stopping: bool,
     exit: Option<Exit>,
 }
 
 /// The next item for the mailbox loop.
 pub(crate) enum Item<A: Actor> {
+    /// A request to stop.
+    Stop,
     TaskResult(TaskResult<A>),
     Message(Box<dyn Envelope<A>>),
     /// No item; the next one wakes the mailbox loop.
@@ -98,6 +111,8 @@ impl<A: Actor> Mailbox<A> {
                 lanes: [const { VecDeque::new() }; 3],
                 waker: None,
                 idle: false,
+                results_in_a_row: 0,
+                stopping: false,
                 exit: None,
             }),
             handled: AtomicU64::new(0),
@@ -122,8 +137,12 @@ impl<A: Actor> Mailbox<A> {
         };
         drop(queues);
         self.shared.dead_letters.push(self.address, envelope.name(), &refusal);
-        envelope.fail(refusal.clone());
         Err(refusal)
+    }
+
+    /// The events with a handler.
+    pub(crate) fn events(&self) -> &[TypeId] {
+        self.accepts.events()
     }
 
     /// Queues the result of a task. Not bounded here: each task has at most one result.
@@ -132,6 +151,9 @@ impl<A: Actor> Mailbox<A> {
         if queues.exit.is_none() {
             queues.results.push_back(item);
             queues.wake();
+        } else {
+            drop(queues);
+            discard(item);
         }
     }
 
@@ -139,53 +161,78 @@ impl<A: Actor> Mailbox<A> {
     /// sleep, and the next item wakes it.
     pub(crate) fn pop(&self, waker: &Waker, only_results: bool) -> (Item<A>, bool) {
         let mut queues = self.queues.lock();
-        let item = match queues.results.pop_front() {
-            Some(item) => Item::TaskResult(item),
-            None if only_results => Item::Idle,
-            None => queues.lanes.iter_mut().find_map(VecDeque::pop_front).map_or(Item::Idle, Item::Message),
+        if queues.stopping {
+            return (Item::Stop, false);
+        }
+        let item = match only_results {
+            true => queues.result(),
+            false if queues.results_in_a_row >= MAX_RESULTS => queues.message().or_else(|| queues.result()),
+            false => queues.result().or_else(|| queues.message()),
         };
-        let empty = queues.results.is_empty() && queues.lanes.iter().all(VecDeque::is_empty);
+        let item = item.unwrap_or(Item::Idle);
+        let no_message = queues.lanes.iter().all(VecDeque::is_empty);
+        match item {
+            Item::TaskResult(_) if !no_message => queues.results_in_a_row += 1,
+            _ => queues.results_in_a_row = 0,
+        }
+        let empty = no_message && queues.results.is_empty();
         if empty || matches!(item, Item::Idle) {
-            if !queues.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-                queues.waker = Some(waker.clone());
-            }
+            queues.wait(waker);
             queues.idle = true;
         }
         (item, empty)
     }
 
+    /// Whether a stop was requested. A later request wakes the mailbox loop.
+    pub(crate) fn is_stopping(&self, waker: &Waker) -> bool {
+        let mut queues = self.queues.lock();
+        queues.wait(waker);
+        queues.stopping
+    }
+
     /// Drops the task results of a dead incarnation, outside the lock because their drop runs the actor's code.
     pub(crate) fn clear_results(&self) {
         let results = std::mem::take(&mut self.queues.lock().results);
-        // A stop request and the end of a watched actor are for the next incarnation.
+        // The end of a watched actor and a snapshot are for the next incarnation.
         for item in results {
-            if matches!(item, TaskResult::Stop | TaskResult::Terminated(..)) {
-                self.push_result(item);
+            match item {
+                TaskResult::Terminated(..) | TaskResult::Observe(_) => self.push_result(item),
+                _ => discard(item),
             }
         }
     }
 
-    /// Closes the mailbox and fails its queued messages. Returns false if it was closed before.
-    pub(crate) fn close(&self, exit: Exit) -> bool {
+    /// Closes the mailbox and fails its queued messages.
+    pub(crate) fn close(&self, exit: &Exit) {
         let mut queues = self.queues.lock();
-        if queues.exit.is_some() {
-            return false;
-        }
-        let why = ErrorCode::new(Code::NODE_UNAVAILABLE, format!("{} has ended: {exit}", self.address));
-        queues.exit = Some(exit);
+        queues.exit = Some(exit.clone());
         let left = std::mem::take(&mut queues.lanes);
         let results = std::mem::take(&mut queues.results);
         drop(queues);
-        drop(results);
+        results.into_iter().for_each(discard);
         for envelope in left.into_iter().flatten() {
+            let why = ErrorCode::new(Code::NODE_UNAVAILABLE, format!("{} has ended: {exit}", self.address));
             self.shared.dead_letters.push(self.address, envelope.name(), &why);
-            envelope.fail(why.clone());
+            envelope.fail(why, self.shared.bus);
         }
-        true
     }
 }
 
 impl<A: Actor> Queues<A> {
+    fn result(&mut self) -> Option<Item<A>> {
+        self.results.pop_front().map(Item::TaskResult)
+    }
+
+    fn message(&mut self) -> Option<Item<A>> {
+        self.lanes.iter_mut().find_map(VecDeque::pop_front).map(Item::Message)
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
     fn wake(&mut self) {
         if self.idle {
             self.idle = false;
@@ -196,30 +243,28 @@ impl<A: Actor> Queues<A> {
     }
 }
 
-/// A mailbox of any actor type, as in the registry.
-pub(crate) trait AnyMailbox: Send + Sync {
-    /// Accepts `Option<Request<M>>` (emptied on success) or `EventEnvelope<E>` of the message or event type `of`.
-    /// `None` if the actor has no handler.
-    fn take_in(&self, of: TypeId, item: &mut dyn Any) -> Option<Result<()>>;
-    fn stop(&self);
-    fn terminated(&self, who: Address, why: &Exit);
-    /// The snapshot without the actor's state.
-    fn snapshot(&self) -> ActorSnapshot;
-    /// Requests [`Actor::observe`] from the actor.
-    fn observe(&self, to: tokio::sync::oneshot::Sender<serde_json::Value>);
-}
-
 impl<A: Actor> AnyMailbox for Mailbox<A> {
     fn take_in(&self, of: TypeId, item: &mut dyn Any) -> Option<Result<()>> {
         self.accepts.intake(of).map(|intake| intake(self, item))
     }
 
     fn stop(&self) {
-        self.push_result(TaskResult::Stop);
+        let mut queues = self.queues.lock();
+        queues.stopping = true;
+        // Also out of a backoff, in which no other item wakes the mailbox loop.
+        if let Some(waker) = &queues.waker {
+            waker.wake_by_ref();
+        }
     }
 
     fn terminated(&self, who: Address, why: &Exit) {
-        self.push_result(TaskResult::Terminated(who, why.clone()));
+        let mut queues = self.queues.lock();
+        // A rebuilt actor watches again before it handles what its last incarnation was to be notified of.
+        let known = |item: &TaskResult<A>| matches!(item, TaskResult::Terminated(known, _) if *known == who);
+        if queues.exit.is_none() && !(*why == Exit::Missing && queues.results.iter().any(known)) {
+            queues.results.push_back(TaskResult::Terminated(who, why.clone()));
+            queues.wake();
+        }
     }
 
     fn snapshot(&self) -> ActorSnapshot {
@@ -238,8 +283,22 @@ impl<A: Actor> AnyMailbox for Mailbox<A> {
     }
 
     fn observe(&self, to: tokio::sync::oneshot::Sender<serde_json::Value>) {
-        self.push_result(TaskResult::Then(Box::new(move |actor, _| {
-            let _ = to.send(actor.observe());
-        })));
+        let mut queues = self.queues.lock();
+        if queues.exit.is_some() {
+            return;
+        }
+        // One item for all snapshots, without those that no longer wait: an actor that does not answer keeps no more.
+        let waiting = queues.results.iter_mut().find_map(|item| match item {
+            TaskResult::Observe(waiting) => Some(waiting),
+            _ => None,
+        });
+        match waiting {
+            Some(waiting) => {
+                waiting.retain(|sender| !sender.is_closed());
+                waiting.push(to);
+            }
+            None => queues.results.push_back(TaskResult::Observe(vec![to])),
+        }
+        queues.wake();
     }
 }

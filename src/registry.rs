@@ -6,10 +6,21 @@ use parking_lot::RwLock;
 use ringfence_messages::{Address, Code, ErrorCode, Result};
 use rustc_hash::FxHashMap;
 
-use crate::mailbox::AnyMailbox;
+use crate::any_mailbox::AnyMailbox;
 
 /// Too low: threads contend for the locks. Too high: memory, and a slow list of all actors.
 const SHARDS: usize = 64;
+
+/// Entries of a table that are kept free. Too low: tables that fill and empty are allocated again and again. Too high:
+/// memory that is never used again.
+const SPARE: usize = 1024;
+
+/// Releases the memory of a table that was once much larger.
+pub(crate) fn release<K: Eq + std::hash::Hash, V>(table: &mut FxHashMap<K, V>) {
+    if table.capacity() > SPARE && table.len() < table.capacity() / 4 {
+        table.shrink_to(table.len() * 2);
+    }
+}
 
 type Shard = RwLock<FxHashMap<Address, Arc<dyn AnyMailbox>>>;
 
@@ -44,7 +55,10 @@ impl Registry {
 
     pub(crate) fn remove(&self, address: &Address) {
         // Dropped after the lock: the mailbox drops the actor's messages.
-        let removed = self.shard(address).write().remove(address);
+        let mut shard = self.shard(address).write();
+        let removed = shard.remove(address);
+        release(&mut shard);
+        drop(shard);
         drop(removed);
     }
 

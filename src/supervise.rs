@@ -49,7 +49,7 @@ impl Restarts {
         }
         self.recent.push_back(now);
         let Some(doublings) = before.checked_sub(1) else { return Some(Duration::ZERO) };
-        Some((policy.backoff * (1 << doublings.min(20))).min(policy.backoff_ceiling))
+        Some(policy.backoff.saturating_mul(1 << doublings.min(20)).min(policy.backoff_ceiling))
     }
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use common::*;
 use proptest::prelude::*;
 use ringfence::{
-    Accepts, Actor, Address, AsyncReply, Bus, Code, Ctx, DEFAULT_DEADLINE, Handler, Kind, message,
+    Accepts, Actor, Address, AsyncReply, Bus, Code, Ctx, DEFAULT_DEADLINE, Handler, Kind, RestartPolicy, deadline,
+    message,
     testkit::{self, World},
+    with_deadline,
 };
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +122,126 @@ fn dropped_promise_is_an_error() {
         let counter = world.bus().spawn(world.id(), Counter::default).unwrap();
         assert_eq!(counter.ask(Promise_(false)).await.unwrap_err().code, Code::CANCELLED);
         assert_eq!(counter.ask(Promise_(true)).await.unwrap_err().code, Code::TIMEOUT);
+    });
+}
+
+#[test]
+fn expired_request_is_not_handled_by_an_idle_actor() {
+    testkit::run(|world| async move {
+        let log = Log::default();
+        let l = log.clone();
+        let counter = world.bus().spawn(world.id(), move || Counter::logging(&l)).unwrap();
+        counter.ask(Add(0)).await.unwrap();
+        let within = Duration::from_millis(10);
+        let expired = (counter.ask_within(Add(1), within), counter.ask_within(Add(2), within));
+        // As if another actor blocked this thread: 50 ms pass before the actor gets its turn.
+        tokio::time::advance(Duration::from_millis(50)).await;
+        assert_eq!(expired.0.await.unwrap_err().code, Code::TIMEOUT);
+        assert_eq!(expired.1.await.unwrap_err().code, Code::TIMEOUT);
+        counter.ask(Add(3)).await.unwrap();
+        assert_eq!(*log.lock(), ["started", "0", "3"]);
+    });
+}
+
+/// Sets timers, delays and restarts at the end of time; answers by its deadline.
+struct Patience;
+
+impl Actor for Patience {
+    const KIND: Kind = Kind::new("patience");
+    fn accepts(accepts: &mut Accepts<Self>) {
+        accepts.message::<Add>().message::<Panic>();
+    }
+    fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
+        ctx.every(Duration::MAX, |_, _| unreachable!("the end of time"));
+        ctx.after(Duration::MAX, |_, _| unreachable!("the end of time"));
+    }
+}
+
+impl Handler<Add> for Patience {
+    type Answer = ringfence::Result<u64>;
+    fn handle(&mut self, add: Add, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        Ok(add.0)
+    }
+}
+
+impl Handler<Panic> for Patience {
+    type Answer = ringfence::Result<()>;
+    fn handle(&mut self, message: Panic, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        panic!("{}", message.0)
+    }
+}
+
+#[test]
+fn every_duration_may_be_the_greatest() {
+    testkit::run(|world| async move {
+        let end = Duration::MAX;
+        let policy = RestartPolicy { max: 10, window: end, backoff: end, backoff_ceiling: end };
+        let patience = world.bus().actor(world.id(), || Patience).restarts(policy).spawn().unwrap();
+        assert_eq!(patience.ask_within(Add(1), end).await, Ok(1));
+        assert_eq!(world.bus().ask_within(patience.address(), Add(2), end).await, Ok(2));
+        patience.ask(Panic("the first restart is immediate".into())).await.unwrap_err();
+        assert_eq!(patience.ask_within(Add(3), end).await, Ok(3));
+        patience.ask(Panic("the second one is not".into())).await.unwrap_err();
+        let never = patience.ask_within(Add(4), end);
+        assert!(tokio::time::timeout(Duration::from_secs(3600), never).await.is_err());
+    });
+}
+
+/// Passes a message on from a task of its own, as `Errand` says.
+struct Courier(Address);
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Errand {
+    /// In a spawned task, under the deadline of the message.
+    Carried,
+    /// As `Carried`, with more time than the message has.
+    Longer,
+    /// In a spawned task without a deadline.
+    Uncarried,
+}
+message!(Errand, 1 => Option<u64>);
+
+impl Actor for Courier {
+    const KIND: Kind = Kind::new("courier");
+    fn accepts(accepts: &mut Accepts<Self>) {
+        accepts.message::<Errand>();
+    }
+}
+
+impl Handler<Errand> for Courier {
+    type Answer = AsyncReply<Option<u64>>;
+    fn handle(&mut self, errand: Errand, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (bus, to) = (ctx.bus().clone(), self.0);
+        AsyncReply::new(async move {
+            let ask = async move { bus.ask(to, Relay(0)).await };
+            let day = tokio::time::Instant::now() + Duration::from_secs(24 * 3600);
+            let task = match errand {
+                Errand::Carried => tokio::spawn(with_deadline(deadline(), ask)),
+                Errand::Longer => tokio::spawn(with_deadline(day, ask)),
+                Errand::Uncarried => tokio::spawn(ask),
+            };
+            task.await.expect("the task does not panic")
+        })
+    }
+}
+
+#[test]
+fn deadline_is_carried_over_a_spawned_task() {
+    testkit::run(|world| async move {
+        let relay = relayer(&world);
+        let courier = world.bus().spawn(world.id(), move || Courier(relay)).unwrap();
+        let (ten, default) = (Duration::from_secs(10), DEFAULT_DEADLINE.as_secs());
+        assert_eq!(courier.ask_within(Errand::Carried, ten).await, Ok(Some(9)));
+        assert_eq!(courier.ask_within(Errand::Longer, ten).await, Ok(Some(9)), "a child outlives its parent");
+        assert_eq!(courier.ask_within(Errand::Uncarried, ten).await, Ok(Some(default - 1)));
+        // From outside, as an HTTP request would.
+        let within = tokio::time::Instant::now() + Duration::from_secs(5);
+        let (bus, outside) = (world.bus().clone(), with_deadline(within, async { deadline() }).await);
+        assert_eq!((outside, deadline()), (Some(within), None));
+        assert_eq!(with_deadline(within, async { bus.ask(relay, Relay(0)).await }).await, Ok(Some(4)));
+        // The deadline of an outer one applies to an inner one that allows more.
+        let longer = within + Duration::from_secs(60);
+        assert_eq!(with_deadline(within, with_deadline(longer, async { deadline() })).await, Some(within));
     });
 }
 

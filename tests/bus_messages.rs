@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use common::*;
 use ringfence::{
-    Address, Code, ErrorCode, InterceptedMessage, Interceptor, Kind, Lane, LaneLimits, Result, Verdict, testkit,
+    Accepts, Actor, Address, Bus, BusStats, Code, Ctx, ErrorCode, EventHandler, Handler, InterceptedMessage,
+    Interceptor, Kind, Lane, LaneLimits, Result, Verdict, testkit,
 };
 use uuid::Uuid;
 
@@ -217,5 +218,137 @@ fn a_snapshot_shows_lanes_counts_and_state() {
         assert_eq!(actor["lanes"][1], serde_json::json!({ "depth": 0, "limit": 4096 }));
         let add = snapshot["stats"]["messages"].as_array().unwrap().iter().find(|m| m["name"] == "Add").unwrap();
         assert_eq!(add["handled"], 1);
+    });
+}
+
+#[test]
+fn counts_are_of_one_bus() {
+    testkit::run(|world| async move {
+        let other = Bus::new();
+        let here = world.bus().spawn(world.id(), Counter::default).unwrap();
+        let there = other.spawn(world.id(), Counter::default).unwrap();
+        for n in 0..10 {
+            there.ask(Add(n)).await.unwrap();
+        }
+        there.ask_within(Slow(100), Duration::from_millis(10)).await.unwrap_err();
+        world.until("the late reply is dropped", || world.elapsed() > Duration::from_secs(1)).await;
+        here.ask(Add(1)).await.unwrap();
+        let handled = |stats: &BusStats| stats.messages.iter().find(|m| m.name == "Add").map_or(0, |m| m.handled);
+        let (here, there) = (world.bus().inspect().await.stats, other.inspect().await.stats);
+        assert_eq!((handled(&here), here.timeouts, here.late_replies), (1, 0, 0));
+        assert_eq!((handled(&there), there.timeouts, there.late_replies), (10, 1, 1));
+        other.stop_all();
+        world.until("the other bus is empty", || other.is_empty()).await;
+    });
+}
+
+mod other {
+    use serde::{Deserialize, Serialize};
+
+    /// A second type with a name that is taken.
+    #[derive(Debug, Serialize, Deserialize)]
+    pub(crate) struct Add(pub(crate) u64);
+    ringfence::message!(Add, 1 => u64);
+}
+
+#[test]
+fn two_types_with_one_name_are_counted_apart() {
+    testkit::run(|world| async move {
+        let counter = world.bus().spawn(world.id(), Counter::default).unwrap();
+        let probe = world.probe::<other::Add>(None, |add| Ok(add.0));
+        counter.ask(Add(1)).await.unwrap();
+        for n in 0..2 {
+            world.bus().ask(probe.address(), other::Add(n)).await.unwrap();
+        }
+        let stats = world.bus().inspect().await.stats.messages;
+        let counts: Vec<_> = stats.iter().map(|m| (m.name.as_str(), m.handled)).collect();
+        assert_eq!(counts, [("Add", 1), ("Add (bus_messages::other::Add)", 2)]);
+    });
+}
+
+/// Hears doors, if it subscribes.
+struct Porter {
+    subscribes: bool,
+    heard: Log,
+}
+
+impl Actor for Porter {
+    const KIND: Kind = Kind::new("porter");
+    fn accepts(accepts: &mut Accepts<Self>) {
+        accepts.event::<DoorOpened>().message::<Add>();
+    }
+    fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
+        if self.subscribes {
+            ctx.subscribe::<DoorOpened>();
+        }
+    }
+}
+
+impl EventHandler<DoorOpened> for Porter {
+    fn on_event(&mut self, event: &DoorOpened, _: &mut Ctx<'_, Self>) {
+        self.heard.lock().push(event.0.clone());
+    }
+}
+
+impl Handler<Add> for Porter {
+    type Answer = Result<u64>;
+    fn handle(&mut self, add: Add, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        ctx.subscribe::<DoorOpened>();
+        Ok(add.0)
+    }
+}
+
+#[test]
+fn event_right_after_spawn_is_heard() {
+    testkit::run(|world| async move {
+        let (on, off) = (Log::default(), Log::default());
+        let (l, m) = (on.clone(), off.clone());
+        let listens = world.bus().spawn(world.id(), move || Porter { subscribes: true, heard: l.clone() }).unwrap();
+        let does_not = world.bus().spawn(world.id(), move || Porter { subscribes: false, heard: m.clone() }).unwrap();
+        world.bus().publish(DoorOpened("first".into())).unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.bus().publish(DoorOpened("second".into())), Ok(1), "only one has subscribed");
+        does_not.ask(Add(1)).await.unwrap();
+        assert_eq!(world.bus().publish(DoorOpened("third".into())), Ok(2));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(*on.lock(), ["first", "second", "third"]);
+        assert_eq!(*off.lock(), ["third"], "an actor hears what it subscribed to, from then on");
+        listens.stop();
+        world.until("it ended", || world.bus().len() == 1).await;
+        assert_eq!(world.bus().publish(DoorOpened("fourth".into())), Ok(1));
+    });
+}
+
+#[test]
+fn event_right_after_spawn_on_another_thread_is_heard() {
+    actix::System::new().block_on(async {
+        let (bus, arbiter, heard) = (Bus::new(), actix::Arbiter::new(), Log::default());
+        let l = heard.clone();
+        let porter = bus.actor(Uuid::nil(), move || Porter { subscribes: true, heard: l.clone() });
+        let porter = porter.spawn_on(&arbiter.handle()).unwrap();
+        for n in 0..100 {
+            assert_eq!(bus.publish(DoorOpened(n.to_string())), Ok(1));
+        }
+        porter.ask(Add(1)).await.unwrap();
+        assert_eq!(*heard.lock(), (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+        porter.stop();
+        while !bus.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        arbiter.stop();
+        arbiter.join().unwrap();
+    });
+}
+
+#[test]
+fn stream_that_was_dropped_is_no_receiver() {
+    testkit::run(|world| async move {
+        let (kept, dropped) = (world.bus().subscribe("door.*").unwrap(), world.bus().subscribe("door.*").unwrap());
+        assert_eq!(world.bus().publish(DoorOpened("front".into())), Ok(2));
+        drop(dropped);
+        assert_eq!(world.bus().publish(DoorOpened("back".into())), Ok(1));
+        let late = world.bus().subscribe("door.*").unwrap();
+        assert_eq!(world.bus().publish(DoorOpened("side".into())), Ok(2), "a topic that is known gains a stream");
+        assert_eq!((kept.missed(), late.missed()), (0, 0));
     });
 }

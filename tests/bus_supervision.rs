@@ -88,6 +88,88 @@ fn stop_answers_queued_messages() {
     });
 }
 
+/// A second restart that waits a minute.
+fn slow_restarts() -> RestartPolicy {
+    let minute = Duration::from_secs(60);
+    RestartPolicy { window: 10 * minute, backoff: minute, backoff_ceiling: minute, ..RestartPolicy::default() }
+}
+
+#[test]
+fn rebuilt_watcher_is_notified_once() {
+    testkit::run(|world| async move {
+        let log = Log::default();
+        let (l, target) = (log.clone(), world.bus().spawn(world.id(), Counter::default).unwrap());
+        let watch = Some(target.address());
+        let factory = move || Counter { watch, ..Counter::logging(&l) };
+        let watcher = world.bus().actor(world.id(), factory).restarts(slow_restarts()).spawn().unwrap();
+        watcher.ask(Panic("first".into())).await.unwrap_err();
+        watcher.ask(Add(1)).await.unwrap();
+        watcher.ask(Panic("second".into())).await.unwrap_err();
+        // The target ends while the watcher waits for its rebuild, which watches it again.
+        target.stop();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(*log.lock(), ["started", "started", "1", "started", "counter ended: stopped"]);
+    });
+}
+
+#[test]
+fn unwatched_actor_is_not_reported() {
+    testkit::run(|world| async move {
+        let log = Log::default();
+        let (l, target) = (log.clone(), world.bus().spawn(world.id(), Counter::default).unwrap());
+        let watch = Some(target.address());
+        let watcher = world.bus().spawn(world.id(), move || Counter { watch, ..Counter::logging(&l) }).unwrap();
+        watcher.ask(Unwatch).await.unwrap();
+        target.stop();
+        world.until("the target ended", || world.bus().len() == 1).await;
+        watcher.ask(Add(1)).await.unwrap();
+        assert_eq!(*log.lock(), ["started", "1"]);
+    });
+}
+
+#[test]
+fn stop_ends_a_backoff_at_once() {
+    testkit::run(|world| async move {
+        let log = Log::default();
+        let l = log.clone();
+        let factory = move || Counter::logging(&l);
+        let counter = world.bus().actor(world.id(), factory).restarts(slow_restarts()).spawn().unwrap();
+        for _ in 0..2 {
+            counter.ask(Panic("boom".into())).await.unwrap_err();
+        }
+        let (queued, before) = (counter.ask(Add(1)), world.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        counter.stop();
+        assert_eq!(queued.await.unwrap_err().code, Code::NODE_UNAVAILABLE);
+        world.until("it ended", || world.bus().is_empty()).await;
+        assert!(world.elapsed() - before < Duration::from_secs(1), "{:?}", world.elapsed() - before);
+        assert_eq!(*log.lock(), ["started", "started"], "it was built again only to end");
+    });
+}
+
+#[test]
+fn stop_before_the_first_turn_builds_nothing() {
+    testkit::run(|world| async move {
+        let log = Log::default();
+        let l = log.clone();
+        let counter = world.bus().spawn(world.id(), move || Counter::logging(&l)).unwrap();
+        let queued = counter.ask(Add(1));
+        counter.stop();
+        assert_eq!(queued.await.unwrap_err().code, Code::NODE_UNAVAILABLE);
+        world.until("it ended", || world.bus().is_empty()).await;
+        assert!(log.lock().is_empty(), "{:?}", log.lock());
+    });
+}
+
+#[test]
+fn stop_is_kept_over_a_panic_of_the_same_handler() {
+    testkit::run(|world| async move {
+        let worker = world.bus().spawn(world.id(), || Worker(Log::default())).unwrap();
+        assert_eq!(worker.ask(Go(7)).await.unwrap_err().code, Code::INTERNAL);
+        world.until("it ended", || world.bus().is_empty()).await;
+    });
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Go(u64);
 message!(Go, 1 => ());
@@ -112,6 +194,10 @@ impl Handler<Go> for Worker {
             3 => drop(ctx.after(Duration::from_secs(1), |_, _| panic!("in a timer"))),
             4 => panic!("in a handler"),
             5 => ctx.after(Duration::from_secs(1), |w, _| w.0.lock().push("never".into())).cancel(),
+            7 => {
+                ctx.stop();
+                panic!("after a stop")
+            }
             _ => ctx.stop(),
         }
         Ok(())

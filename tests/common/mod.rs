@@ -50,6 +50,11 @@ message!(Promise_, 1 => ());
 pub struct Busy(pub u64);
 message!(Busy, 1 => ());
 
+/// Ends the watch of the counter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unwatch;
+message!(Unwatch, 1 => ());
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DoorOpened(pub String);
 event!(DoorOpened, "door.opened", 1, |e| e.0.clone());
@@ -94,6 +99,7 @@ impl Actor for Counter {
             .message::<Exclusive>()
             .message::<Promise_>()
             .message::<Busy>()
+            .message::<Unwatch>()
             .event::<DoorOpened>();
     }
 
@@ -178,6 +184,17 @@ impl Handler<Busy> for Counter {
         let until = std::time::Instant::now() + Duration::from_millis(message.0);
         while std::time::Instant::now() < until {
             std::hint::spin_loop();
+        }
+        self.note("busy");
+        Ok(())
+    }
+}
+
+impl Handler<Unwatch> for Counter {
+    type Answer = Result<()>;
+    fn handle(&mut self, _: Unwatch, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        if let Some(address) = self.watch {
+            ctx.unwatch(address);
         }
         Ok(())
     }
