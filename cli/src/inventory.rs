@@ -12,15 +12,13 @@ use ringfence_drivers::{
     zbs::{HostAccess, ZbsClient},
 };
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
+use ringfence_service::token_file::read_token;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use utoipa::ToSchema;
 
-use crate::{
-    auth::read_token,
-    config::{ControllerConfig, Source, load_controller, managed::Edit},
-};
+use crate::config::{ControllerConfig, Source, load_controller, managed::Edit};
 
 /// Largest number of queued changes. Too low: concurrent clients are rejected. Too high: clients have timed out
 /// before their change is applied.

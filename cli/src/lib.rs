@@ -1,13 +1,13 @@
 //! The binary `ringfence`.
 //!
-//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] runs on each host. [`config`]
-//! reads their files, [`commands`] is the command line, [`client`] the API client, [`demo`] the demo on one machine.
+//! [`serve`] is the controller: actors over real drivers, with an HTTP API. `ringfence_agent` runs on each host.
+//! [`config`] reads the controller's file, [`commands`] is the command line, [`client`] the API client, [`demo`] the
+//! demo on one machine.
 //!
 //! The modules have no circle (`tests/layers.rs`): leaves such as `auth`, `errors`, `https`; then `config`; then
-//! `agent`, `client`, `inventory`, `notify`; then `http`, `doctor`; then `page`, `commands`, `top`; last `serve`,
-//! which composes the controller.
+//! `client`, `inventory`, `notify`; then `http`, `doctor`; then `page`, `commands`, `top`; last `serve`, which composes
+//! the controller.
 
-pub mod agent;
 pub mod auth;
 mod certificates;
 mod chaos;
@@ -18,11 +18,9 @@ pub mod demo;
 pub mod doctor;
 pub mod errors;
 mod explain;
-mod handshake;
 pub mod http;
 mod https;
 pub mod inventory;
-pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod notify;
@@ -30,8 +28,6 @@ pub mod oracle;
 pub mod output;
 mod page;
 pub mod pki;
-mod places;
-mod rate_limit;
 mod scenario_lab;
 pub mod serve;
 mod signer;

@@ -31,6 +31,7 @@ use ringfence_messages::{
     storage::{HostProtocolRef, StorageInventory},
     vm::{QueryVmMsg, StartVmMsg, StopVmMsg, VmInventory},
 };
+use ringfence_service::listen;
 use serde_json::Value;
 
 use crate::{
@@ -40,7 +41,7 @@ use crate::{
     explain,
     http::{self, auth::Access, backend::Backend},
     inventory::{self, Endpoints, Inventory, Order},
-    listen, metrics,
+    metrics,
     notify::{HookInventory, HookTest, Notifier, RetryPolicy},
     page,
 };

@@ -25,11 +25,11 @@ use ringfence_actors::ports::{JournalPort, NewRecord, Record};
 use ringfence_cli::{
     config,
     demo::cluster::{Cluster, Plan},
-    listen,
     notify::{HookInventory, MAX_REFUSALS, Notifier, RetryPolicy},
 };
 use ringfence_drivers::journal::Journal;
 use ringfence_messages::{Event, audit::EventRecorded, topics::RECORDED};
+use ringfence_service::{config_file::Problems, listen};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
@@ -174,7 +174,7 @@ impl Drop for Bench {
 }
 
 /// The hooks that these tables describe, as a controller reads them.
-fn configured(dir: &Path, tables: &str) -> Result<Vec<config::HookConfig>, config::Problems> {
+fn configured(dir: &Path, tables: &str) -> Result<Vec<config::HookConfig>, Problems> {
     let head = "[controller]\nstate_dir = \"state\"\n[[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\n\
                 cluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://127.0.0.1:1\"\n";
     let path = dir.join("controller.toml");

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use ringfence_drivers::tls::{Identity, Role, ServerFiles, day};
 use ringfence_messages::{Result, vhost::OnTargetLoss};
+use ringfence_service::config_file::report;
 
 use super::live;
 use crate::{
-    config::{self, Config, ControllerConfig, HookTransport, report},
+    config::{self, Config, ControllerConfig, HookTransport},
     output::{print, table},
 };
 

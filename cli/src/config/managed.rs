@@ -13,11 +13,12 @@ use std::{
 
 use ringfence_drivers::files::Draft;
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_service::config_file::MAX_FILE_BYTES;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{ControllerConfig, MAX_FILE_BYTES, Problems, controller, raw::ApiMay, read};
+use super::{ControllerConfig, Problems, controller, raw::ApiMay, read};
 
 /// The file in the state directory.
 const FILE: &str = "inventory.toml";

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use ringfence_actors::fence::policy::{OnNoFencer, OnSshUnreachable, OnWatchers, Profile};
-use ringfence_drivers::tls::{ServerFiles, TlsFiles};
+use ringfence_drivers::tls::ServerFiles;
 use ringfence_messages::{Protocol, storage::StorageKind, vhost::OnTargetLoss, vm::HaMode};
+use ringfence_service::config_file::RawTls;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
@@ -77,21 +78,6 @@ pub(super) struct RawManaged {
     pub(super) storage: Vec<Spanned<RawStorage>>,
     #[serde(default)]
     pub(super) vm: Vec<Spanned<RawVm>>,
-}
-
-/// Certificate, key and trusted certificate authorities.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawTls {
-    cert: PathBuf,
-    key: PathBuf,
-    ca: PathBuf,
-}
-
-impl RawTls {
-    pub(super) fn files(&self, base: &Path) -> TlsFiles {
-        TlsFiles { cert: base.join(&self.cert), key: base.join(&self.key), ca: base.join(&self.ca) }
-    }
 }
 
 /// The API's certificate and key.

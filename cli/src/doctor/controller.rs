@@ -7,14 +7,12 @@ use ringfence_actors::{
     inventory::Host,
     ports::{CephMap, CephPort},
 };
+use ringfence_agent::diagnose::{local, of, quoted};
 use ringfence_drivers::journal::Journal;
 use ringfence_messages::{Code, ErrorCode, Event as _, StorageId, ceph::StorageFenceChanged, doctor::Finding};
 
 use super::probes;
-use crate::{
-    agent::diagnose::{local, of, quoted},
-    config::{CephAccess, ControllerConfig},
-};
+use crate::config::{CephAccess, ControllerConfig};
 
 const WHY_JOURNAL: &str = "the controller does not start with a journal that fails verification";
 const WHY_POLICY: &str = "the policy decides starts without proof";

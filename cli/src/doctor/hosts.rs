@@ -9,6 +9,7 @@ use ringfence_actors::{
     inventory::{Host, Storage},
     ports::{Call, HostAgentPort},
 };
+use ringfence_agent::diagnose::{Check, of, siblings::MAX_SIBLINGS};
 use ringfence_drivers::{agent_client::AgentClient, tls::day};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Protocol,
@@ -18,10 +19,7 @@ use ringfence_messages::{
 use tokio::time::Instant;
 
 use super::{probes, twins};
-use crate::{
-    agent::diagnose::{Check, of, siblings::MAX_SIBLINGS},
-    config::ControllerConfig,
-};
+use crate::config::ControllerConfig;
 
 /// Time limit of one agent's checks: its SSH logins run concurrently and take up to 13 s each. Too low: one sibling
 /// host that hangs hides the results of all others. Too high: the doctor waits long for a lost agent.

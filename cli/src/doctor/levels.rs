@@ -9,6 +9,10 @@ use ringfence_actors::{
     fence::policy::{OnSshUnreachable, Profile},
     inventory::{Host, Storage},
 };
+use ringfence_agent::diagnose::{
+    of,
+    siblings::{MAX_SIBLINGS, logins_that_work},
+};
 use ringfence_messages::{
     doctor::{Finding, Verdict},
     storage::StorageKind,
@@ -21,13 +25,7 @@ use super::{
     hosts::HostLook,
     probes,
 };
-use crate::{
-    agent::diagnose::{
-        of,
-        siblings::{MAX_SIBLINGS, logins_that_work},
-    },
-    config::ControllerConfig,
-};
+use crate::config::ControllerConfig;
 
 /// Points of a storage fence, for all VMs and for some of them.
 const STORAGE: u32 = 50;

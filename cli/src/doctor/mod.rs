@@ -22,9 +22,11 @@ mod watchers;
 
 use std::path::Path;
 
+use ringfence_agent::diagnose::local;
+use ringfence_service::config_file::{Problems, report};
+
 use crate::{
-    agent::diagnose::local,
-    config::{self, Config, Problems},
+    config::{self, Config},
     output::print,
 };
 
@@ -59,7 +61,7 @@ async fn everything(config: &config::ControllerConfig) -> report::Report {
 }
 
 fn refused(problems: &Problems) -> u8 {
-    config::report(problems);
+    report(problems);
     2
 }
 

@@ -142,7 +142,8 @@ fn wrapped(head: &str, text: &str, indent: usize, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::diagnose::of, doctor::levels::ByStorage};
+    use crate::doctor::levels::ByStorage;
+    use ringfence_agent::diagnose::of;
 
     fn report() -> Report {
         let level = Fenceability {

@@ -7,9 +7,8 @@
 use std::net::IpAddr;
 
 use ringfence_actors::inventory::Host;
+use ringfence_agent::diagnose::of;
 use ringfence_messages::{doctor::Finding, evidence::Machine};
-
-use crate::agent::diagnose::of;
 
 const WHY_MACHINE: &str = "evidence from a machine counts for a host only if no other host is that machine";
 const WHY_OWN: &str =

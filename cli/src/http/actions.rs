@@ -12,6 +12,7 @@ use ringfence_messages::{
     host::{HostAction, HostInventory},
     vm::VmInventory,
 };
+use ringfence_service::listen::read_body;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -22,7 +23,7 @@ use super::{
     errors::{Failure, Problem},
     etag::matches,
 };
-use crate::{listen::read_body, notify::HookTest};
+use crate::notify::HookTest;
 
 /// The largest body of an action, 64 KiB. Too low: a large inventory change is rejected. Too high: memory for hostile
 /// clients.

@@ -17,6 +17,10 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_service::{
+    listen::{Peer, read_form},
+    places::Showing,
+};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -24,11 +28,7 @@ use super::{
     errors::Failure,
     sessions::{LASTS, Sessions},
 };
-use crate::{
-    auth::{Role, Token},
-    listen::{Peer, read_form},
-    places::Showing,
-};
+use crate::auth::{Role, Token};
 
 /// The API tokens and sessions. Without tokens, authentication is disabled.
 #[derive(Clone, Debug, Default)]

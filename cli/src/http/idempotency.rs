@@ -22,10 +22,10 @@ use axum::{
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use ringfence_messages::Code;
+use ringfence_service::listen::read_body;
 use sha2::{Digest, Sha256};
 
 use super::{actions::MAX_BODY_BYTES, auth::Bearer, errors::Failure};
-use crate::listen::read_body;
 
 /// Life of a stored answer. Too low: a client that retries after a break repeats the request. Too high: memory.
 const KEPT: Duration = Duration::from_secs(24 * 3600);

@@ -20,12 +20,12 @@ use axum::{
 };
 use governor::Quota;
 use ringfence_messages::Code;
-
-use super::{auth::Access, errors::Failure, origin_check};
-use crate::{
+use ringfence_service::{
     listen::Peer,
     rate_limit::{PerAddress, network},
 };
+
+use super::{auth::Access, errors::Failure, origin_check};
 
 /// Size of a burst, in seconds of the limit. Too low: the parts of the page load one by one. Too high: bursts delay
 /// others.

@@ -14,9 +14,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ringfence_messages::Code;
+use ringfence_service::listen::Peer;
 
 use super::errors::Failure;
-use crate::listen::Peer;
 
 /// Headers of every answer.
 const HEADERS: [(header::HeaderName, &str); 5] = [

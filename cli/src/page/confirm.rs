@@ -9,16 +9,14 @@ use axum::{
 };
 use maud::{Markup, html};
 use ringfence_messages::{Code, ErrorCode, host::HostAction};
+use ringfence_service::listen::read_form;
 use serde::Deserialize;
 
 use super::{
     App, ErrorPage, Shown,
     layout::{link, page},
 };
-use crate::{
-    http::auth::{Bearer, CONFIRM_FENCED},
-    listen::read_form,
-};
+use crate::http::auth::{Bearer, CONFIRM_FENCED};
 
 fn no_such(order: &str) -> ErrorPage {
     ErrorPage(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("unknown action {order:.40?}")))

@@ -12,6 +12,7 @@ use axum::{
 };
 use maud::{Markup, html};
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_service::listen::read_long_form;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,7 +28,6 @@ use crate::{
         backend::Backend,
     },
     inventory::{Order, Outcome},
-    listen::read_long_form,
 };
 
 /// The largest form of a change: 64 KiB as in the API, with three bytes in the form for one, and the difference shown

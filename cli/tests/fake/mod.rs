@@ -14,7 +14,6 @@ use ringfence_cli::{
     errors::not_found,
     http::{auth::Access, backend::Backend},
     inventory::Order,
-    listen,
     notify::{HookInventory, HookKind, HookTest},
     serve::router,
 };
@@ -27,6 +26,7 @@ use ringfence_messages::{
     storage::{HostProtocolRef, StorageHostRef, StorageInventory, StorageKind},
     vm::{HaMode, VmInventory, VmState, VolumeInventory},
 };
+use ringfence_service::listen;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 

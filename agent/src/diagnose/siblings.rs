@@ -22,7 +22,7 @@ use super::{Check, of, quoted};
 
 /// Sibling hosts that one agent checks at most; each costs a login on both hosts. Too low: a host's level relies on
 /// few. Too high: a thousand hosts log in to a thousand hosts.
-pub(crate) const MAX_SIBLINGS: usize = 8;
+pub const MAX_SIBLINGS: usize = 8;
 
 const WHY_KEY: &str = "without it this host cannot kill VMs of a failed host";
 const WHY_KNOWN: &str = "without a known host key there is no login: this host could not fence it";
@@ -160,7 +160,7 @@ fn judge(
 }
 
 /// The sibling hosts to which a login worked.
-pub(crate) fn logins_that_work(findings: &[Finding]) -> impl Iterator<Item = &str> {
+pub fn logins_that_work(findings: &[Finding]) -> impl Iterator<Item = &str> {
     // A login without root proves nothing: its kill may fail.
     let works = |finding: &&Finding| finding.check == "ssh-login" && finding.verdict == Verdict::Ok;
     findings.iter().filter(works).map(|finding| finding.about.as_str())

@@ -15,10 +15,9 @@ use ringfence_drivers::{
     tls::TlsFiles,
 };
 use ringfence_messages::HostId;
+use ringfence_service::config_file::{Checker, Problems, RawTls, ours, read, text};
 use serde::Deserialize;
 use serde_spanned::Spanned;
-
-use super::{Checker, Problems, raw::RawTls, text};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,7 +163,20 @@ pub struct AgentConfig {
     pub settings: AgentSettings,
 }
 
-pub(super) fn parse(path: &Path, content: String) -> Result<AgentConfig, Problems> {
+/// Reads an agent's file.
+///
+/// # Errors
+/// All errors of the file.
+pub fn load(path: &Path) -> Result<AgentConfig, Problems> {
+    ours(path)?;
+    parse(path, read(path)?)
+}
+
+/// Parses the text of an agent's file; relative paths are relative to the folder of `path`.
+///
+/// # Errors
+/// All errors of the file.
+pub fn parse(path: &Path, content: String) -> Result<AgentConfig, Problems> {
     let mut checker = Checker::new(path, content);
     let Some(raw) = checker.parse::<Raw>(0) else { return checker.finish(None) };
     let base = path.parent().unwrap_or(Path::new("."));

@@ -56,7 +56,7 @@ pub(crate) struct Place {
 
 /// Marks a connection as authenticated; an extension of each of its requests.
 #[derive(Clone)]
-pub(crate) struct Showing {
+pub struct Showing {
     places: Places,
     number: u64,
 }
@@ -137,7 +137,7 @@ impl Drop for Place {
 impl Showing {
     /// The client has presented a token or a certificate, or authentication is disabled. Without a free place it stays
     /// unauthenticated.
-    pub(crate) fn has_shown(&self) {
+    pub fn has_shown(&self) {
         let mut taken = self.places.0.lock();
         if taken.known < MAX_KNOWN && taken.forget(self.number).is_some() {
             taken.known += 1;

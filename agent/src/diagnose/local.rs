@@ -17,10 +17,11 @@ use ringfence_messages::{
     Code, ErrorCode,
     doctor::{Finding, HostNeeds, Verdict},
 };
+use ringfence_service::token_file::read_token;
 use rustix::fs::{Access, StatVfs, access, statvfs};
 
 use super::{Check, of, quoted, siblings};
-use crate::{auth::read_token, config::AgentSettings};
+use crate::config::AgentSettings;
 
 /// Time limit of `--version`. Too low: a program counts as missing on a busy host. Too high: the doctor waits.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,13 +47,13 @@ const WHY_ENGINE: &str = "the storage targets of this host run in containers";
 const WHY_PATH: &str = "a VM that starts here opens its disk with it";
 
 /// The needs of storages that an agent knows without a controller: the targets that its own file sets.
-pub(crate) fn needs_of(settings: &AgentSettings) -> HostNeeds {
+pub fn needs_of(settings: &AgentSettings) -> HostNeeds {
     let containers = settings.docker.is_some() && !matches!(settings.target, Runner::Docker(..));
     HostNeeds { vhost_target: !containers, containers, ..HostNeeds::default() }
 }
 
 /// All checks of the host itself.
-pub(crate) async fn look(settings: &AgentSettings, needs: &HostNeeds) -> Vec<Finding> {
+pub async fn look(settings: &AgentSettings, needs: &HostNeeds) -> Vec<Finding> {
     let mut findings = state(&settings.state_dir, "agent");
     findings.push(token(settings));
     findings.extend(qemu(settings).await);
@@ -71,7 +72,7 @@ pub(crate) async fn look(settings: &AgentSettings, needs: &HostNeeds) -> Vec<Fin
 }
 
 /// A state directory and its disk. `owner` is "agent" or "controller".
-pub(crate) fn state(dir: &Path, owner: &str) -> Vec<Finding> {
+pub fn state(dir: &Path, owner: &str) -> Vec<Finding> {
     let check = || of("state-dir", WHY_STATE).about(dir.display());
     let metadata = match std::fs::metadata(dir) {
         Ok(metadata) => metadata,
@@ -141,7 +142,7 @@ fn token(settings: &AgentSettings) -> Finding {
 }
 
 /// A token file, which only its owner may read.
-pub(crate) fn token_file(file: &Path) -> Finding {
+pub fn token_file(file: &Path) -> Finding {
     let check = of("token", WHY_TOKEN).about(file.display());
     match read_token(file) {
         Ok(_) => check.ok("only its owner may read it"),

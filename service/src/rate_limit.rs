@@ -22,7 +22,7 @@ const MAX_ADDRESSES: usize = 10_000;
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// A rate limit for each address.
-pub(crate) struct PerAddress {
+pub struct PerAddress {
     measures: DefaultKeyedRateLimiter<IpAddr>,
     clock: DefaultClock,
     /// Time of the last eviction.
@@ -31,13 +31,13 @@ pub(crate) struct PerAddress {
 
 impl PerAddress {
     /// A limiter with this quota for each address.
-    pub(crate) fn new(quota: Quota) -> PerAddress {
+    pub fn new(quota: Quota) -> PerAddress {
         let measures = RateLimiter::keyed(quota);
         PerAddress { measures, clock: DefaultClock::default(), forgot: Mutex::new(Instant::now()) }
     }
 
     /// Counts one request of an address. Returns the time to wait if it exceeds the limit.
-    pub(crate) fn wait(&self, whom: IpAddr) -> Option<Duration> {
+    pub fn wait(&self, whom: IpAddr) -> Option<Duration> {
         let whom = if self.has_room() { whom } else { Ipv4Addr::UNSPECIFIED.into() };
         self.measures.check_key(&whom).err().map(|until| until.wait_time_from(self.clock.now()))
     }
@@ -54,7 +54,7 @@ impl PerAddress {
 }
 
 /// The key of an address: an IPv6 /64 network counts as one address.
-pub(crate) fn network(address: SocketAddr) -> IpAddr {
+pub fn network(address: SocketAddr) -> IpAddr {
     match address.ip().to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,

@@ -4,7 +4,9 @@
 //! that prevents a second start of a VM is durable before a start; without `insecure` the agent rejects a listener
 //! beyond loopback without TLS, and a configuration without authentication.
 
-pub(crate) mod diagnose;
+mod answer;
+pub mod config;
+pub mod diagnose;
 mod handlers;
 mod http;
 mod tasks;
@@ -13,12 +15,9 @@ use std::{future::Future, net::SocketAddr};
 
 use ringfence_drivers::{state_dir::StateDir, tls::agent_server};
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_service::{listen, token_file::read_token};
 
-use crate::{
-    auth::read_token,
-    config::{AgentSettings, IN_THE_CLEAR},
-    listen,
-};
+use config::{AgentSettings, IN_THE_CLEAR};
 use handlers::Handlers;
 
 /// Error of an agent without authentication. It applies on loopback too: every user of the host would be root.

@@ -18,21 +18,21 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::http::Answer;
+use crate::answer::Answer;
 
 /// Largest number of stored tasks. Too low: a late retry is carried out again. Too high: memory, up to one answer each.
-pub(super) const MAX_TASKS: usize = 1024;
+pub(crate) const MAX_TASKS: usize = 1024;
 
 /// Life of a stored task. Too low: a late retry is carried out again. Too high: memory.
-pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(600);
 
 /// Identity of a task: the uuid, and a digest of path and body.
-pub(super) type Task = (Uuid, [u8; 32]);
+pub(crate) type Task = (Uuid, [u8; 32]);
 
 type Known = Shared<BoxFuture<'static, Answer>>;
 
 #[derive(Default)]
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     state: Mutex<State>,
 }
 
@@ -44,7 +44,7 @@ struct State {
 
 impl Tasks {
     /// Runs the work unless the task is known. Returns its answer, or the stored one.
-    pub(super) fn once(&self, task: Task, work: impl Future<Output = Answer> + Send + 'static) -> Known {
+    pub(crate) fn once(&self, task: Task, work: impl Future<Output = Answer> + Send + 'static) -> Known {
         let mut state = self.state.lock();
         let now = Instant::now();
         while let Some((at, old)) = state.order.front().copied() {

@@ -4,63 +4,28 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     response::Response,
 };
 use ringfence_messages::{
-    Code, ErrorCode, HostId,
-    agent::{AgentAnswer, DEADLINE_HEADER, HOST_HEADER, MAX_BODY_BYTES, TASK_HEADER},
+    Code, HostId,
+    agent::{DEADLINE_HEADER, HOST_HEADER, MAX_BODY_BYTES, TASK_HEADER},
+};
+use ringfence_service::{
+    listen::{BodyError, read_body},
+    places::Showing,
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{handlers::Handlers, tasks::Tasks};
-use crate::{
-    listen::{BodyError, read_body},
-    places::Showing,
-};
+use crate::{answer::Answer, handlers::Handlers, tasks::Tasks};
 
 /// Default and largest deadline of a command. Too low: a slow start is aborted. Too high: abandoned work stays in
 /// memory.
-pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(600);
-
-/// An answer, ready to be sent and stored.
-#[derive(Clone)]
-pub(super) struct Answer {
-    status: StatusCode,
-    body: Arc<[u8]>,
-}
-
-impl Answer {
-    fn of(status: StatusCode, result: Result<Value, ErrorCode>) -> Answer {
-        let answer = match result {
-            Ok(reply) => AgentAnswer { success: true, error: None, reply: Some(reply) },
-            Err(error) => AgentAnswer { success: false, error: Some(error), reply: None },
-        };
-        let body = serde_json::to_vec(&answer).expect("an answer is plain JSON");
-        Answer { status, body: body.into() }
-    }
-
-    fn refused(status: StatusCode, code: Code, why: impl Into<String>) -> Answer {
-        Answer::of(status, Err(ErrorCode::new(code, why)))
-    }
-
-    pub(super) fn panicked(why: &str) -> Answer {
-        Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, Code::INTERNAL, why)
-    }
-
-    fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body.to_vec()));
-        *response.status_mut() = self.status;
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        response
-    }
-}
+pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(600);
 
 struct AgentServer {
     handlers: Arc<Handlers>,
@@ -70,7 +35,7 @@ struct AgentServer {
 }
 
 /// The agent's routes, with authentication by a token if configured.
-pub(super) fn router(handlers: Handlers, token: Option<SecretString>) -> Router {
+pub(crate) fn router(handlers: Handlers, token: Option<SecretString>) -> Router {
     let digest = |token: SecretString| Sha256::digest(token.expose_secret()).into();
     let server = AgentServer { handlers: Arc::new(handlers), token_digest: token.map(digest), tasks: Tasks::default() };
     Router::new().fallback(handle).with_state(Arc::new(server))

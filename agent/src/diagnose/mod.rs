@@ -5,27 +5,29 @@
 //! siblings  the SSH path to each sibling host, up to a login
 //! ```
 
-pub(crate) mod local;
-pub(crate) mod siblings;
+pub mod local;
+pub mod siblings;
 
 use std::path::Path;
 
 use ringfence_messages::doctor::{Finding, Verdict};
 
 /// Builds a finding: `of("disk", WHY).about(path).ok("12 GiB free")`.
-pub(crate) struct Check {
+pub struct Check {
     check: &'static str,
     why: &'static str,
     about: String,
 }
 
 /// A check by its name, and the consequence of its failure.
-pub(crate) fn of(check: &'static str, why: &'static str) -> Check {
+pub fn of(check: &'static str, why: &'static str) -> Check {
     Check { check, why, about: String::new() }
 }
 
 impl Check {
-    pub(crate) fn about(self, about: impl ToString) -> Check {
+    /// Adds the subject.
+    #[must_use]
+    pub fn about(self, about: impl ToString) -> Check {
         Check { about: about.to_string(), ..self }
     }
 
@@ -34,25 +36,29 @@ impl Check {
         Finding { check: check.to_owned(), about, verdict, found: found.into(), why: why.to_owned(), mend: remedy }
     }
 
-    pub(crate) fn ok(self, found: impl Into<String>) -> Finding {
+    /// A check that passed.
+    pub fn ok(self, found: impl Into<String>) -> Finding {
         self.found(Verdict::Ok, found, None)
     }
 
-    pub(crate) fn warn(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    /// A check that passed with a risk.
+    pub fn warn(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
         self.found(Verdict::Warn, found, Some(remedy.into()))
     }
 
-    pub(crate) fn fail(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    /// A check that failed.
+    pub fn fail(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
         self.found(Verdict::Fail, found, Some(remedy.into()))
     }
 
-    pub(crate) fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    /// A check that could not run.
+    pub fn unknown(self, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
         self.found(Verdict::Unknown, found, Some(remedy.into()))
     }
 }
 
 /// A path as one word of a shell.
-pub(crate) fn quoted(path: &Path) -> String {
+pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | ':' | '@');
     match !text.is_empty() && text.chars().all(plain) {

@@ -39,14 +39,16 @@ use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::diagnose::{local, siblings};
-use crate::config::AgentSettings;
+use crate::{
+    config::AgentSettings,
+    diagnose::{local, siblings},
+};
 
 /// Time limit for a connection to a ZBS target's control socket. Too low: a busy target counts as down.
 const CONTROL_SOCKET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The agent's commands on this host.
-pub(super) struct Handlers {
+pub(crate) struct Handlers {
     host: HostId,
     boot_id: String,
     settings: AgentSettings,
@@ -60,12 +62,12 @@ pub(super) struct Handlers {
 macro_rules! paths {
     ($($command:ty => $method:ident;)*) => {
         /// Whether this is an endpoint of an agent.
-        pub(super) fn knows(path: &str) -> bool {
+        pub(crate) fn knows(path: &str) -> bool {
             path == StartVmCmd::PATH || [$(<$command>::PATH),*].contains(&path)
         }
 
         /// Carries out the command of an endpoint.
-        pub(super) async fn dispatch(&self, path: &str, body: &[u8], by: Instant) -> Result<Value> {
+        pub(crate) async fn dispatch(&self, path: &str, body: &[u8], by: Instant) -> Result<Value> {
             match path {
                 StartVmCmd::PATH => reply(self.start_vm(&command(body)?, by).await?),
                 $(<$command>::PATH => reply(self.$method(command::<$command>(body)?).await?),)*
@@ -93,7 +95,7 @@ impl Handlers {
     }
 
     /// Opens the state of this host.
-    pub(super) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Handlers> {
+    pub(crate) async fn open(settings: &AgentSettings, state: StateDir) -> Result<Handlers> {
         let vms = Arc::new(Vms::open(settings.qemu.clone(), state.path()).await?);
         // Ends with the handlers.
         tokio::spawn(guard::guard(Arc::downgrade(&vms)));
@@ -109,7 +111,7 @@ impl Handlers {
     }
 
     /// The host of this agent.
-    pub(super) fn host(&self) -> HostId {
+    pub(crate) fn host(&self) -> HostId {
         self.host
     }
 
