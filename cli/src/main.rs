@@ -5,13 +5,12 @@ use std::{future::Future, path::Path, process::ExitCode};
 use clap::Parser;
 use ringfence_cli::{
     commands::{self, Cli, Command},
-    config::{self, TelemetryConfig},
     demo,
     log::{Format, is_verbose},
-    output, serve, sim, systemd,
-    telemetry::Telemetry,
+    output, sim, systemd,
 };
 use ringfence_messages::{ErrorCode, Result};
+use ringfence_server::{config::TelemetryConfig, serve, telemetry::Telemetry};
 use ringfence_service::{
     config_file::{Problems, report},
     listen::shutdown_signal,
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(path: &Path, restored: bool, log: Format) -> u8 {
-    let config = match config::load_controller(path) {
+    let config = match ringfence_server::config::load(path) {
         Ok(config) => config,
         Err(problems) => {
             log.init(None);

@@ -10,11 +10,11 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
 use fake::{Fake, serve_for};
 use futures_util::future::join_all;
 use ringfence_agent::config::AgentSettings;
-use ringfence_cli::{
+use ringfence_messages::HostId;
+use ringfence_server::{
     auth::{Role, Token},
     http::auth::Access,
 };
-use ringfence_messages::HostId;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::{

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use ringfence_drivers::tls::{Identity, Role, ServerFiles, day};
 use ringfence_messages::{Result, vhost::OnTargetLoss};
+use ringfence_server::config::{ControllerConfig, HookTransport};
 use ringfence_service::config_file::report;
 
 use super::live;
 use crate::{
-    config::{self, Config, ControllerConfig, HookTransport},
+    config::{self, Config},
     output::{print, table},
 };
 

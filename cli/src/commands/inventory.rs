@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_server::inventory::Outcome;
 use ringfence_service::config_file;
 use serde_json::{Value, json};
 
 use super::ClientArgs;
-use crate::{
-    inventory::Outcome,
-    output::{print, table},
-};
+use crate::output::{print, table};
 
 /// Actions on the inventory.
 #[derive(Debug, Subcommand)]

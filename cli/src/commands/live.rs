@@ -4,9 +4,9 @@ use ringfence_messages::{
     Code, ErrorCode, Result,
     doctor::{Finding as Check, Verdict},
 };
+use ringfence_server::config::ControllerConfig;
 
 use crate::{
-    config::ControllerConfig,
     doctor::{
         probes::{Seen, clusters, itself, map_summary, refusable, rights, seen, storage_name, watched},
         twins,

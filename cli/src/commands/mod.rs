@@ -12,13 +12,13 @@ mod token;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use ringfence_server::auth::Role;
 
 use ringfence_drivers::node::{autostart::Libvirt, lookout::Lookout, sibling, vms::ordered};
 
 use ringfence_messages::{Code, ErrorCode, Result};
 
 use crate::{
-    auth::Role,
     client::Server,
     log,
     sim::{ModelArgs, ScenarioCommand, SimArgs},

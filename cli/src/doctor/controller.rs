@@ -10,9 +10,9 @@ use ringfence_actors::{
 use ringfence_agent::diagnose::{local, of, quoted};
 use ringfence_drivers::journal::Journal;
 use ringfence_messages::{Code, ErrorCode, Event as _, StorageId, ceph::StorageFenceChanged, doctor::Finding};
+use ringfence_server::config::{CephAccess, ControllerConfig};
 
 use super::probes;
-use crate::config::{CephAccess, ControllerConfig};
 
 const WHY_JOURNAL: &str = "the controller does not start with a journal that fails verification";
 const WHY_POLICY: &str = "the policy decides starts without proof";

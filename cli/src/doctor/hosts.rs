@@ -16,10 +16,10 @@ use ringfence_messages::{
     doctor::{DiagnoseHostCmd, Finding, HostNeeds, SiblingAddress},
     storage::StorageKind,
 };
+use ringfence_server::config::ControllerConfig;
 use tokio::time::Instant;
 
 use super::{probes, twins};
-use crate::config::ControllerConfig;
 
 /// Time limit of one agent's checks: its SSH logins run concurrently and take up to 13 s each. Too low: one sibling
 /// host that hangs hides the results of all others. Too high: the doctor waits long for a lost agent.

@@ -18,6 +18,7 @@ use ringfence_messages::{
     storage::StorageKind,
     vm::HaMode,
 };
+use ringfence_server::config::ControllerConfig;
 use serde::Serialize;
 
 use super::{
@@ -25,7 +26,6 @@ use super::{
     hosts::HostLook,
     probes,
 };
-use crate::config::ControllerConfig;
 
 /// Points of a storage fence, for all VMs and for some of them.
 const STORAGE: u32 = 50;

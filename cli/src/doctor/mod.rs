@@ -23,6 +23,7 @@ mod watchers;
 use std::path::Path;
 
 use ringfence_agent::diagnose::local;
+use ringfence_server::config::ControllerConfig;
 use ringfence_service::config_file::{Problems, report};
 
 use crate::{
@@ -53,7 +54,7 @@ pub async fn run(path: &Path, agent: bool, json: bool) -> u8 {
     u8::from(!report.is_fine())
 }
 
-async fn everything(config: &config::ControllerConfig) -> report::Report {
+async fn everything(config: &ControllerConfig) -> report::Report {
     let seen = probes::seen(config).await;
     let (hosts, controller_findings) = tokio::join!(hosts::look(config, &seen), controller::look(config, &seen));
     let levels = levels::of_all(config, &hosts, &controller_findings);

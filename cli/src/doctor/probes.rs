@@ -21,9 +21,9 @@ use ringfence_messages::{
     host::HostFactsCmd,
     vm::{InstallPath, ListVmsCmd, WriterKind},
 };
+use ringfence_server::config::ControllerConfig;
 
 use super::{twins::Itself, watchers};
-use crate::config::ControllerConfig;
 
 /// Time limit of one request to an agent.
 pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub(crate) fn storage_name(config: &ControllerConfig, id: StorageId) -> String {
 
 /// A client of all agents, with their token.
 pub(crate) fn client(config: &ControllerConfig) -> Result<AgentClient> {
-    crate::inventory::agents(config)
+    ringfence_server::inventory::agents(config)
 }
 
 /// The answers of one agent.

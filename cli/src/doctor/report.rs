@@ -2,10 +2,10 @@
 
 use comfy_table::Table;
 use ringfence_messages::doctor::{Finding, Verdict};
+use ringfence_server::config::ControllerConfig;
 use serde::Serialize;
 
 use super::{hosts::HostLook, levels::Fenceability};
-use crate::config::ControllerConfig;
 
 /// All findings.
 #[derive(Debug, Serialize)]

@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use crate::{pages, read, root};
 
 /// Crates and folders with code.
-const CODE: [&str; 10] = [
-    "src", "messages", "actors", "drivers", "sim", "service", "agent", "cli", "tests", "examples", "benches",
+const CODE: [&str; 13] = [
+    "src", "messages", "actors", "drivers", "sim", "service", "agent", "server", "cli", "tests", "examples", "benches",
     "fuzz/src",
 ];
 

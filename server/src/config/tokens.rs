@@ -28,8 +28,11 @@ pub(super) fn tokens(c: &mut Checker, raw: &[Spanned<RawApiToken>]) -> Vec<Token
     tokens
 }
 
-/// Checks the name of a token. The error is a problem and a remedy.
-pub(crate) fn name(text: &str) -> Result<(), (String, String)> {
+/// Checks the name of a token.
+///
+/// # Errors
+/// Problem and remedy.
+pub fn name(text: &str) -> Result<(), (String, String)> {
     text::name(text, 64)
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use utoipa::ToSchema;
 
-use crate::config::{ControllerConfig, Source, load_controller, managed::Edit};
+use crate::config::{self, ControllerConfig, Source, managed::Edit};
 
 /// Largest number of queued changes. Too low: concurrent clients are rejected. Too high: clients have timed out
 /// before their change is applied.
@@ -107,7 +107,7 @@ impl Endpoints {
 ///
 /// # Errors
 /// A token, key or certificate file that cannot be used.
-pub(crate) fn agents(config: &ControllerConfig) -> Result<AgentClient> {
+pub fn agents(config: &ControllerConfig) -> Result<AgentClient> {
     let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
     AgentClient::with_tls(urls(config).collect(), token, config.agent_tls.clone())
 }
@@ -158,7 +158,7 @@ impl InventoryManager {
         let source = &self.config.source;
         let new = match order {
             Order::Show => return source.shown(),
-            Order::Reload => load_controller(&source.path)?,
+            Order::Reload => config::load(&source.path)?,
             Order::Edit(edit) => source.edited(&edit)?.config()?,
         };
         if new.source.managed_path != source.managed_path {

@@ -7,7 +7,7 @@ use super::{
     App, Shown,
     layout::{columns, page, word},
 };
-use crate::output::clock;
+use crate::times::clock;
 
 pub(super) async fn list(State(backend): App) -> Shown {
     let (live, hooks) = (super::events::last_of_all(&*backend).await?, backend.hooks().await?);

@@ -16,10 +16,8 @@ use ringfence_messages::Result;
 use serde::Deserialize;
 
 use super::{App, Shown, layout::page};
-use crate::{
-    http::{backend::Backend, stream_place},
-    output::clock,
-};
+use crate::http::{backend::Backend, stream_place};
+use crate::times::clock;
 
 /// Events of one page.
 const PER_PAGE: usize = 200;
