@@ -35,6 +35,7 @@ use ringfence_messages::{
     },
     vm::{ListVmsCmd, ListVmsReply, StartVmCmd, StartVmCmdReply, StopVmCmd},
 };
+use ringfence_service::checks::MAX_SIBLINGS;
 use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -145,9 +146,8 @@ impl Handlers {
     async fn diagnose(&self, cmd: DiagnoseHostCmd) -> Result<DiagnoseHostReply> {
         // Read the clock first: the checks take time.
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        if cmd.siblings.len() > siblings::MAX_SIBLINGS {
-            let details =
-                format!("{} sibling hosts are too many (at most {})", cmd.siblings.len(), siblings::MAX_SIBLINGS);
+        if cmd.siblings.len() > MAX_SIBLINGS {
+            let details = format!("{} sibling hosts are too many (at most {})", cmd.siblings.len(), MAX_SIBLINGS);
             return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
         }
         let (mut findings, paths) = tokio::join!(

@@ -107,7 +107,7 @@ impl Endpoints {
 ///
 /// # Errors
 /// A token, key or certificate file that cannot be used.
-pub fn agents(config: &ControllerConfig) -> Result<AgentClient> {
+pub(crate) fn agents(config: &ControllerConfig) -> Result<AgentClient> {
     let token = config.agent_token_file.as_deref().map(read_token).transpose()?;
     AgentClient::with_tls(urls(config).collect(), token, config.agent_tls.clone())
 }

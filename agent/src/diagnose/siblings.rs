@@ -14,15 +14,10 @@ use ringfence_drivers::{
     },
 };
 use ringfence_messages::{
-    doctor::{Finding, SiblingAddress, Verdict},
+    doctor::{Finding, SiblingAddress},
     fence::UnknownReason,
 };
-
-use super::{Check, of, quoted};
-
-/// Sibling hosts that one agent checks at most; each costs a login on both hosts. Too low: a host's level relies on
-/// few. Too high: a thousand hosts log in to a thousand hosts.
-pub const MAX_SIBLINGS: usize = 8;
+use ringfence_service::checks::{Check, of, quoted};
 
 const WHY_KEY: &str = "without it this host cannot kill VMs of a failed host";
 const WHY_KNOWN: &str = "without a known host key there is no login: this host could not fence it";
@@ -157,11 +152,4 @@ fn judge(
             format!("ssh -v -i {key} -p {port} -o UserKnownHostsFile={known} {}@{ip} id", ssh.user),
         ),
     }
-}
-
-/// The sibling hosts to which a login worked.
-pub fn logins_that_work(findings: &[Finding]) -> impl Iterator<Item = &str> {
-    // A login without root proves nothing: its kill may fail.
-    let works = |finding: &&Finding| finding.check == "ssh-login" && finding.verdict == Verdict::Ok;
-    findings.iter().filter(works).map(|finding| finding.about.as_str())
 }

@@ -4,7 +4,6 @@ mod check;
 mod follow;
 mod hooks;
 mod inventory;
-mod live;
 mod manual;
 mod query;
 mod token;

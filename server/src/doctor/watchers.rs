@@ -10,7 +10,7 @@ use ringfence_messages::{Code, ErrorCode, Result, ceph::Watcher};
 
 /// Judges the watchers of a volume. `runs_on`: the host that reports the VM; `owner`: the host that reports an address;
 /// `allowed`: `watchers_allowed` of the storage.
-pub(crate) fn judge(
+pub(super) fn judge(
     watchers: &[Watcher],
     runs_on: Option<&Host>,
     hosts: &[Host],

@@ -9,17 +9,17 @@ use ringfence_actors::{
     inventory::{Host, Storage},
     ports::{Call, HostAgentPort},
 };
-use ringfence_agent::diagnose::{Check, of, siblings::MAX_SIBLINGS};
 use ringfence_drivers::{agent_client::AgentClient, tls::day};
 use ringfence_messages::{
     Code, ErrorCode, HostId, Protocol,
     doctor::{DiagnoseHostCmd, Finding, HostNeeds, SiblingAddress},
     storage::StorageKind,
 };
-use ringfence_server::config::ControllerConfig;
+use ringfence_service::checks::{Check, MAX_SIBLINGS, of};
 use tokio::time::Instant;
 
 use super::{probes, twins};
+use crate::config::ControllerConfig;
 
 /// Time limit of one agent's checks: its SSH logins run concurrently and take up to 13 s each. Too low: one sibling
 /// host that hangs hides the results of all others. Too high: the doctor waits long for a lost agent.
@@ -46,9 +46,11 @@ const WHY_IPS: &str = "a storage fence blocks these addresses: a client at an un
 const WHY_LOOK: &str = "only the host itself can check whether it could fence other hosts";
 
 /// The findings of one host.
-pub(super) struct HostLook {
-    pub(super) host: HostId,
-    pub(super) findings: Vec<Finding>,
+pub struct HostLook {
+    /// The host.
+    pub host: HostId,
+    /// Its findings.
+    pub findings: Vec<Finding>,
 }
 
 /// Checks all hosts, in the order of the file.

@@ -1,24 +1,21 @@
-//! `check --live`: the probes of the doctor, one line each.
+//! The probes of the doctor for `check --live`, one result each.
 
 use ringfence_messages::{
     Code, ErrorCode, Result,
-    doctor::{Finding as Check, Verdict},
-};
-use ringfence_server::config::ControllerConfig;
-
-use crate::{
-    doctor::{
-        probes::{Seen, clusters, itself, map_summary, refusable, rights, seen, storage_name, watched},
-        twins,
-    },
-    output::print,
+    doctor::{Finding, Verdict},
 };
 
-/// One check: its subject, and its result or error.
-type Finding = (String, Result<String>);
+use super::{
+    probes::{Seen, clusters, itself, map_summary, refusable, rights, seen, storage_name, watched},
+    twins,
+};
+use crate::config::ControllerConfig;
 
-/// Runs all probes. Returns the exit status: 0 if all pass, else 1.
-pub(super) async fn run(config: &ControllerConfig) -> u8 {
+/// A probe: its subject, and its result or error.
+pub type Probed = (String, Result<String>);
+
+/// Runs all probes.
+pub async fn probe(config: &ControllerConfig) -> Vec<Probed> {
     let seen = seen(config).await;
     let mut findings = agents(config, &seen);
     let clusters = clusters(config);
@@ -45,27 +42,10 @@ pub(super) async fn run(config: &ControllerConfig) -> u8 {
             }
         }
     }
-    let wrong = findings.iter().filter(|(_, found)| found.is_err()).count();
-    print("\nlive");
-    for (what, found) in &findings {
-        match found {
-            Ok(result) => print(format!("  ok    {what}: {result}")),
-            Err(error) => print(format!("  FAIL  {what}: {}", error.details)),
-        }
-    }
-    match wrong {
-        0 => {
-            print(format!("{} checks passed", findings.len()));
-            0
-        }
-        wrong => {
-            print(format!("{} checks, {wrong} failed", findings.len()));
-            1
-        }
-    }
+    findings
 }
 
-fn agents(config: &ControllerConfig, seen: &[Result<Seen>]) -> Vec<Finding> {
+fn agents(config: &ControllerConfig, seen: &[Result<Seen>]) -> Vec<Probed> {
     let (hosts, said) = (&config.inventory.hosts, itself(seen));
     let mut findings = Vec::new();
     for (n, (host, seen)) in hosts.iter().zip(seen).enumerate() {
@@ -78,7 +58,7 @@ fn agents(config: &ControllerConfig, seen: &[Result<Seen>]) -> Vec<Finding> {
     findings
 }
 
-fn failure(check: Check) -> ErrorCode {
+fn failure(check: Finding) -> ErrorCode {
     let remedy = check.mend.map(|remedy| format!("; {remedy}")).unwrap_or_default();
     ErrorCode::new(Code::INVALID_ARGUMENT, check.found + &remedy)
 }

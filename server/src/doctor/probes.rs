@@ -21,12 +21,12 @@ use ringfence_messages::{
     host::HostFactsCmd,
     vm::{InstallPath, ListVmsCmd, WriterKind},
 };
-use ringfence_server::config::ControllerConfig;
 
 use super::{twins::Itself, watchers};
+use crate::config::ControllerConfig;
 
 /// Time limit of one request to an agent.
-pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Agents that are queried at the same time. Too low: a thousand hosts take long. Too high: the controller runs out
 /// of sockets.
@@ -39,25 +39,25 @@ const UNUSED_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const TRIAL: Duration = Duration::from_secs(60);
 
 /// The Ceph clusters of the file, as the controller reaches them.
-pub(crate) fn clusters(config: &ControllerConfig) -> Clusters {
+pub(super) fn clusters(config: &ControllerConfig) -> Clusters {
     Clusters::new(config.ceph.iter().map(|(id, access)| (*id, access.cluster.clone())).collect())
 }
 
 /// The name of a storage in the file.
-pub(crate) fn storage_name(config: &ControllerConfig, id: StorageId) -> String {
+pub(super) fn storage_name(config: &ControllerConfig, id: StorageId) -> String {
     let storage = config.inventory.storages.iter().find(|storage| storage.id == id);
     storage.map_or_else(|| id.to_string(), |storage| storage.name.clone())
 }
 
 /// A client of all agents, with their token.
-pub(crate) fn client(config: &ControllerConfig) -> Result<AgentClient> {
-    ringfence_server::inventory::agents(config)
+pub(super) fn client(config: &ControllerConfig) -> Result<AgentClient> {
+    crate::inventory::agents(config)
 }
 
 /// The answers of one agent.
-pub(crate) struct Seen {
+pub(super) struct Seen {
     /// Summary for the output.
-    pub(crate) text: String,
+    pub(super) text: String,
     /// Identity of its host.
     itself: Itself,
     /// VMs that run there.
@@ -65,7 +65,7 @@ pub(crate) struct Seen {
 }
 
 /// The answers of all agents, in the order of the file.
-pub(crate) async fn seen(config: &ControllerConfig) -> Vec<Result<Seen>> {
+pub(super) async fn seen(config: &ControllerConfig) -> Vec<Result<Seen>> {
     let client = client(config);
     let asked = config.inventory.hosts.iter().map(async |host| match &client {
         Ok(client) => agent(client, host).await,
@@ -75,7 +75,7 @@ pub(crate) async fn seen(config: &ControllerConfig) -> Vec<Result<Seen>> {
 }
 
 /// The identities that hosts report.
-pub(crate) fn itself(seen: &[Result<Seen>]) -> Vec<Option<Itself>> {
+pub(super) fn itself(seen: &[Result<Seen>]) -> Vec<Option<Itself>> {
     seen.iter().map(|seen| seen.as_ref().ok().map(|seen| seen.itself.clone())).collect()
 }
 
@@ -100,17 +100,17 @@ async fn agent(client: &AgentClient, host: &Host) -> Result<Seen> {
 }
 
 /// The rights of the controller's key. Nothing is tried on a cluster that does not answer.
-pub(crate) struct Rights {
+pub(super) struct Rights {
     /// Read the OSD map.
-    pub(crate) map: Result<CephMap>,
+    pub(super) map: Result<CephMap>,
     /// Add blocklist entries.
-    pub(crate) block: Option<Result<String>>,
+    pub(super) block: Option<Result<String>>,
     /// Remove blocklist entries.
-    pub(crate) unblock: Option<Result<String>>,
+    pub(super) unblock: Option<Result<String>>,
 }
 
 /// Does what a fence does, on an unused address: reads the map, adds an entry, verifies and removes it.
-pub(crate) async fn rights(ceph: &dyn CephPort, id: StorageId) -> Rights {
+pub(super) async fn rights(ceph: &dyn CephPort, id: StorageId) -> Rights {
     let map = ceph.map(id).await;
     if map.is_err() {
         return Rights { map, block: None, unblock: None };
@@ -123,12 +123,12 @@ pub(crate) async fn rights(ceph: &dyn CephPort, id: StorageId) -> Rights {
 }
 
 /// Summary of an OSD map.
-pub(crate) fn map_summary(map: &CephMap) -> String {
+pub(super) fn map_summary(map: &CephMap) -> String {
     format!("answers, OSD map epoch {}, {} addresses blocked", map.epoch, map.blocked.len())
 }
 
 /// Whether a storage fence is possible for each host of a storage, by the check of the fence itself.
-pub(crate) fn refusable(inventory: &Inventory, id: StorageId, map: &CephMap) -> Vec<(String, Result<()>)> {
+pub(super) fn refusable(inventory: &Inventory, id: StorageId, map: &CephMap) -> Vec<(String, Result<()>)> {
     let directory = InventoryIndex::new(inventory.clone());
     let of = directory.storage(id).map(|storage| storage.clusters.clone()).unwrap_or_default();
     let uses = |host: &&Host| of.contains(&host.cluster) && !host.storage_ips.is_empty();
@@ -137,7 +137,7 @@ pub(crate) fn refusable(inventory: &Inventory, id: StorageId, map: &CephMap) -> 
 }
 
 /// Judges the watchers of an image: a watcher at an unlisted address would keep writing after a fence of its host.
-pub(crate) async fn watched(
+pub(super) async fn watched(
     ceph: &dyn CephPort,
     config: &ControllerConfig,
     seen: &[Result<Seen>],

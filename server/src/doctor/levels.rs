@@ -9,16 +9,12 @@ use ringfence_actors::{
     fence::policy::{OnSshUnreachable, Profile},
     inventory::{Host, Storage},
 };
-use ringfence_agent::diagnose::{
-    of,
-    siblings::{MAX_SIBLINGS, logins_that_work},
-};
 use ringfence_messages::{
     doctor::{Finding, Verdict},
     storage::StorageKind,
     vm::HaMode,
 };
-use ringfence_server::config::ControllerConfig;
+use ringfence_service::checks::{MAX_SIBLINGS, of};
 use serde::Serialize;
 
 use super::{
@@ -26,6 +22,7 @@ use super::{
     hosts::HostLook,
     probes,
 };
+use crate::config::ControllerConfig;
 
 /// Points of a storage fence, for all VMs and for some of them.
 const STORAGE: u32 = 50;
@@ -43,29 +40,31 @@ const WHY: &str = "after a failure of the host, its VMs start elsewhere only aft
 /// Whether a storage fence stops a host's writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum ByStorage {
+pub enum ByStorage {
+    /// All writes.
     Yes,
     /// Only the writes of some VMs.
     Partly,
+    /// None.
     No,
 }
 
 /// The ways to fence a host.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Fenceability {
+pub struct Fenceability {
     /// 10 to 100.
-    pub(super) score: u32,
+    pub score: u32,
     /// `full`, `good`, `no-kill`, `no-storage` or `human-only`.
-    pub(super) level: &'static str,
+    pub level: &'static str,
     /// Sibling hosts that can log in and kill now.
-    pub(super) siblings: Vec<String>,
+    pub siblings: Vec<String>,
     /// Number of sibling hosts that were checked.
-    pub(super) tried: usize,
+    pub tried: usize,
     /// Whether a storage fence is possible.
-    pub(super) storage: ByStorage,
+    pub storage: ByStorage,
     /// Why not, or why only partly.
-    pub(super) storage_reason: String,
+    pub storage_reason: String,
 }
 
 /// The levels of all hosts, in the order of the file.
@@ -146,6 +145,13 @@ fn by_storage(config: &ControllerConfig, host: &Host, controller_findings: &[Fin
     }
 }
 
+/// The sibling hosts to which a login worked.
+fn logins_that_work(findings: &[Finding]) -> impl Iterator<Item = &str> {
+    // A login without root proves nothing: its kill may fail.
+    let works = |finding: &&Finding| finding.check == "ssh-login" && finding.verdict == Verdict::Ok;
+    findings.iter().filter(works).map(|finding| finding.about.as_str())
+}
+
 fn level(siblings: usize, storage: ByStorage) -> (&'static str, u32) {
     let by_storage = match storage {
         ByStorage::Yes => STORAGE,
@@ -165,7 +171,7 @@ fn level(siblings: usize, storage: ByStorage) -> (&'static str, u32) {
 
 impl Fenceability {
     /// One line of text.
-    pub(super) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let siblings = match &self.siblings[..] {
             [] => format!("none of {} sibling hosts can kill there", self.tried),
             names => format!("{} of {} sibling hosts can kill there ({})", names.len(), self.tried, names.join(", ")),
@@ -179,7 +185,7 @@ impl Fenceability {
     }
 
     /// What a failure of the host would mean.
-    pub(super) fn finding(&self, config: &ControllerConfig, host: &Host) -> Finding {
+    pub fn finding(&self, config: &ControllerConfig, host: &Host) -> Finding {
         let check = of("fenceability", WHY);
         let never_stop =
             |vm: &ringfence_actors::inventory::Vm| vm.cluster == host.cluster && vm.ha == HaMode::NeverStop;

@@ -7,12 +7,12 @@ use ringfence_actors::{
     inventory::Host,
     ports::{CephMap, CephPort},
 };
-use ringfence_agent::diagnose::{local, of, quoted};
 use ringfence_drivers::journal::Journal;
 use ringfence_messages::{Code, ErrorCode, Event as _, StorageId, ceph::StorageFenceChanged, doctor::Finding};
-use ringfence_server::config::{CephAccess, ControllerConfig};
+use ringfence_service::checks::{of, quoted, state, token_file};
 
 use super::probes;
+use crate::config::{CephAccess, ControllerConfig};
 
 const WHY_JOURNAL: &str = "the controller does not start with a journal that fails verification";
 const WHY_POLICY: &str = "the policy decides starts without proof";
@@ -40,9 +40,9 @@ pub(super) const BLOCK: &str = "ceph-block";
 
 /// All checks that need no host.
 pub(super) async fn look(config: &ControllerConfig, seen: &[Result<probes::Seen, ErrorCode>]) -> Vec<Finding> {
-    let mut findings = local::state(&config.state_dir, "controller");
+    let mut findings = state(&config.state_dir, "controller");
     findings.push(journal(&config.state_dir));
-    findings.extend(config.agent_token_file.as_deref().map(local::token_file));
+    findings.extend(config.agent_token_file.as_deref().map(token_file));
     findings.extend(policy(config));
     let clusters = probes::clusters(config);
     for (id, access) in &config.ceph {

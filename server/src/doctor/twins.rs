@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use ringfence_actors::inventory::Host;
-use ringfence_agent::diagnose::of;
 use ringfence_messages::{doctor::Finding, evidence::Machine};
+use ringfence_service::checks::of;
 
 const WHY_MACHINE: &str = "evidence from a machine counts for a host only if no other host is that machine";
 const WHY_OWN: &str =
@@ -16,20 +16,20 @@ const WHY_OWN: &str =
 
 /// The identity that a host reports; the default reports nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Itself {
+pub(super) struct Itself {
     /// Machine id and boot id.
-    pub(crate) machine: Machine,
+    pub(super) machine: Machine,
     /// The host's addresses.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// Whether every host is this machine.
-pub(crate) fn lab(hosts: &[Host]) -> bool {
+pub(super) fn lab(hosts: &[Host]) -> bool {
     hosts.iter().all(|host| host.management_ip.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()))
 }
 
 /// Checks that a host that answered is its own machine.
-pub(crate) fn machine(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Option<Finding> {
+pub(super) fn machine(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Option<Finding> {
     let own = all.get(n)?.as_ref()?;
     let check = of("machine-id", WHY_MACHINE);
     let remedy = "rm /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup; reboot";
@@ -58,7 +58,7 @@ pub(crate) fn machine(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Optio
 }
 
 /// Checks that the addresses of a storage fence are the host's own.
-pub(crate) fn own_addresses(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Option<Finding> {
+pub(super) fn own_addresses(hosts: &[Host], all: &[Option<Itself>], n: usize) -> Option<Finding> {
     let (host, own) = (hosts.get(n)?, all.get(n)?.as_ref()?);
     if host.storage_ips.is_empty() || lab(hosts) {
         return None;
