@@ -1,41 +1,22 @@
 //! The binary `ringfence`.
 //!
-//! [`serve`] is the controller: actors over real drivers, with an HTTP API. [`agent`] runs on each host. [`config`]
-//! reads their files, [`commands`] is the command line, [`client`] the API client, [`demo`] the demo on one machine.
+//! `ringfence_server` is the controller and `ringfence_agent` runs on each host. [`commands`] is the command line,
+//! [`client`] the API client, [`doctor`] checks what a fence needs, and [`demo`] is the demo on one machine.
 //!
-//! The modules have no circle (`tests/layers.rs`): leaves such as `auth`, `errors`, `https`; then `config`; then
-//! `agent`, `client`, `inventory`, `notify`; then `http`, `doctor`; then `page`, `commands`, `top`; last `serve`,
-//! which composes the controller.
+//! The modules have no circle (`tests/layers.rs`): leaves such as `config`, `output`, `systemd`; then `client`, `log`,
+//! `pki`; then `doctor`, `demo`, `top`, `sim`; last `commands`.
 
-pub mod agent;
-pub mod auth;
-mod certificates;
 mod chaos;
 pub mod client;
 pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod doctor;
-pub mod errors;
-mod explain;
-mod handshake;
-pub mod http;
-mod https;
-pub mod inventory;
-pub mod listen;
 pub mod log;
-pub mod metrics;
-pub mod notify;
 pub mod oracle;
 pub mod output;
-mod page;
 pub mod pki;
-mod places;
-mod rate_limit;
 mod scenario_lab;
-pub mod serve;
-mod signer;
 pub mod sim;
 pub mod systemd;
-pub mod telemetry;
 pub mod top;

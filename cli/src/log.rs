@@ -9,10 +9,11 @@ use std::{io, panic};
 use clap::ValueEnum;
 use ringfence_actors::spans;
 use ringfence_messages::{ErrorCode, words};
+use ringfence_server::telemetry::Spans;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
-use crate::{output, telemetry::Spans};
+use crate::output;
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

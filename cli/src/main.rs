@@ -4,16 +4,17 @@ use std::{future::Future, path::Path, process::ExitCode};
 
 use clap::Parser;
 use ringfence_cli::{
-    agent,
     commands::{self, Cli, Command},
-    config::{self, TelemetryConfig},
     demo,
-    listen::shutdown_signal,
     log::{Format, is_verbose},
-    output, serve, sim, systemd,
-    telemetry::Telemetry,
+    output, sim, systemd,
 };
 use ringfence_messages::{ErrorCode, Result};
+use ringfence_server::{config::TelemetryConfig, serve, telemetry::Telemetry};
+use ringfence_service::{
+    config_file::{Problems, report},
+    listen::shutdown_signal,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(path: &Path, restored: bool, log: Format) -> u8 {
-    let config = match config::load_controller(path) {
+    let config = match ringfence_server::config::load(path) {
         Ok(config) => config,
         Err(problems) => {
             log.init(None);
@@ -46,11 +47,11 @@ fn serve(path: &Path, restored: bool, log: Format) -> u8 {
 
 fn agent(path: &Path, log: Format) -> u8 {
     log.init(None);
-    let config = match config::load_agent(path) {
+    let config = match ringfence_agent::config::load(path) {
         Ok(config) => config,
         Err(problems) => return invalid(&problems, log),
     };
-    runtime(async { ended(agent::run(config.settings, ready("agent"), shutdown_signal()).await, log) })
+    runtime(async { ended(ringfence_agent::run(config.settings, ready("agent"), shutdown_signal()).await, log) })
 }
 
 /// Runs work and sends its spans, if the file has a collector.
@@ -96,9 +97,9 @@ fn ended(result: Result<(), ErrorCode>, log: Format) -> u8 {
     }
 }
 
-fn invalid(problems: &config::Problems, log: Format) -> u8 {
+fn invalid(problems: &Problems, log: Format) -> u8 {
     match log {
-        Format::Text => config::report(problems),
+        Format::Text => report(problems),
         Format::Json => tracing::error!("{problems}"),
     }
     2

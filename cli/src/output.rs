@@ -20,11 +20,6 @@ pub fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The time of day of `2026-11-21T10:00:00.000Z`, to the second; another text as it is.
-pub(crate) fn clock(time: &str) -> &str {
-    time.get(11..19).unwrap_or(time)
-}
-
 /// A table with these headings, as wide as the terminal, or as needed without a terminal.
 pub fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();

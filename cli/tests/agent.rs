@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use ringfence_cli::{agent, config::AgentSettings};
+use ringfence_agent::config::AgentSettings;
 use ringfence_drivers::node::{proc::Process, target::Runner};
 use ringfence_messages::{HostId, StorageId, VmId};
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ impl Agent {
         let state = settings.state_dir.clone();
         let running = tokio::spawn(async move {
             let ended = async { ended.await.unwrap_or(()) };
-            agent::run(settings, |address| ready.send(address).unwrap(), ended).await.unwrap();
+            ringfence_agent::run(settings, |address| ready.send(address).unwrap(), ended).await.unwrap();
         });
         let address = address.await.expect("it serves");
         // The agent closes idle connections; what is on its way on one just then is lost.

@@ -73,7 +73,7 @@ fn several_mistakes_are_told_at_once() {
         text.replace("max_failure = 3", "max_failure = 0").replace("10.77.0.12", "nowhere").replace("vhost://vm1", "x");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
-    assert_eq!(config::load_controller(file.path()).unwrap_err().count(), 3);
+    assert_eq!(ringfence_server::config::load(file.path()).unwrap_err().count(), 3);
 }
 
 proptest! {

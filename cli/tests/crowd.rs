@@ -9,13 +9,12 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
 
 use fake::{Fake, serve_for};
 use futures_util::future::join_all;
-use ringfence_cli::{
-    agent,
+use ringfence_agent::config::AgentSettings;
+use ringfence_messages::HostId;
+use ringfence_server::{
     auth::{Role, Token},
-    config::AgentSettings,
     http::auth::Access,
 };
-use ringfence_messages::HostId;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -106,7 +105,7 @@ async fn a_crowd_without_a_token_does_not_take_an_agent_off_the_air() {
     let settings =
         AgentSettings { token_file: Some(file), ..common::agent::settings("host-a", &dir.path().join("state")) };
     let (ready, address) = oneshot::channel();
-    tokio::spawn(agent::run(settings, |address| ready.send(address).unwrap(), std::future::pending()));
+    tokio::spawn(ringfence_agent::run(settings, |address| ready.send(address).unwrap(), std::future::pending()));
     let address = address.await.expect("it serves");
     let body = json!({ "hostUuid": HostId::from_name("host-a") });
     let ping =

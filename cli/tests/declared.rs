@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ringfence_cli::config::{self, Config, ControllerConfig, Problems};
+use ringfence_cli::config::{self, Config};
+use ringfence_server::config::ControllerConfig;
+use ringfence_service::config_file::Problems;
 
 /// Read as a check does: whoever owns the checkout.
 fn load(path: &Path) -> Result<ControllerConfig, Problems> {

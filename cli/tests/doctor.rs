@@ -13,7 +13,7 @@ use std::{
 };
 
 use axum::{Json, Router, routing::post};
-use ringfence_cli::{agent, config::AgentSettings};
+use ringfence_agent::config::AgentSettings;
 use ringfence_drivers::node::ssh::SshSettings;
 use ringfence_messages::HostId;
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ impl Host {
         let (end, ended) = oneshot::channel::<()>();
         tokio::spawn(async move {
             let ended = async { drop(ended.await) };
-            agent::run(settings, |address| ready.send(address).unwrap(), ended).await.unwrap();
+            ringfence_agent::run(settings, |address| ready.send(address).unwrap(), ended).await.unwrap();
         });
         Host { name, dir, ssh, agent: address.await.unwrap(), _end: end }
     }
@@ -340,7 +340,7 @@ async fn fake(uuid: HostId, version: &'static str, ahead_ms: i64) -> SocketAddr 
         .route("/host/diagnose", post(diagnosed));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(ringfence_cli::listen::serve(listener, app, std::future::pending()));
+    tokio::spawn(ringfence_service::listen::serve(listener, app, std::future::pending()));
     address
 }
 

@@ -5,7 +5,7 @@ mod fake;
 
 use fake::{Fake, serve, serve_for};
 use reqwest::{Client, Response};
-use ringfence_cli::{
+use ringfence_server::{
     auth::{Role, Token},
     http::auth::Access,
 };
@@ -197,7 +197,7 @@ fn a_token_is_made_with_the_table_that_knows_it() {
 #[tokio::test]
 async fn every_operation_takes_the_role_that_its_description_says() {
     let address = serve_for(Fake::new(3), three_tokens()).await;
-    let document = serde_json::to_value(ringfence_cli::http::openapi()).unwrap();
+    let document = serde_json::to_value(ringfence_server::http::openapi()).unwrap();
     let roles = ["viewer", "operator", "admin"];
     let mut open = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ringfence_cli::metrics::{ALL, Kind};
+use ringfence_server::metrics::{ALL, Kind};
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -40,7 +40,7 @@ fn names(text: &str, after: &[&str]) -> BTreeSet<String> {
 #[test]
 fn every_metric_is_described_and_everything_described_is_measured() {
     let mut text = String::new();
-    for part in ["src", "actors/src", "drivers/src", "cli/src"] {
+    for part in ["src", "actors/src", "drivers/src", "service/src", "agent/src", "server/src"] {
         sources(root().join(part), &mut text);
     }
     let measured = names(&text, &["counter!(", "gauge!(", "histogram!("]);

@@ -22,14 +22,14 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use parking_lot::Mutex;
 use ringfence::Bus;
 use ringfence_actors::ports::{JournalPort, NewRecord, Record};
-use ringfence_cli::{
-    config,
-    demo::cluster::{Cluster, Plan},
-    listen,
-    notify::{HookInventory, MAX_REFUSALS, Notifier, RetryPolicy},
-};
+use ringfence_cli::demo::cluster::{Cluster, Plan};
 use ringfence_drivers::journal::Journal;
 use ringfence_messages::{Event, audit::EventRecorded, topics::RECORDED};
+use ringfence_server::{
+    config::HookConfig,
+    notify::{HookInventory, MAX_REFUSALS, Notifier, RetryPolicy},
+};
+use ringfence_service::{config_file::Problems, listen};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
@@ -174,12 +174,12 @@ impl Drop for Bench {
 }
 
 /// The hooks that these tables describe, as a controller reads them.
-fn configured(dir: &Path, tables: &str) -> Result<Vec<config::HookConfig>, config::Problems> {
+fn configured(dir: &Path, tables: &str) -> Result<Vec<HookConfig>, Problems> {
     let head = "[controller]\nstate_dir = \"state\"\n[[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\n\
                 cluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://127.0.0.1:1\"\n";
     let path = dir.join("controller.toml");
     std::fs::write(&path, format!("{head}{tables}")).unwrap();
-    let config = config::load_controller(&path)?;
+    let config = ringfence_server::config::load(&path)?;
     assert!(!format!("{config:?}").contains("SECRET"), "the path of a URL shows: {config:?}");
     Ok(config.hooks)
 }

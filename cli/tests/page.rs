@@ -16,11 +16,11 @@ use std::{
 
 use fake::{Fake, serve, serve_for};
 use fantoccini::{Client, ClientBuilder, Locator};
-use ringfence_cli::{
+use ringfence_messages::{HostId, VmId, ha::VmHaStarted, vm::VmState};
+use ringfence_server::{
     auth::{Role, Token},
     http::auth::Access,
 };
-use ringfence_messages::{HostId, VmId, ha::VmHaStarted, vm::VmState};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -13,11 +13,8 @@ use std::{
 
 use parking_lot::Mutex;
 use ringfence_actors::ports::{Call, HostAgentPort};
-use ringfence_cli::{
-    agent,
-    config::AgentSettings,
-    pki::{Authority, Names, issue, issue_for, renew},
-};
+use ringfence_agent::config::AgentSettings;
+use ringfence_cli::pki::{Authority, Names, issue, issue_for, renew};
 use ringfence_drivers::{
     agent_client::AgentClient,
     tls::{Identity, TlsFiles, api_client, certificates, refused_server},
@@ -129,7 +126,7 @@ impl Agent {
         let settings = settings(root, tls);
         let running = tokio::spawn(async move {
             let ended = async { ended.await.unwrap_or(()) };
-            agent::run(settings, |address| ready.send(address).unwrap(), ended).await.unwrap();
+            ringfence_agent::run(settings, |address| ready.send(address).unwrap(), ended).await.unwrap();
         });
         Agent { address: address.await.expect("it serves"), end: Some(end), running }
     }
@@ -269,8 +266,9 @@ async fn a_certificate_that_ended_is_refused_by_who_has_it_and_by_who_sees_it() 
     let pki = Pki::new(dir.path(), "ca");
     let ended = pki.ended(Names::host("host-a", host("host-a")), "host-a");
     let controller = pki.issue(Names::controller(), "controller");
-    let error =
-        agent::run(settings(dir.path(), Some(ended.clone())), |_| {}, std::future::ready(())).await.unwrap_err();
+    let error = ringfence_agent::run(settings(dir.path(), Some(ended.clone())), |_| {}, std::future::ready(()))
+        .await
+        .unwrap_err();
     let says = format!("cert {}: it ended on 2", ended.cert.display());
     assert!(error.details.contains(&says) && error.details.contains("`ringfence pki rotate`"), "{error}");
 

@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 use prost::Message;
 use ringfence_cli::{
     demo::cluster::{Cluster, Plan, STORAGE, VM},
-    listen,
     pki::{Authority, Names, issue},
 };
 use ringfence_drivers::tls::{ServerFiles, api_server};
@@ -29,6 +28,7 @@ use ringfence_messages::{
     vhost::{DeployVhostCmd, PrepareVhostTargetEnvCmd},
     vm::StartVmCmd,
 };
+use ringfence_service::listen;
 use serde_json::json;
 use tokio::net::TcpListener;
 

@@ -11,14 +11,14 @@ use std::{
 };
 
 use fake::{Fake, serve};
-use ringfence_cli::{
+use ringfence_cli::pki::{Authority, Names, issue};
+use ringfence_drivers::tls::{ServerFiles, api_server, plain_client};
+use ringfence_server::{
     auth::{Role, Token},
     http::{auth::Access, limit::limited},
-    listen::{self, MAX_HEADER_BYTES, MAX_HEADERS},
-    pki::{Authority, Names, issue},
     serve::router,
 };
-use ringfence_drivers::tls::{ServerFiles, api_server, plain_client};
+use ringfence_service::listen::{self, MAX_HEADER_BYTES, MAX_HEADERS};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::{

@@ -6,7 +6,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use reqwest::Url;
-use ringfence_cli::config::{self, Config, ControllerConfig, MAX_FILE_BYTES, Problems};
+use ringfence_cli::config::{self, Config};
+use ringfence_server::config::ControllerConfig;
+use ringfence_service::config_file::{MAX_FILE_BYTES, Problems};
 
 /// Relative paths in the file are from here; it does not exist.
 const PLACE: &str = "/nowhere/ringfence.toml";

@@ -58,16 +58,16 @@ fn controller_that_heard_no_host_starts_nothing() {
 #[test]
 fn hosts_in_maintenance_are_searched_while_they_answer() {
     let mut core = all_but_a_heard();
-    assert_eq!(core.maintained(cluster()), []);
+    assert_eq!(core.census(cluster()).searched_host_uuids, []);
     core.on(Event::Maintenance(host("a"), true), S);
-    assert_eq!(core.maintained(cluster()), [host("a")]);
+    assert_eq!(core.census(cluster()).searched_host_uuids, [host("a")]);
     for _ in 0..MAX_DEAF {
-        assert_eq!(core.maintained(cluster()), [host("a")]);
+        assert_eq!(core.census(cluster()).searched_host_uuids, [host("a")]);
         core.on(Event::Listed(host("a"), Err(ErrorCode::new(Code::TIMEOUT, "no answer"))), S);
     }
-    assert_eq!(core.maintained(cluster()), []);
+    assert_eq!(core.census(cluster()).searched_host_uuids, []);
     core.on(Event::Listed(host("a"), Ok(list(vec![]))), S);
-    assert_eq!(core.maintained(cluster()), [host("a")]);
+    assert_eq!(core.census(cluster()).searched_host_uuids, [host("a")]);
     core.on(Event::Maintenance(host("a"), false), S);
-    assert_eq!(core.maintained(cluster()), []);
+    assert_eq!(core.census(cluster()).searched_host_uuids, []);
 }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_messages::{
     ClusterId, HostId,
+    ha::Candidate,
     vm::{RunningVm, VmState},
 };
 
-use super::{core::*, drain_tests::*, placement::Candidate};
+use super::{core::*, drain_tests::*};
 use crate::testkit::list;
 
 fn standing(core: &Core, name: &str) -> String {
@@ -70,7 +71,7 @@ fn processes_of_others_do_not_keep_a_host_from_being_drained() {
 fn plan_stops_an_unwanted_vm_without_a_target() {
     let mut core = running_on_a(&["v1"]);
     core.on(Event::Vm(vm("v1"), ObservedState { wanted: false, ..observed(VmState::Running, "a", 1) }), S);
-    let of = |name: &str| Candidate { host: host(name), available_mib: Some(1500), reserved_mib: 0, vms: 0 };
+    let of = |name: &str| Candidate { host_uuid: host(name), available_mib: Some(1500), reserved_mib: 0, vms: 0 };
     let cluster = ClusterId::from_name("c1");
     let plan = core.plan_drain(host("a"), BTreeMap::from([(cluster, vec![of("b")])]));
     let [step] = &plan.vms[..] else { panic!("{plan:?}") };

@@ -194,14 +194,13 @@ fn claim_of_a_host_of_another_cluster_is_reported() {
         let told = commands.iter().any(|c| matches!(c, Command::Emit(HaEvent::Intruder(_))));
         (told, commands.contains(&Command::LookFor(vm("v1"), Some(host(at)))))
     };
-    let claims = |core: &Core| core.claimed_elsewhere(vm("v1")).collect::<Vec<_>>();
+    let claims = |core: &Core| core.claims().collect::<Vec<_>>();
     core.on(believed("v1", VmState::Running, "a", 1), S);
     assert_eq!(listed(&mut core, "b"), (false, true), "searched in its cluster");
-    assert_eq!((listed(&mut core, "j"), claims(&core)), ((true, false), vec![host("j")]));
-    assert_eq!(core.claimed_elsewhere(vm("v2")).count(), 0);
-    assert_eq!((listed(&mut core, "j"), claims(&core)), ((false, false), vec![host("j")]), "reported once");
+    assert_eq!((listed(&mut core, "j"), claims(&core)), ((true, false), vec![(vm("v1"), host("j"))]));
+    assert_eq!((listed(&mut core, "j"), claims(&core)), ((false, false), vec![(vm("v1"), host("j"))]), "reported once");
     core.on(Event::Listed(host("b"), Ok(list(vec![]))), S);
-    assert_eq!(claims(&core), [host("j")], "the list of another host");
+    assert_eq!(claims(&core), [(vm("v1"), host("j"))], "the list of another host");
     core.on(believed("v1", VmState::Running, "j", 2), S);
     assert_eq!((listed(&mut core, "j"), claims(&core)), ((false, false), vec![]), "it is known to run there");
 }

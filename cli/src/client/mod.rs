@@ -9,11 +9,10 @@ use clap::Args;
 use reqwest::{Method, Response};
 use ringfence_drivers::{agent_client::IDLE_TIMEOUT, tls};
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_service::token_file::read_token;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-
-use crate::auth::read_token;
 
 /// Time limit of a request: as long as a VM's start. Too low: a start that succeeds is reported as failed.
 const TIMEOUT: Duration = Duration::from_secs(130);

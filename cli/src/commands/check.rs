@@ -4,10 +4,14 @@ use std::path::Path;
 
 use ringfence_drivers::tls::{Identity, Role, ServerFiles, day};
 use ringfence_messages::{Result, vhost::OnTargetLoss};
+use ringfence_server::{
+    config::{ControllerConfig, HookTransport},
+    doctor::probe,
+};
+use ringfence_service::config_file::report;
 
-use super::live;
 use crate::{
-    config::{self, Config, ControllerConfig, HookTransport, report},
+    config::{self, Config},
     output::{print, table},
 };
 
@@ -41,7 +45,7 @@ pub(super) async fn run(path: &Path, is_live: bool) -> u8 {
             if wrong > 0 {
                 return wrong;
             }
-            if is_live { live::run(&controller).await } else { 0 }
+            if is_live { live(&controller).await } else { 0 }
         }
     }
 }
@@ -57,6 +61,29 @@ fn certified(what: &str, found: Result<Option<Identity>>) -> u8 {
         Err(error) => {
             eprintln!("{}", crate::output::error(&error));
             2
+        }
+    }
+}
+
+/// Runs and prints the probes of the doctor. Returns the exit status: 0 if all pass, else 1.
+async fn live(config: &ControllerConfig) -> u8 {
+    let findings = probe(config).await;
+    let wrong = findings.iter().filter(|(_, found)| found.is_err()).count();
+    print("\nlive");
+    for (what, found) in &findings {
+        match found {
+            Ok(result) => print(format!("  ok    {what}: {result}")),
+            Err(error) => print(format!("  FAIL  {what}: {}", error.details)),
+        }
+    }
+    match wrong {
+        0 => {
+            print(format!("{} checks passed", findings.len()));
+            0
+        }
+        wrong => {
+            print(format!("{} checks, {wrong} failed", findings.len()));
+            1
         }
     }
 }

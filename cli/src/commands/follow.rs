@@ -47,7 +47,7 @@ pub(super) async fn run(args: &ClientArgs, mut after: u64) -> Result<()> {
     };
     tokio::select! {
         () = follow => {}
-        () = crate::listen::shutdown_signal() => {}
+        () = ringfence_service::listen::shutdown_signal() => {}
     }
     Ok(())
 }

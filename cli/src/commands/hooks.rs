@@ -1,17 +1,14 @@
 //! `ringfence hooks`.
 
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_server::notify::{HookInventory, HookTest};
 use serde_json::json;
 
 use super::{
     ClientArgs,
     query::{client, or_dash, show, word},
 };
-use crate::{
-    client::path_part,
-    notify::{HookInventory, HookTest},
-    output::table,
-};
+use crate::{client::path_part, output::table};
 
 pub(super) async fn list(args: &ClientArgs) -> Result<()> {
     let hooks: Vec<HookInventory> = client(args)?.items("/v1/hooks").await?;

@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_server::inventory::Outcome;
+use ringfence_service::config_file;
 use serde_json::{Value, json};
 
 use super::ClientArgs;
-use crate::{
-    config,
-    inventory::Outcome,
-    output::{print, table},
-};
+use crate::output::{print, table};
 
 /// Actions on the inventory.
 #[derive(Debug, Subcommand)]
@@ -137,7 +135,7 @@ async fn change(how: &How, what: &str, order: &Value) -> Result<()> {
 /// The tables of a file, by kind, as the API takes them.
 fn read(file: &Path) -> Result<Value> {
     let bad = |why: String| ErrorCode::new(Code::INVALID_ARGUMENT, why);
-    let text = config::read(file).map_err(|why| bad(why.to_string().trim_end().to_owned()))?;
+    let text = config_file::read(file).map_err(|why| bad(why.to_string().trim_end().to_owned()))?;
     let tables: toml::Table = text
         .parse()
         .map_err(|why: toml::de::Error| bad(format!("{}: {}", file.display(), why.to_string().trim_end())))?;

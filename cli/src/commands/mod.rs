@@ -4,7 +4,6 @@ mod check;
 mod follow;
 mod hooks;
 mod inventory;
-mod live;
 mod manual;
 mod query;
 mod token;
@@ -12,13 +11,13 @@ mod token;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use ringfence_server::auth::Role;
 
 use ringfence_drivers::node::{autostart::Libvirt, lookout::Lookout, sibling, vms::ordered};
 
 use ringfence_messages::{Code, ErrorCode, Result};
 
 use crate::{
-    auth::Role,
     client::Server,
     log,
     sim::{ModelArgs, ScenarioCommand, SimArgs},
@@ -212,7 +211,7 @@ async fn kill_vm(victim: &sibling::Victim, config: &Path) -> Result<()> {
     let lookout = match config.exists() {
         false => Lookout::new(None, &[], false)?,
         true => {
-            let qemu = crate::config::load_agent(config)?.settings.qemu;
+            let qemu = ringfence_agent::config::load(config)?.settings.qemu;
             Lookout::new(Some(&qemu.binary), &qemu.users, qemu.own)?
         }
     };
@@ -223,7 +222,7 @@ async fn kill_vm(victim: &sibling::Victim, config: &Path) -> Result<()> {
 
 /// An invalid agent's file, or damaged start commands, are errors, so that the unit fails visibly.
 fn hold_autostart(config: &Path) -> Result<()> {
-    let vms = ordered(&crate::config::load_agent(config)?.settings.state_dir)?;
+    let vms = ordered(&ringfence_agent::config::load(config)?.settings.state_dir)?;
     let done = Libvirt::default().hold(&vms);
     done.held
         .iter()

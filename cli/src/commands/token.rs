@@ -2,9 +2,10 @@
 
 use rand::Rng;
 use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_server::{auth::Role, config::token_name};
 use sha2::{Digest, Sha256};
 
-use crate::{auth::Role, config::token_name, output::print};
+use crate::output::print;
 
 /// Prints a new token, and its table for the controller's file to standard error: redirecting standard output into a
 /// file then saves the token alone.

@@ -38,7 +38,7 @@ pub async fn run(keep: bool) -> u8 {
     let mut timeline = Timeline::begin();
     let result = tokio::select! {
         result = tell(&mut timeline, keep) => result,
-        () = crate::listen::shutdown_signal() => Err(ErrorCode::new(Code::CANCELLED, "interrupted")),
+        () = ringfence_service::listen::shutdown_signal() => Err(ErrorCode::new(Code::CANCELLED, "interrupted")),
     };
     timeline.end();
     match result {

@@ -1,30 +1,17 @@
 //! `ringfence doctor`: checks everything that a fence needs.
 //!
-//! ```text
-//! probes     requests to agents and to Ceph, shared with `check --live`
-//! watchers   who watches a volume, and whether a fence would reach that watcher
-//! hosts      checks through the agents of all hosts
-//! controller journal, disk, tokens, policy, Ceph
-//! twins      whether each host is one machine, with the addresses of the file
-//! levels     the number of independent ways to fence each host
-//! report     output
-//! ```
-//! Invariants: nothing in use is changed (the right to block is tried on an address reserved for documentation);
-//! every check has a time limit; a check that could not run is "unknown", which is not a pass.
+//! The checks are `ringfence_agent::diagnose` and `ringfence_server::doctor`; `report` is the output.
 
-mod controller;
-mod hosts;
-mod levels;
-pub(crate) mod probes;
 mod report;
-pub(crate) mod twins;
-mod watchers;
 
 use std::path::Path;
 
+use ringfence_agent::diagnose::local;
+use ringfence_server::doctor::look;
+use ringfence_service::config_file::{Problems, report};
+
 use crate::{
-    agent::diagnose::local,
-    config::{self, Config, Problems},
+    config::{self, Config},
     output::print,
 };
 
@@ -36,7 +23,7 @@ pub async fn run(path: &Path, agent: bool, json: bool) -> u8 {
             let findings = local::look(&agent.settings, &local::needs_of(&agent.settings)).await;
             report::Report::of_agent(findings)
         }
-        (Ok(Config::Controller(config)), false) => everything(&config).await,
+        (Ok(Config::Controller(config)), false) => report::Report::of_controller(&config, look(&config).await),
         (Ok(Config::Agent(_)), false) => {
             return usage(path, "an agent's file", "add --agent, or use a controller's file");
         }
@@ -51,15 +38,8 @@ pub async fn run(path: &Path, agent: bool, json: bool) -> u8 {
     u8::from(!report.is_fine())
 }
 
-async fn everything(config: &config::ControllerConfig) -> report::Report {
-    let seen = probes::seen(config).await;
-    let (hosts, controller_findings) = tokio::join!(hosts::look(config, &seen), controller::look(config, &seen));
-    let levels = levels::of_all(config, &hosts, &controller_findings);
-    report::Report::of_controller(config, controller_findings, hosts, levels)
-}
-
 fn refused(problems: &Problems) -> u8 {
-    config::report(problems);
+    report(problems);
     2
 }
 

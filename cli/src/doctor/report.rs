@@ -2,10 +2,11 @@
 
 use comfy_table::Table;
 use ringfence_messages::doctor::{Finding, Verdict};
+use ringfence_server::{
+    config::ControllerConfig,
+    doctor::{Fenceability, Findings},
+};
 use serde::Serialize;
-
-use super::{hosts::HostLook, levels::Fenceability};
-use crate::config::ControllerConfig;
 
 /// All findings.
 #[derive(Debug, Serialize)]
@@ -31,14 +32,9 @@ impl Report {
         Report::new(vec![Part { of: "this host".to_owned(), fenceability: None, findings }])
     }
 
-    pub(super) fn of_controller(
-        config: &ControllerConfig,
-        controller_findings: Vec<Finding>,
-        looks: Vec<HostLook>,
-        levels: Vec<Fenceability>,
-    ) -> Report {
-        let controller = Part { of: "controller".to_owned(), fenceability: None, findings: controller_findings };
-        let hosts = config.inventory.hosts.iter().zip(looks).zip(levels).map(|((host, look), level)| {
+    pub(super) fn of_controller(config: &ControllerConfig, found: Findings) -> Report {
+        let controller = Part { of: "controller".to_owned(), fenceability: None, findings: found.controller };
+        let hosts = config.inventory.hosts.iter().zip(found.hosts).zip(found.levels).map(|((host, look), level)| {
             let mut findings = look.findings;
             findings.insert(0, level.finding(config, host));
             Part { of: host.name.clone(), fenceability: Some(level), findings }
@@ -141,8 +137,10 @@ fn wrapped(head: &str, text: &str, indent: usize, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use ringfence_server::doctor::ByStorage;
+    use ringfence_service::checks::of;
+
     use super::*;
-    use crate::{agent::diagnose::of, doctor::levels::ByStorage};
 
     fn report() -> Report {
         let level = Fenceability {

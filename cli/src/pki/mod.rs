@@ -166,7 +166,7 @@ pub fn run(command: PkiCommand) -> Result<Vec<String>> {
 
 fn names(args: &IssueArgs) -> Result<Names> {
     let fits = |name: &str| {
-        crate::config::token_name(name)
+        ringfence_server::config::token_name(name)
             .map_err(|(what, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{what}: {fix}")))
     };
     for dns in &args.dns {

@@ -18,9 +18,10 @@ use std::{
 
 use crossterm::event::{Event, EventStream, KeyEventKind};
 use futures_util::StreamExt;
+use ringfence_service::listen::shutdown_signal;
 use tokio::sync::mpsc;
 
-use crate::{client::Server, listen::shutdown_signal};
+use crate::client::Server;
 use state::{Effect, State};
 
 /// Time between two frames without updates. Too low: needless work. Too high: clocks stand still.

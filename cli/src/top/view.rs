@@ -19,9 +19,10 @@ use ringfence_messages::{
     storage::StorageInventory,
     vm::{VmInventory, VmState},
 };
+use ringfence_server::times::clock;
 
 use super::state::{Fence, Over, Pane, State};
-use crate::output::{clock, event_summary};
+use crate::output::event_summary;
 
 /// Width from which there are two columns.
 const WIDE: u16 = 120;

@@ -117,7 +117,7 @@ fn schema(name: &str, of: &Value, text: &mut String) {
 
 #[test]
 fn the_page_of_the_api_is_its_description() {
-    let document = serde_json::to_value(ringfence_cli::http::openapi()).unwrap();
+    let document = serde_json::to_value(ringfence_server::http::openapi()).unwrap();
     let mut text = format!(
         "# HTTP API\n\n{}\n\nThis page is made from `GET /openapi.json`; a test fails where they differ. What a token may, and how it is sent: \
          [security](security.md#the-api-and-the-page). Lists take `offset` and `limit`; every answer has an `ETag`.\n",

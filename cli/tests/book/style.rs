@@ -5,8 +5,10 @@ use std::{fs, path::Path};
 use crate::{pages, read, root};
 
 /// Crates and folders with code.
-const CODE: [&str; 10] =
-    ["src", "messages", "actors", "drivers", "sim", "cli", "tests", "examples", "benches", "fuzz/src"];
+const CODE: [&str; 13] = [
+    "src", "messages", "actors", "drivers", "sim", "service", "agent", "server", "cli", "tests", "examples", "benches",
+    "fuzz/src",
+];
 
 /// Files that docs/extending.md invents for its walkthroughs.
 const INVENTED: [&str; 3] =

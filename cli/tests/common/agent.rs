@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringfence_cli::config::AgentSettings;
+use ringfence_agent::config::AgentSettings;
 use ringfence_drivers::node::{target::Runner, vms::QemuSettings};
 use ringfence_messages::HostId;
 

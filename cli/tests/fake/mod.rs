@@ -9,15 +9,6 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use ringfence_actors::{diff::InventoryDiff, inventory::SharedInventory, ports::Record};
-use ringfence_cli::{
-    config::Source,
-    errors::not_found,
-    http::{auth::Access, backend::Backend},
-    inventory::Order,
-    listen,
-    notify::{HookInventory, HookKind, HookTest},
-    serve::router,
-};
 use ringfence_messages::{
     ClusterId, Event, HostId, Protocol, ProtocolStatus, Result, StorageId, VmId,
     evidence::{Evidence, Source as Looked, Verdict},
@@ -27,6 +18,15 @@ use ringfence_messages::{
     storage::{HostProtocolRef, StorageHostRef, StorageInventory, StorageKind},
     vm::{HaMode, VmInventory, VmState, VolumeInventory},
 };
+use ringfence_server::{
+    config::Source,
+    errors::not_found,
+    http::{auth::Access, backend::Backend},
+    inventory::Order,
+    notify::{HookInventory, HookKind, HookTest},
+    serve::router,
+};
+use ringfence_service::listen;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
