@@ -49,8 +49,11 @@ pub(crate) fn add_alone(counter: &AtomicU64, n: u64) {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BusId(u64);
 
-/// The buses of this process, and the sums of those that ended.
-static BUSES: Mutex<(BTreeMap<BusId, Weak<Counts>>, Option<Sums>)> = Mutex::new((BTreeMap::new(), None));
+/// Buses, and the sums of those that ended.
+type Buses = (BTreeMap<BusId, Weak<Counts>>, Option<Sums>);
+
+/// The buses of this process.
+static BUSES: Mutex<Buses> = Mutex::new((BTreeMap::new(), None));
 
 /// The counts of a bus, unless it ended.
 fn of(bus: BusId) -> Option<Arc<Counts>> {
