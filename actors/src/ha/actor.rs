@@ -215,7 +215,9 @@ impl HaActor {
             ringfence.judger = ask.judger_class_name,
             ringfence.reason = ask.ha_reason,
         );
-        let started = ctx.bus().ask_within(Address::new(VmActor::KIND, vm), ask, FAILOVER_TIMEOUT);
+        let bus = ctx.bus().clone();
+        // Asked by the task, not here: a failover outlives the deadline of the request that began it.
+        let started = async move { bus.ask_within(Address::new(VmActor::KIND, vm), ask, FAILOVER_TIMEOUT).await };
         let began = Instant::now();
         ctx.spawn_detached(spans::within(span, started), move |ha, result, ctx| {
             let outcome = if result.is_ok() { "started" } else { "refused" };
