@@ -1,4 +1,5 @@
-//! Tells the program which commit it was built from, where that is known: a violation that the simulator finds names it.
+//! Tells the program which commit it was built from, where that is known: a violation that the simulator finds names
+//! it.
 
 use std::process::Command;
 

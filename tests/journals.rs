@@ -1,7 +1,8 @@
 //! Journals that earlier versions wrote: a controller of today migrates each, starts over it and knows what was known.
 //!
-//! `drivers/tests/journals/schema-N.sql` is a journal of version N of the schema, as the first release with that version
-//! wrote it; none is ever changed. They all tell the [`story`]. How one is made: `writes_a_journal_to_keep` below.
+//! `drivers/tests/journals/schema-N.sql` is a journal of version N of the schema, as the first release with that
+//! version wrote it; none is ever changed. They all tell the [`story`]. How one is made: `writes_a_journal_to_keep`
+//! below.
 #![allow(missing_docs)]
 
 use std::{
@@ -197,8 +198,9 @@ fn controller_continues_where_previous_stopped() {
     run(goes_on, dir.path());
 }
 
-/// Before a release whose schema is new: `RINGFENCE_JOURNAL=/tmp/j cargo nextest run --test journals --run-ignored only`,
-/// then `{ sqlite3 /tmp/j/journal.db .dump; echo "PRAGMA user_version = N;"; } > drivers/tests/journals/schema-N.sql`.
+/// Before a release whose schema is new: `RINGFENCE_JOURNAL=/tmp/j cargo nextest run --test journals --run-ignored
+/// only`, then `{ sqlite3 /tmp/j/journal.db .dump; echo "PRAGMA user_version = N;"; } >
+/// drivers/tests/journals/schema-N.sql`.
 #[test]
 #[ignore = "writes a journal to keep, for a new version of the schema"]
 fn writes_a_journal_to_keep() {

@@ -1,4 +1,5 @@
-//! The ZBS storage against a double of its MDS agent that holds the contract to the letter: paths, fields, nothing more.
+//! The ZBS storage against a double of its MDS agent that holds the contract to the letter: paths, fields, nothing
+//! more.
 #![allow(missing_docs)]
 
 use std::{
@@ -142,7 +143,8 @@ async fn answer(
     }
     if behaviour.babbles {
         let details = format!(
-            "cannot log in with {body} by sshpass -p {} {} or Basic aHVudGVyMi1vZi10aGUtaG9zdA== at ssh://zbs:hunter2%2Dof%2Dthe%2Dhost@h",
+            "cannot log in with {body} by sshpass -p {} {} or Basic aHVudGVyMi1vZi10aGUtaG9zdA== at \
+             ssh://zbs:hunter2%2Dof%2Dthe%2Dhost@h",
             &PASSWORD[..9],
             &PASSWORD[9..]
         );

@@ -153,8 +153,8 @@ pub struct AgentSettings {
 }
 
 /// Remedy for an agent that listens beyond loopback without TLS.
-pub(crate) const IN_THE_CLEAR: &str = "add [tls] cert, key, ca (`ringfence pki issue --host NAME` creates them), listen on 127.0.0.1, or set \
-                                       insecure = true if the network is trusted";
+pub(crate) const IN_THE_CLEAR: &str = "add [tls] cert, key, ca (`ringfence pki issue --host NAME` creates them), \
+                                       listen on 127.0.0.1, or set insecure = true if the network is trusted";
 
 /// An agent's file, checked.
 #[derive(Debug)]

@@ -21,9 +21,9 @@ use config::{AgentSettings, IN_THE_CLEAR};
 use handlers::Handlers;
 
 /// Error of an agent without authentication. It applies on loopback too: every user of the host would be root.
-const OPEN_TO_ALL: &str = "the agent has neither [auth] token_file nor [tls], so every client that reaches it would be root on this host; \
-                           add [auth] token_file with the token of the controller's agent_token_file, [tls], or insecure = true on a \
-                           machine without other users";
+const OPEN_TO_ALL: &str = "the agent has neither [auth] token_file nor [tls], so every client that reaches it would be \
+                           root on this host; add [auth] token_file with the token of the controller's \
+                           agent_token_file, [tls], or insecure = true on a machine without other users";
 
 /// Runs an agent until `shutdown` resolves. `ready` gets the listen address.
 ///

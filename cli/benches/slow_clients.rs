@@ -1,6 +1,6 @@
-//! Do slow clients of the API delay pings? The ping time that the controller itself measures, side by side: with nobody,
-//! and with a thousand clients of which half send their headers byte by byte and half read the stream of events as slowly.
-//! Run by `make slow-clients`.
+//! Do slow clients of the API delay pings? The ping time that the controller itself measures, side by side: with
+//! nobody, and with a thousand clients of which half send their headers byte by byte and half read the stream of events
+//! as slowly. Run by `make slow-clients`.
 #![allow(missing_docs, clippy::print_stdout)]
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! How long it takes from the loss of a host to its VM writing elsewhere, and which phase takes what, on the lab. Run by
-//! `make lab-times`, as root.
+//! How long it takes from the loss of a host to its VM writing elsewhere, and which phase takes what, on the lab. Run
+//! by `make lab-times`, as root.
 #![allow(missing_docs, clippy::print_stdout)]
 
 #[path = "../tests/common/mod.rs"]
@@ -70,7 +70,8 @@ fn median(mut of: Vec<f64>) -> f64 {
 fn main() {
     assert!(rustix::process::geteuid().is_root(), "the lab needs root");
     println!(
-        "from the loss of a host to its VM writing on another one; ping interval 1 s, timeout 2 s, max_failure 3; {RUNS} runs\n"
+        "from the loss of a host to its VM writing on another one; ping interval 1 s, timeout 2 s, max_failure 3; \
+         {RUNS} runs\n"
     );
     let lab = Lab::with("tm", &[("TB_VMS", "1")]);
     lab.writes("host-a", "vm1");

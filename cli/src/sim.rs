@@ -208,7 +208,8 @@ fn many(args: &SimArgs, size: Size) -> u8 {
     let counts = &summary.counts;
     let simulated = counts.simulated.as_secs_f64();
     print(format!(
-        "{:.0} simulated hours in {:.0} s: {:.0} simulated seconds per second and core; {} fences, {} starts, {} redeploys; newest seed {newest}",
+        "{:.0} simulated hours in {:.0} s: {:.0} simulated seconds per second and core; {} fences, {} starts, {} \
+         redeploys; newest seed {newest}",
         simulated / 3600.0,
         began.elapsed().as_secs_f64(),
         simulated / summary.busy.as_secs_f64().max(0.001),

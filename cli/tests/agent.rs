@@ -247,7 +247,8 @@ async fn a_stale_start_is_refused_also_after_a_restart_of_the_agent() {
     // Of its own: an agent sees every QEMU of the machine, and labs may be up beside this.
     let vm = VmId::from_name("vm-of-a-stale-start");
     let order = |incarnation: u64, epoch: u64| {
-        json!({ "vmUuid": vm, "name": "vm1", "incarnation": incarnation, "epoch": epoch, "memoryMib": 16, "qemuArgs": [],
+        json!({ "vmUuid": vm, "name": "vm1", "incarnation": incarnation, "epoch": epoch, "memoryMib": 16,
+            "qemuArgs": [],
                 "disks": [{ "source": { "file": { "path": disk } }, "root": true }] })
     };
     let refused = |answer: &Value, says: &str| {
@@ -366,7 +367,8 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
     };
     let open = |(command, text): (&'static str, String)| (command, format!("insecure = true\n{text}"));
     let serve = |listen: &str, state: &Path| {
-        let hosts = "[[cluster]]\nname = \"c\"\n[[host]]\nname = \"a\"\ncluster = \"c\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://127.0.0.1:1\"\n";
+        let hosts = "[[cluster]]\nname = \"c\"\n[[host]]\nname = \"a\"\ncluster = \"c\"\n\
+            management_ip = \"127.0.0.1\"\nagent = \"http://127.0.0.1:1\"\n";
         (
             "serve",
             format!("[controller]\nlisten = \"{listen}\"\nstate_dir = {:?}\n{hosts}", state.display().to_string()),

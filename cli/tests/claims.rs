@@ -1,4 +1,5 @@
-//! What claims to be a VM, and what contradicts that it is dead, on real hosts: rows of the fault matrix about evidence.
+//! What claims to be a VM, and what contradicts that it is dead, on real hosts: rows of the fault matrix about
+//! evidence.
 #![allow(missing_docs)]
 
 mod common;
@@ -16,8 +17,8 @@ fn phases(lab: &Lab, mark: u64) -> Vec<(String, String)> {
     lab.facts(mark, "vm.intruder").iter().map(|fact| (text(fact, "host"), text(fact, "phase"))).collect()
 }
 
-/// Rows 48 and 54 (K8, K20): a second QEMU of a VM that runs is ended; what a local user calls by its uuid is reported, and
-/// keeps nobody from bringing the VM back.
+/// Rows 48 and 54 (K8, K20): a second QEMU of a VM that runs is ended; what a local user calls by its uuid is reported,
+/// and keeps nobody from bringing the VM back.
 #[test]
 #[ignore = "needs root: a lab of network namespaces"]
 fn a_second_qemu_is_ended_and_a_local_users_claim_is_not_believed() {

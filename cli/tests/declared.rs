@@ -49,11 +49,13 @@ fn each_of_many_mistakes_is_told_with_both_places() {
         &mistakes(&case("dup.toml")),
         &[
             "0.0.0.0 is the unspecified address",
-            "::ffff:10.77.0.11 is an IPv4-mapped IPv6 address, which no storage reports for its clients: write 10.77.0.11",
+            "::ffff:10.77.0.11 is an IPv4-mapped IPv6 address, which no storage reports for its clients: write \
+             10.77.0.11",
             "fe80::1 is link-local",
             "224.0.0.1 is a multicast address",
             "10.77.0.11 is also the management address of host-a (",
-            "storage_ips = [\"127.0.0.1\", \"0.0.0.0\", \"::ffff:10.77.0.11\", \"fe80::1\", \"224.0.0.1\"]: 127.0.0.1 is loopback",
+            "storage_ips = [\"127.0.0.1\", \"0.0.0.0\", \"::ffff:10.77.0.11\", \"fe80::1\", \"224.0.0.1\"]: 127.0.0.1 \
+             is loopback",
             "storage_ips = [\"127.0.0.1\"]: 127.0.0.1 is loopback",
             "`-drive file=rbd:rbd/data7,if=virtio` may open a disk that is neither watched",
             "`-readconfig /etc/x.cfg` may open a disk",
@@ -127,7 +129,8 @@ fn uuids_that_would_share_a_folder_on_a_host_are_refused() {
     let storages = |other: &str| {
         let storage = |name: &str, uuid: &str, dir: &str| {
             format!(
-                "[[storage]]\nname = \"{name}\"\nuuid = \"{uuid}\"\nkind = \"vhost\"\nclusters = [\"c1\"]\ndir = \"{dir}\"\n"
+                "[[storage]]\nname = \"{name}\"\nuuid = \"{uuid}\"\nkind = \"vhost\"\nclusters = [\"c1\"]\n\
+                 dir = \"{dir}\"\n"
             )
         };
         good() + &storage("nvme-a", "019ab0c0-1111-7aaa-8000-000000000001", "/a") + &storage("nvme-b", other, "/b")
@@ -155,12 +158,14 @@ fn uuids_that_would_share_a_folder_on_a_host_are_refused() {
 
 /// The VM of the domains in `cases/libvirt`, with these images.
 fn domain(images: &[&str], xml: &str) -> Vec<String> {
-    let mut text = "[controller]\nstate_dir = \"state\"\n[[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\ncluster = \"c1\"\n\
+    let mut text = "[controller]\nstate_dir = \"state\"\n[[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\n\
+        cluster = \"c1\"\n\
         management_ip = \"10.0.0.11\"\nstorage_ips = [\"10.1.0.11\"]\nagent = \"http://10.0.0.11:7070\"\n"
         .to_owned();
     for pool in ["vms", "volumes"] {
         text += &format!(
-            "[[storage]]\nname = \"{pool}\"\nkind = \"ceph\"\nclusters = [\"c1\"]\npool = \"{pool}\"\nconf = \"c\"\nuser = \"r\"\n"
+            "[[storage]]\nname = \"{pool}\"\nkind = \"ceph\"\nclusters = [\"c1\"]\npool = \"{pool}\"\nconf = \"c\"\n\
+             user = \"r\"\n"
         );
     }
     text += "[[vm]]\nname = \"instance-0000002a\"\nuuid = \"5d1f0c9e-7a34-4a7c-9b1e-0c1de0a11c01\"\ncluster = \"c1\"\n\

@@ -1,5 +1,5 @@
-//! `ringfence doctor` against real agents and a real sshd on loopback: each thing that would make a fence fail is found,
-//! by its own name, with what mends it.
+//! `ringfence doctor` against real agents and a real sshd on loopback: each thing that would make a fence fail is
+//! found, by its own name, with what mends it.
 #![allow(missing_docs)]
 
 mod common;

@@ -42,7 +42,8 @@ fn edit_config(lab: &Lab, from: &str, to: &str) {
 }
 
 /// Rows 6 and 18. Every way in which SSH can fail to say whether it is dead leads to the next level, with its name; and
-/// that one is refused before the act, because the address belongs to a daemon. One of another host is refused by the check.
+/// that one is refused before the act, because the address belongs to a daemon. One of another host is refused by the
+/// check.
 #[test]
 #[ignore = "needs root: a lab of network namespaces"]
 fn whatever_ssh_cannot_say_is_unknown_and_a_shared_address_is_never_blocked() {
@@ -154,7 +155,8 @@ const DOMAIN: &str = r#"<domain type='qemu' xmlns:qemu='http://libvirt.org/schem
 </domain>
 "#;
 
-/// A lab with a libvirt on each host; vm3 is stopped, and is started as a domain from now on. `before` happens in between.
+/// A lab with a libvirt on each host; vm3 is stopped, and is started as a domain from now on. `before` happens in
+/// between.
 fn with_libvirt(id: &'static str, before: impl FnOnce(&Lab)) -> Lab {
     let lab = Lab::with(id, &[]);
     for host in ["host-a", "host-b", "host-c"] {
@@ -176,8 +178,8 @@ fn domains(lab: &Lab, host: &str) -> String {
     lab.console(host, "timeout 5 virsh list --name || echo hangs")
 }
 
-/// Row 7, and VMs that something else started: the VM is a libvirt domain, and libvirtd hangs. Nothing asks it: killed through /proc, started elsewhere through
-/// the libvirt there.
+/// Row 7, and VMs that something else started: the VM is a libvirt domain, and libvirtd hangs. Nothing asks it: killed
+/// through /proc, started elsewhere through the libvirt there.
 #[test]
 #[ignore = "needs root: a lab of network namespaces"]
 fn a_libvirt_domain_is_killed_though_libvirtd_hangs() {
@@ -248,7 +250,16 @@ fn a_qemu_that_comes_back_after_the_kill_is_found_and_refused_by_the_storage() {
     let lab = without_agent("fw");
     let pid = lab.qemu("host-c", "vm3");
     lab.console("host-c", &format!("cp /proc/{pid}/cmdline /run/again"));
-    lab.ok("host-exec.sh", &["host-c", "sh", "-c", "setsid sh -c 'while :; do xargs -0 -a /run/again env; sleep 0.02; done' </dev/null >/dev/null 2>&1 & echo $! > /run/again.pid"]);
+    lab.ok(
+        "host-exec.sh",
+        &[
+            "host-c",
+            "sh",
+            "-c",
+            "setsid sh -c 'while :; do xargs -0 -a /run/again env; sleep 0.02; \
+             done' </dev/null >/dev/null 2>&1 & echo $! > /run/again.pid",
+        ],
+    );
     let mark = lab.mark();
     lab.order(&["vm", "ha-start", "vm3"]).unwrap();
     let (outcome, reason) = lab.fence_of(mark, "vm3");
@@ -279,7 +290,8 @@ fn one_who_opens_the_volume_during_the_fence_takes_the_permit_away() {
         lab.until("the fence is under way", |lab| !lab.facts(mark, "fence.intent").is_empty());
         lab.console(
             "host-b",
-            "setsid sh -c 'sleep 1000 | rbd --id compute watch rbd/vm3' </dev/null >/dev/null 2>&1 & echo $! > /run/watch.pid",
+            "setsid sh -c 'sleep 1000 | rbd --id compute watch rbd/vm3' </dev/null >/dev/null 2>&1 & echo $! > \
+             /run/watch.pid",
         );
         let error = start.join().unwrap().unwrap_err();
         assert!(error.contains("after the fence: volume ceph://rbd/vm3 is in use by 10.77.0.12"), "{error}");

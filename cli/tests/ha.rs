@@ -138,8 +138,8 @@ fn a_host_that_only_reaches_its_storage_is_refused_by_it_before_the_vm_starts_el
     lab.no_split_brain();
 }
 
-/// What a guest says that comes back after its restart elsewhere: the answer to the one write that was under way when it was
-/// cut off may reach it now, no other.
+/// What a guest says that comes back after its restart elsewhere: the answer to the one write that was under way when
+/// it was cut off may reach it now, no other.
 fn assert_refused(said: &str) {
     assert!(said.matches('.').count() <= 1, "it wrote after the restart: {said}");
 }

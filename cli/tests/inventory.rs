@@ -1,4 +1,5 @@
-//! The inventory changes under a controller that runs: by the API, from the command line, and by reading the config again.
+//! The inventory changes under a controller that runs: by the API, from the command line, and by reading the config
+//! again.
 #![allow(missing_docs)]
 
 use std::{

@@ -149,7 +149,8 @@ fn check_live_says_what_would_fail_tonight() {
     for line in [
         "FAIL  agent of host-c: cannot reach http://10.77.0.13:7070",
         "ok    ceph-1, client.compute may add blocklist entries",
-        "FAIL  ceph-1, client.compute may remove blocklist entries: ceph osd blocklist as client.compute: exit status: 13",
+        "FAIL  ceph-1, client.compute may remove blocklist entries: ceph osd blocklist as client.compute: exit status: \
+         13",
         "FAIL  vm3, ceph://rbd/vm-3: image rbd/vm-3 does not exist",
         "FAIL  vm2, ceph://rbd/vm2: watched by 10.77.0.12:0/",
         "which is in no host's storage_ips",
@@ -251,7 +252,16 @@ fn a_sibling_kills_over_ssh_and_calls_nothing_dead_that_it_did_not_see_dead() {
     lab.ok("host-exec.sh", &["host-c", "mv", "/root/.ssh/authorized_keys", "/root/.ssh/away"]);
     assert_eq!(reason(&lab), "auth-failed");
     lab.ok("host-exec.sh", &["host-c", "mv", "/root/.ssh/away", "/root/.ssh/authorized_keys"]);
-    lab.ok("host-exec.sh", &["host-c", "sh", "-c", "mv /usr/local/bin/ringfence /root/; printf '#!/bin/sh\\nexit 255' > /usr/local/bin/ringfence; chmod 755 /usr/local/bin/ringfence"]);
+    lab.ok(
+        "host-exec.sh",
+        &[
+            "host-c",
+            "sh",
+            "-c",
+            "mv /usr/local/bin/ringfence /root/; printf '#!/bin/sh\\n\
+             exit 255' > /usr/local/bin/ringfence; chmod 755 /usr/local/bin/ringfence",
+        ],
+    );
     assert_eq!(reason(&lab), "bad-exit");
     lab.ok("host-exec.sh", &["host-c", "sh", "-c", "printf '#!/bin/sh\\necho {}' > /usr/local/bin/ringfence"]);
     assert_eq!(reason(&lab), "unparsable");

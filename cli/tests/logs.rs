@@ -72,8 +72,10 @@ fn every_line_is_an_object_and_no_secret_is_in_any() {
     let mut agent = Program::start("agent", &write("agent.toml", agent.to_owned()));
     let at = agent.address();
     let controller = format!(
-        "[controller]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\nagent_token_file = \"token\"\n[ping]\ninterval = \"100ms\"\n\
-         [[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://{at}\"\n"
+        "[controller]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\nagent_token_file = \"token\"\n[ping]\n\
+         interval = \"100ms\"\n\
+         [[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\n\
+         agent = \"http://{at}\"\n"
     );
     let mut controller = Program::start("serve", &write("controller.toml", controller));
     let server = format!("http://{}", controller.address());
@@ -108,7 +110,8 @@ fn last_words_are_an_object_too() {
         ("odd.toml", "[controller]\nstate_dir = 7\n".to_owned(), 2, "odd.toml:2"),
         (
             "no-token.toml",
-            "[controller]\nstate_dir = \"s\"\nlisten = \"127.0.0.1:0\"\nagent_token_file = \"none\"\n[[cluster]]\nname = \"c\"\n\
+            "[controller]\nstate_dir = \"s\"\nlisten = \"127.0.0.1:0\"\nagent_token_file = \"none\"\n[[cluster]]\n\
+             name = \"c\"\n\
              [[host]]\nname = \"a\"\ncluster = \"c\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://127.0.0.1:1\"\n"
                 .to_owned(),
             1,
@@ -119,6 +122,10 @@ fn last_words_are_an_object_too() {
         fs::write(&config, text).unwrap();
         let mut program = Program::start("serve", &config);
         assert_eq!(program.child.wait().unwrap().code(), Some(code), "{name}");
-        assert!(program.lines().iter().any(|line| line["level"] == "ERROR" && says(line, words)), "{:?}", program.lines());
+        assert!(
+            program.lines().iter().any(|line| line["level"] == "ERROR" && says(line, words)),
+            "{:?}",
+            program.lines()
+        );
     }
 }

@@ -357,7 +357,8 @@ async fn a_receiver_that_never_answers_delays_no_other_hook() {
 async fn a_program_is_told_on_standard_input_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("told");
-    let script = "cat >>\"$1\"; echo \" $RINGFENCE_SEQ $RINGFENCE_TOPIC $RINGFENCE_SUBJECT\" >>\"$1\"; test \"$RINGFENCE_SEQ\" != 2";
+    let script = "cat >>\"$1\"; echo \" $RINGFENCE_SEQ $RINGFENCE_TOPIC $RINGFENCE_SUBJECT\" >>\"$1\"; test \
+        \"$RINGFENCE_SEQ\" != 2";
     let argv = json!(["/bin/sh", "-c", script, "sh", file]);
     let tables = format!("[[command_hook]]\nname = \"pager\"\nargv = {argv}\n{ALL}\n");
     let bench = Bench::start(dir, &tables).await;
@@ -464,8 +465,8 @@ async fn wanted(cluster: &Cluster) -> Vec<u64> {
     records.iter().filter(|record| record.topic.starts_with("host.")).map(|record| record.seq).collect()
 }
 
-/// Killed at any moment, and with the receiver down meanwhile, it tells everything, in order, skips none, and what it tells
-/// again has the id that it had.
+/// Killed at any moment, and with the receiver down meanwhile, it tells everything, in order, skips none, and what it
+/// tells again has the id that it had.
 #[tokio::test(flavor = "multi_thread")]
 async fn over_kills_of_the_controller_and_a_receiver_that_was_away_all_is_told_and_none_skipped() {
     let dir = tempfile::tempdir().unwrap();

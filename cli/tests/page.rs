@@ -1,7 +1,7 @@
 //! The web page in a real browser: every view, what is live, a thousand hosts, and what a screen reader would miss.
 //!
-//! Headless Chromium is driven by WebDriver; the controller behind the page is one of memory. `RINGFENCE_SCREENSHOTS=DIR`
-//! keeps a picture of every view.
+//! Headless Chromium is driven by WebDriver; the controller behind the page is one of memory.
+//! `RINGFENCE_SCREENSHOTS=DIR` keeps a picture of every view.
 #![allow(missing_docs)]
 
 mod fake;
@@ -236,7 +236,8 @@ async fn an_order_is_shown_before_it_is_done_and_another_sites_page_cannot_give_
     browser.client.goto(&format!("http://{other}/")).await.unwrap();
     let attack = format!(
         "const done = arguments[arguments.length - 1];
-         fetch('http://{address}/ui/vms/vm1/stop', {{ method: 'POST', mode: 'no-cors' }}).then(() => done('sent'), () => done('refused'))"
+         fetch('http://{address}/ui/vms/vm1/stop', {{ method: 'POST', mode: 'no-cors' }}).then(() => done('sent'), () \
+         => done('refused'))"
     );
     // Its policy keeps even our own page from asking elsewhere; a page of somebody else has no such policy.
     assert_eq!(browser.client.execute_async(&attack, Vec::new()).await.unwrap(), "refused");

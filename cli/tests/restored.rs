@@ -1,4 +1,5 @@
-//! The journal is restored from a backup, with real processes: the controller notices, does nothing, and goes on when it is told to.
+//! The journal is restored from a backup, with real processes: the controller notices, does nothing, and goes on when
+//! it is told to.
 #![allow(missing_docs)]
 
 use std::{

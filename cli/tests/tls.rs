@@ -1,5 +1,5 @@
-//! Controller and agents by TLS, over real sockets: who is heard, who is refused in which words, and what a rotation does to
-//! a pair that runs.
+//! Controller and agents by TLS, over real sockets: who is heard, who is refused in which words, and what a rotation
+//! does to a pair that runs.
 #![allow(missing_docs)]
 
 mod common;
@@ -414,7 +414,8 @@ async fn both_programs_come_together_by_their_files_and_stay_so_over_a_rotation(
     let (_agent, agent) = program(&["agent", "--config", &agent_file]).await;
     let file = at("controller.toml");
     let text = format!(
-        "[controller]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\n[controller.tls]\n{}[agent_tls]\n{}ca = \"{c}/ca.pem\"\n\
+        "[controller]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\n[controller.tls]\n{}[agent_tls]\n\
+         {}ca = \"{c}/ca.pem\"\n\
          [ping]\ninterval = \"200ms\"\n[[cluster]]\nname = \"c1\"\n[[host]]\nname = \"host-a\"\ncluster = \"c1\"\n\
          management_ip = \"127.0.0.1\"\nagent = \"https://{agent}\"\n",
         tls(&c),

@@ -173,7 +173,8 @@ fn is_of(host: Option<HostId>, url: &str, headers: &reqwest::header::HeaderMap) 
         return Ok(());
     }
     let details = format!(
-        "{url} is answered by host {replied:.60}, not by host {host}: fix the agent's address in the controller's config"
+        "{url} is answered by host {replied:.60}, not by host {host}: fix the agent's address in the controller's \
+         config"
     );
     Err(ErrorCode::new(Code::HTTP, details))
 }

@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn name_and_uuid_are_the_domains_own() {
         let of = read(
-            "<domain><!-- <uuid>a</uuid> --><metadata><uuid>b</uuid></metadata><name> v </name><uuid>C1</uuid></domain>",
+            "<domain><!-- <uuid>a</uuid> --><metadata><uuid>b</uuid></metadata><name> v \
+             </name><uuid>C1</uuid></domain>",
         )
         .unwrap();
         assert_eq!((of.name.as_str(), of.uuid.as_str()), ("v", "c1"));

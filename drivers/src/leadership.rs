@@ -28,8 +28,8 @@ impl LeadershipPort for Embedded {
         let path = self.state.path().join("epoch");
         let failed = |why: String| {
             let details = format!(
-                "{}: {why}; the file protects against commands of an earlier controller: write a number into it that is above \
-                 every epoch of the journal",
+                "{}: {why}; the file protects against commands of an earlier controller: write a number into it that \
+                 is above every epoch of the journal",
                 path.display()
             );
             ErrorCode::new(Code::IO, details)

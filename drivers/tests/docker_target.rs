@@ -69,7 +69,8 @@ impl Dockerd {
     fn import(&self) {
         let script = "set -e; bin=$(command -v qemu-storage-daemon); \
             libs=$(ldd \"$bin\" | awk '/=> \\//{print $3} /ld-linux/{print $1}' | sort -u); \
-            tar -chf - \"$bin\" $libs 2>/dev/null | docker -H \"unix://$1\" import -c \"ENTRYPOINT [\\\"$bin\\\"]\" - \"$2\"";
+            tar -chf - \"$bin\" $libs 2>/dev/null | docker -H \"unix://$1\" import -c \"ENTRYPOINT [\\\"$bin\\\"]\" - \
+            \"$2\"";
         let output = Command::new("sh").args(["-c", script, "sh", &self.socket(), IMAGE]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -77,7 +77,8 @@ async fn every_tampering_is_found_and_named() {
         ),
         (
             "two records exchanged",
-            "UPDATE events SET payload = (SELECT payload FROM events e WHERE e.seq = 7 - events.seq) WHERE seq IN (3, 4)",
+            "UPDATE events SET payload = (SELECT payload FROM events e WHERE e.seq = 7 - events.seq) WHERE seq IN (3, \
+             4)",
             3,
         ),
         (

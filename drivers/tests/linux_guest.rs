@@ -1,5 +1,5 @@
-//! A real Linux guest with 24 requests in flight, on a disk that takes 0-60 ms for each, whose vhost target is killed again
-//! and again. What it reads is checked to the bit by its own process 1 (`guest/init.rs`).
+//! A real Linux guest with 24 requests in flight, on a disk that takes 0-60 ms for each, whose vhost target is killed
+//! again and again. What it reads is checked to the bit by its own process 1 (`guest/init.rs`).
 #![allow(missing_docs)]
 
 use std::{
@@ -20,7 +20,8 @@ use ringfence_messages::{
     vhost::{CreateVhostBdevCmd, OnTargetLoss},
 };
 
-/// How often the target is killed: `KILLS=20 cargo nextest run --workspace --test linux_guest`, as `make test-all` does.
+/// How often the target is killed: `KILLS=20 cargo nextest run --workspace --test linux_guest`, as `make test-all`
+/// does.
 fn kills() -> u32 {
     std::env::var("KILLS").map_or(5, |kills| kills.parse().expect("KILLS is a number"))
 }

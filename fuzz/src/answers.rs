@@ -1,7 +1,7 @@
 //! What agents, MDS and the program on a failed host answer.
 //!
-//! Properties: nothing but the exact shape is an answer; "not alive" was said in so many words, once, by somebody who was
-//! reached.
+//! Properties: nothing but the exact shape is an answer; "not alive" was said in so many words, once, by somebody who
+//! was reached.
 
 use reqwest::StatusCode;
 use ringfence_drivers::{agent_client::parse_reply, node::sibling};

@@ -1,7 +1,7 @@
 //! The files of a controller and of an agent.
 //!
-//! Properties: every mistake points into the file and can be shown; what is accepted is consistent, and means to the HTTP
-//! client what it says.
+//! Properties: every mistake points into the file and can be shown; what is accepted is consistent, and means to the
+//! HTTP client what it says.
 
 use std::{collections::BTreeSet, path::Path};
 

@@ -1,7 +1,7 @@
 //! What a host says of itself: known hosts, and `/proc`.
 //!
-//! Properties: a key is believed only for the address on its own line, and never if it was revoked; arguments are read as
-//! the kernel wrote them.
+//! Properties: a key is believed only for the address on its own line, and never if it was revoked; arguments are read
+//! as the kernel wrote them.
 
 use std::{fs, path::PathBuf, sync::OnceLock};
 

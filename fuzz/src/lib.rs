@@ -1,12 +1,12 @@
 //! What reads bytes from elsewhere, given any bytes at all.
 //!
-//! Each target is a function of bytes that returns if all is well and panics if a property does not hold. libFuzzer searches
-//! with them (`make fuzz`), the kept inputs in `corpus/` are replayed by an ordinary test, and `ringfence-fuzz TARGET FILE`
-//! replays one.
-//! Invariants: a target asks for more than "no panic": what is accepted reads the same when it is written again, errors name
-//! a place that exists, and nothing but an answer in its exact shape proves that something is dead (I2).
-//! Rejected: `arbitrary` structs as inputs (the bytes on the wire are what comes from elsewhere, and real ones are seeds);
-//! fuzzing the libraries beneath by themselves (their own projects do).
+//! Each target is a function of bytes that returns if all is well and panics if a property does not hold. libFuzzer
+//! searches with them (`make fuzz`), the kept inputs in `corpus/` are replayed by an ordinary test, and `ringfence-fuzz
+//! TARGET FILE` replays one.
+//! Invariants: a target asks for more than "no panic": what is accepted reads the same when it is written again, errors
+//! name a place that exists, and nothing but an answer in its exact shape proves that something is dead (I2).
+//! Rejected: `arbitrary` structs as inputs (the bytes on the wire are what comes from elsewhere, and real ones are
+//! seeds); fuzzing the libraries beneath by themselves (their own projects do).
 
 mod answers;
 mod ceph;

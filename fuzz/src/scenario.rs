@@ -1,6 +1,7 @@
 //! Stories in TOML.
 //!
-//! Properties: an error names a line that exists; what is accepted can be planned, within bounds, and happens within its time.
+//! Properties: an error names a line that exists; what is accepted can be planned, within bounds, and happens within
+//! its time.
 
 use ringfence_sim::scenario::Scenario;
 

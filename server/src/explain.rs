@@ -45,9 +45,9 @@ pub(crate) fn vm(
     lines.extend(why.map(|why| format!("Now: {why}")));
     if braked {
         lines.push(
-            "Fencing is suspended (storm brake): too many hosts of the cluster are unreachable at the same time, so the \
-             controller's own network is the likelier cause. Fencing resumes when hosts return, or after `ringfence \
-             host confirm-fenced NAME` for hosts that are off."
+            "Fencing is suspended (storm brake): too many hosts of the cluster are unreachable at the same time, so \
+             the controller's own network is the likelier cause. Fencing resumes when hosts return, or after \
+             `ringfence host confirm-fenced NAME` for hosts that are off."
                 .to_owned(),
         );
     }

@@ -145,11 +145,13 @@ async fn accept_restored_journal(config: &ControllerConfig, ports: &Ports) -> Re
     let hosts: Vec<_> = config.inventory.hosts.iter().map(|host| (host.id, host.name.clone())).collect();
     let seconds = PERMIT_VALIDITY.as_secs();
     tracing::warn!(
-        "--restored: querying hosts for the newest record that they have seen, then waiting {seconds} s for commands in flight"
+        "--restored: querying hosts for the newest record that they have seen, then waiting {seconds} s for commands \
+         in flight"
     );
     let restored = restore::restore(ports, hosts).await?;
     let witness = restored.witness.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
-    tracing::warn!(hosts = restored.heard, unreachable = ?restored.silent, newest = witness, "--restored: newest record that hosts have seen");
+    tracing::warn!(hosts = restored.heard, unreachable = ?restored.silent, newest = witness,
+        "--restored: newest record that hosts have seen");
     Ok(())
 }
 

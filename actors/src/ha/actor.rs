@@ -216,7 +216,7 @@ impl HaActor {
             ringfence.reason = ask.ha_reason,
         );
         let bus = ctx.bus().clone();
-        // An ask is sent when it is made: within the span, and without the deadline of the message in progress.
+        // Asked by the task, not here: a failover outlives the deadline of the request that began it.
         let started = async move { bus.ask_within(Address::new(VmActor::KIND, vm), ask, FAILOVER_TIMEOUT).await };
         let began = Instant::now();
         ctx.spawn_detached(spans::within(span, started), move |ha, result, ctx| {

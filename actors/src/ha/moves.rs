@@ -1,6 +1,6 @@
 //! Carries out a drain: queries targets, records intents, stops VMs, and plans a drain.
 
-use futures_util::{TryFutureExt, future::try_join_all};
+use futures_util::future::try_join_all;
 use ringfence::{Actor, Address, Ctx, Handler, Promised};
 use ringfence_messages::{
     ha::{FindTargetMsg, PLACEMENT, PlanDrainMsg, QueryCandidatesMsg},
@@ -75,10 +75,12 @@ impl Handler<PlanDrainMsg> for HaActor {
                 return answer;
             }
         };
-        let bus = ctx.bus();
         let candidates = |cluster_uuid| {
-            let reply = bus.ask(PLACEMENT, QueryCandidatesMsg { cluster_uuid });
-            reply.map_ok(move |reply| (cluster_uuid, reply.candidates))
+            let bus = ctx.bus().clone();
+            async move {
+                let reply = bus.ask(PLACEMENT, QueryCandidatesMsg { cluster_uuid }).await?;
+                Ok((cluster_uuid, reply.candidates))
+            }
         };
         let candidates: Vec<_> = clusters.into_iter().map(candidates).collect();
         ctx.spawn_detached(try_join_all(candidates), move |ha, found, _| {

@@ -97,8 +97,8 @@ impl Client {
             (true, Some(ca)) => tls::api_client(ca, files.own.clone())?,
             (true, None) => {
                 let details = format!(
-                    "no certificate authority for {base}: set --ca-file or RINGFENCE_CA_FILE to the ca.pem of `ringfence pki \
-                     init`"
+                    "no certificate authority for {base}: set --ca-file or RINGFENCE_CA_FILE to the ca.pem of \
+                     `ringfence pki init`"
                 );
                 return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));
             }

@@ -101,8 +101,8 @@ fn explain(config: &ControllerConfig) {
     ));
     for storage in inventory.storages.iter().filter(|storage| storage.on_target_loss == OnTargetLoss::Continue) {
         print(format!(
-            "  WARNING     storage {}: on_target_loss = \"continue\": after the loss of its target, a guest with more than one \
-             request in flight may read data that was never written",
+            "  WARNING     storage {}: on_target_loss = \"continue\": after the loss of its target, a guest with more \
+             than one request in flight may read data that was never written",
             storage.name
         ));
     }

@@ -306,8 +306,8 @@ pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
     let done: HostInventory = client(&host.args)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
     show(&host.args, &done, |host| {
         format!(
-            "{} marked as off, attested by {by}. Keep it off until its VMs run elsewhere; where no storage fence stands \
-             (`ringfence explain {}`), make sure that no VM starts with it: it would write beside the new one",
+            "{} marked as off, attested by {by}. Keep it off until its VMs run elsewhere; where no storage fence \
+             stands (`ringfence explain {}`), make sure that no VM starts with it: it would write beside the new one",
             host.name, host.name
         )
     });

@@ -316,7 +316,8 @@ impl Cluster {
             host,
             // Its VMs run as this user beside the agents, also in a container and without root.
             &format!(
-                "host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\ninsecure = true\n[qemu]\nsight = \"own\"\n{vhost}{}",
+                "host = {host:?}\nlisten = {listen:?}\nstate_dir = {host:?}\ninsecure = true\n[qemu]\nsight = \"own\"\n\
+                 {vhost}{}",
                 self.plan.agent
             ),
         )
@@ -333,7 +334,8 @@ impl Cluster {
         );
         for (host, address) in agents {
             text.push_str(&format!(
-                "[[host]]\nname = {host:?}\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\nagent = \"http://{address}\"\n{more}"
+                "[[host]]\nname = {host:?}\ncluster = \"c1\"\nmanagement_ip = \"127.0.0.1\"\n\
+                 agent = \"http://{address}\"\n{more}"
             ));
         }
         text.push_str(&format!(

@@ -99,8 +99,8 @@ async fn tell(timeline: &mut Timeline, keep: bool) -> Result<String> {
         let server = cluster.server().to_owned();
         let (program, down) = (program.display(), cluster.keep());
         return Ok(format!(
-            "The demo keeps running: {server}/\nCommands to try:\n  export RINGFENCE_SERVER={server}\n  {program} status\n  \
-             {program} events --follow\n  kill -9 {target}    # the target of {VM}: watch it come back\n\
+            "The demo keeps running: {server}/\nCommands to try:\n  export RINGFENCE_SERVER={server}\n  {program} \
+             status\n  {program} events --follow\n  kill -9 {target}    # the target of {VM}: watch it come back\n\
              Stop it:\n  {down}"
         ));
     }

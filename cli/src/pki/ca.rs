@@ -120,7 +120,8 @@ impl Authority {
     pub fn replace(self, days: u32) -> Result<Authority> {
         if self.trusted()?.len() > 1 {
             let details = format!(
-                "{} still contains an old authority; finish that rotation first with `ringfence pki rotate --ca {} --drop-old-ca`",
+                "{} still contains an old authority; finish that rotation first with `ringfence pki rotate --ca {} \
+                 --drop-old-ca`",
                 self.dir.join("ca.pem").display(),
                 self.dir.display()
             );

@@ -128,7 +128,8 @@ fn make(
 ) -> Result<(String, String)> {
     if until.unix_timestamp() > authority.not_after() {
         let details = format!(
-            "the certificate would outlive its authority (until {}); use fewer --days, or `ringfence pki rotate --replace-ca`",
+            "the certificate would outlive its authority (until {}); use fewer --days, or `ringfence pki rotate \
+             --replace-ca`",
             authority.until()
         );
         return Err(ErrorCode::new(Code::INVALID_ARGUMENT, details));

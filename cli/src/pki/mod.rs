@@ -26,8 +26,9 @@ pub const AUTHORITY_DAYS: u32 = 3650;
 /// Backdating of certificates, because clocks differ.
 const BACKDATE_SECONDS: i64 = 300;
 
-const REPLACE_HELP: &str = "Renew a certificate: `ringfence pki rotate DIR --ca CADIR` creates a new key and a certificate with the same names, \
-and replaces the folder atomically. Copy it to its machine; the programs there use it from the next connection, without restart.
+const REPLACE_HELP: &str = "Renew a certificate: `ringfence pki rotate DIR --ca CADIR` creates a new key and a \
+certificate with the same names, and replaces the folder atomically. Copy it to its machine; the programs there use it \
+from the next connection, without restart.
 
 Replace the authority without an outage:
   1. ringfence pki rotate --ca CADIR --replace-ca     CADIR/ca.pem now holds the new and the old one
@@ -149,7 +150,8 @@ pub fn run(command: PkiCommand) -> Result<Vec<String>> {
                     authority.until()
                 ),
                 format!(
-                    "next: copy {bundle} over every `ca` and `client_ca`, then `ringfence pki rotate DIR --ca {}` for each certificate",
+                    "next: copy {bundle} over every `ca` and `client_ca`, then `ringfence pki rotate DIR --ca {}` for \
+                     each certificate",
                     ca.display()
                 ),
             ])

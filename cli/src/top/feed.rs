@@ -56,7 +56,8 @@ async fn follow(client: &Client, news: &Sender<Update>, asked: &mut Receiver<Str
     loop {
         tokio::select! {
             event = events.next() => {
-                let gone = |why: String| ErrorCode::new(Code::NODE_UNAVAILABLE, format!("the stream of events ended: {why}"));
+                let gone = |why: String| ErrorCode::new(Code::NODE_UNAVAILABLE,
+                    format!("the stream of events ended: {why}"));
                 let event = event.ok_or_else(|| gone("closed".to_owned()))?.map_err(|e| gone(e.to_string()))?;
                 let Ok(record) = serde_json::from_str::<Record>(&event.data) else { continue };
                 if !deliver(Update::Record(record)).await {

@@ -119,8 +119,9 @@ fn schema(name: &str, of: &Value, text: &mut String) {
 fn the_page_of_the_api_is_its_description() {
     let document = serde_json::to_value(ringfence_server::http::openapi()).unwrap();
     let mut text = format!(
-        "# HTTP API\n\n{}\n\nThis page is made from `GET /openapi.json`; a test fails where they differ. What a token may, and how it is sent: \
-         [security](security.md#the-api-and-the-page). Lists take `offset` and `limit`; every answer has an `ETag`.\n",
+        "# HTTP API\n\n{}\n\nThis page is made from `GET /openapi.json`; a test fails where they differ. What a token \
+         may, and how it is sent: [security](security.md#the-api-and-the-page). Lists take `offset` and `limit`; every \
+         answer has an `ETag`.\n",
         description(&document["info"])
     );
     let operations = document["paths"].as_object().unwrap().iter().flat_map(|(path, of)| {

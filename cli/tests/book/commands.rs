@@ -1,4 +1,5 @@
-//! Every command that a page tells somebody to run exists, with its options; so does every script and every `make` target.
+//! Every command that a page tells somebody to run exists, with its options; so does every script and every `make`
+//! target.
 
 use clap::{Command, CommandFactory, Parser, error::ErrorKind};
 use ringfence_cli::commands::Cli;
@@ -141,8 +142,10 @@ fn the_page_of_commands_is_what_help_says() {
     help(&mut command, &mut text);
     // The program's own page is above its parts'.
     let text = format!(
-        "# Commands\n\nWhat `--help` says of each command. This page is made from the program; a test fails where they differ.\n\n\
-         Exit codes: 0 fine, 1 failed, 2 usage or config. Logs go to standard error; `RUST_LOG` chooses what of them.\n\n{}\n",
+        "# Commands\n\nWhat `--help` says of each command. This page is made from the program; a test fails where they \
+         differ.\n\n\
+         Exit codes: 0 fine, 1 failed, 2 usage or config. Logs go to standard error; `RUST_LOG` chooses what of \
+         them.\n\n{}\n",
         text.trim_end()
     );
     page("docs/cli.md", &text);

@@ -1,5 +1,5 @@
-//! The line of `authorized_keys` that docs/security.md tells to write, before a real sshd: the executor's key kills VMs, and does
-//! nothing else.
+//! The line of `authorized_keys` that docs/security.md tells to write, before a real sshd: the executor's key kills
+//! VMs, and does nothing else.
 
 use std::{
     fs,
@@ -55,7 +55,8 @@ async fn sshd(dir: &Path, settings: &SshSettings) -> Sshd {
     fs::write(&settings.known_hosts_file, format!("[127.0.0.1]:{port} {host_key}")).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_ringfence")).parent().unwrap();
     let config = format!(
-        "ListenAddress 127.0.0.1\nPort {port}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized_keys\nPidFile none\n\
+        "ListenAddress 127.0.0.1\nPort {port}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized_keys\n\
+         PidFile none\n\
          StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
          PermitRootLogin forced-commands-only\nSetEnv PATH={}:/usr/bin:/bin\n",
         program.display(),

@@ -1,7 +1,7 @@
 //! The form of a story, from the structs that read it: keys, types and meanings are those of `sim/src`.
 //!
-//! What is read off the source is then put to the reader: a story with the keys that the page names is taken, one without
-//! a key that it says is needed is not.
+//! What is read off the source is then put to the reader: a story with the keys that the page names is taken, one
+//! without a key that it says is needed is not.
 
 use ringfence_sim::scenario::Scenario;
 use syn::{Attribute, Expr, ExprLit, Field, Fields, Item, ItemEnum, ItemStruct, Lit, Meta, Type};

@@ -1,8 +1,8 @@
 //! The lab as tests use it: a lab of a test's own; another one may be up beside it.
 //!
-//! Waits are level-triggered and bounded, and say what was seen last. A question that cannot be asked is asked again for
-//! [`PROBE_WITHIN`], and then fails the test with what it said: nothing seen is not nothing there. Dropped, a lab is taken down, also when the test
-//! panics; one that was left by a crash is taken down first.
+//! Waits are level-triggered and bounded, and say what was seen last. A question that cannot be asked is asked again
+//! for [`PROBE_WITHIN`], and then fails the test with what it said: nothing seen is not nothing there. Dropped, a lab
+//! is taken down, also when the test panics; one that was left by a crash is taken down first.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod agent;
@@ -20,8 +20,8 @@ use serde_json::Value;
 
 pub const WITHIN: Duration = Duration::from_secs(120);
 
-/// How long a probe may fail. Too low: a busy machine, or a controller that is being started, fails a test. Too high: a probe
-/// that is broken holds up the others.
+/// How long a probe may fail. Too low: a busy machine, or a controller that is being started, fails a test. Too high: a
+/// probe that is broken holds up the others.
 const PROBE_WITHIN: Duration = Duration::from_secs(20);
 
 const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];

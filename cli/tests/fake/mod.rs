@@ -42,7 +42,8 @@ pub(crate) struct Fake {
     file: Mutex<String>,
 }
 
-const CONFIG: &str = "controller.state_dir = 'state'\ncontroller.api_may = ['plain_agents']\ncluster = [{ name = 'c1' }]\n\
+const CONFIG: &str = "controller.state_dir = 'state'\ncontroller.api_may = ['plain_agents']\n\
+    cluster = [{ name = 'c1' }]\n\
     host = [{ name = 'host-0', cluster = 'c1', management_ip = '10.0.0.1', agent = 'http://10.0.0.1:7070' }]\n";
 
 impl Fake {

@@ -77,8 +77,8 @@ impl Journal {
         let opened = open().map_err(|e| explain(&path, "open", &e))?;
         let (writer, reader) = opened.map_err(|version| {
             let details = format!(
-                "{} has schema version {version}, this program supports {SCHEMA_VERSION}: the file was written by a later \
-                 version; run that version",
+                "{} has schema version {version}, this program supports {SCHEMA_VERSION}: the file was written by a \
+                 later version; run that version",
                 path.display()
             );
             ErrorCode::new(Code::IO, details)
@@ -247,8 +247,8 @@ impl JournalPort for Journal {
                 }
                 Some((topics, subject)) => {
                     let sql = format!(
-                        "SELECT {COLUMNS} FROM events WHERE topic IN (SELECT value FROM json_each(?1)) AND subject = ?2 \
-                         ORDER BY seq DESC LIMIT ?3"
+                        "SELECT {COLUMNS} FROM events WHERE topic IN (SELECT value FROM json_each(?1)) AND subject = \
+                         ?2 ORDER BY seq DESC LIMIT ?3"
                     );
                     collect(connection, &sql, params![topics, subject, limit])
                 }
@@ -343,7 +343,8 @@ impl Stored {
 /// The newest record of each subject of a topic.
 fn newest_of_each() -> String {
     format!(
-        "SELECT {COLUMNS} FROM events WHERE seq IN (SELECT max(seq) FROM events WHERE topic = ?1 GROUP BY subject) ORDER BY seq"
+        "SELECT {COLUMNS} FROM events WHERE seq IN (SELECT max(seq) FROM events WHERE topic = ?1 GROUP BY subject) \
+         ORDER BY seq"
     )
 }
 
@@ -370,8 +371,8 @@ fn fits(record: &NewRecord) -> Result<()> {
     let payload = record.payload.to_string().len();
     if payload > MAX_PAYLOAD_BYTES || record.topic.len() > MAX_LABEL_BYTES || record.subject.len() > MAX_LABEL_BYTES {
         let details = format!(
-            "record of topic {:.40} is too large: payload {payload} bytes (limit {MAX_PAYLOAD_BYTES}), subject {} bytes \
-             (limit {MAX_LABEL_BYTES})",
+            "record of topic {:.40} is too large: payload {payload} bytes (limit {MAX_PAYLOAD_BYTES}), subject {} \
+             bytes (limit {MAX_LABEL_BYTES})",
             record.topic,
             record.subject.len()
         );

@@ -377,7 +377,9 @@ mod tests {
 
         /// Any arguments at all: no panic, and a VM is only named whose digits stand there.
         #[test]
-        fn only_what_is_written_is_named(argv in prop::collection::vec("(-{0,2}(uuid|smbios|machine|name|M))|[ -~]{0,40}", 0..12)) {
+        fn only_what_is_written_is_named(
+            argv in prop::collection::vec("(-{0,2}(uuid|smbios|machine|name|M))|[ -~]{0,40}", 0..12)
+        ) {
             if let Some(Reading { named: Named::Vm(vm), .. }) = read("qemu-kvm", &argv, &[]) {
                 let digits = vm.0.simple().to_string();
                 let plain = |arg: &String| arg.to_lowercase().replace('-', "").contains(&digits);

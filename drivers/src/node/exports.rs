@@ -1,7 +1,8 @@
 //! Exports of vhost targets: the writers of a VM beside its QEMU.
 //!
 //! ```text
-//! made (its VM is recorded) -> verified (QMP lists it) -> ended -> verified ended (not in QMP's list, its node is closed)
+//! made (its VM is recorded) -> verified (QMP lists it) -> ended -> verified ended (not in QMP's list, its node is
+//! closed)
 //! ```
 //! Invariants (I1): an export without a QEMU is ended, which means that its node was closed: QEMU closes a node only
 //! without requests in flight. A target that does not close it in time is killed through its pidfd; one that does not

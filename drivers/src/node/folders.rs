@@ -73,7 +73,8 @@ impl Folders {
             Ok(text) if text.trim() == vm.to_string() => {}
             Ok(text) => {
                 let details = format!(
-                    "VM {vm}: its folder {} is VM {:.60}'s, whose uuid begins alike: give the agent a shorter state_dir",
+                    "VM {vm}: its folder {} is VM {:.60}'s, whose uuid begins alike: give the agent a shorter \
+                     state_dir",
                     dir.display(),
                     text.trim()
                 );

@@ -74,17 +74,21 @@ async fn look(vms: &Vms, rounds: &mut Rounds) -> ringfence_messages::Result<()> 
     let pids = off_the_runtime("list the processes of this host", LOOK_TIMEOUT, proc::pids).await?;
     let pids = pids.map_err(|e| super::io_error("list", std::path::Path::new("/proc"), &e))?;
     let seen = vms.lookout().look_at(Some(rounds.due(pids))).await?;
-    let ends = seen.qemus.iter().filter(|qemu| qemu.stranger.is_none() && !vms.is_of_another_agent(qemu)).map(async |qemu| {
-        // Held is asked last: an order that released it meanwhile has started this very process.
-        if !vms.is_held(qemu.vm) || migration::waits(qemu).await || !vms.is_held(qemu.vm) {
-            return;
-        }
-        let (vm, pid) = (qemu.vm, qemu.process.pid);
-        match qemu.process.kill(KILL_TIMEOUT).await {
-            Ok(()) => tracing::warn!(%vm, pid, "killed a QEMU of a VM that may no longer run here: something restarted it"),
-            Err(error) => tracing::error!(%vm, pid, %error, "cannot kill a QEMU of a VM that may not run here"),
-        }
-    });
+    let ends =
+        seen.qemus.iter().filter(|qemu| qemu.stranger.is_none() && !vms.is_of_another_agent(qemu)).map(async |qemu| {
+            // Held is asked last: an order that released it meanwhile has started this very process.
+            if !vms.is_held(qemu.vm) || migration::waits(qemu).await || !vms.is_held(qemu.vm) {
+                return;
+            }
+            let (vm, pid) = (qemu.vm, qemu.process.pid);
+            match qemu.process.kill(KILL_TIMEOUT).await {
+                Ok(()) => {
+                    tracing::warn!(%vm, pid,
+                        "killed a QEMU of a VM that may no longer run here: something restarted it")
+                }
+                Err(error) => tracing::error!(%vm, pid, %error, "cannot kill a QEMU of a VM that may not run here"),
+            }
+        });
     futures_util::future::join_all(ends).await;
     Ok(())
 }

@@ -78,7 +78,8 @@ impl Hugepages {
         let now = self.free()?;
         if now < wanted {
             let details = format!(
-                "only {now} of {wanted} hugepages of 2 MiB are free after growing the pool: memory is short or in pieces"
+                "only {now} of {wanted} hugepages of 2 MiB are free after growing the pool: memory is short or in \
+                 pieces"
             );
             return Err(ErrorCode::new(Code::OPERATION, details));
         }

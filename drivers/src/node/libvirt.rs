@@ -105,7 +105,8 @@ impl Outstanding {
                 Ok(Err(panic)) => Err(ErrorCode::new(Code::INTERNAL, panic.to_string())),
                 Err(_) => {
                     let details = format!(
-                        "VM {name}: libvirt did not answer within {START_TIMEOUT:?}; what it still creates is paused and is killed"
+                        "VM {name}: libvirt did not answer within {START_TIMEOUT:?}; what it still creates is paused \
+                         and is killed"
                     );
                     Err(ErrorCode::new(Code::TIMEOUT, details))
                 }
@@ -166,7 +167,8 @@ impl Creation {
         let Ok(seen) = self.lookout.look().await else { return };
         for qemu in seen.of(self.cmd.vm_uuid) {
             if let Err(error) = qemu.process.kill(KILL_TIMEOUT).await {
-                tracing::error!(vm = self.cmd.name, %error, "a domain that libvirt created too late still exists, paused");
+                tracing::error!(vm = self.cmd.name, %error,
+                    "a domain that libvirt created too late still exists, paused");
             }
         }
     }

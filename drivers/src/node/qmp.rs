@@ -109,7 +109,8 @@ mod tests {
 
     #[tokio::test]
     async fn events_are_skipped_and_errors_quoted() {
-        let lines = "{\"QMP\":{}}\n{\"return\":{}}\n{\"event\":\"STOP\"}\n{\"return\":7}\n{\"error\":{\"desc\":\"no such node\"}}\n";
+        let lines = "{\"QMP\":{}}\n{\"return\":{}}\n{\"event\":\"STOP\"}\n{\"return\":7}\n\
+            {\"error\":{\"desc\":\"no such node\"}}\n";
         let (_dir, path) = peer(lines).await;
         let mut qmp = Qmp::connect(&path, SECOND).await.unwrap();
         assert_eq!(qmp.execute(&path, "a", json!({}), SECOND).await, Ok(json!(7)));

@@ -20,7 +20,8 @@ if [ "$space" = "pid:[4026531836]" ]; then pids=true; fi
 if [ -n "$space" ] && [ -O @MARK@ ] && [ "$(cat @MARK@)" = "$space" ]; then pids=true; fi
 awk '$2 == "/proc" { o = $4 } END { exit (o == "" || o ~ /hidepid=([1-9]|no|inv|ptr)/) }' /proc/mounts && hides=false
 say() {
-  printf '{"found":%s,"killed":%s,"alive":%s,"reason":"%s","sight":{"euid":%s,"hostPids":%s,"hidepid":%s,"unreadable":%s,"unnamed":%s},"machine":{"machineId":"%s","bootId":"%s"}}\n' \
+  printf '{"found":%s,"killed":%s,"alive":%s,"reason":"%s","sight":{"euid":%s,"hostPids":%s,"hidepid":%s,'\
+'"unreadable":%s,"unnamed":%s},"machine":{"machineId":"%s","bootId":"%s"}}\n' \
     "$found" "$killed" "$alive" "$1" "$euid" "$pids" "$hides" "$unread" "$unnamed" "$machine" "$boot"
 }
 found=false killed=false alive=true unread=0 unnamed=0
@@ -38,7 +39,8 @@ list() {
     [ -n "$args" ] || continue
     exe=$(readlink "$i/exe" 2>/dev/null) || exe=$(printf '%s\n' "$args" | head -n 1)
     exe=${exe%" (deleted)"}
-    is=$(printf '%s\n' "$args" | awk -v want="$uuid" -v exe="${exe##*/}" -v only="@ONLY@" -v machines="@MACHINE@" -v others="@OTHERS@" '
+    is=$(printf '%s\n' "$args" | awk -v want="$uuid" -v exe="${exe##*/}" \
+        -v only="@ONLY@" -v machines="@MACHINE@" -v others="@OTHERS@" '
       function digits(s) { s = tolower(s); sub(/^urn:uuid:/, "", s); gsub(/[-{} ]/, "", s); return s }
       function has(list, word) { return index(list, " " word " ") > 0 }
       NR > 1 {
@@ -69,7 +71,10 @@ list() {
     [ -n "$is" ] || continue
     for u in $(awk '/^Uid:/ { print $2, $3, $4 }' "$d/status" 2>/dev/null); do
       # Whose VMs these could be is in the agent's file: not known here.
-      case $u in 0) ;; *) [ "$(id -nu "$u" 2>/dev/null)" = libvirt-qemu ] || [ "$(id -nu "$u" 2>/dev/null)" = qemu ] || is=unnamed ;; esac
+      case $u in
+        0) ;;
+        *) [ "$(id -nu "$u" 2>/dev/null)" = libvirt-qemu ] || [ "$(id -nu "$u" 2>/dev/null)" = qemu ] || is=unnamed ;;
+      esac
     done
     echo "${d#/proc/} $is"
   done

@@ -111,8 +111,8 @@ impl Vms {
         if !sees_its_own {
             tracing::error!(
                 binary = qemu.binary,
-                "trial QEMU was not found among the processes of this host: unlisted VMs count as unknown; set [qemu] binary \
-                 to QEMU itself, not to a script that starts it elsewhere"
+                "trial QEMU was not found among the processes of this host: unlisted VMs count as unknown; set [qemu] \
+                 binary to QEMU itself, not to a script that starts it elsewhere"
             );
         }
         let held = RwLock::new(orders.held().clone());
@@ -412,8 +412,8 @@ fn read_orders(dir: &Path) -> Result<FencingGuard> {
         Err(error) => Err(io_error("read", &path, &error)),
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
             let details = format!(
-                "{} is damaged: {e}; the file prevents a second start of a VM: restore it from a backup, or verify that no \
-                 VM of this host runs anywhere and delete it",
+                "{} is damaged: {e}; the file prevents a second start of a VM: restore it from a backup, or verify \
+                 that no VM of this host runs anywhere and delete it",
                 path.display()
             );
             ErrorCode::new(Code::IO, details)

@@ -51,8 +51,8 @@ impl Witness {
             Err(error) => return Err(io_error("read", &path, &error)),
             Ok(bytes) => Some(serde_json::from_slice::<JournalHead>(&bytes).map_err(|e| {
                 let details = format!(
-                    "{} is damaged: {e}; the file protects against a controller on an old backup: verify that no controller \
-                     runs on one, then delete the file",
+                    "{} is damaged: {e}; the file protects against a controller on an old backup: verify that no \
+                     controller runs on one, then delete the file",
                     path.display()
                 );
                 ErrorCode::new(Code::IO, details)
@@ -92,8 +92,9 @@ impl Witness {
         let mut heard = self.heard.lock();
         if let Some(witness) = heard.head.as_ref().filter(|witness| head.is_behind(witness)) {
             let details = format!(
-                "the command is from a controller at {head}, this host has a witness of {witness}: the journal was restored from \
-                 a backup, or another controller is active; start the controller once with `ringfence serve --restored`"
+                "the command is from a controller at {head}, this host has a witness of {witness}: the journal was \
+                 restored from a backup, or another controller is active; start the controller once with `ringfence \
+                 serve --restored`"
             );
             return Err(ErrorCode::new(Code::CHANGE_STATE, details));
         }

@@ -75,13 +75,16 @@ fn certificate(why: &CertificateError, ca: &str) -> String {
             "its certificate is not valid yet: check the clocks of both ends".to_owned()
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            format!("its certificate is not from an authority in {ca}: issue it with that authority, or add its own to the file")
+            format!(
+                "its certificate is not from an authority in {ca}: issue it with that authority, or add its own to \
+                 the file"
+            )
         }
         CertificateError::ApplicationVerificationFailure
         | CertificateError::InvalidPurpose
         | CertificateError::InvalidPurposeContext { .. } => {
-            "its certificate is not of the role that is accepted here (a host's permits no commands): create a controller's with \
-             `ringfence pki issue --controller`, an API user's with `--client NAME`"
+            "its certificate is not of the role that is accepted here (a host's permits no commands): create a \
+             controller's with `ringfence pki issue --controller`, an API user's with `--client NAME`"
                 .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {

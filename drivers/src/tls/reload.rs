@@ -47,7 +47,8 @@ impl<T> Watched<T> {
                     state.1 = Arc::new(value);
                 }
                 Err(error) => {
-                    tracing::warn!(why = %error.details, "changed files are not taken up: the previous ones stay in use")
+                    tracing::warn!(why = %error.details,
+                        "changed files are not taken up: the previous ones stay in use")
                 }
             }
         }

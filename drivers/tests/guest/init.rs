@@ -1,10 +1,10 @@
 //! Process 1 of a guest that checks its disk: 24 threads, each with one request in flight, past every cache.
 //!
-//! Each thread owns `SLOTS` blocks and writes them in turn, each with the number of the write. So all that a block may hold is
-//! known to the bit: before a write is answered the number before it or its own, afterwards its own alone. After a boot
-//! what was written by the boot before is read again. The host reads this on the serial line:
-//! `found N N ...` what each thread found last written, `ack N N ...` what was answered so far, `DAMAGE ...`, `ERROR ...`.
-//! A separate program, built by `linux_guest.rs`: it needs no C library in the guest.
+//! Each thread owns `SLOTS` blocks and writes them in turn, each with the number of the write. So all that a block may
+//! hold is known to the bit: before a write is answered the number before it or its own, afterwards its own alone.
+//! After a boot what was written by the boot before is read again. The host reads this on the serial line:
+//! `found N N ...` what each thread found last written, `ack N N ...` what was answered so far, `DAMAGE ...`, `ERROR
+//! ...`. A separate program, built by `linux_guest.rs`: it needs no C library in the guest.
 
 use std::{
     ffi::{c_char, c_int, c_long, c_ulong, c_void},
@@ -23,7 +23,8 @@ const O_DIRECT: c_int = 0o40000;
 const FINIT_MODULE: c_long = 313;
 
 unsafe extern "C" {
-    fn mount(source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
+    fn mount(source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong,
+        data: *const c_void) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
 }
 
@@ -142,8 +143,10 @@ fn main() {
             }
         })
         .collect();
-    let found: Vec<u64> =
-        thread::scope(|scope| disks.iter().map(|disk| scope.spawn(|| disk.found())).collect::<Vec<_>>().into_iter().map(|t| t.join().unwrap()).collect());
+    let found: Vec<u64> = thread::scope(|scope| {
+        let searches: Vec<_> = disks.iter().map(|disk| scope.spawn(|| disk.found())).collect();
+        searches.into_iter().map(|search| search.join().unwrap()).collect()
+    });
     say(numbers("found", found.iter().copied()));
     thread::scope(|scope| {
         for (disk, last) in disks.iter().zip(found) {

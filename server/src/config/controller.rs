@@ -130,7 +130,8 @@ impl<Id: Copy + PartialEq + Display> Names<Id> {
             let (other, known) = &self.ids[first];
             if known != id {
                 let message = format!(
-                    "the uuid has the same first {digits} digits as {} {other} ({}), so both would share a folder on a host",
+                    "the uuid has the same first {digits} digits as {} {other} ({}), so both would share a folder on a \
+                     host",
                     self.kind,
                     c.place(&at(first))
                 );
@@ -239,8 +240,8 @@ fn exposed(c: &mut Checker, address: SocketAddr, at: &Text, tls: Option<&ServerF
         c.wrong(
             at.span(),
             format!("{address} is beyond loopback, without TLS"),
-            "add [controller.tls] cert, key (`ringfence pki issue --controller` creates them), listen on 127.0.0.1 and reach it \
-             through SSH, or set insecure = true if the network is trusted",
+            "add [controller.tls] cert, key (`ringfence pki issue --controller` creates them), listen on 127.0.0.1 and \
+             reach it through SSH, or set insecure = true if the network is trusted",
         );
         return;
     };

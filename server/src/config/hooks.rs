@@ -193,8 +193,8 @@ fn webhook(c: &mut Checker, of: &RawWebhook, base: &Path) -> Option<HookTranspor
     let url = c.ok(of.url.span(), url(of.url.get_ref()));
     if let (Some(exposed), false) = (url.as_ref().filter(|url| url.is_exposed()), of.insecure) {
         let message = format!("events to {} would be sent without encryption", exposed.origin());
-        let help = "write an https:// URL (ca_file for a private certificate authority), 127.0.0.1 for this machine, or \
-                    insecure = true if the network is trusted";
+        let help = "write an https:// URL (ca_file for a private certificate authority), 127.0.0.1 for this machine, \
+                    or insecure = true if the network is trusted";
         c.wrong(of.url.span(), message, help);
     }
     let secret_file = base.join(of.secret_file.get_ref());

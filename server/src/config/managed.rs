@@ -186,8 +186,8 @@ impl Source {
                 table.get(key).filter(|value| of == kind && permission.concerns(value) && !may.contains(&permission));
             if value.is_some() && value != before.and_then(|before| before.get(key)) {
                 let why = format!(
-                    "{kind} {}: the API may not set {key}, which gives root on hosts or reads files of the controller; write it \
-                     into {}, or add {word:?} to api_may in [controller] there and reload",
+                    "{kind} {}: the API may not set {key}, which gives root on hosts or reads files of the controller; \
+                     write it into {}, or add {word:?} to api_may in [controller] there and reload",
                     name_of(table).unwrap_or_default(),
                     self.path.display()
                 );

@@ -191,8 +191,8 @@ fn domain(
             let message =
                 format!("{shown} is not the domain of {name}: its {what} is {actual:?} instead of {expected}");
             let help = format!(
-                "write <{what}>{expected}</{what}> or <{what}>{{{placeholder}}}</{what}> in the domain, or give the VM the \
-                 domain's own {what}"
+                "write <{what}>{expected}</{what}> or <{what}>{{{placeholder}}}</{what}> in the domain, or give the VM \
+                 the domain's own {what}"
             );
             c.wrong(at.clone(), message, help);
         }

@@ -22,8 +22,8 @@ const WHY_UNBLOCK: &str = "a returning host would stay blocked";
 const WHY_IMAGE: &str = "a missing volume, or a watcher at an unlisted address, keeps its VM down";
 
 const WHY_REFUSE: &str = "a storage fence that would block other clients too is rejected, and the VMs stay down";
-const REMEDY_REFUSE: &str = "give the host an exclusive address for its VMs' disks, without Ceph daemons, and set it in storage_ips; until \
-                             then only a sibling host or an operator can prove its VMs dead";
+const REMEDY_REFUSE: &str = "give the host an exclusive address for its VMs' disks, without Ceph daemons, and set it \
+                             in storage_ips; until then only a sibling host or an operator can prove its VMs dead";
 
 const WHY_LEAK: &str = "placement still chooses a blocked host, and no VM with a disk on that storage can start there";
 
@@ -65,10 +65,11 @@ fn leaks(config: &ControllerConfig, id: StorageId, name: &str, map: &CephMap) ->
     leaked(&config.inventory.hosts, id, map, &fences)
         .into_iter()
         .map(|(host, ip)| {
-            let found = format!("{ip} of {} has a blocklist entry, but the journal has no storage fence for it", host.name);
+            let found =
+                format!("{ip} of {} has a blocklist entry, but the journal has no storage fence for it", host.name);
             let remedy = format!(
-                "check that no VM placed elsewhere still runs on {}, then as admin: ceph osd blocklist range rm {ip}; ceph osd \
-                 blocklist rm {ip}:0/0",
+                "check that no VM placed elsewhere still runs on {}, then as admin: ceph osd blocklist range rm {ip}; \
+                 ceph osd blocklist rm {ip}:0/0",
                 host.name
             );
             check().fail(found, remedy)

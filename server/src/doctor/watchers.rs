@@ -35,13 +35,13 @@ pub(super) fn judge(
                 let host = owner(watcher.ip).and_then(|n| hosts.get(n)).or(runs_on);
                 return wrong(match host {
                     Some(host) => format!(
-                        "watched by {at}, which is in no host's storage_ips: a fence would not block it; add {} to storage_ips \
-                         in [[host]] {:?}",
+                        "watched by {at}, which is in no host's storage_ips: a fence would not block it; add {} to \
+                         storage_ips in [[host]] {:?}",
                         watcher.ip, host.name
                     ),
                     None => format!(
-                        "watched by {at}, which is in no host's storage_ips: a fence would not block it; add the address to \
-                         its host, or to watchers_allowed of the storage if it never writes (rbd-mirror)"
+                        "watched by {at}, which is in no host's storage_ips: a fence would not block it; add the \
+                         address to its host, or to watchers_allowed of the storage if it never writes (rbd-mirror)"
                     ),
                 });
             }
@@ -85,8 +85,8 @@ mod tests {
         let error = judge(&watch, Some(&swapped[0]), &swapped, |_| None, &[]).unwrap_err();
         assert_eq!(
             error.details,
-            "watched by 10.1.0.11:0/25, which is in storage_ips of host-b, but the VM runs on host-a: a fence of host-a would \
-             block the wrong host; correct storage_ips in [[host]] \"host-b\" and \"host-a\""
+            "watched by 10.1.0.11:0/25, which is in storage_ips of host-b, but the VM runs on host-a: a fence of \
+             host-a would block the wrong host; correct storage_ips in [[host]] \"host-b\" and \"host-a\""
         );
         let right = [host("host-a", "10.1.0.11"), host("host-b", "10.1.0.12")];
         assert_eq!(judge(&watch, Some(&right[0]), &right, |_| None, &[]).unwrap(), "watched by 10.1.0.11:0/25");

@@ -182,7 +182,8 @@ pub(super) async fn check(State(access): State<Access>, mut request: Request, ne
             if accepts.contains("text/html") {
                 return Redirect::to(SIGN_IN).into_response();
             }
-            let why = "missing API token; send `Authorization: Bearer TOKEN`, or set RINGFENCE_TOKEN_FILE for the command line";
+            let why = "missing API token; send `Authorization: Bearer TOKEN`, or set RINGFENCE_TOKEN_FILE for the \
+                command line";
             let mut refused = refuse(StatusCode::UNAUTHORIZED, why);
             refused.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
             refused

@@ -91,7 +91,8 @@ pub(super) async fn list(State(backend): App, query: Result<Query<Page>, QueryRe
 
 /// Records of the journal as an endless stream of server-sent events
 #[utoipa::path(get, path = "/v1/events/stream", tag = "events",
-    params(Page, ("last-event-id" = Option<u64>, Header, description = "Sequence number after which the stream resumes")),
+    params(Page,
+        ("last-event-id" = Option<u64>, Header, description = "Sequence number after which the stream resumes")),
     responses((status = 200, body = String, content_type = "text/event-stream"), (status = "default", body = Problem)))]
 pub(super) async fn stream(
     State(backend): App,

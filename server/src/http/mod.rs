@@ -6,8 +6,10 @@
 //! GET  /v1/events?after=SEQ&limit=N                                   {"items": [...]}
 //! GET  /v1/events/stream?after=SEQ                                    SSE; Last-Event-ID resumes
 //! GET  /v1/explain/{name or uuid of a VM or host}                     {"items": ["...", ...]}
-//! POST /v1/vms/{name or uuid}/actions    {"start": {"host": "..."}} | {"stop": {}} | {"haStart": {"host": "...", "dryRun": true}}
-//! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"drain": {}} | {"activate": {}} | {"ping": {}} | {"confirmFenced": {"by": "..."}}
+//! POST /v1/vms/{name or uuid}/actions    {"start": {"host": "..."}} | {"stop": {}}
+//!                                        | {"haStart": {"host": "...", "dryRun": true}}
+//! POST /v1/hosts/{name or uuid}/actions  {"maintain": {}} | {"drain": {}} | {"activate": {}} | {"ping": {}}
+//!                                        | {"confirmFenced": {"by": "..."}}
 //! GET  /v1/hooks                                                      hooks and their delivery
 //! POST /v1/hooks/{name}/actions          {"test": {}}
 //! GET  /v1/inspect /metrics /healthz /openapi.json /
@@ -61,10 +63,10 @@ type Answer<T = axum::response::Response> = Result<T, Failure>;
 #[openapi(
     info(
         title = "Ringfence controller",
-        description = "Runs every virtual machine on at most one host. Hosts, VMs and hooks are addressed by name or uuid. \
-                       Every error is {\"error\": {...}} with a code that never changes its meaning. If the config file has API \
-                       tokens, requests present one as a bearer token; each role includes the roles before it: viewer, operator, \
-                       admin. Without API tokens, every local user is an admin."
+        description = "Runs every virtual machine on at most one host. Hosts, VMs and hooks are addressed by name or \
+                       uuid. Every error is {\"error\": {...}} with a code that never changes its meaning. If the \
+                       config file has API tokens, requests present one as a bearer token; each role includes the \
+                       roles before it: viewer, operator, admin. Without API tokens, every local user is an admin."
     ),
     tags(
         (name = "inventory", description = "Hosts, storages and VMs with their state"),

@@ -67,7 +67,8 @@ fn paginate<T: Serialize>(all: Vec<T>, query: Result<Query<Page>, QueryRejection
 }
 
 /// Overview of the API in plain text; with `Accept: text/html` the web page
-#[utoipa::path(get, path = "/", tag = "controller", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/", tag = "controller",
+    responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn index(
     State(backend): App,
     Extension(overview): Extension<Overview>,
@@ -85,8 +86,10 @@ const INDEX: &str = "Ringfence controller\n\
      \n\
      GET  /v1/hosts  /v1/storages  /v1/vms  /v1/host-protocol-refs\n\
      GET  /v1/events?after=SEQ&limit=N   /v1/events/stream\n\
-     POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  {\"haStart\":{\"dryRun\":true}}\n\
-     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"drain\":{\"dryRun\":BOOL}}  {\"activate\":{}}  {\"ping\":{}}  {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
+     POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  \
+     {\"haStart\":{\"dryRun\":true}}\n\
+     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"drain\":{\"dryRun\":BOOL}}  {\"activate\":{}}  {\"ping\":{}}  \
+     {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
      GET  /v1/inventory    POST /v1/inventory/changes  /v1/inventory/reload  (?dryRun=true)\n\
      POST /v1/hooks/NAME/actions  {\"test\":{}}\n\
      GET  /v1/hooks  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\
@@ -120,7 +123,8 @@ pub(super) async fn hosts(
 }
 
 /// One host
-#[utoipa::path(get, path = "/v1/hosts/{id}", tag = "inventory", params(("id" = String, Path, description = "Name or uuid")),
+#[utoipa::path(get, path = "/v1/hosts/{id}", tag = "inventory",
+    params(("id" = String, Path, description = "Name or uuid")),
     responses((status = 200, body = HostInventory), (status = "default", body = Problem)))]
 pub(super) async fn host(State(backend): App, Path(id): Path<String>, headers: HeaderMap) -> Answer {
     Ok(tagged(&backend.host(backend.host_id(&id)?).await?, &headers))
@@ -145,7 +149,8 @@ pub(super) async fn vms(State(backend): App, query: Result<Query<Page>, QueryRej
 }
 
 /// One VM
-#[utoipa::path(get, path = "/v1/vms/{id}", tag = "inventory", params(("id" = String, Path, description = "Name or uuid")),
+#[utoipa::path(get, path = "/v1/vms/{id}", tag = "inventory",
+    params(("id" = String, Path, description = "Name or uuid")),
     responses((status = 200, body = VmInventory), (status = "default", body = Problem)))]
 pub(super) async fn vm(State(backend): App, Path(id): Path<String>, headers: HeaderMap) -> Answer {
     Ok(tagged(&backend.vm(backend.vm_id(&id)?).await?, &headers))
@@ -163,7 +168,8 @@ pub(super) async fn refs(
 }
 
 /// Explain the state of a VM or host, and how to change it
-#[utoipa::path(get, path = "/v1/explain/{id}", tag = "inventory", params(("id" = String, Path, description = "Name or uuid")),
+#[utoipa::path(get, path = "/v1/explain/{id}", tag = "inventory",
+    params(("id" = String, Path, description = "Name or uuid")),
     responses((status = 200, body = Lines), (status = "default", body = Problem)))]
 pub(super) async fn explain(State(backend): App, Path(id): Path<String>) -> Answer<Json<Lines>> {
     Ok(Json(Lines { items: backend.explain(&id).await? }))

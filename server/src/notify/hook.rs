@@ -170,7 +170,8 @@ impl Hook {
         match saved.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
             Ok(cursor) => cursor,
             Err(error) => {
-                tracing::warn!(hook = self.name(), %error, "cannot store the position of a hook; after a crash it repeats events");
+                tracing::warn!(hook = self.name(), %error, "cannot store the position of a hook; after a crash it \
+                    repeats events");
                 kept
             }
         }

@@ -46,18 +46,23 @@ pub(super) fn phases(phases: &[Phase]) -> Markup {
     let clock = |time: Timestamp| time.strftime("%H:%M:%S%.3f").to_string();
     html! {
         figure.chart {
-            svg role="img" viewBox={ "0 0 " (WIDTH) " " (height) } aria-label={ "Phases over " (format!("{whole:.3}")) " s; the table below has the same" } {
+            svg role="img" viewBox={ "0 0 " (WIDTH) " " (height) }
+                aria-label={ "Phases over " (format!("{whole:.3}")) " s; the table below has the same" } {
                 @for tick in 0..=4 {
                     @let at = NAMES + bars * f64::from(tick) / 4.0;
                     line.grid x1=(at) x2=(at) y1="0" y2=(height - 20.0) {}
-                    text.axis x=(at) y=(height - 5.0) text-anchor="middle" { (format!("{:.2} s", whole * f64::from(tick) / 4.0)) }
+                    text.axis x=(at) y=(height - 5.0) text-anchor="middle" {
+                        (format!("{:.2} s", whole * f64::from(tick) / 4.0))
+                    }
                 }
                 @for (row, phase) in phases.iter().enumerate() {
                     @let top = row as f64 * ROW;
                     @let (left, right) = (x(phase.from), x(phase.to.unwrap_or(end)));
                     @let right = right.max(left + MIN_BAR);
                     text x="0" y=(top + 17.0) { (phase.what) }
-                    rect class=(if phase.to.is_some() { "bar" } else { "bar open" }) x=(format!("{left:.1}")) y=(top + 4.0) width=(format!("{:.1}", right - left)) height=(ROW - 8.0) rx="3" {}
+                    rect class=(if phase.to.is_some() { "bar" } else { "bar open" })
+                        x=(format!("{left:.1}")) y=(top + 4.0)
+                        width=(format!("{:.1}", right - left)) height=(ROW - 8.0) rx="3" {}
                     text.axis x=(format!("{:.1}", right + 6.0)) y=(top + 17.0) { (took(phase)) }
                 }
             }
@@ -102,7 +107,8 @@ pub(super) fn pings(pings: &[Pinged]) -> Markup {
     let scale = f64::from(slowest.max(1));
     html! {
         figure.chart {
-            svg role="img" viewBox={ "0 0 " (WIDTH) " " (PINGS_HEIGHT + 24.0) } aria-label={ "The last " (pings.len()) " pings; the tables below have the same" } {
+            svg role="img" viewBox={ "0 0 " (WIDTH) " " (PINGS_HEIGHT + 24.0) }
+                aria-label={ "The last " (pings.len()) " pings; the tables below have the same" } {
                 @for (part, at) in [(1.0, 8.0), (0.5, 8.0 + (PINGS_HEIGHT - 8.0) / 2.0), (0.0, PINGS_HEIGHT)] {
                     line.grid x1=(left) x2=(WIDTH) y1=(at) y2=(at) {}
                     text.axis x=(left - 6.0) y=(at + 4.0) text-anchor="end" { (millis((scale * part) as u32)) }
@@ -111,27 +117,33 @@ pub(super) fn pings(pings: &[Pinged]) -> Markup {
                     @let x = left + n as f64 * step;
                     @if ping.answered {
                         @let high = (f64::from(ping.took_us) / scale * (PINGS_HEIGHT - 8.0)).max(1.0);
-                        rect.bar x=(format!("{:.1}", x + 1.0)) y=(format!("{:.1}", PINGS_HEIGHT - high)) width=(format!("{:.1}", step - 2.0)) height=(format!("{high:.1}")) {}
+                        rect.bar x=(format!("{:.1}", x + 1.0)) y=(format!("{:.1}", PINGS_HEIGHT - high))
+                            width=(format!("{:.1}", step - 2.0)) height=(format!("{high:.1}")) {}
                     } @else {
-                        text.lost x=(format!("{:.1}", x + step / 2.0)) y=(PINGS_HEIGHT - 4.0) text-anchor="middle" { "\u{2715}" }
+                        text.lost x=(format!("{:.1}", x + step / 2.0)) y=(PINGS_HEIGHT - 4.0)
+                            text-anchor="middle" { "\u{2715}" }
                     }
                 }
                 text.axis x=(left) y=(PINGS_HEIGHT + 18.0) { (pings[0].ago_s) " s ago" }
-                text.axis x=(format!("{:.1}", left + (pings.len() as f64 - 1.0) * step)) y=(PINGS_HEIGHT + 18.0) text-anchor=(if pings.len() > 8 { "end" } else { "start" }) {
+                text.axis x=(format!("{:.1}", left + (pings.len() as f64 - 1.0) * step)) y=(PINGS_HEIGHT + 18.0)
+                    text-anchor=(if pings.len() > 8 { "end" } else { "start" }) {
                     @if pings.len() > 8 { (pings[pings.len() - 1].ago_s) " s ago" }
                 }
             }
             table {
                 caption { "The last " (pings.len()) " pings" }
                 (columns(["Answered", "Unanswered", "Median", "Slowest"]))
-                tbody { tr { td.number { (answered.len()) } td.number { (lost) } td.number { (median) } td.number { (millis(slowest)) } } }
+                tbody { tr { td.number { (answered.len()) } td.number { (lost) } td.number { (median) }
+                    td.number { (millis(slowest)) } } }
             }
             details {
                 summary { "All pings" }
                 table {
                     caption { "Pings, the newest first" }
                     (columns(["Ended", "Duration", "Answered"]))
-                    tbody { @for ping in pings.iter().rev() { tr { td.number { (ping.ago_s) " s ago" } td.number { (millis(ping.took_us)) } td { @if ping.answered { "yes" } @else { "no" } } } } }
+                    tbody { @for ping in pings.iter().rev() {
+                        tr { td.number { (ping.ago_s) " s ago" } td.number { (millis(ping.took_us)) }
+                            td { @if ping.answered { "yes" } @else { "no" } } } } }
                 }
             }
         }

@@ -52,14 +52,14 @@ fn meaning(kind: &str, order: &str, name: &str) -> Shown<String> {
             format!("Puts {name} into maintenance: no pings, redeploys or placement. Its VMs keep running.")
         }
         ("hosts", "drain") => format!(
-            "Puts {name} into maintenance and moves its VMs: each is stopped, verified and started on another host, two at a \
-             time. A VM without a target host is not stopped. The plan is below."
+            "Puts {name} into maintenance and moves its VMs: each is stopped, verified and started on another host, \
+             two at a time. A VM without a target host is not stopped. The plan is below."
         ),
         ("hosts", "activate") => format!("Returns {name} to service. A drain ends; moved VMs stay where they are."),
         ("hosts", "ping") => format!("Pings {name} now."),
         ("hosts", "confirm-fenced") => format!(
-            "You attest that you have seen {name} powered off. Its VMs then start elsewhere without further proof. If one of \
-             them still writes, its disk is destroyed."
+            "You attest that you have seen {name} powered off. Its VMs then start elsewhere without further proof. If \
+             one of them still writes, its disk is destroyed."
         ),
         _ => return Err(no_such(order)),
     })

@@ -75,18 +75,21 @@ pub(super) fn shown(attempt: &Attempt, phases: &[Phase]) -> Markup {
         article.ladder {
             h3 {
                 @if let Some(time) = first { time datetime=(time) { (time) } " " }
-                span class={ "state " (if success { "good" } else if attempt.ended.is_some() { "bad" } else { "busy" }) } { (outcome) }
+                span class={ "state " (if success { "good" } else if attempt.ended.is_some() { "bad" }
+                    else { "busy" }) } { (outcome) }
                 @if let Some((_, audit)) = &attempt.ended { " on " (audit.failed_host) }
             }
             ol {
                 @for (what, source, level) in RUNGS {
-                    @let found: Vec<String> = evidence.iter().filter(|of| of.source == source).map(|of| line(of)).collect();
+                    @let found = evidence.iter().filter(|of| of.source == source);
+                    @let found: Vec<String> = found.map(|of| line(of)).collect();
                     @let started = attempt.levels.iter().find(|(_, of)| Some(*of) == level);
                     @let tried = started.is_some() || !found.is_empty();
                     @if tried || level.is_some() {
                         li class=(if tried { "tried" } else { "spared" }) {
                             strong { (what) }
-                            @if let Some((time, _)) = started { " at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } }
+                            @if let Some((time, _)) = started { " at "
+                                time datetime=(time) { (time.get(11..23).unwrap_or(time)) } }
                             @if !tried { ": not tried" }
                             @for line in found { br; (line) }
                         }
@@ -95,7 +98,8 @@ pub(super) fn shown(attempt: &Attempt, phases: &[Phase]) -> Markup {
             }
             // A record without evidence is of an older version; its reason covers all rungs.
             @if let (Some((_, audit)), true) = (&attempt.ended, evidence.is_empty()) { p { (audit.reason) } }
-            @if let Some((time, _)) = &attempt.ended { p { "Ended at " time datetime=(time) { (time.get(11..23).unwrap_or(time)) } "." } }
+            @if let Some((time, _)) = &attempt.ended { p { "Ended at "
+                time datetime=(time) { (time.get(11..23).unwrap_or(time)) } "." } }
             (chart::phases(phases))
         }
     }

@@ -18,7 +18,8 @@ pub(super) async fn list(State(backend): App) -> Shown {
         } @else {
             table {
                 caption { "Receivers of events, at least once and in sequence" }
-                (columns(["Hook", "Receiver", "Topics", "Status", "Lag", "Delivered", "Dropped", "Last error", "Action"]))
+                (columns(["Hook", "Receiver", "Topics", "Status", "Lag", "Delivered", "Dropped", "Last error",
+                    "Action"]))
                 tbody {
                     @for hook in &hooks {
                         tr {
@@ -28,22 +29,26 @@ pub(super) async fn list(State(backend): App) -> Shown {
                             td {
                                 @if hook.tries > 0 {
                                     span class="state bad" { "retrying" } " " small { (hook.tries) " failed attempts" }
-                                    @if let Some(next) = &hook.next_try { br; small { "next at " time datetime=(next) { (clock(next)) } } }
+                                    @if let Some(next) = &hook.next_try { br;
+                                        small { "next at " time datetime=(next) { (clock(next)) } } }
                                 } @else { span class="state good" { "ok" } }
                             }
                             td.number { (hook.lag) }
                             td.number {
                                 (hook.delivered)
-                                @if let Some(last) = &hook.last_delivered { br; small { "last at " time datetime=(last) { (clock(last)) } } }
+                                @if let Some(last) = &hook.last_delivered { br;
+                                    small { "last at " time datetime=(last) { (clock(last)) } } }
                             }
                             td.number { (hook.given_up) }
                             td { (hook.last_error.as_deref().unwrap_or("-")) }
-                            td { form method="post" action={ "/ui/hooks/" (hook.name) "/test" } { button aria-label={ "Test " (hook.name) } { "Test" } } }
+                            td { form method="post" action={ "/ui/hooks/" (hook.name) "/test" } {
+                                button aria-label={ "Test " (hook.name) } { "Test" } } }
                         }
                     }
                 }
             }
-            p { small { "Lag counts all records of the journal behind the hook, whatever their topic. A test event does not wait for earlier events." } }
+            p { small { "Lag counts all records of the journal behind the hook, whatever their topic. A test event \
+                does not wait for earlier events." } }
         }
     };
     Ok(page("Hooks", "/ui/hooks", Some(live), &body))
@@ -54,7 +59,8 @@ pub(super) async fn test(State(backend): App, Path(name): Path<String>) -> Shown
     let body = html! {
         h1 { "Test of " (name) }
         p {
-            @if test.delivered { span class="state good" { "delivered" } } @else { span class="state bad" { "not delivered" } }
+            @if test.delivered { span class="state good" { "delivered" } }
+                @else { span class="state bad" { "not delivered" } }
             " after " (test.millis) " ms, message " code { (test.id) }
         }
         p { "Response: " (test.says) }

@@ -58,7 +58,8 @@ pub(super) async fn list(State(backend): App) -> Shown {
             a.order href="/ui/inventory/change" { "Add or replace" }
             a.order href="/ui/inventory/reload" { "Reload config file" }
         }
-        p { "To change an item of the config file, edit the file and reload it. Items that this page or the API added are changed here." }
+        p { "To change an item of the config file, edit the file and reload it. Items that this page or the API added \
+            are changed here." }
         @for (plural, kind, title) in KINDS {
             @let things = all[plural].as_array().map(Vec::as_slice).unwrap_or_default();
             section aria-labelledby=(plural) {
@@ -75,10 +76,12 @@ pub(super) async fn list(State(backend): App) -> Shown {
                                 tr {
                                     th scope="row" { (name) }
                                     td { @if managed { "the API" } @else { "the config file" } }
-                                    td { details { summary { "Show " (name) } pre { (written(kind, &thing["definition"])) } } }
+                                    td { details { summary { "Show " (name) }
+                                        pre { (written(kind, &thing["definition"])) } } }
                                     td {
                                         @if managed {
-                                            a href={ "/ui/inventory/change?kind=" (kind) "&name=" (name) } { "Change " (name) } " "
+                                            a href={ "/ui/inventory/change?kind=" (kind) "&name=" (name) } { "Change "
+                                                (name) } " "
                                             a href={ "/ui/inventory/remove/" (kind) "/" (name) } { "Remove " (name) }
                                         } @else { "-" }
                                     }

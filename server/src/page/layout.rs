@@ -25,7 +25,8 @@ pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> M
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                meta name="htmx-config" content=r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true}"#;
+                meta name="htmx-config"
+                    content=r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true}"#;
                 title { (title) " - Ringfence" }
                 link rel="icon" href="data:,";
                 link rel="stylesheet" href="/ui/assets/page.css";
@@ -50,7 +51,8 @@ pub(super) fn page(title: &str, at: &str, live: Option<u64>, body: &Markup) -> M
                         }
                     }
                 }
-                main #main tabindex="-1" hx-trigger="renew" hx-get="" hx-select="#main" hx-swap="morph:outerHTML" { (body) }
+                main #main tabindex="-1" hx-trigger="renew" hx-get="" hx-select="#main"
+                    hx-swap="morph:outerHTML" { (body) }
             }
         }
     }

@@ -40,7 +40,8 @@ pub(crate) async fn overview(State(backend): App) -> Shown {
             }
             @if !ha.braked.is_empty() {
                 p.trouble role="alert" {
-                    "Fencing is suspended (storm brake) in " (ha.braked.len()) " cluster(s): too many hosts are unreachable at the same time, so the "
+                    "Fencing is suspended (storm brake) in " (ha.braked.len()) " cluster(s): too many hosts are \
+                     unreachable at the same time, so the "
                     "controller's own network is the likelier cause."
                 }
             }
@@ -79,7 +80,8 @@ pub(crate) async fn overview(State(backend): App) -> Shown {
             @if !down.is_empty() {
                 ul {
                     @for (storage, down) in &down {
-                        li { a href={ "/ui/storages#" (storage.name) } { (storage.name) } ": " (down) " of " (storage.hosts.len()) " hosts are disconnected" }
+                        li { a href={ "/ui/storages#" (storage.name) } { (storage.name) } ": " (down) " of "
+                            (storage.hosts.len()) " hosts are disconnected" }
                     }
                 }
             }
@@ -105,7 +107,8 @@ fn counts(hosts: &[HostInventory], storages: &[StorageInventory], vms: &[VmInven
     html! {
         dl.counts {
             div { dt { a href="/ui/hosts" { "Hosts connected" } } dd { (serving) " of " (hosts.len()) } }
-            div { dt { a href="/ui/storages" { "Storages connected to all hosts" } } dd { (reached) " of " (storages.len()) } }
+            div { dt { a href="/ui/storages" { "Storages connected to all hosts" } }
+                dd { (reached) " of " (storages.len()) } }
             div { dt { a href="/ui/vms" { "VMs running" } } dd { (running) " of " (desired) " desired" } }
         }
     }

@@ -41,7 +41,8 @@ fn grid(storage: &StorageInventory, refs: &HashMap<(HostId, Protocol), &HostProt
                 table {
                     caption { "Connection of each host to " (storage.name) }
                     thead {
-                        tr { th scope="col" { "Host" } th scope="col" { "Overall" } @for protocol in &storage.protocols { th scope="col" { (protocol) } } }
+                        tr { th scope="col" { "Host" } th scope="col" { "Overall" }
+                            @for protocol in &storage.protocols { th scope="col" { (protocol) } } }
                     }
                     tbody {
                         @for host in &storage.hosts {
@@ -65,6 +66,7 @@ fn cell(of: Option<&HostProtocolRef>) -> Markup {
     html! {
         (of.status.map_or_else(|| html! { "unknown" }, |status| state(&status)))
         @if let Some(reason) = &of.reason { " " small { (reason) } }
-        @if of.redeploys > 0 { " " small { "redeployed " (of.redeploys) " times, next after " (of.skip_pings) " pings" } }
+        @if of.redeploys > 0 { " " small { "redeployed " (of.redeploys) " times, next after " (of.skip_pings)
+            " pings" } }
     }
 }

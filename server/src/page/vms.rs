@@ -91,7 +91,8 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
         }
         section aria-labelledby="volumes" {
             h2 #volumes { "Volumes" }
-            ul { @for volume in &vm.volumes { li { code { (volume.install_path) } @if volume.root { " (boot volume)" } } } }
+            ul { @for volume in &vm.volumes { li { code { (volume.install_path) }
+                @if volume.root { " (boot volume)" } } } }
         }
         section aria-labelledby="history" { h2 #history { "History" } (timeline(&history)) }
     };

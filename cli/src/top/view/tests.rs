@@ -225,7 +225,8 @@ fn what_is_kept_is_bounded() {
 proptest! {
     /// Any keys on any size of terminal: something is drawn, and the cursor is among what is seen.
     #[test]
-    fn no_keys_and_no_size_break_it(keys in prop::collection::vec(0usize..14, 0..40), width in 1u16..200, height in 1u16..60) {
+    fn no_keys_and_no_size_break_it(keys in prop::collection::vec(0usize..14, 0..40), width in 1u16..200,
+        height in 1u16..60) {
         const KEYS: [KeyCode; 14] = [
             KeyCode::Up, KeyCode::Down, KeyCode::PageDown, KeyCode::PageUp, KeyCode::Home, KeyCode::End, KeyCode::Tab,
             KeyCode::BackTab, KeyCode::Enter, KeyCode::Esc, KeyCode::Char('/'), KeyCode::Char('?'), KeyCode::Char('1'),
