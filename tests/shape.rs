@@ -27,7 +27,7 @@ const LONG: [(&str, &str, &str); 18] = [
     ("sim/src/rates.rs", "extra_fault_steps", "one arm for each fault"),
     ("config/storages.rs", "storage", "one check for each key of the table, in the sequence of the file"),
     ("config/controller.rs", "parse", "one check for each table, in the sequence of the file"),
-    ("config/agent.rs", "parse", "one check for each table, in the sequence of the file"),
+    ("agent/src/config.rs", "parse", "one check for each table, in the sequence of the file"),
     ("serve.rs", "run", "the start of the controller: each part needs the ones before"),
     ("page/overview.rs", "overview", "one page: markup in the sequence of the screen"),
     ("messages/tests/golden.rs", "every_message_keeps_its_wire_form", "one line for each message"),

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use ringfence_actors::ports::{Call, HostAgentPort};
 use ringfence_agent::config::AgentSettings;
-use ringfence_cli::pki::{Authority, Names, issue, issue_for, renew};
+use ringfence_cli::pki::{Authority, CertNames, issue, issue_for, renew};
 use ringfence_drivers::{
     agent_client::AgentClient,
     tls::{Identity, TlsFiles, api_client, certificates, refused_server},
@@ -96,7 +96,7 @@ impl Pki {
         Authority::open(&self.ca).unwrap()
     }
 
-    fn issue(&self, names: Names, out: &str) -> TlsFiles {
+    fn issue(&self, names: CertNames, out: &str) -> TlsFiles {
         let out = self.root.join(out);
         let names = names.at(vec!["127.0.0.1".parse().unwrap()], Vec::new());
         issue(&self.authority(), &names, 30, &out).unwrap();
@@ -104,7 +104,7 @@ impl Pki {
     }
 
     /// One that ended an hour ago.
-    fn ended(&self, names: Names, out: &str) -> TlsFiles {
+    fn ended(&self, names: CertNames, out: &str) -> TlsFiles {
         let (out, now) = (self.root.join(out), OffsetDateTime::now_utc());
         let life = (now - Duration::hours(2), now - Duration::hours(1));
         issue_for(&self.authority(), &names, life, &out).unwrap();
@@ -204,11 +204,11 @@ async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
 async fn the_right_pair_is_heard_and_every_other_is_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, theirs) = (Pki::new(dir.path(), "ca"), Pki::new(dir.path(), "other-ca"));
-    let of_a = ours.issue(Names::host("host-a", host("host-a")), "host-a");
-    let of_b = ours.issue(Names::host("host-b", host("host-b")), "host-b");
-    let controller = ours.issue(Names::controller(), "controller");
-    let user = ours.issue(Names::client("ops"), "ops");
-    let foreign = theirs.issue(Names::controller(), "foreign");
+    let of_a = ours.issue(CertNames::host("host-a", host("host-a")), "host-a");
+    let of_b = ours.issue(CertNames::host("host-b", host("host-b")), "host-b");
+    let controller = ours.issue(CertNames::controller(), "controller");
+    let user = ours.issue(CertNames::client("ops"), "ops");
+    let foreign = theirs.issue(CertNames::controller(), "foreign");
     let agent = Agent::start(dir.path(), Some(of_a.clone())).await;
     agent.ping("https", "host-a", Some(&controller)).await.unwrap();
     assert_eq!(by_hand(&agent, &of_a.ca, Some(&controller)).await.0, None);
@@ -243,7 +243,7 @@ async fn the_right_pair_is_heard_and_every_other_is_refused_in_words() {
         ("a host", Some(&of_b), "it is not of the role", "not of the role that is accepted here (a host's"),
         ("a user", Some(&user), "it is not of the role", "not of the role that is accepted here (a host's"),
         ("nobody", None, "got none", "it sends no certificate"),
-        ("too late", Some(&ours.ended(Names::controller(), "late")), "it ended", "its certificate ended on 2"),
+        ("too late", Some(&ours.ended(CertNames::controller(), "late")), "it ended", "its certificate ended on 2"),
     ] {
         log_is_empty();
         let (refused, _) = by_hand(&agent, &of_a.ca, own).await;
@@ -264,8 +264,8 @@ fn log_is_empty() {
 async fn a_certificate_that_ended_is_refused_by_who_has_it_and_by_who_sees_it() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(dir.path(), "ca");
-    let ended = pki.ended(Names::host("host-a", host("host-a")), "host-a");
-    let controller = pki.issue(Names::controller(), "controller");
+    let ended = pki.ended(CertNames::host("host-a", host("host-a")), "host-a");
+    let controller = pki.issue(CertNames::controller(), "controller");
     let error = ringfence_agent::run(settings(dir.path(), Some(ended.clone())), |_| {}, std::future::ready(()))
         .await
         .unwrap_err();
@@ -292,7 +292,7 @@ async fn a_certificate_that_ended_is_refused_by_who_has_it_and_by_who_sees_it() 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_in_the_clear_is_not_taken_for_one_by_tls() {
     let dir = tempfile::tempdir().unwrap();
-    let controller = Pki::new(dir.path(), "ca").issue(Names::controller(), "controller");
+    let controller = Pki::new(dir.path(), "ca").issue(CertNames::controller(), "controller");
     let agent = Agent::start(dir.path(), None).await;
     let error = agent.ping("https", "host-a", Some(&controller)).await.unwrap_err();
     assert!(error.details.contains("it does not speak TLS"), "{error}");
@@ -304,8 +304,8 @@ async fn an_agent_in_the_clear_is_not_taken_for_one_by_tls() {
 async fn a_running_pair_goes_on_while_certificates_and_authority_are_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::new(dir.path(), "ca");
-    let of_a = pki.issue(Names::host("host-a", host("host-a")), "host-a");
-    let controller = pki.issue(Names::controller(), "controller");
+    let of_a = pki.issue(CertNames::host("host-a", host("host-a")), "host-a");
+    let controller = pki.issue(CertNames::controller(), "controller");
     let agent = Agent::start(dir.path(), Some(of_a.clone())).await;
     let client = client(agent.address, "https", "host-a", Some(&controller)).unwrap();
     let goes_on = async || {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use ringfence_cli::{
     demo::cluster::{Cluster, Plan, STORAGE, VM},
-    pki::{Authority, Names, issue},
+    pki::{Authority, CertNames, issue},
 };
 use ringfence_drivers::tls::{ServerFiles, api_server};
 use ringfence_messages::{
@@ -203,7 +203,7 @@ async fn an_agent_is_told_whose_trace_a_call_belongs_to() {
 /// A collector behind TLS, whose certificate is of this authority.
 async fn secure(collector: Collector, ca: &Path) -> SocketAddr {
     let out = ca.with_file_name("collector");
-    let names = Names::controller().at(vec!["127.0.0.1".parse().unwrap()], Vec::new());
+    let names = CertNames::controller().at(vec!["127.0.0.1".parse().unwrap()], Vec::new());
     issue(&Authority::open(ca).unwrap(), &names, 30, &out).unwrap();
     let files = ServerFiles { cert: out.join("cert.pem"), key: out.join("key.pem"), client_ca: None };
     let app = Router::new().route("/v1/traces", post(Collector::take)).with_state(collector);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use fake::{Fake, serve};
-use ringfence_cli::pki::{Authority, Names, issue};
+use ringfence_cli::pki::{Authority, CertNames, issue};
 use ringfence_drivers::tls::{ServerFiles, api_server, plain_client};
 use ringfence_server::{
     auth::{Role, Token},
@@ -27,7 +27,7 @@ use tokio::{
     process::Command,
 };
 
-fn issued(ca: &Path, names: Names, out: &str) -> PathBuf {
+fn issued(ca: &Path, names: CertNames, out: &str) -> PathBuf {
     let (authority, out) = (Authority::open(ca).unwrap(), ca.with_file_name(out));
     let names = names.at(vec!["127.0.0.1".parse().unwrap()], Vec::new());
     issue(&authority, &names, 30, &out).unwrap();
@@ -67,7 +67,7 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
     let (ca, other) = (dir.path().join("ca"), dir.path().join("other-ca"));
     Authority::init(&ca, 3650).unwrap();
     Authority::init(&other, 3650).unwrap();
-    let own = issued(&ca, Names::controller(), "controller");
+    let own = issued(&ca, CertNames::controller(), "controller");
     let files = ServerFiles { cert: own.join("cert.pem"), key: own.join("key.pem"), client_ca: None };
     let address = serve_by(files.clone()).await;
     let (url, ca_file) = (format!("https://{address}"), ca.join("ca.pem"));
@@ -81,9 +81,9 @@ async fn the_command_line_asks_by_tls_and_believes_the_named_authority_alone() {
     refused("plain HTTP", &hosts(&format!("http://{address}"), &[]).await, "this port requires TLS; use https://");
 
     // And where users show certificates too.
-    let user = issued(&ca, Names::client("ops"), "ops");
-    let host = issued(&ca, Names::host("host-a", ringfence_messages::HostId::from_name("host-a")), "host-a");
-    let stranger = issued(&other, Names::client("ops"), "stranger");
+    let user = issued(&ca, CertNames::client("ops"), "ops");
+    let host = issued(&ca, CertNames::host("host-a", ringfence_messages::HostId::from_name("host-a")), "host-a");
+    let stranger = issued(&other, CertNames::client("ops"), "stranger");
     let asks = ServerFiles { client_ca: Some(ca_file.clone()), ..files };
     let url = format!("https://{}", serve_by(asks).await);
     refused("no certificate", &hosts(&url, &[("--ca-file", &ca_file)]).await, "it asks for a certificate");

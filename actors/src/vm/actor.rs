@@ -223,19 +223,7 @@ impl VmActor {
                 let ask = FindTargetMsg { host_uuid, soft_avoid_host_uuids, ..self.find_target() };
                 ctx.spawn(self.target(ask), |vm, found, ctx| vm.on(Event::TargetFound(found), ctx));
             }
-            Command::Search(host) => {
-                let void = VoidOrders { vm_uuid: self.core.vm.id, incarnation: self.core.incarnation() };
-                let ask = ListVmsCmd { epoch: 0, void: Some(void) };
-                let answer = async move { bus.ask_within(to(host), ask, SEARCH_TIMEOUT).await };
-                ctx.spawn(answer, move |vm, found, ctx| {
-                    if vm.may_export(host, &found) {
-                        let ended = vm.end_exports(host);
-                        ctx.spawn(ended, move |vm, ended, ctx| vm.on(Event::Searched(host, ended.and(found)), ctx));
-                    } else {
-                        vm.on(Event::Searched(host, found), ctx);
-                    }
-                });
-            }
+            Command::Search(host) => self.search(host, ctx),
             Command::Fence(fence_request, command) => self.fence(&fence_request, command, ctx),
             Command::Intend(change) => {
                 self.fencing.end(None);
@@ -289,6 +277,22 @@ impl VmActor {
                 }
             }
         }
+    }
+
+    /// Queries the processes of a host. If nothing of the VM is left there, its exports by ZBS targets end first (K4).
+    fn search(&self, host: HostId, ctx: &mut Ctx<'_, Self>) {
+        let void = VoidOrders { vm_uuid: self.core.vm.id, incarnation: self.core.incarnation() };
+        let ask = ListVmsCmd { epoch: 0, void: Some(void) };
+        let bus = self.bus.clone();
+        let answer = async move { bus.ask_within(to(host), ask, SEARCH_TIMEOUT).await };
+        ctx.spawn(answer, move |vm, found, ctx| {
+            if vm.may_export(host, &found) {
+                let ended = vm.end_exports(host);
+                ctx.spawn(ended, move |vm, ended, ctx| vm.on(Event::Searched(host, ended.and(found)), ctx));
+            } else {
+                vm.on(Event::Searched(host, found), ctx);
+            }
+        });
     }
 
     /// Records a QEMU that claims to be the VM. Its end is an act, so its intent must be durable first (I4).

@@ -18,33 +18,33 @@ use super::{
 
 /// Owner and addresses of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
+pub struct CertNames {
     role: Role,
     name: String,
     dns: Vec<String>,
     ips: Vec<IpAddr>,
 }
 
-impl Names {
+impl CertNames {
     /// For a host.
-    pub fn host(name: &str, id: HostId) -> Names {
-        Names { role: Role::Host(id), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
+    pub fn host(name: &str, id: HostId) -> CertNames {
+        CertNames { role: Role::Host(id), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
     }
 
     /// For the controller.
-    pub fn controller() -> Names {
-        Names { role: Role::Controller, name: "controller".to_owned(), dns: Vec::new(), ips: Vec::new() }
+    pub fn controller() -> CertNames {
+        CertNames { role: Role::Controller, name: "controller".to_owned(), dns: Vec::new(), ips: Vec::new() }
     }
 
     /// For a user of the API.
-    pub fn client(name: &str) -> Names {
-        Names { role: Role::Client(name.to_owned()), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
+    pub fn client(name: &str) -> CertNames {
+        CertNames { role: Role::Client(name.to_owned()), name: name.to_owned(), dns: Vec::new(), ips: Vec::new() }
     }
 
     /// Adds addresses and DNS names.
     #[must_use]
-    pub fn at(self, ips: Vec<IpAddr>, dns: Vec<String>) -> Names {
-        Names { ips, dns, ..self }
+    pub fn at(self, ips: Vec<IpAddr>, dns: Vec<String>) -> CertNames {
+        CertNames { ips, dns, ..self }
     }
 
     /// Key usages. A host is only a server: its certificate gives no access to agents.
@@ -61,7 +61,7 @@ impl Names {
 ///
 /// # Errors
 /// `SYS.1007` if the folder is not empty or the authority ends before, `SYS.1016` if it cannot be written.
-pub fn issue(authority: &Authority, names: &Names, days: u32, out: &Path) -> Result<Identity> {
+pub fn issue(authority: &Authority, names: &CertNames, days: u32, out: &Path) -> Result<Identity> {
     issue_for(authority, names, life(days)?, out)
 }
 
@@ -71,7 +71,7 @@ pub fn issue(authority: &Authority, names: &Names, days: u32, out: &Path) -> Res
 /// As [`issue`].
 pub fn issue_for(
     authority: &Authority,
-    names: &Names,
+    names: &CertNames,
     life: (OffsetDateTime, OffsetDateTime),
     out: &Path,
 ) -> Result<Identity> {
@@ -97,7 +97,7 @@ pub fn renew(authority: &Authority, days: u32, dir: &Path) -> Result<Identity> {
             "the certificate has no role of Ringfence; issue a new one with `ringfence pki issue`".to_owned()
         ));
     };
-    let names = Names { role, name: identity.name, dns: identity.dns, ips: identity.ips };
+    let names = CertNames { role, name: identity.name, dns: identity.dns, ips: identity.ips };
     let (cert, key) = make(authority, &names, life(days)?)?;
     bundle::swap(dir, &entries(&cert, &key, authority))?;
     said(dir)
@@ -123,7 +123,7 @@ pub(super) fn summary(dir: &Path, identity: &Identity) -> String {
 /// A certificate and its key, PEM.
 fn make(
     authority: &Authority,
-    names: &Names,
+    names: &CertNames,
     (from, until): (OffsetDateTime, OffsetDateTime),
 ) -> Result<(String, String)> {
     if until.unix_timestamp() > authority.not_after() {

@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
 use ringfence_messages::{Code, ErrorCode, HostId, Result};
 
 pub use ca::Authority;
-pub use cert::{Names, issue, issue_for, renew};
+pub use cert::{CertNames, issue, issue_for, renew};
 
 /// Default life of a certificate: a year.
 pub const LEAF_DAYS: u32 = 365;
@@ -166,7 +166,7 @@ pub fn run(command: PkiCommand) -> Result<Vec<String>> {
     }
 }
 
-fn names(args: &IssueArgs) -> Result<Names> {
+fn names(args: &IssueArgs) -> Result<CertNames> {
     let fits = |name: &str| {
         ringfence_server::config::token_name(name)
             .map_err(|(what, fix)| ErrorCode::new(Code::INVALID_ARGUMENT, format!("{what}: {fix}")))
@@ -181,9 +181,9 @@ fn names(args: &IssueArgs) -> Result<Names> {
         fits(name)?;
     }
     let names = match (&args.host, &args.client) {
-        (Some(name), _) => Names::host(name, args.uuid.unwrap_or_else(|| HostId::from_name(name))),
-        (None, Some(name)) => Names::client(name),
-        (None, None) => Names::controller(),
+        (Some(name), _) => CertNames::host(name, args.uuid.unwrap_or_else(|| HostId::from_name(name))),
+        (None, Some(name)) => CertNames::client(name),
+        (None, None) => CertNames::controller(),
     };
     Ok(names.at(args.ip.clone(), args.dns.clone()))
 }
