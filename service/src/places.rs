@@ -2,7 +2,7 @@
 //!
 //! Purpose: clients without token or certificate cannot keep out clients with one. Invariants: every new connection
 //! gets a place, and the oldest unauthenticated connection is closed for it: of the same address if that has
-//! [`MAX_STRANGERS_OF_ONE`], of all addresses if there are [`MAX_STRANGERS`]; an authenticated connection is never
+//! `MAX_STRANGERS_OF_ONE`, of all addresses if there are `MAX_STRANGERS`; an authenticated connection is never
 //! closed for another one. Alternative considered: not accepting while all places are taken (it kept out the
 //! controller, which then failed a healthy host).
 

@@ -405,7 +405,7 @@ impl Core {
         self.index.get(&id).map(|i| self.host_inventory(*i))
     }
 
-    /// The hosts of a cluster; see [`Host::serves`].
+    /// The hosts of a cluster. Serving hosts get redeploys and starts.
     pub fn serving(&self, cluster: ClusterId) -> ServingHostsReply {
         let mut reply = ServingHostsReply::default();
         let all = self.hosts.iter().zip(&self.inventory.hosts);
