@@ -2,8 +2,9 @@
 //! run.
 //!
 //! ```
-//! let story = ringfence_sim::scenario::Scenario::parse("title = 'nothing happens'\nlasting = 60\n[[vm]]\nhost =
-//! 'host-0'\n"); assert!(story?.play().failures.is_empty());
+//! let text = "title = 'nothing happens'\nlasting = 60\n[[vm]]\nhost = 'host-0'\n";
+//! let story = ringfence_sim::scenario::Scenario::parse(text)?;
+//! assert!(story.play().failures.is_empty());
 //! # Ok::<(), String>(())
 //! ```
 
