@@ -187,7 +187,7 @@ fn every_duration_may_be_the_greatest() {
     });
 }
 
-/// Passes a message on from a task of its own, as `Errand` says.
+/// Passes a message on from a separate task, as `Errand` says.
 struct Courier(Address);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

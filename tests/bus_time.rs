@@ -111,8 +111,8 @@ fn day_of_minute_ticks_is_fast_and_deterministic() {
     assert_eq!(first, second);
 }
 
-/// Never idle: each callback of a task starts the next task, and each urgent message sends itself another one. Ends
-/// by itself after `FLOOD` of them, so that a starved test fails instead of running for ever.
+/// Never idle: each callback of a task starts the next task, and each urgent message sends itself another one. Stops
+/// after `FLOOD` of them, so that a starved test fails instead of running for ever.
 struct Flooded {
     floods: Arc<AtomicU64>,
     by: Flood,

@@ -155,15 +155,11 @@ fn name(first: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{inventory::Inventory, ports::NewRecord, testkit::FakeWorld};
 
     async fn append<E: Event>(fake: &FakeWorld, event: E) -> Vec<Record> {
-        let (topic, subject) = (E::TOPIC.to_owned(), event.subject());
-        let payload = serde_json::to_value(&event).unwrap();
-        fake.journal.append(vec![NewRecord { topic, subject, payload, waited: Duration::ZERO }]).await.unwrap()
+        fake.journal.append(vec![NewRecord::of(&event).unwrap()]).await.unwrap()
     }
 
     async fn open(fake: &FakeWorld) -> LeaderStatus {

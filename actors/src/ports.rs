@@ -187,6 +187,20 @@ pub struct NewRecord {
     pub waited: Duration,
 }
 
+impl NewRecord {
+    /// The record of an event that happens now.
+    ///
+    /// # Errors
+    /// `SYS.1000` if the event does not encode as JSON.
+    pub fn of<E: Event>(event: &E) -> Result<NewRecord> {
+        let encoded = serde_json::to_value(event);
+        let payload = encoded
+            .map_err(|e| ErrorCode::new(Code::INTERNAL, format!("{} does not encode as JSON: {e}", E::TOPIC)))?;
+        let (topic, subject) = (E::TOPIC.to_owned(), event.subject());
+        Ok(NewRecord { topic, subject, payload, waited: Duration::ZERO })
+    }
+}
+
 /// A record of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

@@ -102,10 +102,7 @@ mod tests {
     use crate::{ports::NewRecord, testkit::FakeWorld};
 
     async fn append<E: Event>(fake: &FakeWorld, event: E) {
-        let (topic, subject) = (E::TOPIC.to_owned(), event.subject());
-        let payload = serde_json::to_value(&event).unwrap();
-        let record = NewRecord { topic, subject, payload, waited: Duration::ZERO };
-        fake.journal.append(vec![record]).await.unwrap();
+        fake.journal.append(vec![NewRecord::of(&event).unwrap()]).await.unwrap();
     }
 
     /// K7: after the backup the host may have returned and failed again.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use ringfence_messages::{
-    Code, ErrorCode, Event, HostId, Result,
+    Event, HostId, Result,
     host::HostPingReply,
     journal::{ControllerRestored, JournalHead},
 };
@@ -57,8 +57,6 @@ pub async fn restore(ports: &Ports, hosts: Vec<(HostId, String)>) -> Result<Cont
     };
     // The commands of the missing records are unknown. No host carries one out after its permit has expired.
     tokio::time::sleep(PERMIT_VALIDITY).await;
-    let payload = serde_json::to_value(&restored).map_err(|e| ErrorCode::new(Code::INTERNAL, e.to_string()))?;
-    let (topic, subject) = (ControllerRestored::TOPIC.to_owned(), restored.subject());
-    ports.journal.append(vec![NewRecord { topic, subject, payload, waited: Duration::ZERO }]).await?;
+    ports.journal.append(vec![NewRecord::of(&restored)?]).await?;
     Ok(restored)
 }

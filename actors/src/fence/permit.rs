@@ -243,6 +243,7 @@ mod tests {
     use ringfence_messages::{evidence::Sight, vm::RunningVm};
 
     use super::*;
+    use crate::testkit::list;
 
     fn host(name: &str) -> HostId {
         HostId::from_name(name)
@@ -255,10 +256,6 @@ mod tests {
     /// The start of `vm1` on `b`.
     fn start() -> Start {
         Start { vm: vm("vm1"), target: host("b"), incarnation: 2, epoch: 7 }
-    }
-
-    fn list(vms: Vec<RunningVm>) -> ListVmsReply {
-        ListVmsReply { vms, sight: Sight::full(), ..ListVmsReply::default() }
     }
 
     /// The host lists no process of the VM.

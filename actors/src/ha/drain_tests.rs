@@ -253,7 +253,7 @@ fn move_of_a_vm_that_stays_ends() {
         let told = says(&stays().on(believed("v1", VmState::Running, at, incarnation), 5 * S));
         assert_eq!(told, [format!("told v1 on {at}: runs on {at}")]);
     }
-    // An operator started it again on the drained host: that is another run, and the pause goes on.
+    // An operator started it again on the drained host: that is a different run, and the pause continues.
     let mut core = stays();
     let told = says(&core.on(believed("v1", VmState::Running, "a", 2), 5 * S));
     assert_eq!(told, ["told v1 on a: runs on a"]);

@@ -133,11 +133,11 @@ impl Core {
             if self.failovers >= self.settings.parallelism {
                 break;
             }
-            let Some((cause, reason)) = self.failover_cause(*id, now) else { continue };
-            let (Some(vm), Ok(item)) = (self.vms.get_mut(id), self.inventory.vm(*id)) else { continue };
-            if unsettled.contains(&item.cluster) {
+            if self.inventory.vm(*id).is_ok_and(|item| unsettled.contains(&item.cluster)) {
                 continue;
             }
+            let Some((cause, reason)) = self.failover_cause(*id, now) else { continue };
+            let (Some(vm), Ok(item)) = (self.vms.get_mut(id), self.inventory.vm(*id)) else { continue };
             if let Err(blocked) = vm.may_restart(cause, item, now) {
                 commands.extend(blocked.map(|event| Command::Emit(HaEvent::Blocked(event))));
                 continue;

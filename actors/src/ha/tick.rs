@@ -43,9 +43,12 @@ impl Core {
             let id = self.inventory.hosts[self.census.position % self.inventory.hosts.len()].id;
             self.census.position = self.census.position.wrapping_add(1);
             let host = &self.hosts[&id];
-            let answers = host.status == Some(HostStatus::Connected) && !host.suspect;
-            // In maintenance no ping says whether it answers.
-            if if host.maintenance { now >= host.ask_again } else { answers } {
+            let answers = match host.maintenance {
+                // No ping says whether it answers.
+                true => now >= host.ask_again,
+                false => host.status == Some(HostStatus::Connected) && !host.suspect,
+            };
+            if answers {
                 commands.push(Command::List(id));
             }
         }

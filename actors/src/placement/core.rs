@@ -338,7 +338,7 @@ mod tests {
         let commands = core.on(round(end, Ok(open("c"))), end);
         let Command::Target(1, Err(error)) = &commands[0] else { panic!("{commands:?}") };
         assert!(error.details.contains("has not listed its processes"), "{error}");
-        // The next request has patience of its own only after the census was complete.
+        // A new request waits again only after the census was complete.
         core.on(Event::Find(3, find("v3")), end);
         assert!(matches!(core.on(round(end, unknown()), end)[..], [Command::Target(3, Err(_))]));
     }

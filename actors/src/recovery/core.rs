@@ -11,10 +11,10 @@
 //! Connecting, and no further.
 //! ```
 //! Invariants: I3: no other code changes any of this. I5: a redeploy is requested only for a host that is Enabled,
-//! Connected, not suspect, not in quarantine, and about to be neither: a host leaves service before the record of it
-//! is durable, and returns after. I8: pings in flight and backoff are bounded. At most one check per
-//! (host, storage) and one redeploy per (host, storage, protocol) are in flight. An event is emitted only for a
-//! change; a failed health check changes no status.
+//! Connected, not suspect and not in quarantine. A host leaves service before the record of it is durable, and returns
+//! after. I8: pings in flight and backoff are bounded. At most one check per (host, storage) and one redeploy per
+//! (host, storage, protocol) are in flight. An event is emitted only for a change; a failed health check changes no
+//! status.
 //! Alternatives considered: one actor per host with its own timer. 100,000 timers burst together, and no one place
 //! knows how many hosts fail at the same time.
 

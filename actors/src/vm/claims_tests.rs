@@ -51,19 +51,24 @@ fn claim_adds_a_host_and_its_end_keeps_the_first() {
     assert!(asks_fencer(&core.feed(Event::Searched(host("b"), Ok(elsewhere())))));
 }
 
-/// K19: both hosts are cleared before a permit, although the second one cleared at once.
-#[test]
-fn every_host_is_fenced_also_after_restart() {
-    let memory = ReplayedState {
+/// It may run on `a` or on this host, and `a` was not heard.
+pub(super) fn core_of_two_hosts(other: &str) -> Core {
+    let mut core = core();
+    core.feed(Event::Replayed(Some(ReplayedState {
         state: VmState::Unknown,
         host: Some(host("a")),
         incarnation: 4,
         wanted: true,
-        may_run_on: vec![host("b")],
-    };
-    let mut core = core();
-    core.feed(Event::Replayed(Some(memory)));
+        may_run_on: vec![host(other)],
+    })));
     core.feed(Event::Searched(host("a"), Err(broken())));
+    core
+}
+
+/// K19: both hosts are cleared before a permit, although the second one cleared at once.
+#[test]
+fn every_host_is_fenced_also_after_restart() {
+    let mut core = core_of_two_hosts("b");
     assert_eq!(core.places(), [host("a"), host("b")]);
     // Start commands of the earlier controller have expired by now.
     let mut feed = |event| core.on(event, now() + PERMIT_VALIDITY);
@@ -223,15 +228,7 @@ fn start_that_finds_the_vm_elsewhere_keeps_a_silent_host() {
 /// I7: each host that cannot be queried is fenced with its own addresses, cluster, machine and attestation.
 #[test]
 fn each_unreachable_host_has_its_own_attempt() {
-    let mut core = core();
-    core.feed(Event::Replayed(Some(ReplayedState {
-        state: VmState::Unknown,
-        host: Some(host("a")),
-        incarnation: 4,
-        wanted: true,
-        may_run_on: vec![host("far")],
-    })));
-    core.feed(Event::Searched(host("a"), Err(broken())));
+    let mut core = core_of_two_hosts("far");
     core.feed(ha_start());
     let Event::TargetFound(Ok(mut found)) = found_silent("b", &["a", "far"], TargetReply::default()) else { panic!() };
     found.places[1].attested_by = Some("root".to_owned());

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use ringfence_messages::{
     ClusterId, Code, ErrorCode, HostId, StorageId, VmId,
-    evidence::{Machine, Sight},
+    evidence::Sight,
     fence::{FenceLevel, SiblingFenceVmOnHostReply},
     ha::TargetReply,
     host::HostStatus,
@@ -19,7 +19,7 @@ use super::core::*;
 use crate::{
     fence::{Policy, attempt},
     inventory::{Inventory, InventoryIndex, Vm, Volume},
-    testkit::cluster_of,
+    testkit::{cluster_of, machine},
 };
 
 pub(super) fn host(name: &str) -> HostId {
@@ -70,10 +70,6 @@ pub(super) fn found_silent(target: &str, silent: &[&str], found: TargetReply) ->
     let places = silent_host_uuids.iter().chain(unheard).map(of).collect();
     let target = TargetReply { host_uuid: Some(host(target)), silent_host_uuids, ..found };
     Event::TargetFound(Ok(Found { target, places }))
-}
-
-fn machine(host: HostId) -> Machine {
-    Machine { machine_id: host.0.simple().to_string(), boot_id: "boot".to_owned() }
 }
 
 /// No target: this many hosts are full.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ringfence_messages::vm::VmState;
 
-use super::{core::*, core_tests::*};
+use super::{claims_tests::core_of_two_hosts, core::*, core_tests::*};
 use crate::inventory::{Inventory, InventoryIndex};
 
 fn with_memory(core: &Core, mib: u64) -> Arc<InventoryIndex> {
@@ -61,23 +61,9 @@ fn removed_host_is_forgotten_once_nothing_is_left_on_it() {
     let commands = core.feed(Event::HostGone(host("a")));
     assert_eq!((told(&commands), core.place()), (vec![(VmState::Stopped, VmState::Stopped)], None));
 
-    let mut core = core_of_two_hosts();
+    let mut core = core_of_two_hosts("b");
     assert_eq!(core.feed(Event::HostGone(host("a"))), [], "its state there is unknown");
     let commands = core.feed(Event::HostGone(host("b")));
     assert!(matches!(&commands[..], [Command::Emit(change)] if change.may_run_on.is_empty()), "{commands:?}");
     assert_eq!((core.state(), core.places()), (VmState::Unknown, vec![host("a")]));
-}
-
-/// It may run on `a` or on `b`, and neither was heard.
-fn core_of_two_hosts() -> Core {
-    let mut core = core();
-    core.feed(Event::Replayed(Some(ReplayedState {
-        state: VmState::Unknown,
-        host: Some(host("a")),
-        incarnation: 4,
-        wanted: true,
-        may_run_on: vec![host("b")],
-    })));
-    core.feed(Event::Searched(host("a"), Err(broken())));
-    core
 }
