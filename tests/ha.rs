@@ -442,6 +442,7 @@ fn concurrent_placements_share_queries() {
             last_host_uuid: Some(host(last)),
             place_host_uuids: vec![host(last)],
             soft_avoid_host_uuids: Vec::new(),
+            may_have_moved: false,
             dry_run: false,
         };
         scene.power("c", false);

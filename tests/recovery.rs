@@ -129,6 +129,50 @@ fn start_redeploys_a_target_that_is_down() {
     });
 }
 
+/// I5: a start that was on its way when its host left service redeploys nothing there.
+#[test]
+fn start_redeploys_nothing_on_a_host_that_left_service() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.pings(3).await;
+        scene.order("a", HostAction::Maintain).await.unwrap();
+        scene.fake.host(host("a"), |host| host.target = false);
+        scene.fake.take_calls();
+        let redeploys = scene.redeploys("a").len();
+        let ask = ActivateVolumeMsg {
+            host_uuid: host("a"),
+            install_path: "vhost://vm1".parse().unwrap(),
+            bdev_name: "vm1-0".to_owned(),
+            vm_uuid: VmId::from_name("vm1"),
+        };
+        let storage = Address::new(StorageActor::KIND, StorageId::from_name("s"));
+        let error = scene.world.bus().ask(storage, ask).await.unwrap_err();
+        assert!(error.is(&Code::CHANGE_STATE) && error.details.contains("a does not serve"), "{error}");
+        assert_eq!(scene.fake.take_calls(), [(host("a"), "export")]);
+        assert_eq!(scene.redeploys("a").len(), redeploys);
+    });
+}
+
+/// I5: a redeploy stops between two steps when its host leaves service.
+#[test]
+fn redeploy_does_not_continue_on_a_host_that_left_service() {
+    testkit::run(|world| async move {
+        let scene = Scene::vhost(world).await;
+        scene.pings(3).await;
+        scene.fake.host(host("a"), |host| {
+            (host.target, host.prepare_takes) = (false, Duration::from_secs(30));
+        });
+        scene.fake.take_calls();
+        while scene.redeploys("a").last().map(|(phase, ..)| *phase) != Some(RedeployPhase::Intent) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        scene.order("a", HostAction::Maintain).await.unwrap();
+        scene.pings(2).await;
+        assert_eq!(scene.fake.take_calls(), [(host("a"), "prepare")], "the target was deployed in maintenance");
+        assert_eq!(scene.redeploys("a").last().map(|(phase, ..)| *phase), Some(RedeployPhase::Failed));
+    });
+}
+
 #[test]
 fn redeploy_backoff_resets_after_recovery() {
     testkit::run(|world| async move {

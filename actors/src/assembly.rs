@@ -13,6 +13,7 @@ use ringfence_messages::{
     ha::{HA, PLACEMENT, QueryHaMsg, ScanHostMsg},
     host::QueryHostsMsg,
     inventory::{ForgetHostMsg, InventoryChanged, RetireMsg},
+    recovery::RECOVERY,
     storage::StorageKind,
     vm::{ListVmsCmd, QueryVmMsg},
 };
@@ -296,7 +297,7 @@ impl Assembly {
 
     /// The address of the recovery supervisor.
     pub fn recovery(&self) -> Address {
-        Address::singleton(RecoveryActor::KIND)
+        RECOVERY
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Sabotage {
     OrderedIsForgotten,
     /// A host that cannot be queried counts as "not running here".
     SilentIsClear,
+    /// A VM that another program may have moved starts without a look at silent hosts.
+    MovesUnseen,
     /// A VM found on another host is ignored.
     FoundElsewhereIgnored,
     /// A permit never expires.

@@ -121,6 +121,8 @@ pub struct FakeHost {
     pub deploy_error: Option<ErrorCode>,
     /// Error of the preparation of the host, if it fails.
     pub prepare_error: Option<ErrorCode>,
+    /// Time that the preparation of the host takes.
+    pub prepare_takes: Duration,
     /// Error of the health check, if it fails.
     pub health_error: Option<ErrorCode>,
     /// Error of a VM's start, if it fails.
@@ -145,6 +147,7 @@ impl Default for FakeHost {
             target: false,
             deploy_error: None,
             prepare_error: None,
+            prepare_takes: Duration::ZERO,
             health_error: None,
             start_error: None,
             export_error: None,
@@ -267,6 +270,7 @@ impl HostAgentPort for FakeWorld {
         _: PrepareVhostTargetEnvCmd,
         _: Call,
     ) -> Result<PrepareVhostTargetEnvReply> {
+        tokio::time::sleep(self.host(host, |host| host.prepare_takes)).await;
         self.reach(host, "prepare", |host| unless(&host.prepare_error).map(|()| PrepareVhostTargetEnvReply::default()))
     }
 

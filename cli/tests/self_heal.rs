@@ -129,6 +129,42 @@ async fn a_target_that_hangs_is_replaced() {
     assert!(new.pid != hung.pid && !hung.is_alive(), "the hung one is gone, another one runs");
 }
 
+/// Row 44 (K4): the target holds what the guest wrote. Without its end the VM is not stopped, and moves nowhere.
+#[tokio::test]
+async fn a_vm_whose_target_hangs_is_stopped_and_drained_with_its_target() {
+    let cluster = connected(Plan::default()).await;
+    let freeze = || {
+        let hung = cluster.target(HOST).unwrap();
+        let pid = rustix::process::Pid::from_raw(hung.pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        hung
+    };
+    order(&cluster, json!({ "start": { "host": HOST } })).await.unwrap();
+    counts_beyond(&cluster, 3).await;
+    let hung = freeze();
+    let stopped = order(&cluster, json!({ "stop": {} })).await.unwrap();
+    assert_eq!((stopped.state, cluster.qemus(HOST).len()), (VmState::Stopped, 0));
+    assert!(!hung.is_alive(), "it may still write what it holds");
+
+    cluster.connected(WITHIN).await.unwrap();
+    order(&cluster, json!({ "start": { "host": HOST } })).await.unwrap();
+    let counted = cluster.counter().unwrap();
+    counts_beyond(&cluster, counted + 3).await;
+    let hung = freeze();
+    let drain = json!({ "drain": {} });
+    let _: Value = cluster.client().post(&format!("/v1/hosts/{HOST}/actions"), &drain).await.unwrap();
+    let moved = async || {
+        let vm: VmInventory = cluster.client().get(&format!("/v1/vms/{VM}")).await?;
+        Ok(Some(vm).filter(|vm| vm.state == VmState::Running && vm.host.as_deref() == Some("host-b")))
+    };
+    cluster.until("the VM runs on host-b", WITHIN, moved).await.unwrap();
+    assert!(!hung.is_alive(), "it may still write what it holds");
+    let counted = cluster.counter().unwrap();
+    counts_beyond(&cluster, counted + 3).await;
+    let serial = std::fs::read_to_string(cluster.path().join(format!("{VM}.serial"))).unwrap();
+    assert!(!serial.contains('S'), "the guest saw a write that was not its own: {serial}");
+}
+
 #[tokio::test]
 async fn a_killed_agent_and_a_killed_controller_leave_the_vm_running_and_forget_nothing() {
     let mut cluster = connected(Plan::default()).await;

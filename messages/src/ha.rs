@@ -163,8 +163,12 @@ pub struct FindTargetMsg {
     pub soft_avoid_host_uuids: Vec<HostId>,
     /// No start follows: no memory is reserved.
     pub dry_run: bool,
+    /// Another program may have moved the VM, and no watchers would show where it runs (K12). Placement then waits
+    /// until every host of the cluster that should answer has listed its processes after this request, and rejects the
+    /// request with `SYS.1010` if one does not.
+    pub may_have_moved: bool,
 }
-message!(FindTargetMsg, 2 => TargetReply);
+message!(FindTargetMsg, 3 => TargetReply);
 
 /// The result of placement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,8 +181,8 @@ pub struct TargetReply {
     /// Hosts where the VM may run and whose last ping was not answered. A host without pings, in maintenance or in
     /// another cluster, is not among them: it can be queried.
     pub silent_host_uuids: Vec<HostId>,
-    /// Unreachable hosts of the VM's cluster that this controller has not heard in its term: only the watchers of the
-    /// VM's volumes can prove that nothing started the VM there (I1).
+    /// Unreachable hosts of the VM's cluster that this controller has not heard in its term, and all of them if the VM
+    /// may have moved: only the watchers of the VM's volumes can prove that it does not run there (I1).
     pub unheard_host_uuids: Vec<HostId>,
     /// Hosts that listed the VM in the latest query.
     pub seen_host_uuids: Vec<HostId>,
@@ -223,7 +227,7 @@ pub struct QueryCensusMsg {
     /// Uuid of the cluster.
     pub cluster_uuid: ClusterId,
 }
-message!(QueryCensusMsg, 1, Lane::Control => CensusReply);
+message!(QueryCensusMsg, 2, Lane::Control => CensusReply);
 
 /// The census of a cluster: which hosts listed their processes, and where VMs run as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,6 +237,10 @@ pub struct CensusReply {
     pub unsettled_host_uuids: Vec<HostId>,
     /// Hosts that cannot be queried and were never heard: VMs may run there.
     pub unheard_host_uuids: Vec<HostId>,
+    /// Disconnected hosts, except those in maintenance.
+    pub disconnected_host_uuids: Vec<HostId>,
+    /// Those of them that no operator attested to be off.
+    pub unreachable_host_uuids: Vec<HostId>,
     /// Hosts in maintenance.
     pub maintained_host_uuids: Vec<HostId>,
     /// Hosts in maintenance that answer queries: VMs stay there, and another program may move one there.

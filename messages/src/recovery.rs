@@ -1,8 +1,36 @@
-//! Self-heal: events about redeploys.
+//! Self-heal: redeploys on request, and events about redeploys.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, Protocol, StorageId, event, storage::DeployStep};
+use crate::{Address, HostId, Kind, Lane, Protocol, StorageId, agent::Done, event, message, storage::DeployStep};
+
+/// Address of the recovery supervisor, which decides every redeploy (I3).
+pub const RECOVERY: Address = Address::singleton(Kind::new("recovery"));
+
+/// Redeploys a protocol that a start needs, without waiting for its backoff. The recovery supervisor replies when the
+/// redeploy ended, successful or not, also if it was in progress already. Rejected with `SYS.1005` if the host does not
+/// serve (I5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedeployNowMsg {
+    /// Uuid of the host.
+    pub host_uuid: HostId,
+    /// Uuid of the storage.
+    pub primary_storage_uuid: StorageId,
+    /// The protocol that is down on the host.
+    pub protocol: Protocol,
+}
+message!(RedeployNowMsg, 1 => Done);
+
+/// Queries whether the next step of a redeploy may run on a host. Rejected with `SYS.1005` if the host left service
+/// since the redeploy began (I5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContinueRedeployMsg {
+    /// Uuid of the host.
+    pub host_uuid: HostId,
+}
+message!(ContinueRedeployMsg, 1, Lane::Control => Done);
 
 /// The phase of a redeploy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

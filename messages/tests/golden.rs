@@ -153,11 +153,11 @@ fn every_message_keeps_its_wire_form() {
         QueryCandidatesMsg r#"{"clusterUuid": @C}"# =>
             r#"{"candidates": [{"hostUuid": @H, "availableMib": 64, "reservedMib": 16, "vms": 2}]}"#;
         QueryCensusMsg r#"{"clusterUuid": @C}"# =>
-            r#"{"unsettledHostUuids": [@H], "unheardHostUuids": [@H], "maintainedHostUuids": [@H],
-            "searchedHostUuids": [@H],
+            r#"{"unsettledHostUuids": [@H], "unheardHostUuids": [@H], "disconnectedHostUuids": [@H],
+            "unreachableHostUuids": [@H], "maintainedHostUuids": [@H], "searchedHostUuids": [@H],
             "occupied": [[@H, 2]], "claims": [[@V, @H]]}"#;
         FindTargetMsg r#"{"vmUuid": @V, "clusterUuid": @C, "memoryMib": 16, "hostUuid": null, "lastHostUuid": @H,
-            "placeHostUuids": [@H],            "softAvoidHostUuids": [@H], "dryRun": false}"# =>
+            "placeHostUuids": [@H], "softAvoidHostUuids": [@H], "dryRun": false, "mayHaveMoved": true}"# =>
             r#"{"hostUuid": @H, "full": 1, "silentHostUuids": [@H], "unheardHostUuids": [], "seenHostUuids": [@S]}"#;
         QuarantineHostMsg r#"{"hostUuid": @H, "reason": "r"}"# => r#"{}"#;
         ConfirmHostFencedMsg r#"{"hostUuid": @H, "by": "root"}"# => r#"{}"#;
@@ -179,6 +179,8 @@ fn every_message_keeps_its_wire_form() {
             {"protocol": "iSCSI", "health": "Unknown", "reason": "r"}, {"protocol": "NBD", "health": "Ok",
             "reason": null},
             {"protocol": "RBD", "health": "Ok", "reason": null}], "errors": [@error]}"#;
+        RedeployNowMsg r#"{"hostUuid": @H, "primaryStorageUuid": @S, "protocol": "Vhost"}"# => r#"{}"#;
+        ContinueRedeployMsg r#"{"hostUuid": @H}"# => r#"{}"#;
         DeployClientMsg r#"{"hostUuid": @H, "protocol": "Vhost", "attempt": 3, "skippedPings": 4}"# =>
             r#"{"steps": [@step]}"#;
         ActivateVolumeMsg r#"{"hostUuid": @H, "installPath": {"Vhost": {"name": "vm1"}}, "bdevName": "vm1-0",

@@ -99,6 +99,31 @@ struct Controller {
     bus: Bus,
 }
 
+/// The operator's `serve --restored`: repeated with the next controller if this one ends before it is recorded.
+struct Restores {
+    world: Arc<World>,
+    recorded: bool,
+}
+
+impl Restores {
+    fn take(world: &Arc<World>) -> Option<Restores> {
+        let declared = std::mem::take(&mut world.state().declared);
+        declared.then(|| Restores { world: world.clone(), recorded: false })
+    }
+
+    fn succeeded(mut self) {
+        self.recorded = true;
+    }
+}
+
+impl Drop for Restores {
+    fn drop(&mut self) {
+        if !self.recorded {
+            self.world.state().declared = true;
+        }
+    }
+}
+
 impl Stage {
     /// Polls the director and the controllers until the director is done.
     async fn play(&self, director: impl Future<Output = ()>) {
@@ -143,14 +168,15 @@ impl Stage {
         let (n, ports) = self.world.controller();
         let (tasks, bus) = (LocalSet::new(), Bus::new());
         let (world, settings, inventory) = (self.world.clone(), self.settings, self.world.inventory.clone());
-        let (on, declared) = (bus.clone(), std::mem::take(&mut world.state().declared));
+        let (on, restores) = (bus.clone(), Restores::take(&world));
         tasks.spawn_local(async move {
             let started = async {
-                if declared {
+                if let Some(restores) = restores {
                     // No other controller runs: the operator verified that.
                     world.state().leadership.leader = Some(n);
                     let hosts = inventory.hosts.iter().map(|host| (host.id, host.name.clone())).collect();
                     restore::restore(&ports, hosts).await?;
+                    restores.succeeded();
                 }
                 Assembly::start(on, inventory, settings, ports).await.map(drop)
             };
@@ -159,7 +185,6 @@ impl Stage {
                 let mut state = world.state();
                 state.log(format_args!("controller {n} does not start: {error}"));
                 state.controllers[n].alive = false;
-                state.declared |= declared;
                 drop(state);
                 world.restart_soon();
             }

@@ -1,9 +1,10 @@
 //! Shrinks a failing plan to the faults that matter.
 //!
-//! Delta debugging (Zeller, Hildebrandt 2002): omit halves, then quarters, while the same rule is broken.
+//! Delta debugging (Zeller, Hildebrandt 2002): omit halves, then quarters, while the same rule is broken. The operator
+//! of a plan stays: without `serve --restored` a restored controller does nothing, which breaks liveness by itself.
 
 use crate::{
-    fault::Step,
+    fault::{Act, Step, StepKind},
     plan::Plan,
     run::{Outcome, run},
 };
@@ -22,8 +23,11 @@ pub fn shrink(plan: &Plan, failed: Outcome) -> (Plan, Outcome) {
         let size = steps.len().div_ceil(parts);
         let mut smaller = None;
         for (n, _) in steps.chunks(size).enumerate() {
-            let left: Vec<Step> =
-                steps.iter().enumerate().filter(|(i, _)| i / size != n).map(|(_, step)| step.clone()).collect();
+            let stays = |(i, step): &(usize, &Step)| i / size != n || is_indispensable(step);
+            let left: Vec<Step> = steps.iter().enumerate().filter(stays).map(|(_, step)| step.clone()).collect();
+            if left.len() == steps.len() {
+                continue;
+            }
             let candidate = Plan { steps: left, ..best.0.clone() };
             let outcome = run(&candidate);
             runs += 1;
@@ -45,4 +49,8 @@ pub fn shrink(plan: &Plan, failed: Outcome) -> (Plan, Outcome) {
         }
     }
     best
+}
+
+fn is_indispensable(step: &Step) -> bool {
+    matches!(step.kind, StepKind::Act(Act::DeclareRestored))
 }

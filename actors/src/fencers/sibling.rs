@@ -13,13 +13,13 @@ use ringfence_messages::{
     fence::{SiblingFenceVmCmd, SiblingFenceVmOnHostMsg, SiblingFenceVmOnHostReply},
     ha::{ScanHostCmd, ScanHostCmdReply, ScanHostMsg, ScanHostReply},
     host::QueryServingHostsMsg,
+    recovery::RECOVERY,
 };
 use tokio::time::Instant;
 
 use crate::{
     host::HostActor,
     inventory::{InventoryIndex, SharedInventory},
-    recovery::RecoveryActor,
 };
 
 /// Address of the fencer: the SPI. Another fencer is registered here in place of the shipped one.
@@ -66,7 +66,7 @@ impl Inner {
         let mut siblings = Vec::new();
         for cluster_uuid in std::iter::once(cluster).chain(others) {
             let ask = QueryServingHostsMsg { cluster_uuid };
-            let serving = self.bus.ask(Address::singleton(RecoveryActor::KIND), ask).await?;
+            let serving = self.bus.ask(RECOVERY, ask).await?;
             siblings.extend(serving.host_uuids.into_iter().filter(|host| *host != failed));
         }
         siblings.sort_by_key(|host| Some(*host) != first);

@@ -18,6 +18,7 @@ use ringfence_messages::{
         SetQuarantineMsg,
     },
     host::{HostState, HostStateChanged, HostStatusChanged, QueryHostsMsg, QueryServingHostsMsg},
+    recovery::RECOVERY,
     vm::{ListVmsCmd, LookForVmMsg, VmStateChanged},
 };
 use tokio::time::Instant;
@@ -33,7 +34,6 @@ use crate::{
     host::HostActor,
     inventory::{HaSettings, SharedInventory},
     ports::JournalPort,
-    recovery::RecoveryActor,
     replay::{REPLAY_RETRY, not_ready},
     span, spans,
     vm::{SEARCH_TIMEOUT, VmActor},
@@ -99,7 +99,7 @@ impl HaActor {
     /// Events published during the replay were missed.
     fn catch_up(&mut self, ctx: &mut Ctx<'_, Self>) {
         let bus = ctx.bus().clone();
-        let hosts = async move { bus.ask(Address::singleton(RecoveryActor::KIND), QueryHostsMsg {}).await };
+        let hosts = async move { bus.ask(RECOVERY, QueryHostsMsg {}).await };
         ctx.spawn_detached(hosts, |ha, reply, ctx| match reply {
             Ok(reply) => {
                 for host in reply.hosts {
@@ -130,7 +130,7 @@ impl HaActor {
             }
             Command::QueryAnswering(cluster) => {
                 let ask = QueryServingHostsMsg { cluster_uuid: cluster };
-                let serving = async move { bus.ask(Address::singleton(RecoveryActor::KIND), ask).await };
+                let serving = async move { bus.ask(RECOVERY, ask).await };
                 ctx.spawn_detached(serving, move |ha, reply, ctx| {
                     if let Ok(reply) = reply {
                         ha.on(Event::Answering(cluster, reply.answering_host_uuids), ctx);
@@ -370,7 +370,7 @@ impl Handler<HaStartVmInstanceMsg> for HaActor {
 
 async fn quarantine(host_uuid: HostId, reason: String, bus: Bus) -> Result<()> {
     let set = SetQuarantineMsg { host_uuid, quarantined: true, reason };
-    bus.ask(Address::singleton(RecoveryActor::KIND), set).await.map(|_| ())
+    bus.ask(RECOVERY, set).await.map(|_| ())
 }
 
 impl Handler<QuarantineHostMsg> for HaActor {

@@ -51,9 +51,14 @@ impl Core {
     pub fn census(&self, cluster: ClusterId) -> CensusReply {
         let occupied = self.of_cluster(cluster).map(|(id, _)| (id, self.vms_on(id))).filter(|(_, vms)| *vms > 0);
         let maintained = self.of_cluster(cluster).filter(|(_, host)| host.maintenance).map(|(id, _)| id);
+        let disconnected = |host: &Host| host.status == Some(HostStatus::Disconnected) && !host.maintenance;
+        let disconnected = self.of_cluster(cluster).filter(|(_, host)| disconnected(host));
+        let unreachable = disconnected.clone().filter(|(_, host)| !host.confirmed);
         CensusReply {
             unsettled_host_uuids: self.unsettled(cluster),
             unheard_host_uuids: self.unheard(cluster),
+            disconnected_host_uuids: disconnected.map(|(id, _)| id).collect(),
+            unreachable_host_uuids: unreachable.map(|(id, _)| id).collect(),
             maintained_host_uuids: maintained.collect(),
             searched_host_uuids: self.searched(cluster),
             occupied: occupied.collect(),
@@ -90,7 +95,7 @@ impl Core {
         self.of_cluster(cluster).filter(|(_, host)| searched(host)).map(|(id, _)| id).collect()
     }
 
-    fn of_cluster(&self, cluster: ClusterId) -> impl Iterator<Item = (HostId, &Host)> {
+    fn of_cluster(&self, cluster: ClusterId) -> impl Iterator<Item = (HostId, &Host)> + Clone {
         let of_cluster = self.inventory.hosts.iter().filter(move |item| item.cluster == cluster);
         of_cluster.filter_map(|item| self.hosts.get(&item.id).map(|host| (item.id, host)))
     }

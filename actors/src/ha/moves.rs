@@ -32,6 +32,7 @@ impl HaActor {
                         last_host_uuid: Some(from),
                         place_host_uuids: vec![from],
                         soft_avoid_host_uuids: vec![from],
+                        may_have_moved: false,
                         dry_run: false,
                     };
                     bus.ask(PLACEMENT, ask).await

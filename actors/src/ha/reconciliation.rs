@@ -13,6 +13,7 @@ use ringfence_messages::{
     Code, ErrorCode, HostId, Result, StorageId, VmId,
     ceph::{LiftStorageFenceMsg, QueryStorageFencesMsg},
     ha::SetQuarantineMsg,
+    recovery::RECOVERY,
     storage::StorageKind,
     vm::{ListVmsCmd, QueryVmMsg, StopVmCmd},
 };
@@ -21,7 +22,6 @@ use crate::{
     fencers::ceph::CephActor,
     host::HostActor,
     inventory::SharedInventory,
-    recovery::RecoveryActor,
     sabotage::{self, Sabotage},
     vm::{SEARCH_TIMEOUT, VM_TIMEOUT, VmActor},
 };
@@ -73,7 +73,7 @@ impl Reconciler {
             n => format!("its agent answers; {n} leftover QEMUs were killed"),
         };
         let set = SetQuarantineMsg { host_uuid: host, quarantined: false, reason };
-        self.bus.ask(Address::singleton(RecoveryActor::KIND), set).await.map(|_| ())
+        self.bus.ask(RECOVERY, set).await.map(|_| ())
     }
 
     /// The storages that reject this host, or may.

@@ -11,13 +11,14 @@ use ringfence_messages::{
     ClusterId, HostId, Result,
     ha::{CandidatesReply, FindTargetMsg, HA, PLACEMENT, QueryCandidatesMsg, QueryCensusMsg, TargetReply},
     host::{HostFactsCmd, QueryServingHostsMsg},
+    recovery::RECOVERY,
     vm::ListVmsCmd,
 };
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::core::{Command, Core, Event, HostSnapshot, Round, Token};
-use crate::{host::HostActor, inventory::SharedInventory, recovery::RecoveryActor};
+use crate::{host::HostActor, inventory::SharedInventory};
 
 /// Limit of one host's answer. Too low: a loaded host looks full. Too high: a start waits long for a host that is
 /// down.
@@ -78,7 +79,7 @@ impl PlacementActor {
 
 /// Queries the hosts of a cluster for their capacity and processes.
 async fn round(bus: Bus, cluster_uuid: ClusterId, fresh: BTreeSet<HostId>, born: Instant) -> Result<Round> {
-    let serving = bus.ask(Address::singleton(RecoveryActor::KIND), QueryServingHostsMsg { cluster_uuid });
+    let serving = bus.ask(RECOVERY, QueryServingHostsMsg { cluster_uuid });
     let (serving, census) = join(serving, bus.ask(HA, QueryCensusMsg { cluster_uuid })).await;
     let serving = serving?;
     let mut queried: BTreeSet<HostId> =
@@ -96,16 +97,17 @@ async fn round(bus: Bus, cluster_uuid: ClusterId, fresh: BTreeSet<HostId>, born:
 }
 
 async fn snapshot(bus: Bus, host: HostId, born: Instant) -> (HostId, HostSnapshot) {
-    let to = Address::new(HostActor::KIND, host);
+    let (to, asked) = (Address::new(HostActor::KIND, host), born.elapsed());
     let facts = bus.ask_within(to, HostFactsCmd {}, SNAPSHOT_TIMEOUT);
     let listed = bus.ask_within(to, ListVmsCmd::default(), SNAPSHOT_TIMEOUT);
     let (facts, listed) = join(facts, listed).await;
+    let listed_all = listed.as_ref().is_ok_and(|listed| listed.sight.is_full());
     let vms = listed.map(|listed| {
         let of_vms = listed.vms.iter().filter(|vm| vm.stranger.is_none());
         of_vms.map(|vm| vm.vm_uuid).collect()
     });
-    let (at, available_mib) = (born.elapsed(), facts.ok().map(|facts| facts.available_mib));
-    (host, HostSnapshot { at, available_mib, vms: vms.unwrap_or_default() })
+    let available_mib = facts.ok().map(|facts| facts.available_mib);
+    (host, HostSnapshot { asked, available_mib, listed_all, vms: vms.unwrap_or_default() })
 }
 
 impl Actor for PlacementActor {

@@ -2,8 +2,10 @@
 //!
 //! Invariants: a start waits until the HA supervisor has the process list of every host of the cluster that it needs
 //! (K7), at most [`CENSUS_PATIENCE`]; an unknown census counts as an incomplete one (I2). The census is read after the
-//! hosts were queried. A host with unknown memory takes no VM. Memory is reserved until the host reports it, so that
-//! simultaneous starts do not overfill a host.
+//! hosts were queried. A VM that may have moved waits until every host that should answer has listed its processes
+//! after the request: a list that failed, or is older, does not show that the VM is not there (K12). A host with
+//! unknown memory takes no VM. Memory is reserved until the host reports it, so that simultaneous starts do not
+//! overfill a host.
 //! Alternatives considered: one round of queries per request. A hundred starts in a cluster of a thousand hosts would
 //! need a hundred thousand queries; requests that arrive while the hosts are queried share the answers.
 
@@ -26,7 +28,7 @@ use crate::inventory::InventoryIndex;
 /// and the fence do not depend on it.
 pub const SNAPSHOT_FRESH: Duration = Duration::from_secs(2);
 
-/// Longest wait of a start for the hosts of its cluster to list their processes. Too low: a request right after the
+/// Longest wait of a request for the hosts of its cluster to list their processes. Too low: a request right after the
 /// start of the controller is rejected. Too high: the answer comes after its deadline.
 pub const CENSUS_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -78,10 +80,12 @@ pub struct Round {
 /// Memory and QEMU processes of a host as just reported: a hint, not a proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostSnapshot {
-    /// When the host answered.
-    pub at: Duration,
+    /// When the host was queried.
+    pub asked: Duration,
     /// Available memory in MiB; `None` if unknown.
     pub available_mib: Option<u64>,
+    /// Whether `vms` is complete: the host answered, with full sight.
+    pub listed_all: bool,
     /// VMs with a QEMU there.
     pub vms: Vec<VmId>,
 }
@@ -89,7 +93,8 @@ pub struct HostSnapshot {
 /// A request that waits for a round.
 #[derive(Debug)]
 enum Waiting {
-    Target(Token, FindTargetMsg),
+    /// A request for a target host, and when it came.
+    Target(Token, FindTargetMsg, Duration),
     Candidates(Token),
 }
 
@@ -123,7 +128,7 @@ impl Core {
     /// Handles one event. `now` is monotonic.
     pub fn on(&mut self, event: Event, now: Duration) -> Vec<Command> {
         match event {
-            Event::Find(token, ask) => self.waits(ask.cluster_uuid, Waiting::Target(token, ask), now),
+            Event::Find(token, ask) => self.waits(ask.cluster_uuid, Waiting::Target(token, ask, now), now),
             Event::Candidates(token, cluster) => self.waits(cluster, Waiting::Candidates(token), now),
             Event::Queried(cluster, Err(error)) => {
                 let waiting = self.waiting.remove(&cluster).unwrap_or_default();
@@ -146,7 +151,13 @@ impl Core {
     }
 
     fn query(&self, cluster: ClusterId, now: Duration) -> Command {
-        let fresh = self.snapshots.iter().filter(|(_, snapshot)| now.saturating_sub(snapshot.at) < SNAPSHOT_FRESH);
+        let waiting = self.waiting.get(&cluster).into_iter().flatten();
+        let since = waiting.filter_map(Waiting::needs_lists_since).max();
+        let fresh = |host: &HostId, snapshot: &HostSnapshot| {
+            now.saturating_sub(snapshot.asked) < SNAPSHOT_FRESH
+                && since.is_none_or(|since| self.listed_since(*host, since))
+        };
+        let fresh = self.snapshots.iter().filter(|(host, snapshot)| fresh(host, snapshot));
         Command::Query(cluster, fresh.map(|(host, _)| *host).collect())
     }
 
@@ -164,12 +175,16 @@ impl Core {
         let waits = since.is_some_and(|since| now.saturating_sub(since) < CENSUS_PATIENCE);
         let (mut commands, mut later) = (Vec::new(), Vec::new());
         for waiting in self.waiting.remove(&cluster).unwrap_or_default() {
-            let starts = matches!(&waiting, Waiting::Target(_, ask) if !ask.dry_run);
+            let starts = matches!(&waiting, Waiting::Target(_, ask, _) if !ask.dry_run);
             match (&unsettled, &round.census) {
                 (Some(_), _) if starts && waits => later.push(waiting),
                 (Some(error), _) if starts => commands.push(waiting.failed(error.clone())),
                 (_, Err(error)) => commands.push(waiting.failed(error.clone())),
-                (_, Ok(census)) => commands.push(self.answer(waiting, &round, census, now)),
+                (_, Ok(census)) => match self.unlisted(cluster, &waiting, census) {
+                    Some((_, came)) if now.saturating_sub(came) < CENSUS_PATIENCE => later.push(waiting),
+                    Some((host, _)) => commands.push(waiting.failed(self.not_listed(host))),
+                    None => commands.push(self.answer(waiting, &round, census, now)),
+                },
             }
         }
         if !later.is_empty() {
@@ -181,7 +196,7 @@ impl Core {
 
     fn answer(&mut self, waiting: Waiting, round: &Round, census: &CensusReply, now: Duration) -> Command {
         match waiting {
-            Waiting::Target(token, ask) => Command::Target(token, Ok(self.target(&ask, round, census, now))),
+            Waiting::Target(token, ask, _) => Command::Target(token, Ok(self.target(&ask, round, census, now))),
             Waiting::Candidates(token) => {
                 let candidates = self.candidates(&round.serving, census, now);
                 Command::List(token, Ok(CandidatesReply { candidates }))
@@ -193,6 +208,31 @@ impl Core {
         let name = self.inventory.host_name(host);
         let details =
             format!("{name} has not listed its processes since this controller became the leader; retry in a moment");
+        ErrorCode::new(Code::NOT_READY, details)
+    }
+
+    /// A host that the request still waits for, and when the request came.
+    fn unlisted(&self, cluster: ClusterId, waiting: &Waiting, census: &CensusReply) -> Option<(HostId, Duration)> {
+        let since = waiting.needs_lists_since()?;
+        let answers = |host: &HostId| {
+            let maintained = census.maintained_host_uuids.contains(host) && !census.searched_host_uuids.contains(host);
+            !maintained && !census.disconnected_host_uuids.contains(host)
+        };
+        let hosts = self.inventory.hosts.iter().filter(|host| host.cluster == cluster).map(|host| host.id);
+        let unlisted = hosts.filter(answers).find(|host| !self.listed_since(*host, since));
+        unlisted.map(|host| (host, since))
+    }
+
+    fn listed_since(&self, host: HostId, since: Duration) -> bool {
+        self.snapshots.get(&host).is_some_and(|snapshot| snapshot.listed_all && snapshot.asked >= since)
+    }
+
+    fn not_listed(&self, host: HostId) -> ErrorCode {
+        let name = self.inventory.host_name(host);
+        let details = format!(
+            "{name} does not list its processes, and another program may have moved the VM there; retry in a moment, \
+             or run `ringfence host maintain {name}` if its agent cannot be repaired and nothing runs there"
+        );
         ErrorCode::new(Code::NOT_READY, details)
     }
 
@@ -230,21 +270,33 @@ impl Core {
         let silent = ask.place_host_uuids.iter().copied().filter(|place| !answers(*place)).collect();
         let lists_vm =
             |host: &&HostId| self.snapshots.get(host).is_some_and(|snapshot| snapshot.vms.contains(&ask.vm_uuid));
+        let unheard = match ask.may_have_moved {
+            true => census.unheard_host_uuids.iter().chain(&census.unreachable_host_uuids).copied().collect(),
+            false => BTreeSet::from_iter(census.unheard_host_uuids.iter().copied()),
+        };
         let claims = census.claims.iter().filter(|(vm, _)| *vm == ask.vm_uuid).map(|(_, host)| *host);
         TargetReply {
             host_uuid: target,
             full: u32::try_from(full.len()).unwrap_or(u32::MAX),
             silent_host_uuids: silent,
-            unheard_host_uuids: census.unheard_host_uuids.clone(),
+            unheard_host_uuids: unheard.into_iter().collect(),
             seen_host_uuids: queried.iter().filter(lists_vm).copied().chain(claims).collect(),
         }
     }
 }
 
 impl Waiting {
+    /// Since when every host must have listed its processes, if that is needed.
+    fn needs_lists_since(&self) -> Option<Duration> {
+        match self {
+            Waiting::Target(_, ask, came) => ask.may_have_moved.then_some(*came),
+            Waiting::Candidates(_) => None,
+        }
+    }
+
     fn failed(self, error: ErrorCode) -> Command {
         match self {
-            Waiting::Target(token, _) => Command::Target(token, Err(error)),
+            Waiting::Target(token, ..) => Command::Target(token, Err(error)),
             Waiting::Candidates(token) => Command::List(token, Err(error)),
         }
     }
@@ -280,13 +332,14 @@ mod tests {
             place_host_uuids: vec![host("a")],
             soft_avoid_host_uuids: Vec::new(),
             dry_run: false,
+            may_have_moved: false,
         }
     }
 
     /// Hosts `a` and `b` serve, each with room for one VM; the report of a round.
     fn round(now: Duration, census: Result<CensusReply>) -> Event {
         let hosts = vec![host("a"), host("b")];
-        let snapshot = HostSnapshot { at: now, available_mib: Some(1500), vms: Vec::new() };
+        let snapshot = HostSnapshot { asked: now, available_mib: Some(1500), listed_all: true, vms: Vec::new() };
         let snapshots = hosts.iter().map(|host| (*host, snapshot.clone())).collect();
         let queried = hosts.iter().copied().collect();
         let serving = ServingHostsReply {
@@ -375,6 +428,64 @@ mod tests {
         let Command::Target(1, Ok(reply)) = &commands[0] else { panic!("{commands:?}") };
         assert_eq!(reply.seen_host_uuids, [host("b"), host("far")]);
         assert_eq!((&reply.silent_host_uuids, &reply.unheard_host_uuids), (&vec![host("gone")], &vec![host("u")]));
+    }
+
+    /// K12: the VM may be on the host that does not list its processes, and an older list may miss it.
+    #[test]
+    fn vm_that_may_have_moved_waits_for_a_list_of_every_host() {
+        let may_have_moved = || FindTargetMsg { may_have_moved: true, ..find("v1") };
+        let listed = |names: &[&str], at: Duration| {
+            let Event::Queried(cluster, Ok(mut round)) = round(at, Ok(CensusReply::default())) else { unreachable!() };
+            for (host, snapshot) in &mut round.snapshots {
+                snapshot.listed_all = names.iter().any(|name| *host == self::host(name));
+            }
+            Event::Queried(cluster, Ok(round))
+        };
+        let mut core = Core::default();
+        core.set_inventory(&Arc::new(InventoryIndex::new(crate::testkit::cluster_of(["a", "b"]))));
+        core.on(Event::Find(1, may_have_moved()), S);
+        assert_eq!(core.on(listed(&["a", "b"], S - Duration::from_millis(1)), S), [Command::Wait(cluster())], "older");
+        assert_eq!(core.on(Event::Waited(cluster()), S), [Command::Query(cluster(), BTreeSet::new())]);
+        assert_eq!(core.on(listed(&["a"], S), S), [Command::Wait(cluster())], "b did not list");
+        let only_b = Command::Query(cluster(), BTreeSet::from([host("a")]));
+        assert_eq!(core.on(Event::Waited(cluster()), S), [only_b]);
+        assert!(target(&core.on(listed(&["a", "b"], S), S)[0]).is_some());
+
+        let (now, end) = (10 * S, 10 * S + CENSUS_PATIENCE);
+        core.on(Event::Find(2, may_have_moved()), now);
+        let commands = core.on(listed(&["a"], end), end);
+        let Command::Target(2, Err(error)) = &commands[0] else { panic!("{commands:?}") };
+        assert!(error.is(&Code::NOT_READY) && error.details.contains("b does not list its processes"), "{error}");
+        core.on(Event::Find(3, find("v2")), end);
+        assert!(matches!(core.on(listed(&["a"], end), end)[..], [Command::Target(3, Ok(_))]), "the watchers show it");
+    }
+
+    /// A host that is Disconnected cannot list: the VM may run there, unless an operator attested that it is off.
+    #[test]
+    fn disconnected_host_is_not_waited_for_and_may_run_a_vm_that_may_have_moved() {
+        let census = |maintained: &[&str]| CensusReply {
+            unheard_host_uuids: vec![host("u")],
+            disconnected_host_uuids: vec![host("c"), host("off")],
+            unreachable_host_uuids: vec![host("c"), host("u")],
+            maintained_host_uuids: maintained.iter().map(|name| host(name)).collect(),
+            searched_host_uuids: maintained.iter().filter(|name| **name == "s").map(|name| host(name)).collect(),
+            ..CensusReply::default()
+        };
+        let mut core = Core::default();
+        let all = crate::testkit::cluster_of(["a", "b", "c", "off", "m", "s"]);
+        core.set_inventory(&Arc::new(InventoryIndex::new(all)));
+        core.on(Event::Find(1, FindTargetMsg { may_have_moved: true, ..find("v1") }), S);
+        let waits = core.on(round(S, Ok(census(&["m", "s"]))), S);
+        assert_eq!(waits, [Command::Wait(cluster())], "s is in maintenance and answers");
+        core.inventory = Arc::new(InventoryIndex::new(crate::testkit::cluster_of(["a", "b", "c", "off", "m"])));
+        core.on(Event::Find(2, find("v1")), S);
+        let commands = core.on(round(S, Ok(census(&["m"]))), S);
+        let unheard = |command: &Command| {
+            let Command::Target(_, Ok(reply)) = command else { panic!("{command:?}") };
+            reply.unheard_host_uuids.iter().copied().collect::<BTreeSet<_>>()
+        };
+        assert_eq!(unheard(&commands[0]), BTreeSet::from([host("c"), host("u")]));
+        assert_eq!(unheard(&commands[1]), BTreeSet::from([host("u")]), "it did not move");
     }
 
     #[test]

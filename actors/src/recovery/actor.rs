@@ -2,15 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, Promised, Result, TaskHandle};
+use ringfence::{Accepts, Actor, Address, Ctx, Handler, Kind, Promise, Promised, Result, TaskHandle};
 use ringfence_messages::{
-    Code, ErrorCode, Event as _, HostId,
+    Code, ErrorCode, Event as _, HostId, Protocol, StorageId,
     agent::Done,
     ha::{HostQuarantineChanged, SetQuarantineMsg},
     host::{
         ChangeHostStateMsg, HostAction, HostIdentified, HostInventory, HostState, HostStateChanged, HostsReply,
         PingHostMsg, PingHostReply, QueryHostsMsg, QueryServingHostsMsg, ServingHostsReply,
     },
+    recovery::{ContinueRedeployMsg, RECOVERY, RedeployNowMsg},
     storage::{CheckHostHealthMsg, DeployClientMsg},
 };
 use tokio::time::Instant;
@@ -42,6 +43,8 @@ pub struct RecoveryActor {
     core: Option<Core>,
     identities: Identities,
     timer: Option<(Duration, TaskHandle)>,
+    /// Starts that wait for a redeploy.
+    waiting: HashMap<(HostId, StorageId, Protocol), Vec<Promise<Done>>>,
 }
 
 impl RecoveryActor {
@@ -62,6 +65,7 @@ impl RecoveryActor {
             core: None,
             identities,
             timer: None,
+            waiting: HashMap::new(),
         }
     }
 
@@ -167,6 +171,9 @@ impl RecoveryActor {
                         tracing::warn!(%error, %host, %storage, %protocol, "redeploy failed");
                     }
                     recovery.on(Event::DeployDone { host, storage, protocol }, ctx);
+                    for start in recovery.waiting.remove(&(host, storage, protocol)).into_iter().flatten() {
+                        start.complete(Ok(Done {}));
+                    }
                 });
             }
             Command::Emit(fact) => {
@@ -205,14 +212,16 @@ async fn read_journal(journal: Arc<dyn JournalPort>) -> Result<ReplayedState> {
 }
 
 impl Actor for RecoveryActor {
-    const KIND: Kind = Kind::new("recovery");
+    const KIND: Kind = RECOVERY.kind;
 
     fn accepts(accepts: &mut Accepts<Self>) {
         accepts
             .message::<QueryHostsMsg>()
             .message::<QueryServingHostsMsg>()
             .message::<ChangeHostStateMsg>()
-            .message::<SetQuarantineMsg>();
+            .message::<SetQuarantineMsg>()
+            .message::<RedeployNowMsg>()
+            .message::<ContinueRedeployMsg>();
     }
 
     fn started(&mut self, ctx: &mut Ctx<'_, Self>) {
@@ -238,6 +247,32 @@ impl Handler<QueryServingHostsMsg> for RecoveryActor {
     fn handle(&mut self, message: QueryServingHostsMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
         let core = self.core.as_ref().ok_or_else(not_ready)?;
         Ok(core.serving(message.cluster_uuid))
+    }
+}
+
+impl Handler<RedeployNowMsg> for RecoveryActor {
+    type Answer = Promised<RedeployNowMsg>;
+
+    fn handle(&mut self, message: RedeployNowMsg, ctx: &mut Ctx<'_, Self>) -> Self::Answer {
+        let (promise, answer) = ctx.promise::<RedeployNowMsg>();
+        let RedeployNowMsg { host_uuid: host, primary_storage_uuid: storage, protocol } = message;
+        match self.core.as_mut().ok_or_else(not_ready).and_then(|core| core.redeploy_now(host, storage, protocol)) {
+            Err(error) => promise.complete(Err(error)),
+            Ok(deploy) => {
+                self.waiting.entry((host, storage, protocol)).or_default().push(promise);
+                deploy.into_iter().for_each(|deploy| self.carry_out(deploy, ctx));
+            }
+        }
+        answer
+    }
+}
+
+impl Handler<ContinueRedeployMsg> for RecoveryActor {
+    type Answer = Result<Done>;
+
+    fn handle(&mut self, message: ContinueRedeployMsg, _: &mut Ctx<'_, Self>) -> Self::Answer {
+        let core = self.core.as_ref().ok_or_else(not_ready)?;
+        core.continue_redeploy(message.host_uuid).map(|()| Done {})
     }
 }
 

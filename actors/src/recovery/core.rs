@@ -21,7 +21,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ringfence_messages::{
-    ClusterId, ErrorCode, HostId, Protocol, ProtocolStatus, Result, StorageId,
+    ClusterId, Code, ErrorCode, HostId, Protocol, ProtocolStatus, Result, StorageId,
     ha::HostSuspected,
     host::{
         HostInventory, HostState, HostStateChanged, HostStatus, HostStatusChanged, HostsReply, PingHostReply,
@@ -222,6 +222,40 @@ impl Core {
         let in_flight = self.schedule.in_flight();
         invariant!("I8", in_flight <= self.settings.parallelism.max(1), "{in_flight} pings in flight");
         commands
+    }
+
+    /// A start needs a protocol at once: the redeploy, or `None` if one is in progress. The backoff stays.
+    ///
+    /// # Errors
+    /// The host does not serve (I5), or does not have the protocol.
+    pub fn redeploy_now(&mut self, host: HostId, storage: StorageId, protocol: Protocol) -> Result<Option<Command>> {
+        let serves = self.index.get(&host).is_some_and(|i| self.hosts[*i as usize].serves());
+        if !serves {
+            return Err(self.out_of_service(host));
+        }
+        let unknown =
+            ErrorCode::new(Code::INVALID_ARGUMENT, format!("{protocol} is no protocol of this storage there"));
+        let key = self.key(host, storage, protocol).ok_or(unknown)?;
+        let begins = !std::mem::replace(&mut key.deploying, true);
+        Ok(begins.then_some(Command::Deploy { host, storage, protocol, attempt: 1, skipped_pings: 0 }))
+    }
+
+    /// Whether a redeploy that began may continue: a missed ping does not end it.
+    ///
+    /// # Errors
+    /// The host left service (I5).
+    pub fn continue_redeploy(&self, host: HostId) -> Result<()> {
+        let in_service = |i: &u32| {
+            let host = &self.hosts[*i as usize];
+            host.in_service() && host.status == HostStatus::Connected
+        };
+        self.index.get(&host).filter(|i| in_service(i)).map(drop).ok_or_else(|| self.out_of_service(host))
+    }
+
+    fn out_of_service(&self, host: HostId) -> ErrorCode {
+        let name = self.inventory.host_name(host);
+        let details = format!("{name} does not serve (see `ringfence explain {name}`): nothing is redeployed there");
+        ErrorCode::new(Code::CHANGE_STATE, details)
     }
 
     /// When [`Event::Tick`] is needed next. `None` if nothing is scheduled.
@@ -469,8 +503,12 @@ impl Host {
 
     /// Whether the host may get redeploys and starts (I5).
     fn serves(&self) -> bool {
-        let in_service = self.quarantine.is_none() && self.withdrawals == 0 || sabotage::on(Sabotage::HealTheFenced);
-        in_service && self.state == HostState::Enabled && self.status == HostStatus::Connected && self.failures == 0
+        self.in_service() && self.status == HostStatus::Connected && self.failures == 0
+    }
+
+    fn in_service(&self) -> bool {
+        let fenced = self.quarantine.is_some() || self.withdrawals > 0;
+        self.state == HostState::Enabled && (!fenced || sabotage::on(Sabotage::HealTheFenced))
     }
 
     fn forget_backoff(&mut self) {

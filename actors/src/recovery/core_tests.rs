@@ -119,7 +119,7 @@ fn facts(commands: &[Command]) -> Vec<String> {
 }
 
 /// A host with one successful ping, its storage checked and both protocols Ok.
-fn well() -> Core {
+pub(super) fn well() -> Core {
     let mut core = core(1, 1);
     assert_eq!(orders(&core.on(Event::Tick, Duration::ZERO)), ["ping"]);
     assert_eq!(orders(&core.on(pinged(0, true), Duration::ZERO)), ["check"]);
@@ -128,7 +128,7 @@ fn well() -> Core {
 }
 
 /// The next ping of the only host, its answer and the health report that follows.
-fn cycle(core: &mut Core, cbd: Health, vhost: Health) -> Vec<Command> {
+pub(super) fn cycle(core: &mut Core, cbd: Health, vhost: Health) -> Vec<Command> {
     let now = core.next_wakeup().expect("a ping is scheduled");
     assert_eq!(orders(&core.on(Event::Tick, now)), ["ping"]);
     let mut commands = core.on(pinged(0, true), now);

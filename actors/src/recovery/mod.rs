@@ -12,6 +12,8 @@ mod event;
 mod identity;
 #[cfg(test)]
 mod inventory_tests;
+#[cfg(test)]
+mod redeploy_tests;
 mod schedule;
 
 pub use actor::RecoveryActor;

@@ -7,7 +7,7 @@ use ringfence_messages::{
     Code, ErrorCode, Health, HostId, Protocol, Result, StorageId, VmId,
     agent::Done,
     inventory::RetireMsg,
-    recovery::{BestEffortStepFailed, ProtocolRedeploy, RedeployPhase},
+    recovery::{BestEffortStepFailed, ContinueRedeployMsg, ProtocolRedeploy, RECOVERY, RedeployNowMsg, RedeployPhase},
     storage::{
         ActivateVolumeMsg, CheckHostHealthMsg, CheckHostHealthReply, DeactivateVolumeMsg, DeployClientMsg,
         DeployClientReply, ProtocolHealth, StorageKind,
@@ -21,7 +21,7 @@ use ringfence_messages::{
 };
 use tracing::Instrument;
 
-use super::flow::{Flow, Next, Step};
+use super::flow::{DEPLOY_DEADLINE, Flow, Next, Step};
 use crate::{
     audit::Recorder,
     host::HostActor,
@@ -221,7 +221,7 @@ impl Inner {
                 Next::Finished(phase) => break phase,
                 Next::Run(step) => {
                     let span = span!("redeploy.step", otel.name = step.name());
-                    let result = spans::within(span, self.run(step, message.host_uuid)).await;
+                    let result = spans::within(span, self.run_in_service(step, message.host_uuid)).await;
                     if let Some(step) = flow.ended(step, result) {
                         self.warn(&record, step).await;
                     }
@@ -252,6 +252,12 @@ impl Inner {
             step,
         };
         let _ = self.recorder.fact(event).await;
+    }
+
+    /// Runs a step unless the host left service since the redeploy began (I5).
+    async fn run_in_service(&self, step: Step, host: HostId) -> Result<String> {
+        self.bus.ask(RECOVERY, ContinueRedeployMsg { host_uuid: host }).await?;
+        self.run(step, host).await
     }
 
     async fn run(&self, step: Step, host: HostId) -> Result<String> {
@@ -307,9 +313,10 @@ impl Inner {
         let to = Address::new(HostActor::KIND, host);
         match self.bus.ask(to, cmd.clone()).await {
             Err(error) if error.is(&Code::NOT_READY) => {
-                let (protocol, attempt) = (Protocol::Vhost, 1);
+                let (primary_storage_uuid, protocol) = (self.storage.id, Protocol::Vhost);
                 // Missing volumes of other VMs do not fail this start: the second attempt decides.
-                let _ = self.deploy(DeployClientMsg { host_uuid: host, protocol, attempt, skipped_pings: 0 }).await?;
+                let redeploy = RedeployNowMsg { host_uuid: host, primary_storage_uuid, protocol };
+                self.bus.ask_within(RECOVERY, redeploy, DEPLOY_DEADLINE).await?;
                 self.bus.ask(to, cmd).await
             }
             settled => settled,

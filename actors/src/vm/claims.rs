@@ -141,10 +141,11 @@ impl Core {
 
     /// The start launched nothing: the old location holds.
     pub(super) fn is_back_at(&mut self, before: Location) {
-        let Location { state, place, others } = before;
+        let Location { state, place, others, halted } = before;
         self.state = state;
         self.place = place;
         self.others = others;
+        self.halted = halted;
     }
 
     /// A host is removed from the inventory, with nothing of the VM left there.

@@ -444,3 +444,50 @@ fn no_operation_before_journal_is_read() {
     assert!(core.feed(Event::Replayed(None)).is_empty());
     assert_eq!((core.state(), core.incarnation()), (VmState::Stopped, 0));
 }
+
+/// K12: it vanished while a start was on its way. Lists of other hosts are older than that, so the start queries again.
+#[test]
+fn start_that_finds_the_vm_gone_queries_the_hosts_again() {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    core.feed(ha_start());
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    let [Command::Emit(change), Command::FindTarget(..)] = &commands[..] else { panic!("{commands:?}") };
+    assert_eq!(change.new, VmState::Stopped);
+    core.feed(found("b"));
+    core.feed(Event::Searched(host("b"), Ok(elsewhere())));
+    let commands = core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert!(
+        matches!(commands.last(), Some(Command::Intend(change)) if change.new == VmState::Starting),
+        "{commands:?}"
+    );
+}
+
+/// Another program moves what runs. What this controller stopped itself, verified, stays where it is.
+#[test]
+fn vm_that_was_stopped_here_has_not_moved() {
+    let (mut core, _) = remembering(VmState::Running, Some("a"), 4);
+    core.feed(Event::Searched(host("a"), Ok(runs(4))));
+    assert!(core.may_have_moved(), "it runs");
+    core.feed(Event::Evict(host("a")));
+    core.feed(Event::Recorded(Ok(())));
+    core.feed(Event::Halted(Ok(())));
+    assert!(!core.may_have_moved(), "it was stopped");
+    core.feed(Event::Searched(host("a"), Ok(elsewhere())));
+
+    let (mut vanished, _) = remembering(VmState::Running, Some("a"), 4);
+    vanished.feed(Event::Searched(host("a"), Ok(elsewhere())));
+    assert_eq!((vanished.state(), vanished.may_have_moved()), (VmState::Stopped, true));
+    for volume in &mut vanished.vm.volumes {
+        volume.install_path = "ceph://rbd/vm1".parse().unwrap();
+    }
+    assert!(!vanished.may_have_moved(), "its watchers would show it");
+
+    let (mut core, _) = remembering(VmState::Stopped, Some("a"), 4);
+    assert!(core.may_have_moved(), "the journal does not show how it stopped");
+    core = super::core_tests::core();
+    core.feed(Event::Replayed(None));
+    assert!(!core.may_have_moved(), "it never ran");
+}

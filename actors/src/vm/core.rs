@@ -16,154 +16,21 @@
 //! queries has come, so that no answer counts for a later operation.
 //! Alternatives considered: trust the state "stopped" without a query. The journal shows where to search.
 
-use ringfence_messages::{
-    Code, ErrorCode, HostId, Result,
-    evidence::Machine,
-    ha::TargetReply,
-    host::HostStatus,
-    vm::{DiskSource, IntruderPhase, ListVmsReply, StartVmCmd, StartVmCmdReply, VmState},
-};
-
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use uuid::Uuid;
-
-use super::{claims::Presence, start::Fencing};
-use crate::{
-    fence::{
-        PERMIT_VALIDITY, Policy, StartPermit,
-        attempt::{self, FenceRequest},
-    },
-    inventory::{InventoryIndex, Vm},
+use ringfence_messages::{
+    Code, ErrorCode, HostId, Result,
+    host::HostStatus,
+    vm::{DiskSource, InstallPath, VmState},
 };
 
-/// Input of the core.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Start the VM.
-    Start(StartRequest),
-    /// Stop the VM.
-    Stop,
-    /// This host is drained: stop the VM if it runs there; its desired state stays.
-    Evict(HostId),
-    /// The target host and the unreachable hosts where the VM may run; reply to [`Command::FindTarget`].
-    TargetFound(Result<Found>),
-    /// Event of the attempt in progress.
-    Fence(attempt::Event),
-    /// This host may run the VM, or the VM is missing on its own host.
-    LookFor(Option<HostId>),
-    /// The QEMU processes of a host; reply to [`Command::Search`].
-    Searched(HostId, Result<ListVmsReply>),
-    /// Whether the intent is durable.
-    Recorded(Result<()>),
-    /// How the volume of this index is opened on the host; reply to [`Command::Export`].
-    Exported(usize, Result<DiskSource>),
-    /// Result of [`Command::Launch`].
-    Launched(Result<StartVmCmdReply>),
-    /// Result of [`Command::Halt`]; success means verified gone.
-    Halted(Result<()>),
-    /// State replayed from the journal; `None` if the VM never ran. Nothing happens before.
-    Replayed(Option<ReplayedState>),
-    /// A host's status changed.
-    HostChanged(HostId, HostStatus),
-    /// A host is removed from the inventory, with nothing of the VM left there: it was queried or attested off.
-    HostGone(HostId),
-}
-
-/// The result of the target query.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Found {
-    /// Target host and related hosts.
-    pub target: TargetReply,
-    /// Hosts where the VM may run that cannot be queried.
-    pub places: Vec<UnreachableHost>,
-}
-
-/// What the journal has about a host that cannot be queried.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UnreachableHost {
-    /// The host.
-    pub host: HostId,
-    /// The operator who attested that the host is off, if the attestation holds.
-    pub attested_by: Option<String>,
-    /// The machine of the host at its last answer.
-    pub machine: Machine,
-}
-
-/// A request to start the VM.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StartRequest {
-    /// Required target; any host of the cluster if `None`.
-    pub host: Option<HostId>,
-    /// Whether hosts that cannot be queried are fenced.
-    pub ha: bool,
-    /// Hosts to avoid if another one has room.
-    pub soft_avoid: Vec<HostId>,
-    /// Id of the fence attempt, if one is needed.
-    pub attempt: Uuid,
-    /// Reason for readers.
-    pub reason: String,
-}
-
-/// The newest state of a VM in the journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplayedState {
-    /// Observed state.
-    pub state: VmState,
-    /// Host of that state.
-    pub host: Option<HostId>,
-    /// Incarnation.
-    pub incarnation: u64,
-    /// Whether the desired state is running.
-    pub wanted: bool,
-    /// Other hosts where the VM may run.
-    pub may_run_on: Vec<HostId>,
-}
-
-/// Output of the core. A launch is rare: that it is larger than the rest costs nothing.
-#[allow(clippy::large_enum_variant)]
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    /// Query a target host: this one, or any but those.
-    FindTarget(Option<HostId>, Vec<HostId>),
-    /// Query the QEMU processes of a host, and void every earlier start command of this VM there.
-    Search(HostId),
-    /// Make the change durable before the act.
-    Intend(StateChange),
-    /// Export the volume of this index on the host.
-    Export(HostId, usize),
-    /// Carry out a command of the attempt for this request.
-    Fence(Arc<FenceRequest>, attempt::Command),
-    /// Start QEMU on the host.
-    Launch(HostId, StartPermit, StartVmCmd),
-    /// Stop QEMU and the exports of the VM on the host.
-    Halt(HostId),
-    /// A QEMU runs where it does not belong; [`IntruderPhase::EndIntended`] is durable before the act.
-    Intruder(HostId, IntruderPhase, String),
-    /// Record and publish a change that has happened.
-    Emit(StateChange),
-    /// Answer the requester.
-    Reply(Result<()>),
-}
-
-/// A change of state.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StateChange {
-    /// State before.
-    pub old: VmState,
-    /// State after.
-    pub new: VmState,
-    /// Host of the new state.
-    pub host: Option<HostId>,
-    /// Incarnation.
-    pub incarnation: u64,
-    /// Whether the desired state is running.
-    pub wanted: bool,
-    /// Reason for readers.
-    pub reason: String,
-    /// Other hosts where the VM may run.
-    pub may_run_on: Vec<HostId>,
-}
+pub use super::event::{Command, Event, Found, ReplayedState, StartRequest, StateChange, UnreachableHost};
+use super::{claims::Presence, start::Fencing};
+use crate::{
+    fence::{PERMIT_VALIDITY, Policy, StartPermit},
+    inventory::{InventoryIndex, Vm},
+    sabotage::{self, Sabotage},
+};
 
 /// The observed state and hosts of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +38,7 @@ pub(super) struct Location {
     pub(super) state: VmState,
     pub(super) place: Option<HostId>,
     pub(super) others: BTreeSet<HostId>,
+    pub(super) halted: bool,
 }
 
 /// The operation in progress.
@@ -241,6 +109,8 @@ pub struct Core {
     pub(super) place: Option<HostId>,
     /// Other hosts where an earlier incarnation may run, until they are heard or fenced.
     pub(super) others: BTreeSet<HostId>,
+    /// Stopped by a command of this controller, verified, or never started: no other program moved it since.
+    pub(super) halted: bool,
     pub(super) incarnation: u64,
     pub(super) wanted: bool,
     /// Host that was searched last, its clock, and when: start commands to it are dated by its clock.
@@ -262,6 +132,7 @@ impl Core {
             state,
             place: None,
             others: BTreeSet::new(),
+            halted: false,
             incarnation: 0,
             wanted: false,
             clock: None,
@@ -342,6 +213,18 @@ impl Core {
         self.place.into_iter().chain(others).collect()
     }
 
+    /// Whether another program may have moved it to a host that does not show it (K12): it was not stopped by this
+    /// controller, and no watchers of its volumes would tell.
+    pub fn may_have_moved(&self) -> bool {
+        self.is_unwatched() && !self.halted && !sabotage::on(Sabotage::MovesUnseen)
+    }
+
+    /// Whether it has a volume without watchers. Those of a Ceph volume are visible from everywhere; for other volumes
+    /// only each host can list its writers.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.vm.volumes.iter().any(|volume| !matches!(volume.install_path, InstallPath::Ceph { .. }))
+    }
+
     /// The incarnation up to which none may run on a host after a stop there, for the host to remember.
     pub(super) fn stopped_incarnation(&self, host: HostId) -> u64 {
         match self.operation {
@@ -358,7 +241,8 @@ impl Core {
 
     /// All mutable state: two cores of one VM, epoch and policy with equal values are equal.
     pub fn changing(&self) -> impl std::fmt::Debug + '_ {
-        (self.state, self.place, &self.others, self.incarnation, self.wanted, self.clock, self.ordered, &self.operation)
+        let location = (self.state, self.place, &self.others, self.halted);
+        (location, self.incarnation, self.wanted, self.clock, self.ordered, &self.operation)
     }
 
     /// Handles one event.
@@ -470,7 +354,9 @@ impl Core {
                 }
             },
             (Event::Halted(Ok(())), Operation::Halting(host)) => {
-                vec![self.is_gone(host, "stopped and verified gone"), Command::Reply(Ok(()))]
+                let gone = self.is_gone(host, "stopped and verified gone");
+                self.halted = self.state == VmState::Stopped;
+                vec![gone, Command::Reply(Ok(()))]
             }
             (Event::Searched(host, found), Operation::ResolvingUnknown(at, error)) if host == at => {
                 let mut commands = self.settle(host, found, &format!("after: {error}"));
@@ -563,6 +449,7 @@ impl Core {
         match (replayed.state, replayed.host) {
             (VmState::Stopped, _) | (_, None) => {
                 self.state = VmState::Stopped;
+                self.halted = self.incarnation == 0;
                 Vec::new()
             }
             (state, Some(host)) => {
@@ -587,6 +474,7 @@ impl Core {
 
     pub(super) fn change(&mut self, new: VmState, host: Option<HostId>, reason: impl Into<String>) -> StateChange {
         let old = std::mem::replace(&mut self.state, new);
+        self.halted &= new == VmState::Stopped;
         self.place = host;
         self.others.retain(|other| Some(*other) != host);
         let (incarnation, wanted) = (self.incarnation, self.wanted);

@@ -74,6 +74,7 @@ impl VmActor {
             place_host_uuids: self.core.places(),
             soft_avoid_host_uuids: Vec::new(),
             dry_run: false,
+            may_have_moved: self.core.may_have_moved(),
         }
     }
 

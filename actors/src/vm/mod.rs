@@ -7,6 +7,7 @@ mod claims_tests;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+mod event;
 mod exports;
 mod fencing;
 #[cfg(test)]

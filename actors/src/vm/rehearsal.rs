@@ -6,6 +6,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
+use futures_util::FutureExt;
 use ringfence::{Actor, Address, Bus};
 use ringfence_messages::{
     HostId, Result,
@@ -48,11 +49,12 @@ impl Rehearsal {
     async fn of(mut self, request: StartRequest, found: impl Future<Output = Result<Found>>) -> Result<HaStartPlan> {
         let last_host = self.core.place().map_or("none".to_owned(), |host| self.core.inventory.host_name(host));
         self.found(format!("journal: {:?}, last host {last_host}", self.core.state()));
-        let mut found = std::pin::pin!(found);
+        // A start that finds its VM gone asks for a target again.
+        let found = found.shared();
         let mut next: VecDeque<Command> = self.core.on(Event::Start(request), Instant::now()).into();
         while let Some(command) = next.pop_front() {
             let event = match command {
-                Command::FindTarget(..) => self.targets(found.as_mut().await),
+                Command::FindTarget(..) => self.targets(found.clone().await),
                 Command::Search(host) => self.search(host).await,
                 Command::Fence(_, attempt::Command::Watch(volume)) => self.watchers(volume).await,
                 Command::Fence(fence_request, attempt::Command::Intend(_)) => return self.fence(&fence_request).await,

@@ -12,7 +12,7 @@ use std::{
 use ringfence_messages::{
     Code, ErrorCode, HostId, Result,
     evidence::Machine,
-    vm::{DiskSource, DiskSpec, InstallPath, StartVmCmd, VmState},
+    vm::{DiskSource, DiskSpec, StartVmCmd, VmState},
 };
 use uuid::Uuid;
 
@@ -61,10 +61,8 @@ impl Core {
             return vec![Command::Reply(Err(ErrorCode::new(Code::HOST_DISCONNECTED, details)))];
         };
         let mut places = self.places();
-        // Watchers of a Ceph volume are visible from everywhere. For other volumes only each host can list its
-        // writers.
-        let blind = self.vm.volumes.iter().any(|volume| !matches!(volume.install_path, InstallPath::Ceph { .. }));
-        let unheard = found.unheard_host_uuids.into_iter().filter(|_| blind && !sabotage::on(Sabotage::NoCensus));
+        let unwatched = self.is_unwatched() && !sabotage::on(Sabotage::NoCensus);
+        let unheard = found.unheard_host_uuids.into_iter().filter(|_| unwatched);
         places.extend(unheard.filter(|host| !self.places().contains(host)));
         // A host that does not answer pings is not queried.
         let is_silent = |host: &HostId| silent.iter().any(|place| place.host == *host);
@@ -141,7 +139,18 @@ impl Core {
             self.operation = Operation::IntendingClear(request, host);
             return vec![Command::Intend(change)];
         }
-        self.begin_attempt(request, target, places, silent, found, now)
+        match self.place.filter(|_| left && self.state != VmState::Stopped && self.may_have_moved()) {
+            // It vanished. The others listed their processes before that, when it may still have been on its way.
+            Some(place) => self.begin_again(request, place, "not running there (a start queried it)", now),
+            None => self.begin_attempt(request, target, places, silent, found, now),
+        }
+    }
+
+    /// It is not on this host any more: the start begins again.
+    fn begin_again(&mut self, request: StartRequest, place: HostId, why: &str, now: Instant) -> Vec<Command> {
+        let mut commands = vec![self.is_gone(place, why)];
+        commands.extend(self.on(super::core::Event::Start(request), now));
+        commands
     }
 
     /// The VM runs nowhere as far as known: begins the attempt that clears or fences every host where it may run.
@@ -257,11 +266,10 @@ impl Core {
     pub(super) fn cleared(&mut self, request: StartRequest, host: HostId, now: Instant) -> Vec<Command> {
         let name = self.inventory.host_name(host);
         let reason = format!("the leftover export on {name} was stopped, verified");
-        let stopped = match self.place {
-            Some(place) => self.is_gone(place, &reason),
-            None => self.becomes(VmState::Stopped, None, reason),
-        };
-        let mut commands = vec![stopped];
+        if let Some(place) = self.place {
+            return self.begin_again(request, place, &reason, now);
+        }
+        let mut commands = vec![self.becomes(VmState::Stopped, None, reason)];
         commands.extend(self.on(super::core::Event::Start(request), now));
         commands
     }
@@ -305,7 +313,8 @@ impl Core {
         match StartPermit::earned(start, &places, cleared, passed, now) {
             Err(error) => out.push(Command::Reply(Err(self.not_started(error)))),
             Ok(permit) => {
-                let before = Location { state: self.state, place: self.place, others: self.others.clone() };
+                let (others, halted) = (self.others.clone(), self.halted);
+                let before = Location { state: self.state, place: self.place, others, halted };
                 self.incarnation = permit.incarnation();
                 self.wanted = true;
                 // If the start fails, fenced hosts must be queried again; the others reported themselves that it is

@@ -6,7 +6,7 @@
 //! Alternatives considered: short names only. Version 7 uuids of one moment have equal beginnings.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -94,9 +94,22 @@ impl Folders {
     }
 
     /// The pid files here that somebody holds a lock on: QEMU does, as long as it lives.
-    pub(super) fn locked(&self) -> Vec<PathBuf> {
-        let folders = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        folders.map(|folder| folder.path().join("pid")).filter(|file| is_locked(file)).collect()
+    ///
+    /// # Errors
+    /// A file or the folder cannot be read: then nobody knows which are locked (I2).
+    pub(super) fn locked(&self) -> io::Result<Vec<PathBuf>> {
+        let mut locked = Vec::new();
+        let folders = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(locked),
+            folders => folders?,
+        };
+        for folder in folders {
+            let file = folder?.path().join("pid");
+            if is_locked(&file)? {
+                locked.push(file);
+            }
+        }
+        Ok(locked)
     }
 }
 
@@ -106,9 +119,12 @@ pub(super) fn is_an_agents(file: &Path, vm: VmId) -> bool {
     [&digits[..], &digits[..SHORT]].iter().any(|name| file.ends_with(Path::new("vm").join(name).join("pid")))
 }
 
-fn is_locked(file: &Path) -> bool {
-    let Ok(file) = fs::OpenOptions::new().read(true).write(true).open(file) else { return false };
-    fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).is_ok_and(|held| held.is_some())
+fn is_locked(file: &Path) -> io::Result<bool> {
+    match fs::OpenOptions::new().read(true).write(true).open(file) {
+        Ok(file) => Ok(fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))?.is_some()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +149,21 @@ mod tests {
         assert!(folders.make(one).unwrap().dir.ends_with("019ab0c01111"));
         let refused = folders.make(two).unwrap_err().details;
         assert!(refused.contains(&one.to_string()) && refused.contains(&two.to_string()), "{refused}");
+    }
+
+    /// I2: a pid file that cannot be read is not an unlocked one.
+    #[test]
+    fn unreadable_pid_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = Folders::in_dir(dir.path().join("vm"));
+        assert_eq!(folders.locked().unwrap(), Vec::<PathBuf>::new(), "no VM ever ran here");
+        let pid = folders.make(vm("019ab0c0-1111-7aaa-8000-000000000001")).unwrap().pid;
+        fs::write(folders.dir.join("a note"), "").unwrap();
+        fs::write(&pid, "1").unwrap();
+        assert_eq!(folders.locked().unwrap(), Vec::<PathBuf>::new());
+        fs::remove_file(&pid).unwrap();
+        fs::create_dir(&pid).unwrap();
+        assert!(folders.locked().is_err());
     }
 
     #[test]

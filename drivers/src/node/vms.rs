@@ -157,7 +157,7 @@ impl Vms {
                 .filter_map(|qemu| qemu.pidfile.clone())
                 .collect();
             // QEMU holds a lock on its pid file for life: one that is held by nobody who was seen is a VM that was not.
-            seen.sight.unnamed += folders.locked().iter().filter(|file| !known.contains(file)).count() as u32;
+            seen.sight.unnamed += folders.locked()?.iter().filter(|file| !known.contains(file)).count() as u32;
             Ok(seen)
         });
         let mut seen = looked.await?.map_err(|e: std::io::Error| io_error("list", Path::new("/proc"), &e))?;
