@@ -71,7 +71,8 @@ const LONG: [(&str, &str, &str); 18] = [
 ];
 
 /// Public types of one name in several crates, with the reason. In one file two of them would need a path.
-const SHARED_NAMES: [(&str, &str); 18] = [
+const SHARED_NAMES: [(&str, &str); 19] = [
+    ("Action", "of an operator, in messages; and a step that the model checker explores"),
     ("Cluster", "of the inventory; and the demo's, a cluster of processes, which only the demo sees"),
     ("Command", "every core returns its commands under this name, qualified by its room; and those of the program"),
     ("Event", "every core takes its events under this name, qualified by its room; the trait is that of messages"),

@@ -108,8 +108,8 @@ async fn the_api_and_the_command_line_say_what_is_and_never_a_secret() {
         ("GET", "/v1/events?offset=3", "", 400, "SYS.1007", "unknown field"),
         ("POST", "/v1/hosts", "{}", 405, "SYS.1007", "does not accept POST"),
         ("POST", "/v1/vms/vm1/actions", "", 400, "SYS.1007", "not a valid action"),
-        ("POST", "/v1/vms/vm1/actions", r#"{"reboot":{}}"#, 400, "SYS.1007", "unknown variant"),
-        ("POST", "/v1/vms/vm1/actions", r#"{"start":{"hots":"host-a"}}"#, 400, "SYS.1007", "unknown field"),
+        ("POST", "/v1/vms/vm1/actions", r#"{"reboot":{}}"#, 400, "SYS.1007", "unknown action"),
+        ("POST", "/v1/vms/vm1/actions", r#"{"start":{"hots":"host-a"}}"#, 400, "SYS.1007", "unknown parameter"),
         ("POST", "/v1/vms/vm1/actions", r#"{"start":{"host":"host-z"}}"#, 404, "SYS.1003", "host-z"),
         ("POST", "/v1/vms/vm1/actions", big.as_str(), 413, "SYS.1007", "more than 65536 bytes"),
     ] {

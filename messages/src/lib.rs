@@ -8,6 +8,7 @@
 //!
 //! A message is a plain struct with one [`message!`] line that gives its name, version and reply type.
 
+pub mod action;
 mod address;
 pub mod agent;
 pub mod audit;

@@ -1,14 +1,13 @@
 //! `ringfence hooks`.
 
-use ringfence_messages::{Code, ErrorCode, Result};
-use ringfence_server::notify::{HookInventory, HookTest};
-use serde_json::json;
+use ringfence_messages::Result;
+use ringfence_server::notify::HookInventory;
 
 use super::{
     ClientArgs,
     query::{client, or_dash, show, word},
 };
-use crate::{client::path_part, output::table};
+use crate::output::table;
 
 pub(super) async fn list(args: &ClientArgs) -> Result<()> {
     let hooks: Vec<HookInventory> = client(args)?.items("/v1/hooks").await?;
@@ -42,17 +41,4 @@ pub(super) async fn list(args: &ClientArgs) -> Result<()> {
         table.to_string()
     });
     Ok(())
-}
-
-pub(super) async fn test(args: &ClientArgs, name: &str) -> Result<()> {
-    let path = format!("/v1/hooks/{}/actions", path_part(name));
-    let test: HookTest = client(args)?.post(&path, &json!({ "test": {} })).await?;
-    show(args, &test, |test| {
-        let result = if test.delivered { "accepted" } else { "not accepted" };
-        format!("{} was {result} after {} ms: {}", test.id, test.millis, test.says)
-    });
-    match test.delivered {
-        true => Ok(()),
-        false => Err(ErrorCode::new(Code::OPERATION, format!("hook {name} did not deliver: {}", test.says))),
-    }
 }

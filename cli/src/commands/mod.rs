@@ -1,5 +1,6 @@
 //! The command line: commands, their options, and the dispatch.
 
+mod action;
 mod check;
 mod follow;
 mod hooks;
@@ -11,12 +12,12 @@ mod token;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use ringfence_server::auth::Role;
 
 use ringfence_drivers::node::{autostart::Libvirt, lookout::Lookout, sibling, vms::ordered};
 
-use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_messages::{Code, ErrorCode, Result, action::Role};
 
+use self::action::{ActionCommand, OfHook, OfHost, OfVm};
 use crate::{
     client::Server,
     log,
@@ -128,10 +129,10 @@ pub enum Command {
     },
     /// Start, stop or fail over a VM
     #[command(subcommand)]
-    Vm(VmCommand),
+    Vm(ActionCommand<OfVm>),
     /// Start or end maintenance of a host, drain it, or ping it
     #[command(subcommand)]
-    Host(HostCommand),
+    Host(ActionCommand<OfHost>),
     /// Show or change the inventory at run time
     #[command(subcommand)]
     Inventory(inventory::InventoryCommand),
@@ -140,7 +141,7 @@ pub enum Command {
     Hooks {
         /// Hook action
         #[command(subcommand)]
-        order: Option<HookCommand>,
+        order: Option<ActionCommand<OfHook>>,
         /// Controller connection
         #[command(flatten)]
         args: ClientArgs,
@@ -163,7 +164,7 @@ pub enum Command {
         /// Name of the token's owner
         name: String,
         /// Role of the token
-        #[arg(long, value_enum, default_value = "viewer")]
+        #[arg(long, value_parser = token::roles(), default_value = "viewer")]
         role: Role,
     },
     /// Create and renew certificates
@@ -243,93 +244,6 @@ pub struct ClientArgs {
     json: bool,
 }
 
-/// Actions on a VM.
-#[derive(Debug, Subcommand)]
-pub enum VmCommand {
-    /// Start a VM
-    Start {
-        /// Name or uuid of the VM
-        name: String,
-        /// Target host; chosen automatically if omitted
-        #[arg(long)]
-        host: Option<String>,
-        /// Controller connection
-        #[command(flatten)]
-        args: ClientArgs,
-    },
-    /// Fail over a VM: fence it on its last host, then start it
-    HaStart {
-        /// Name or uuid of the VM
-        name: String,
-        /// Target host; chosen automatically if omitted
-        #[arg(long)]
-        host: Option<String>,
-        /// Show the plan and its evidence without changes; exit status 1 if the failover cannot be tried
-        #[arg(long)]
-        dry_run: bool,
-        /// Controller connection
-        #[command(flatten)]
-        args: ClientArgs,
-    },
-    /// Stop a VM
-    Stop {
-        /// Name or uuid of the VM
-        name: String,
-        /// Controller connection
-        #[command(flatten)]
-        args: ClientArgs,
-    },
-}
-
-/// Actions on a host.
-#[derive(Debug, Subcommand)]
-pub enum HostCommand {
-    /// Start maintenance: no pings, redeploys or placement
-    Maintain(HostArgs),
-    /// Put a host into maintenance and move its VMs to other hosts
-    Drain {
-        /// Show the target host of each VM without changes; exit status 1 if a VM has no target host
-        #[arg(long)]
-        dry_run: bool,
-        /// Host
-        #[command(flatten)]
-        host: HostArgs,
-    },
-    /// Return a host to service; ends a drain
-    Activate(HostArgs),
-    /// Ping a host now
-    Ping(HostArgs),
-    /// Attest that an unreachable host is off
-    ///
-    /// The VMs of that host then start elsewhere without further proof. If one of them still writes, its disk is
-    /// destroyed.
-    ConfirmFenced(HostArgs),
-}
-
-/// Actions on a hook.
-#[derive(Debug, Subcommand)]
-pub enum HookCommand {
-    /// Send a signed test event and print the response
-    ///
-    /// The exit status is 1 if the receiver does not accept the event.
-    Test {
-        /// Name of the hook
-        name: String,
-        /// Controller connection
-        #[command(flatten)]
-        args: ClientArgs,
-    },
-}
-
-/// A host.
-#[derive(Debug, Args)]
-pub struct HostArgs {
-    /// Name or uuid of the host
-    name: String,
-    #[command(flatten)]
-    args: ClientArgs,
-}
-
 /// Runs a command other than those of `main`. Returns the exit status.
 pub async fn run(command: Command) -> u8 {
     let result = match command {
@@ -343,30 +257,13 @@ pub async fn run(command: Command) -> u8 {
         Command::Refs(args) => query::refs(&args).await,
         Command::Inspect(args) => query::inspect(&args).await,
         Command::Hooks { order: None, args } => hooks::list(&args).await,
-        Command::Hooks { order: Some(HookCommand::Test { name, args }), .. } => hooks::test(&args, &name).await,
+        Command::Hooks { order: Some(action), .. } => action.run().await,
         Command::Events { verify: true, args, .. } => query::verify(&args).await,
         Command::Events { follow: true, after, args, .. } => follow::run(&args, after).await,
         Command::Events { after, args, .. } => query::events(&args, after).await,
         Command::Explain { name, args } => query::explain(&args, &name).await,
-        Command::Vm(VmCommand::Start { name, host, args }) => {
-            let start = host.map_or(serde_json::json!({}), |host| serde_json::json!({ "host": host }));
-            query::vm_action(&args, &name, serde_json::json!({ "start": start })).await
-        }
-        Command::Vm(VmCommand::HaStart { name, host, dry_run: true, args }) => {
-            query::plan(&args, &name, host.as_deref()).await
-        }
-        Command::Vm(VmCommand::HaStart { name, host, args, .. }) => {
-            query::vm_action(&args, &name, serde_json::json!({ "haStart": { "host": host } })).await
-        }
-        Command::Vm(VmCommand::Stop { name, args }) => {
-            query::vm_action(&args, &name, serde_json::json!({ "stop": {} })).await
-        }
-        Command::Host(HostCommand::Maintain(host)) => query::host_action(&host, "maintain").await,
-        Command::Host(HostCommand::Drain { dry_run: true, host }) => query::plan_drain(&host).await,
-        Command::Host(HostCommand::Drain { host, .. }) => query::drain(&host).await,
-        Command::Host(HostCommand::Activate(host)) => query::host_action(&host, "activate").await,
-        Command::Host(HostCommand::Ping(host)) => query::host_action(&host, "ping").await,
-        Command::Host(HostCommand::ConfirmFenced(host)) => query::confirm_fenced(&host).await,
+        Command::Vm(action) => action.run().await,
+        Command::Host(action) => action.run().await,
         Command::Inventory(command) => inventory::run(command).await,
         Command::Token { name, role } => token::make(&name, role),
         Command::Pki(command) => crate::pki::run(command).map(|said| said.iter().for_each(crate::output::print)),

@@ -4,7 +4,6 @@ use ringfence_actors::ports::{MAX_READ, Record};
 use ringfence_drivers::journal::{GENESIS, follows};
 use ringfence_messages::{
     Code, ErrorCode, Result,
-    ha::{DrainPlan, HaStartPlan},
     host::HostInventory,
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
@@ -12,7 +11,7 @@ use ringfence_messages::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{ClientArgs, HostArgs};
+use super::ClientArgs;
 use crate::{
     client::{Client, path_part},
     output::{event_line, harmless, print, state, table},
@@ -205,69 +204,6 @@ pub(super) async fn inspect(args: &ClientArgs) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn vm_action(args: &ClientArgs, name: &str, order: Value) -> Result<()> {
-    let vm: VmInventory = client(args)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
-    show(args, &vm, |vm| match &vm.host {
-        Some(host) => format!("{} is {} on {host}", vm.name, word(&vm.state)),
-        None => format!("{} is {}", vm.name, word(&vm.state)),
-    });
-    Ok(())
-}
-
-pub(super) async fn host_action(host: &HostArgs, action: &str) -> Result<()> {
-    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let done: HostInventory = client(&host.args)?.post(&path, &json!({ action: {} })).await?;
-    show(&host.args, &done, |host| format!("{} is {}, {}", host.name, word(&host.state), word(&host.status)));
-    Ok(())
-}
-
-pub(super) async fn plan(args: &ClientArgs, name: &str, host: Option<&str>) -> Result<()> {
-    let order = json!({ "haStart": { "host": host, "dryRun": true } });
-    let plan: HaStartPlan = client(args)?.post(&format!("/v1/vms/{}/actions", path_part(name)), &order).await?;
-    show(args, &plan, |plan| {
-        let list = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
-        format!(
-            "{}: dry run, nothing is changed\nEvidence\n{}Plan\n{}",
-            plan.vm,
-            list(&plan.evidence),
-            list(&plan.steps)
-        )
-    });
-    if plan.feasible {
-        return Ok(());
-    }
-    let last = plan.steps.last().or(plan.evidence.last()).cloned().unwrap_or_default();
-    Err(ErrorCode::new(Code::CHANGE_STATE, format!("failover of {} is not possible now: {last}", plan.vm)))
-}
-
-pub(super) async fn drain(host: &HostArgs) -> Result<()> {
-    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let done: HostInventory = client(&host.args)?.post(&path, &json!({ "drain": {} })).await?;
-    show(&host.args, &done, |host| {
-        let name = &host.name;
-        format!("{name} is in {}, drain in progress; `ringfence explain {name}` shows the progress", word(&host.state))
-    });
-    Ok(())
-}
-
-pub(super) async fn plan_drain(host: &HostArgs) -> Result<()> {
-    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let plan: DrainPlan = client(&host.args)?.post(&path, &json!({ "drain": { "dryRun": true } })).await?;
-    show(&host.args, &plan, |plan| {
-        let mut table = table(&["VM", "TARGET HOST", "PLAN"]);
-        for step in &plan.vms {
-            table.add_row([step.vm.as_str(), or_dash(step.target.as_deref()), step.what.as_str()]);
-        }
-        format!("{}: dry run, nothing is changed\n{table}", plan.host)
-    });
-    match plan.feasible {
-        true => Ok(()),
-        false => {
-            Err(ErrorCode::new(Code::CHANGE_STATE, format!("a drain of {} would leave VMs on the host", plan.host)))
-        }
-    }
-}
-
 pub(super) async fn explain(args: &ClientArgs, name: &str) -> Result<()> {
     let lines: Vec<String> = client(args)?.items(&format!("/v1/explain/{}", path_part(name))).await?;
     show(args, &lines, |lines| lines.join("\n"));
@@ -296,20 +232,6 @@ pub(super) async fn verify(args: &ClientArgs) -> Result<()> {
     }
     show(args, &json!({ "records": seq, "hash": hash }), |_| {
         format!("{seq} records, hash chain verified, last hash {hash}")
-    });
-    Ok(())
-}
-
-pub(super) async fn confirm_fenced(host: &HostArgs) -> Result<()> {
-    let path = format!("/v1/hosts/{}/actions", path_part(&host.name));
-    let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "an operator".to_owned());
-    let done: HostInventory = client(&host.args)?.post(&path, &json!({ "confirmFenced": { "by": by } })).await?;
-    show(&host.args, &done, |host| {
-        format!(
-            "{} marked as off, attested by {by}. Keep it off until its VMs run elsewhere; where no storage fence \
-             stands (`ringfence explain {}`), make sure that no VM starts with it: it would write beside the new one",
-            host.name, host.name
-        )
     });
     Ok(())
 }

@@ -1,11 +1,21 @@
 //! `ringfence token`: creates an API token.
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use rand::Rng;
-use ringfence_messages::{Code, ErrorCode, Result};
-use ringfence_server::{auth::Role, config::token_name};
+use ringfence_messages::{Code, ErrorCode, Result, action::Role};
+use ringfence_server::config::token_name;
 use sha2::{Digest, Sha256};
 
 use crate::output::print;
+
+/// Reads the name of a role.
+pub(super) fn roles() -> impl TypedValueParser<Value = Role> {
+    let names = Role::ALL.map(|(role, permits)| PossibleValue::new(role.name()).help(permits));
+    PossibleValuesParser::new(names).try_map(|name| {
+        let mut roles = Role::ALL.into_iter().map(|(role, _)| role);
+        roles.find(|role| role.name() == name).ok_or("unknown role")
+    })
+}
 
 /// Prints a new token, and its table for the controller's file to standard error: redirecting standard output into a
 /// file then saves the token alone.

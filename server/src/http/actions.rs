@@ -8,18 +8,26 @@ use axum::{
 };
 use ringfence_messages::{
     Code, ErrorCode, Result,
+    action::{Action, ActionBody, ActionFacts, ActionObject, ActionParameter, ActionParameters},
     ha::{DrainPlan, HaStartPlan},
     host::{HostAction, HostInventory},
     vm::VmInventory,
 };
 use ringfence_service::listen::read_body;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, RefBuilder, SchemaType, Type},
+    },
+};
 
 use super::{
     Answer, App,
-    auth::{Bearer, CONFIRM_FENCED},
+    auth::Bearer,
+    backend::Backend,
     errors::{Failure, Problem},
     etag::matches,
 };
@@ -29,62 +37,69 @@ use crate::notify::HookTest;
 /// clients.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// `{}`: an action without parameters. Keys are errors.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Empty {}
+/// The body of an action on a VM.
+pub(super) struct VmOrder;
 
-/// Action on a VM.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum VmOrder {
-    /// Start the VM.
-    Start(StartOrder),
-    /// Stop the VM.
-    Stop(Empty),
-    /// Fail over the VM: fence it on its last host, then start it.
-    HaStart(HaStartOrder),
+/// The body of an action on a host.
+pub(super) struct HostOrder;
+
+/// The body of an action on a hook.
+pub(super) struct HookOrder;
+
+/// Describes a body from the table of actions.
+macro_rules! described {
+    ($($order:ident $object:ident $meaning:literal;)*) => {$(
+        impl PartialSchema for $order {
+            fn schema() -> RefOr<Schema> {
+                order_schema(ActionObject::$object, $meaning)
+            }
+        }
+
+        impl ToSchema for $order {
+            fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+                let bodies = Action::on(ActionObject::$object).map(|facts| facts.body);
+                schemas.extend(bodies.map(|body| (body.name().0.to_owned(), body_schema(body))));
+            }
+        }
+    )*};
 }
 
-/// Parameters of a start.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct StartOrder {
-    /// Name or uuid of the target host; chosen automatically if omitted.
-    host: Option<String>,
+described! {
+    VmOrder Vm "Action on a VM.";
+    HostOrder Host "Action on a host.";
+    HookOrder Hook "Action on a hook.";
 }
 
-/// Parameters of a failover.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct HaStartOrder {
-    /// Name or uuid of the target host; chosen automatically if omitted.
-    host: Option<String>,
-    /// Return the plan without carrying it out.
-    #[serde(default)]
-    dry_run: bool,
+/// One of the actions on a kind of object.
+fn order_schema(object: ActionObject, meaning: &str) -> RefOr<Schema> {
+    let one = |facts: &ActionFacts| {
+        let body =
+            RefBuilder::new().ref_location_from_schema_name(facts.body.name().0).description(Some(facts.meaning));
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .description(Some(facts.meaning))
+            .property(facts.key(), body)
+            .required(facts.key())
+    };
+    let any = Action::on(object).fold(OneOfBuilder::new(), |any, facts| any.item(one(facts)));
+    any.description(Some(meaning)).into()
 }
 
-/// Parameters of a drain.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct DrainOrder {
-    /// Return the plan without carrying it out.
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// An operator's attestation.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Confirmation {
-    /// Name of the operator.
-    #[serde(default = "someone")]
-    by: String,
-}
-
-fn someone() -> String {
-    "an operator".to_owned()
+fn body_schema(body: ActionBody) -> RefOr<Schema> {
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some(body.name().1))
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)));
+    let schema = body.parameters().iter().fold(schema, |schema, parameter| {
+        let text = match parameter {
+            ActionParameter::By => SchemaType::Type(Type::String),
+            _ => SchemaType::from_iter([Type::String, Type::Null]),
+        };
+        let kind = if parameter.is_flag() { SchemaType::Type(Type::Boolean) } else { text };
+        let value = ObjectBuilder::new().schema_type(kind).description(Some(parameter.meaning()));
+        schema.property(parameter.key(), value)
+    });
+    schema.into()
 }
 
 /// The longest name of an attesting operator.
@@ -94,7 +109,7 @@ const MAX_BY_CHARS: usize = 100;
 ///
 /// # Errors
 /// `SYS.1007` if it is empty, too long, or more than one line.
-pub(crate) fn attester(by: String) -> Result<String> {
+fn attester(by: String) -> Result<String> {
     match by.chars().count() > MAX_BY_CHARS || by.trim().is_empty() || by.chars().any(char::is_control) {
         false => Ok(by),
         true => {
@@ -104,28 +119,94 @@ pub(crate) fn attester(by: String) -> Result<String> {
     }
 }
 
-/// Action on a host.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum HostOrder {
-    /// Put the host into maintenance.
-    Maintain(Empty),
-    /// Put the host into maintenance and move its VMs to other hosts, two at a time.
-    Drain(DrainOrder),
-    /// Return the host to service. Ends a drain.
-    Activate(Empty),
-    /// Ping the host now.
-    Ping(Empty),
-    /// Attest that the host is off.
-    ConfirmFenced(Confirmation),
+/// The answer to an action. [`VmAnswer`] and [`HostAnswer`] describe it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum ActionAnswer {
+    Vm(VmInventory),
+    Host(HostInventory),
+    Hook(HookTest),
+    HaStartPlan(HaStartPlan),
+    DrainPlan(DrainPlan),
 }
 
-/// Action on a hook.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum HookOrder {
-    /// Send a signed test event and return the response.
-    Test(Empty),
+/// Carries out an action of this sender on the object of this name or uuid: for the API and for the page.
+///
+/// # Errors
+/// `SYS.1018` if the sender's role is below the action's, and every error of the action.
+pub(crate) async fn carry_out(
+    backend: &dyn Backend,
+    bearer: &Bearer,
+    action: Action,
+    name: &str,
+    parameters: ActionParameters,
+) -> Result<ActionAnswer> {
+    bearer.require(action.facts().role)?;
+    if parameters.dry_run
+        && let Some(plan) = plan(backend, action, name, &parameters).await?
+    {
+        return Ok(plan);
+    }
+    let host = parameters.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
+    let on_host = async |action| backend.host_action(backend.host_id(name)?, action).await.map(ActionAnswer::Host);
+    match action {
+        Action::StartVm => backend.start_vm(backend.vm_id(name)?, host).await.map(ActionAnswer::Vm),
+        Action::HaStartVm => backend.ha_start_vm(backend.vm_id(name)?, host).await.map(ActionAnswer::Vm),
+        Action::StopVm => backend.stop_vm(backend.vm_id(name)?).await.map(ActionAnswer::Vm),
+        Action::Maintain => on_host(HostAction::Maintain).await,
+        Action::Drain => on_host(HostAction::Drain).await,
+        Action::Activate => on_host(HostAction::Activate).await,
+        Action::Ping => on_host(HostAction::Ping).await,
+        Action::ConfirmFenced => {
+            let by = attester(parameters.by.unwrap_or_else(|| "an operator".to_owned()))?;
+            backend.confirm_fenced(backend.host_id(name)?, by).await.map(ActionAnswer::Host)
+        }
+        Action::TestHook => backend.test_hook(name).await.map(ActionAnswer::Hook),
+    }
+}
+
+/// The plan of an action, without changes; `None` for an action without a plan.
+///
+/// # Errors
+/// Every error of the plan.
+pub(crate) async fn plan(
+    backend: &dyn Backend,
+    action: Action,
+    name: &str,
+    parameters: &ActionParameters,
+) -> Result<Option<ActionAnswer>> {
+    let host = parameters.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
+    Ok(match action {
+        Action::HaStartVm => Some(ActionAnswer::HaStartPlan(backend.plan_ha_start(backend.vm_id(name)?, host).await?)),
+        Action::Drain => Some(ActionAnswer::DrainPlan(backend.plan_drain(backend.host_id(name)?).await?)),
+        _ => None,
+    })
+}
+
+/// Reads the body of an action on a kind of object.
+async fn order(object: ActionObject, body: Body) -> Answer<(Action, ActionParameters)> {
+    let bad = |why: String| {
+        let why = format!("the body is not a valid action: {why}");
+        Failure::with(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, why)
+    };
+    let mut order: serde_json::Map<String, Value> = read(body).await?;
+    let (Some(key), 1) = (order.keys().next().cloned(), order.len()) else {
+        return Err(bad(format!("{} actions; send one", order.len())));
+    };
+    let Some(facts) = Action::on(object).find(|facts| facts.key() == key) else {
+        let known: Vec<_> = Action::on(object).map(ActionFacts::key).collect();
+        return Err(bad(format!("unknown action `{key:.40}`; use one of: {}", known.join(", "))));
+    };
+    let values = order.remove(&key).unwrap_or_default();
+    let mut given = values.as_object().into_iter().flat_map(|values| values.keys());
+    let takes = |key: &str| facts.body.parameters().iter().any(|parameter| parameter.key() == key);
+    if let Some(unknown) = given.find(|key| !takes(key)) {
+        let known: Vec<_> = facts.body.parameters().iter().map(|parameter| parameter.key()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(bad(format!("unknown parameter `{unknown:.40}` of `{key}`; it takes: {known}")));
+    }
+    let parameters = serde_json::from_value(values).map_err(|e| bad(e.to_string()))?;
+    Ok((facts.action, parameters))
 }
 
 /// Start, stop or fail over a VM
@@ -137,27 +218,14 @@ pub(super) enum HookOrder {
 pub(super) async fn vm(
     State(backend): App,
     Path(id): Path<String>,
+    Extension(bearer): Extension<Bearer>,
     headers: HeaderMap,
     body: Body,
-) -> Answer<Json<VmAnswer>> {
+) -> Answer<Json<ActionAnswer>> {
     let vm = backend.vm_id(&id)?;
-    let order = read::<VmOrder>(body).await?;
+    let (action, parameters) = order(ActionObject::Vm, body).await?;
     matches(&headers, backend.vm(vm)).await?;
-    let done = match order {
-        VmOrder::Start(order) => {
-            let host = order.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
-            backend.start_vm(vm, host).await?
-        }
-        VmOrder::Stop(_) => backend.stop_vm(vm).await?,
-        VmOrder::HaStart(order) => {
-            let host = order.host.as_deref().map(|host| backend.host_id(host)).transpose()?;
-            if order.dry_run {
-                return Ok(Json(VmAnswer::Plan(backend.plan_ha_start(vm, host).await?)));
-            }
-            backend.ha_start_vm(vm, host).await?
-        }
-    };
-    Ok(Json(VmAnswer::Vm(done)))
+    Ok(Json(carry_out(&*backend, &bearer, action, &id, parameters).await?))
 }
 
 /// Start or end maintenance of a host, drain it, ping it, or attest that it is off
@@ -172,24 +240,11 @@ pub(super) async fn host(
     Extension(bearer): Extension<Bearer>,
     headers: HeaderMap,
     body: Body,
-) -> Answer<Json<HostAnswer>> {
+) -> Answer<Json<ActionAnswer>> {
     let host = backend.host_id(&id)?;
-    let order = read::<HostOrder>(body).await?;
+    let (action, parameters) = order(ActionObject::Host, body).await?;
     matches(&headers, backend.host(host)).await?;
-    let action = match order {
-        HostOrder::Maintain(_) => HostAction::Maintain,
-        HostOrder::Drain(DrainOrder { dry_run: true }) => {
-            return Ok(Json(HostAnswer::Plan(backend.plan_drain(host).await?)));
-        }
-        HostOrder::Drain(_) => HostAction::Drain,
-        HostOrder::Activate(_) => HostAction::Activate,
-        HostOrder::Ping(_) => HostAction::Ping,
-        HostOrder::ConfirmFenced(Confirmation { by }) => {
-            bearer.require(CONFIRM_FENCED.role)?;
-            return Ok(Json(HostAnswer::Host(backend.confirm_fenced(host, attester(by)?).await?)));
-        }
-    };
-    Ok(Json(HostAnswer::Host(backend.host_action(host, action).await?)))
+    Ok(Json(carry_out(&*backend, &bearer, action, &id, parameters).await?))
 }
 
 /// Send a test event through a hook
@@ -199,9 +254,14 @@ pub(super) async fn host(
 #[utoipa::path(post, path = "/v1/hooks/{id}/actions", tag = "actions", request_body = HookOrder,
     params(("id" = String, Path, description = "Name"), Key),
     responses((status = 200, body = HookTest), (status = "default", body = Problem)))]
-pub(super) async fn hook(State(backend): App, Path(id): Path<String>, body: Body) -> Answer<Json<HookTest>> {
-    let HookOrder::Test(_) = read::<HookOrder>(body).await?;
-    Ok(Json(backend.test_hook(&id).await?))
+pub(super) async fn hook(
+    State(backend): App,
+    Path(id): Path<String>,
+    Extension(bearer): Extension<Bearer>,
+    body: Body,
+) -> Answer<Json<ActionAnswer>> {
+    let (action, parameters) = order(ActionObject::Hook, body).await?;
+    Ok(Json(carry_out(&*backend, &bearer, action, &id, parameters).await?))
 }
 
 /// Idempotency key of a request.
@@ -228,8 +288,9 @@ pub(super) struct Conditions {
 }
 
 /// Answer to an action on a VM.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
+#[allow(dead_code)]
 pub(super) enum VmAnswer {
     /// The VM.
     Vm(VmInventory),
@@ -238,8 +299,9 @@ pub(super) enum VmAnswer {
 }
 
 /// Answer to an action on a host.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
+#[allow(dead_code)]
 pub(super) enum HostAnswer {
     /// The host.
     Host(HostInventory),

@@ -6,7 +6,7 @@
 //! so neither salt nor a slow hash is needed. A browser has a session instead of the token: see `sessions.rs`.
 //! Alternative considered: users and passwords (scripts have none, and operators should use SSH).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Extension,
@@ -16,7 +16,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Redirect, Response},
 };
-use ringfence_messages::{Code, ErrorCode, Result};
+use ringfence_messages::{Code, ErrorCode, Result, action::TABLE};
 use ringfence_service::{
     listen::{Peer, read_form},
     places::Showing,
@@ -120,27 +120,32 @@ pub(super) fn required_role(method: &Method, path: &str) -> Option<Role> {
 /// An operation that requires more than its route: its handler enforces it, and `security` documents it.
 pub(crate) struct ElevatedOperation {
     /// Path of the operation.
-    pub(super) path: &'static str,
+    pub(super) path: Cow<'static, str>,
     /// Condition, for the documentation.
-    pub(super) what: &'static str,
+    pub(super) what: Cow<'static, str>,
     /// The role that it requires.
     pub(crate) role: Role,
 }
 
-/// The attestation replaces every other proof that a host is off.
-pub(crate) const CONFIRM_FENCED: ElevatedOperation =
-    ElevatedOperation { path: "/v1/hosts/{id}/actions", what: "`confirmFenced`", role: Role::Admin };
-
 /// An operator may use the dry run.
-pub(crate) const CHANGE: ElevatedOperation =
-    ElevatedOperation { path: "/v1/inventory/changes", what: "all but `dryRun=true`", role: Role::Admin };
+pub(crate) const CHANGE: ElevatedOperation = inventory_operation("/v1/inventory/changes");
 
 /// As [`CHANGE`].
-pub(crate) const RELOAD: ElevatedOperation =
-    ElevatedOperation { path: "/v1/inventory/reload", what: "all but `dryRun=true`", role: Role::Admin };
+pub(crate) const RELOAD: ElevatedOperation = inventory_operation("/v1/inventory/reload");
 
-/// All elevated operations.
-pub(super) const ELEVATED: [ElevatedOperation; 3] = [CONFIRM_FENCED, CHANGE, RELOAD];
+const fn inventory_operation(path: &'static str) -> ElevatedOperation {
+    ElevatedOperation { path: Cow::Borrowed(path), what: Cow::Borrowed("all but `dryRun=true`"), role: Role::Admin }
+}
+
+/// All elevated operations: of the inventory, and the actions that require more than an operator.
+pub(super) fn elevated() -> impl Iterator<Item = ElevatedOperation> {
+    let actions = TABLE.iter().filter(|facts| facts.role > Role::Operator).map(|facts| ElevatedOperation {
+        path: format!("/v1/{}/{{id}}/actions", facts.object.path()).into(),
+        what: format!("`{}`", facts.key()).into(),
+        role: facts.role,
+    });
+    actions.chain([CHANGE, RELOAD])
+}
 
 tokio::task_local! {
     /// Sender of the current request; the head of every page shows it.

@@ -47,7 +47,7 @@ use futures_util::future::BoxFuture;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(crate) use actions::attester;
+pub(crate) use actions::{ActionAnswer, carry_out, plan};
 use auth::Access;
 use backend::Backend;
 use errors::Failure;

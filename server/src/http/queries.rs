@@ -8,6 +8,7 @@ use axum::{
 };
 use ringfence_messages::{
     Code,
+    action::{Action, ActionFacts, ActionObject, ActionParameter},
     host::HostInventory,
     storage::{HostProtocolRef, StorageInventory},
     vm::VmInventory,
@@ -78,20 +79,33 @@ pub(super) async fn index(
     // The page's script accepts any type, and sends its own header.
     match accepts.is_some_and(|accepts| accepts.contains("text/html")) || headers.contains_key("hx-request") {
         true => overview(backend).await,
-        false => INDEX.into_response(),
+        false => INDEX.replace("ACTIONS", &actions()).into_response(),
     }
+}
+
+/// One line for each kind of object, with a body of each of its actions.
+fn actions() -> String {
+    let parameter = |of: &ActionParameter| match of.is_flag() {
+        true => format!("\"{}\":BOOL", of.key()),
+        false => format!("\"{}\":\"NAME\"", of.key()),
+    };
+    let action = |facts: &ActionFacts| {
+        let parameters: Vec<String> = facts.body.parameters().iter().map(parameter).collect();
+        format!("  {{\"{}\":{{{}}}}}", facts.key(), parameters.join(","))
+    };
+    let line = |object: ActionObject| {
+        let actions: String = Action::on(object).map(action).collect();
+        format!("POST /v1/{}/NAME/actions{actions}\n", object.path())
+    };
+    ActionObject::ALL.map(line).concat()
 }
 
 const INDEX: &str = "Ringfence controller\n\
      \n\
      GET  /v1/hosts  /v1/storages  /v1/vms  /v1/host-protocol-refs\n\
      GET  /v1/events?after=SEQ&limit=N   /v1/events/stream\n\
-     POST /v1/vms/NAME/actions    {\"start\":{}}  {\"start\":{\"host\":\"NAME\"}}  {\"stop\":{}}  \
-     {\"haStart\":{\"dryRun\":true}}\n\
-     POST /v1/hosts/NAME/actions  {\"maintain\":{}}  {\"drain\":{\"dryRun\":BOOL}}  {\"activate\":{}}  {\"ping\":{}}  \
-     {\"confirmFenced\":{\"by\":\"WHO\"}}\n\
+     ACTIONS\
      GET  /v1/inventory    POST /v1/inventory/changes  /v1/inventory/reload  (?dryRun=true)\n\
-     POST /v1/hooks/NAME/actions  {\"test\":{}}\n\
      GET  /v1/hooks  /v1/explain/NAME  /v1/inspect  /metrics  /healthz  /openapi.json\n\
      A browser gets the web page at /\n";
 

@@ -11,7 +11,7 @@ use utoipa::openapi::{
     security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
 };
 
-use super::auth::{COOKIE, ELEVATED, required_role};
+use super::auth::{COOKIE, elevated, required_role};
 use crate::auth::Role;
 
 /// Extension with the least role of an operation.
@@ -39,7 +39,7 @@ fn describe_roles(operation: &mut Operation, path: &str, required: Option<Role>)
     let needs = match required {
         None => "Needs no token.".to_owned(),
         Some(role) => {
-            let more = ELEVATED.iter().filter(|more| more.path == path);
+            let more = elevated().filter(|more| more.path == path);
             let more: String = more.map(|more| format!(", and {} for {}", more.role.name(), more.what)).collect();
             format!("Needs the role {}{more}.", role.name())
         }

@@ -8,7 +8,10 @@ use axum::{
     response::Redirect,
 };
 use maud::{Markup, html};
-use ringfence_messages::{Code, ErrorCode, host::HostAction};
+use ringfence_messages::{
+    Code, ErrorCode,
+    action::{Action, ActionFacts, ActionObject, ActionParameter, ActionParameters, Offered},
+};
 use ringfence_service::listen::read_form;
 use serde::Deserialize;
 
@@ -16,124 +19,119 @@ use super::{
     App, ErrorPage, Shown,
     layout::{link, page},
 };
-use crate::http::auth::{Bearer, CONFIRM_FENCED};
+use crate::http::{ActionAnswer, auth::Bearer, backend::Backend, carry_out, plan};
 
-fn no_such(order: &str) -> ErrorPage {
-    ErrorPage(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("unknown action {order:.40?}")))
-}
-
-/// The button of an action.
-fn verb(order: &str) -> &'static str {
-    match order {
-        "start" => "Start",
-        "stop" => "Stop",
-        "ha-start" => "Fail over",
-        "maintain" => "Start maintenance of",
-        "drain" => "Drain",
-        "activate" => "Return to service:",
-        "ping" => "Ping",
-        _ => "Confirm that this host is off:",
-    }
-}
-
-/// The effect of an action.
-fn meaning(kind: &str, order: &str, name: &str) -> Shown<String> {
-    Ok(match (kind, order) {
-        ("vms", "start") => {
-            format!("Starts {name} if its last host reports that the VM does not run there. Never fences.")
-        }
-        ("vms", "stop") => {
-            format!("Stops {name}: QEMU gets a quit request, then is killed. The VM does not fail over.")
-        }
-        ("vms", "ha-start") => {
-            format!("Fences {name} on its last host, then starts it on another host. The plan is below.")
-        }
-        ("hosts", "maintain") => {
-            format!("Puts {name} into maintenance: no pings, redeploys or placement. Its VMs keep running.")
-        }
-        ("hosts", "drain") => format!(
-            "Puts {name} into maintenance and moves its VMs: each is stopped, verified and started on another host, \
-             two at a time. A VM without a target host is not stopped. The plan is below."
-        ),
-        ("hosts", "activate") => format!("Returns {name} to service. A drain ends; moved VMs stay where they are."),
-        ("hosts", "ping") => format!("Pings {name} now."),
-        ("hosts", "confirm-fenced") => format!(
-            "You attest that you have seen {name} powered off. Its VMs then start elsewhere without further proof. If \
-             one of them still writes, its disk is destroyed."
-        ),
-        _ => return Err(no_such(order)),
+/// The action of this name that the page offers for this kind of object.
+fn facts(object: ActionObject, verb: &str) -> Shown<&'static ActionFacts> {
+    let offered = |facts: &&ActionFacts| facts.verb == verb && !facts.link.is_empty();
+    Action::on(object).find(offered).ok_or_else(|| {
+        ErrorPage(StatusCode::NOT_FOUND, ErrorCode::new(Code::NOT_FOUND, format!("unknown action {verb:.40?}")))
     })
 }
 
-fn confirmation(kind: &str, order: &str, name: &str, more: &Markup) -> Shown {
-    let meaning = meaning(kind, order, name)?;
-    let action = format!("{} {name}", verb(order));
+/// Links to the actions on an object, those that are offered now.
+pub(super) fn links(object: ActionObject, name: &str, offered: impl Fn(Offered) -> bool) -> Markup {
+    html! {
+        nav.orders aria-label="Actions" {
+            @for facts in Action::on(object).filter(|facts| !facts.link.is_empty() && offered(facts.offered)) {
+                a.order href={ "/ui/" (object.path()) "/" (name) "/" (facts.verb) } { (facts.link) }
+            }
+        }
+    }
+}
+
+fn confirmation(facts: &ActionFacts, name: &str, more: &Markup) -> Markup {
+    let action = format!("{} {name}", facts.button);
+    let list = format!("/ui/{}", facts.object.path());
     let body = html! {
         h1 { (action) "?" }
-        p { (meaning) }
+        p { (facts.effect.replace("{name}", name)) }
         (more)
         form method="post" {
-            @if order == "confirm-fenced" {
+            @if facts.takes(ActionParameter::By) {
                 p { label { "Your name: " input name="by" required maxlength="100" autocomplete="name"; } }
             }
             button { (action) }
-            " " a href={ "/ui/" (kind) "/" (name) } { "Cancel" }
+            " " a href={ (list) "/" (name) } { "Cancel" }
         }
     };
-    Ok(page(order, &format!("/ui/{kind}"), None, &body))
+    page(facts.verb, &list, None, &body)
+}
+
+/// What an action would do, if it has a plan.
+fn planned(answer: Option<ActionAnswer>) -> Markup {
+    match answer {
+        Some(ActionAnswer::HaStartPlan(plan)) => html! {
+            h2 { "Evidence" }
+            ul { @for line in &plan.evidence { li { (line) } } }
+            h2 { "Plan" }
+            ol { @for line in &plan.steps { li { (line) } } }
+            @if !plan.feasible { p.trouble { "The VM would not start now." } }
+        },
+        Some(ActionAnswer::DrainPlan(plan)) => html! {
+            h2 { "Plan" }
+            @if plan.vms.is_empty() { p { "No VMs." } }
+            ul { @for step in &plan.vms { li { (link("vms", Some(&step.vm))) ": " (step.what) } } }
+            @if !plan.feasible { p.trouble { "Not every VM has a target host now." } }
+        },
+        _ => html! {},
+    }
+}
+
+async fn ask(backend: &dyn Backend, object: ActionObject, id: &str, verb: &str) -> Shown {
+    let name = match object {
+        ActionObject::Vm => backend.vm(backend.vm_id(id)?).await?.name,
+        ActionObject::Host => backend.host(backend.host_id(id)?).await?.name,
+        ActionObject::Hook => id.to_owned(),
+    };
+    let facts = facts(object, verb)?;
+    let plan = plan(backend, facts.action, &name, &ActionParameters::default()).await?;
+    Ok(confirmation(facts, &name, &planned(plan)))
 }
 
 pub(super) async fn ask_vm(State(backend): App, Path((name, order)): Path<(String, String)>) -> Shown {
-    let vm = backend.vm(backend.vm_id(&name)?).await?;
-    let more = match order.as_str() {
-        "ha-start" => {
-            let plan = backend.plan_ha_start(vm.uuid, None).await?;
-            html! {
-                h2 { "Evidence" }
-                ul { @for line in &plan.evidence { li { (line) } } }
-                h2 { "Plan" }
-                ol { @for line in &plan.steps { li { (line) } } }
-                @if !plan.feasible { p.trouble { "The VM would not start now." } }
-            }
-        }
-        _ => html! {},
-    };
-    confirmation("vms", &order, &vm.name, &more)
-}
-
-pub(super) async fn vm(State(backend): App, Path((name, order)): Path<(String, String)>) -> Shown<Redirect> {
-    let vm = backend.vm_id(&name)?;
-    match order.as_str() {
-        "start" => backend.start_vm(vm, None).await?,
-        "stop" => backend.stop_vm(vm).await?,
-        "ha-start" => backend.ha_start_vm(vm, None).await?,
-        _ => return Err(no_such(&order)),
-    };
-    Ok(Redirect::to(&format!("/ui/vms/{}", backend.vm(vm).await?.name)))
+    ask(&*backend, ActionObject::Vm, &name, &order).await
 }
 
 pub(super) async fn ask_host(State(backend): App, Path((name, order)): Path<(String, String)>) -> Shown {
-    let host = backend.host(backend.host_id(&name)?).await?;
-    let more = match order.as_str() {
-        "drain" => {
-            let plan = backend.plan_drain(host.uuid).await?;
-            html! {
-                h2 { "Plan" }
-                @if plan.vms.is_empty() { p { "No VMs." } }
-                ul { @for step in &plan.vms { li { (link("vms", Some(&step.vm))) ": " (step.what) } } }
-                @if !plan.feasible { p.trouble { "Not every VM has a target host now." } }
-            }
-        }
-        _ => html! {},
-    };
-    confirmation("hosts", &order, &host.name, &more)
+    ask(&*backend, ActionObject::Host, &name, &order).await
 }
 
 /// The form of an action.
 #[derive(Debug, Deserialize)]
-pub(super) struct Attested {
-    #[serde(default)]
-    by: String,
+struct Attested {
+    by: Option<String>,
+}
+
+async fn act(
+    backend: &dyn Backend,
+    bearer: &Bearer,
+    object: ActionObject,
+    id: &str,
+    verb: &str,
+    body: Body,
+) -> Shown<Redirect> {
+    let facts = facts(object, verb)?;
+    let wrong = |status, why: String| ErrorPage(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
+    let Attested { by } = read_form(body).await.map_err(|(status, why)| wrong(status, why))?;
+    // A form without a name is no attestation.
+    let by = facts.takes(ActionParameter::By).then(|| by.unwrap_or_default());
+    let parameters = ActionParameters { by, ..ActionParameters::default() };
+    let name = match carry_out(backend, bearer, facts.action, id, parameters).await? {
+        ActionAnswer::Vm(vm) => vm.name,
+        ActionAnswer::Host(host) => host.name,
+        _ => id.to_owned(),
+    };
+    Ok(Redirect::to(&format!("/ui/{}/{name}", object.path())))
+}
+
+pub(super) async fn vm(
+    State(backend): App,
+    Path((name, order)): Path<(String, String)>,
+    Extension(bearer): Extension<Bearer>,
+    body: Body,
+) -> Shown<Redirect> {
+    act(&*backend, &bearer, ActionObject::Vm, &name, &order, body).await
 }
 
 pub(super) async fn host(
@@ -142,23 +140,5 @@ pub(super) async fn host(
     Extension(bearer): Extension<Bearer>,
     body: Body,
 ) -> Shown<Redirect> {
-    let host = backend.host_id(&name)?;
-    let wrong = |status, why: String| ErrorPage(status, ErrorCode::new(Code::INVALID_ARGUMENT, why));
-    let Attested { by } = read_form(body).await.map_err(|(status, why)| wrong(status, why))?;
-    let action = match order.as_str() {
-        "maintain" => Some(HostAction::Maintain),
-        "drain" => Some(HostAction::Drain),
-        "activate" => Some(HostAction::Activate),
-        "ping" => Some(HostAction::Ping),
-        "confirm-fenced" => None,
-        _ => return Err(no_such(&order)),
-    };
-    let host = match action {
-        Some(action) => backend.host_action(host, action).await?,
-        None => {
-            bearer.require(CONFIRM_FENCED.role)?;
-            backend.confirm_fenced(host, crate::http::attester(by)?).await?
-        }
-    };
-    Ok(Redirect::to(&format!("/ui/hosts/{}", host.name)))
+    act(&*backend, &bearer, ActionObject::Host, &name, &order, body).await
 }

@@ -2,10 +2,15 @@
 
 use axum::extract::{Path, State};
 use maud::html;
-use ringfence_messages::{host::HostState, vm::VmInventory};
+use ringfence_messages::{
+    action::{ActionObject, Offered},
+    host::HostState,
+    vm::VmInventory,
+};
 
 use super::{
     App, Shown,
+    confirm::links,
     events::{last_of_all, timeline},
     layout::{columns, link, page, state},
 };
@@ -59,18 +64,13 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
     let here: Vec<VmInventory> =
         backend.vms().await?.into_iter().filter(|vm| vm.last_host_uuid == Some(host.uuid)).collect();
     let history = backend.newest(Some((&TOPICS, &host.name)), HISTORY).await?;
-    let order = |order: &str, what: &str| html! { a.order href={ "/ui/hosts/" (host.name) "/" (order) } { (what) } };
+    let in_service = host.state == HostState::Enabled;
+    let offered = |when| when == Offered::Always || (when == Offered::InService) == in_service;
     let body = html! {
         h1 { (host.name) }
         p { (state(&host.status)) " " (state(&host.state)) " in cluster " (host.cluster) ", " (host.management_ip) }
         (super::vms::reasons(&why))
-        nav.orders aria-label="Actions" {
-            @if host.state == HostState::Enabled { (order("maintain", "Start maintenance")) }
-            @else { (order("activate", "Return to service")) }
-            (order("drain", "Drain"))
-            (order("ping", "Ping"))
-            (order("confirm-fenced", "Confirm that it is off"))
-        }
+        (links(ActionObject::Host, &host.name, offered))
         section aria-labelledby="pings" {
             h2 #pings { "Pings" }
             (super::chart::pings(&backend.pings(host.uuid).await?))

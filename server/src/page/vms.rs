@@ -2,10 +2,14 @@
 
 use axum::extract::{Path, State};
 use maud::{Markup, html};
-use ringfence_messages::vm::VmState;
+use ringfence_messages::{
+    action::{ActionObject, Offered},
+    vm::VmState,
+};
 
 use super::{
     App, Shown,
+    confirm::links,
     events::{last_of_all, timeline},
     fencing_attempts,
     hosts::HISTORY,
@@ -68,7 +72,8 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
         };
         fences.push(fencing_attempts::shown(attempt, &phases::of(attempt, &history, &there)));
     }
-    let order = |order: &str, what: &str| html! { a.order href={ "/ui/vms/" (vm.name) "/" (order) } { (what) } };
+    let runs = vm.state == VmState::Running;
+    let offered = |when| when == Offered::Always || (when == Offered::Running) == runs;
     let body = html! {
         h1 { (vm.name) }
         p {
@@ -76,13 +81,7 @@ pub(super) async fn one(State(backend): App, Path(name): Path<String>) -> Shown 
             ", start " (vm.incarnation) ", HA " (word(&vm.ha))
         }
         (reasons(&why))
-        nav.orders aria-label="Actions" {
-            @if vm.state == VmState::Running { (order("stop", "Stop")) }
-            @else {
-                (order("start", "Start"))
-                (order("ha-start", "Fail over"))
-            }
-        }
+        (links(ActionObject::Vm, &vm.name, offered))
         @if !fences.is_empty() {
             section aria-labelledby="fences" {
                 h2 #fences { "Fences" }
