@@ -97,10 +97,19 @@ fn a_host_at_whose_address_another_one_answers_is_not_connected_and_nothing_is_f
     lab.no_split_brain();
 }
 
-/// The fence of a VM whose host's agent is gone, after its QEMU met this end.
-fn fence_after(lab: &Lab, host: &str, vm: &str, end: &str) -> (String, String) {
+/// The QEMU goes on by another name and spelling.
+const RENAMED: &str = "cp $(readlink -f /proc/PID/exe) /usr/bin/emulator; tr '\\0' '\\n' </proc/PID/cmdline | \
+                       sed '1s,.*,/usr/bin/emulator,; s,^-uuid$,--uuid,' >/run/arguments; kill -9 PID; \
+                       while [ -e /proc/PID ]; do sleep 0.1; done; \
+                       setsid xargs -d '\\n' -a /run/arguments env </dev/null >/dev/null 2>&1 &";
+
+/// The agent of a host ends, and the QEMU of a VM there meets this end.
+fn ends(lab: &Lab, host: &str, vm: &str, end: &str) {
     lab.kill_agent(host);
     lab.console(host, &end.replace("PID", &lab.qemu(host, vm).to_string()));
+}
+
+fn fence(lab: &Lab, vm: &str) -> (String, String) {
     let mark = lab.mark();
     lab.order(&["vm", "ha-start", vm]).unwrap();
     lab.fence_of(mark, vm)
@@ -112,20 +121,19 @@ fn fence_after(lab: &Lab, host: &str, vm: &str, end: &str) -> (String, String) {
 fn a_renamed_qemu_is_killed_and_a_blind_observer_proves_nothing() {
     let lab = Lab::with("bl", &[]);
     lab.writes("host-b", "vm2");
-    let renamed = "cp $(readlink -f /proc/PID/exe) /run/emulator; \
-                   tr '\\0' '\\n' </proc/PID/cmdline | sed '1s,.*,/run/emulator,; s,^-uuid$,--uuid,' >/run/arguments; \
-                   kill -9 PID; while [ -e /proc/PID ]; do sleep 0.1; done; \
-                   setsid xargs -d '\\n' -a /run/arguments env </dev/null >/dev/null 2>&1 &";
-    let (outcome, reason) = fence_after(&lab, "host-b", "vm2", renamed);
+    ends(&lab, "host-b", "vm2", RENAMED);
+    lab.writes("host-b", "vm2");
+    let (outcome, reason) = fence(&lab, "vm2");
     assert_eq!(outcome, "success-killed", "{reason}");
     lab.moved_from("host-b", "vm2");
-    assert_eq!(lab.qemu("host-b", "vm2"), 0);
+    lab.console("host-b", "! pgrep -x emulator");
     lab.ok("agent-up.sh", &["host-b"]);
     lab.until_status("host-b", "Connected");
 
     lab.writes("host-c", "vm3");
     let hidden = "mount -o remount,hidepid=invisible /proc; kill -9 PID";
-    let (outcome, reason) = fence_after(&lab, "host-c", "vm3", hidden);
+    ends(&lab, "host-c", "vm3", hidden);
+    let (outcome, reason) = fence(&lab, "vm3");
     assert!(outcome == "success-storage-fenced" && reason.contains("hidepid"), "{outcome}: {reason}");
     lab.moved_from("host-c", "vm3");
     lab.no_split_brain();
