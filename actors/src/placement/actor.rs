@@ -24,9 +24,6 @@ use crate::{host::HostActor, inventory::SharedInventory};
 /// down.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between two rounds while requests wait for the census.
-const CENSUS_POLL: Duration = Duration::from_millis(250);
-
 /// The placement actor: one for all clusters.
 pub struct PlacementActor {
     inventory: SharedInventory,
@@ -59,8 +56,8 @@ impl PlacementActor {
                     let round = round(self.bus.clone(), cluster, fresh, self.born);
                     ctx.spawn_detached(round, move |this, found, ctx| this.on(Event::Queried(cluster, found), ctx));
                 }
-                Command::Wait(cluster) => {
-                    ctx.after(CENSUS_POLL, move |this, ctx| this.on(Event::Waited(cluster), ctx));
+                Command::Wait(cluster, time) => {
+                    ctx.after(time, move |this, ctx| this.on(Event::Waited(cluster), ctx));
                 }
                 Command::Target(token, reply) => {
                     if let Some(promise) = self.targets.remove(&token) {

@@ -32,6 +32,14 @@ pub const SNAPSHOT_FRESH: Duration = Duration::from_secs(2);
 /// start of the controller is rejected. Too high: the answer comes after its deadline.
 pub const CENSUS_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Between two rounds for VMs that may have moved: each round queries every host of the cluster. Too low: a hundred
+/// starts in a cluster of a thousand hosts make a hundred thousand queries. Too high: a start that comes right after
+/// another one waits.
+pub const ROUND_SPACING: Duration = Duration::from_secs(1);
+
+/// Between two rounds while requests wait for the census.
+const CENSUS_POLL: Duration = Duration::from_millis(250);
+
 /// Validity of a reservation. After that the memory shows in the report of the host.
 pub const RESERVED_FOR: Duration = Duration::from_secs(10);
 
@@ -47,7 +55,7 @@ pub enum Event {
     Candidates(Token, ClusterId),
     /// Reply to [`Command::Query`].
     Queried(ClusterId, Result<Round>),
-    /// The time of [`Command::Wait`] has passed.
+    /// The time of a [`Command::Wait`] has passed.
     Waited(ClusterId),
 }
 
@@ -56,8 +64,8 @@ pub enum Event {
 pub enum Command {
     /// Query the hosts of this cluster, except these: their snapshots are fresh.
     Query(ClusterId, BTreeSet<HostId>),
-    /// Report [`Event::Waited`] after a moment.
-    Wait(ClusterId),
+    /// Report [`Event::Waited`] after this time.
+    Wait(ClusterId, Duration),
     /// Answer [`Event::Find`].
     Target(Token, Result<TargetReply>),
     /// Answer [`Event::Candidates`].
@@ -117,6 +125,8 @@ pub struct Core {
     reservations: Vec<Reservation>,
     /// Since when starts in a cluster wait for the census.
     census_since: BTreeMap<ClusterId, Duration>,
+    /// When the newest round of a cluster began.
+    began: BTreeMap<ClusterId, Duration>,
 }
 
 impl Core {
@@ -145,12 +155,23 @@ impl Core {
     }
 
     fn waits(&mut self, cluster: ClusterId, request: Waiting, now: Duration) -> Vec<Command> {
+        let spacing = self.spacing(cluster, now).filter(|_| request.needs_lists_since().is_some());
         let waiting = self.waiting.entry(cluster).or_default();
         waiting.push(request);
-        if waiting.len() > 1 { Vec::new() } else { vec![self.query(cluster, now)] }
+        match (waiting.len(), spacing) {
+            (1, Some(spacing)) => vec![Command::Wait(cluster, spacing)],
+            (1, None) => vec![self.query(cluster, now)],
+            _ => Vec::new(),
+        }
     }
 
-    fn query(&self, cluster: ClusterId, now: Duration) -> Command {
+    /// Time until the next round that queries every host of the cluster.
+    fn spacing(&self, cluster: ClusterId, now: Duration) -> Option<Duration> {
+        let next = *self.began.get(&cluster)? + ROUND_SPACING;
+        next.checked_sub(now).filter(|spacing| !spacing.is_zero())
+    }
+
+    fn query(&mut self, cluster: ClusterId, now: Duration) -> Command {
         let waiting = self.waiting.get(&cluster).into_iter().flatten();
         let since = waiting.filter_map(Waiting::needs_lists_since).max();
         let fresh = |host: &HostId, snapshot: &HostSnapshot| {
@@ -158,7 +179,9 @@ impl Core {
                 && since.is_none_or(|since| self.listed_since(*host, since))
         };
         let fresh = self.snapshots.iter().filter(|(host, snapshot)| fresh(host, snapshot));
-        Command::Query(cluster, fresh.map(|(host, _)| *host).collect())
+        let fresh = fresh.map(|(host, _)| *host).collect();
+        self.began.insert(cluster, now);
+        Command::Query(cluster, fresh)
     }
 
     /// Answers every request that waited for the round, unless it must wait for the census.
@@ -188,8 +211,10 @@ impl Core {
             }
         }
         if !later.is_empty() {
+            let moved = later.iter().any(|waiting| waiting.needs_lists_since().is_some());
+            let spacing = self.spacing(cluster, now).filter(|_| moved).unwrap_or(CENSUS_POLL);
             self.waiting.insert(cluster, later);
-            commands.push(Command::Wait(cluster));
+            commands.push(Command::Wait(cluster, spacing));
         }
         commands
     }
@@ -369,7 +394,7 @@ mod tests {
         let commands = core.on(round(S, Ok(open("c"))), S);
         assert!(target(&commands[0]).is_some(), "the dry run");
         assert!(matches!(&commands[1], Command::List(3, Ok(list)) if list.candidates.len() == 2), "{commands:?}");
-        assert_eq!(commands[2..], [Command::Wait(cluster())]);
+        assert_eq!(commands[2..], [Command::Wait(cluster(), CENSUS_POLL)]);
         let fresh = BTreeSet::from([host("a"), host("b")]);
         assert_eq!(core.on(Event::Waited(cluster()), S), [Command::Query(cluster(), fresh)]);
         let commands = core.on(round(S, Ok(CensusReply::default())), S);
@@ -384,9 +409,9 @@ mod tests {
         core.on(Event::Find(1, find("v1")), S);
         core.on(Event::Find(2, FindTargetMsg { dry_run: true, ..find("v2") }), S);
         let commands = core.on(round(S, unknown()), S);
-        assert!(matches!(&commands[..], [Command::Target(2, Err(_)), Command::Wait(_)]), "{commands:?}");
+        assert!(matches!(&commands[..], [Command::Target(2, Err(_)), Command::Wait(..)]), "{commands:?}");
         let almost = S + CENSUS_PATIENCE - Duration::from_millis(1);
-        assert_eq!(core.on(round(almost, unknown()), almost), [Command::Wait(cluster())]);
+        assert_eq!(core.on(round(almost, unknown()), almost), [Command::Wait(cluster(), CENSUS_POLL)]);
         let end = S + CENSUS_PATIENCE;
         let commands = core.on(round(end, Ok(open("c"))), end);
         let Command::Target(1, Err(error)) = &commands[0] else { panic!("{commands:?}") };
@@ -444,12 +469,17 @@ mod tests {
         let mut core = Core::default();
         core.set_inventory(&Arc::new(InventoryIndex::new(crate::testkit::cluster_of(["a", "b"]))));
         core.on(Event::Find(1, may_have_moved()), S);
-        assert_eq!(core.on(listed(&["a", "b"], S - Duration::from_millis(1)), S), [Command::Wait(cluster())], "older");
+        let waits = [Command::Wait(cluster(), ROUND_SPACING)];
+        assert_eq!(core.on(listed(&["a", "b"], S - Duration::from_millis(1)), S), waits, "older");
         assert_eq!(core.on(Event::Waited(cluster()), S), [Command::Query(cluster(), BTreeSet::new())]);
-        assert_eq!(core.on(listed(&["a"], S), S), [Command::Wait(cluster())], "b did not list");
+        assert_eq!(core.on(listed(&["a"], S), S), waits, "b did not list");
         let only_b = Command::Query(cluster(), BTreeSet::from([host("a")]));
         assert_eq!(core.on(Event::Waited(cluster()), S), [only_b]);
         assert!(target(&core.on(listed(&["a", "b"], S), S)[0]).is_some());
+        let soon = S + Duration::from_millis(400);
+        assert_eq!(core.on(Event::Find(9, may_have_moved()), soon), [Command::Wait(cluster(), ROUND_SPACING * 6 / 10)]);
+        core.on(Event::Waited(cluster()), 2 * S);
+        assert!(target(&core.on(listed(&["a", "b"], 2 * S), 2 * S)[0]).is_some());
 
         let (now, end) = (10 * S, 10 * S + CENSUS_PATIENCE);
         core.on(Event::Find(2, may_have_moved()), now);
@@ -476,7 +506,7 @@ mod tests {
         core.set_inventory(&Arc::new(InventoryIndex::new(all)));
         core.on(Event::Find(1, FindTargetMsg { may_have_moved: true, ..find("v1") }), S);
         let waits = core.on(round(S, Ok(census(&["m", "s"]))), S);
-        assert_eq!(waits, [Command::Wait(cluster())], "s is in maintenance and answers");
+        assert_eq!(waits, [Command::Wait(cluster(), ROUND_SPACING)], "s is in maintenance and answers");
         core.inventory = Arc::new(InventoryIndex::new(crate::testkit::cluster_of(["a", "b", "c", "off", "m"])));
         core.on(Event::Find(2, find("v1")), S);
         let commands = core.on(round(S, Ok(census(&["m"]))), S);
