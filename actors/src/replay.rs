@@ -60,15 +60,24 @@ pub(crate) async fn whole_since(journal: &dyn JournalPort) -> Result<u64> {
     Ok(restored.filter(|_| !sabotage::on(Sabotage::BackupBelieved)).map_or(0, |record| record.seq))
 }
 
-/// The machine of a host at its last answer: unknown if it never answered, or if another host answered as the same
-/// machine, so that the two cannot be told apart (K1).
-pub(crate) async fn machine(journal: &dyn JournalPort, host: HostId) -> Result<Machine> {
-    let (mut machine, mut others) = (Machine::default(), Vec::new());
-    for record in journal.latest(HostIdentified::TOPIC).await? {
-        let event: HostIdentified = record.event()?;
-        if event.host_uuid == host { machine = event.machine } else { others.push(event.machine) }
+/// The machines of all hosts at their last answers.
+pub(crate) struct Machines(HashMap<HostId, Machine>);
+
+impl Machines {
+    /// Reads them once for all hosts: the journal has a record for each host of the inventory.
+    pub(crate) async fn read(journal: &dyn JournalPort) -> Result<Machines> {
+        let records = journal.latest(HostIdentified::TOPIC).await?;
+        let events = records.iter().map(|record| record.event::<HostIdentified>());
+        Ok(Machines(events.map(|event| event.map(|event| (event.host_uuid, event.machine))).collect::<Result<_>>()?))
     }
-    Ok(if others.iter().any(|other| other.is(&machine)) { Machine::default() } else { machine })
+
+    /// The machine of a host: unknown if it never answered, or if another host answered as the same machine, so that
+    /// the two cannot be told apart (K1).
+    pub(crate) fn of(&self, host: HostId) -> Machine {
+        let Some(machine) = self.0.get(&host) else { return Machine::default() };
+        let is_shared = self.0.iter().any(|(other, of)| *other != host && of.is(machine));
+        if is_shared { Machine::default() } else { machine.clone() }
+    }
 }
 
 /// Name of the operator who attested that this host is off, if the attestation holds: it is valid for one outage, so
@@ -103,6 +112,20 @@ mod tests {
 
     async fn append<E: Event>(fake: &FakeWorld, event: E) {
         fake.journal.append(vec![NewRecord::of(&event).unwrap()]).await.unwrap();
+    }
+
+    /// K1: of two hosts that answered as one machine, neither is known.
+    #[tokio::test]
+    async fn machine_that_two_hosts_share_is_unknown() {
+        let fake = FakeWorld::new([]);
+        let [a, b, c] = ["a", "b", "c"].map(HostId::from_name);
+        let machine = |id: &str| Machine { machine_id: id.to_owned(), boot_id: "boot".to_owned() };
+        for (host_uuid, name, of) in [(a, "a", "m1"), (b, "b", "m2"), (c, "c", "m2")] {
+            append(&fake, HostIdentified { host_uuid, host: name.to_owned(), machine: machine(of) }).await;
+        }
+        let machines = Machines::read(&*fake.journal).await.unwrap();
+        assert_eq!((machines.of(a), machines.of(b)), (machine("m1"), Machine::default()));
+        assert_eq!(machines.of(HostId::from_name("never answered")), Machine::default());
     }
 
     /// K7: after the backup the host may have returned and failed again.

@@ -87,10 +87,13 @@ impl VmActor {
             let silent = target.silent_host_uuids.iter().chain(&target.unheard_host_uuids);
             let silent: BTreeSet<HostId> = silent.copied().collect();
             let mut places = Vec::with_capacity(silent.len());
+            if silent.is_empty() {
+                return Ok(Found { target, places });
+            }
+            let machines = replay::Machines::read(&*journal).await?;
             for host in silent {
                 let attested_by = replay::attested_off(&*journal, &inventory.host_name(host)).await?;
-                let machine = replay::machine(&*journal, host).await?;
-                places.push(UnreachableHost { host, attested_by, machine });
+                places.push(UnreachableHost { host, attested_by, machine: machines.of(host) });
             }
             Ok(Found { target, places })
         }
