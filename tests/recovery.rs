@@ -68,6 +68,18 @@ impl Scene {
         self.world.bus().ask(self.assembly.recovery(), order).await.map(|_| ())
     }
 
+    /// A start makes its volume usable on host `a`.
+    async fn activate(&self) -> Result<DiskSource, ErrorCode> {
+        let ask = ActivateVolumeMsg {
+            host_uuid: host("a"),
+            install_path: "vhost://vm1".parse().unwrap(),
+            bdev_name: "vm1-0".to_owned(),
+            vm_uuid: VmId::from_name("vm1"),
+        };
+        let storage = Address::new(StorageActor::KIND, StorageId::from_name("s"));
+        self.world.bus().ask(storage, ask).await
+    }
+
     fn events<E: Event>(&self) -> Vec<E> {
         self.fake.journal.events()
     }
@@ -115,14 +127,7 @@ fn start_redeploys_a_target_that_is_down() {
         scene.pings(50).await;
         scene.fake.host(host("a"), |host| host.deploy_error = None);
         scene.fake.take_calls();
-        let ask = ActivateVolumeMsg {
-            host_uuid: host("a"),
-            install_path: "vhost://vm1".parse().unwrap(),
-            bdev_name: "vm1-0".to_owned(),
-            vm_uuid: VmId::from_name("vm1"),
-        };
-        let storage = Address::new(StorageActor::KIND, StorageId::from_name("s"));
-        let disk = scene.world.bus().ask(storage, ask).await.unwrap();
+        let disk = scene.activate().await.unwrap();
         assert_eq!(disk, DiskSource::VhostUser { socket_path: "/run/vm1-0.sock".to_owned() });
         let calls: Vec<_> = scene.fake.take_calls().into_iter().map(|(_, call)| call).collect();
         assert_eq!(calls, ["export", "prepare", "deploy", "export"]);
@@ -139,14 +144,7 @@ fn start_redeploys_nothing_on_a_host_that_left_service() {
         scene.fake.host(host("a"), |host| host.target = false);
         scene.fake.take_calls();
         let redeploys = scene.redeploys("a").len();
-        let ask = ActivateVolumeMsg {
-            host_uuid: host("a"),
-            install_path: "vhost://vm1".parse().unwrap(),
-            bdev_name: "vm1-0".to_owned(),
-            vm_uuid: VmId::from_name("vm1"),
-        };
-        let storage = Address::new(StorageActor::KIND, StorageId::from_name("s"));
-        let error = scene.world.bus().ask(storage, ask).await.unwrap_err();
+        let error = scene.activate().await.unwrap_err();
         assert!(error.is(&Code::CHANGE_STATE) && error.details.contains("a does not serve"), "{error}");
         assert_eq!(scene.fake.take_calls(), [(host("a"), "export")]);
         assert_eq!(scene.redeploys("a").len(), redeploys);

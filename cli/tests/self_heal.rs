@@ -4,6 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use ringfence_cli::demo::cluster::{Cluster, Plan, VM};
+use ringfence_drivers::node::proc::Process;
 use ringfence_messages::{
     Event, ProtocolStatus,
     recovery::{ProtocolRedeploy, RedeployPhase},
@@ -112,14 +113,20 @@ async fn an_undeployable_target_is_tried_after_0_2_4_8_skipped_pings_and_at_once
     assert_eq!(skipped(recovered).await, [(1, 0)], "the outage after the recovery is redeployed at once");
 }
 
+/// Freezes the target of the VM's host.
+fn freeze_target(cluster: &Cluster) -> Process {
+    let target = cluster.target(HOST).unwrap();
+    let pid = rustix::process::Pid::from_raw(target.pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    target
+}
+
 /// A stopped daemon still accepts connections: only one that answers is healthy.
 #[tokio::test]
 async fn a_target_that_hangs_is_replaced() {
     let cluster = connected(Plan::default()).await;
     let before = last_seq(&cluster).await;
-    let hung = cluster.target(HOST).unwrap();
-    let pid = rustix::process::Pid::from_raw(hung.pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let hung = freeze_target(&cluster);
     let down = |event: &ProtocolStatusChanged| event.host == HOST && event.new_status == ProtocolStatus::Disconnected;
     let (seen, event) = heard(&cluster, before, WITHIN, down).await;
     assert!(event.reason.as_deref().unwrap_or_default().contains("within 1s"), "{:?}", event.reason);
@@ -133,15 +140,9 @@ async fn a_target_that_hangs_is_replaced() {
 #[tokio::test]
 async fn a_vm_whose_target_hangs_is_stopped_and_drained_with_its_target() {
     let cluster = connected(Plan::default()).await;
-    let freeze = || {
-        let hung = cluster.target(HOST).unwrap();
-        let pid = rustix::process::Pid::from_raw(hung.pid as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-        hung
-    };
     order(&cluster, json!({ "start": { "host": HOST } })).await.unwrap();
     counts_beyond(&cluster, 3).await;
-    let hung = freeze();
+    let hung = freeze_target(&cluster);
     let stopped = order(&cluster, json!({ "stop": {} })).await.unwrap();
     assert_eq!((stopped.state, cluster.qemus(HOST).len()), (VmState::Stopped, 0));
     assert!(!hung.is_alive(), "it may still write what it holds");
@@ -150,7 +151,7 @@ async fn a_vm_whose_target_hangs_is_stopped_and_drained_with_its_target() {
     order(&cluster, json!({ "start": { "host": HOST } })).await.unwrap();
     let counted = cluster.counter().unwrap();
     counts_beyond(&cluster, counted + 3).await;
-    let hung = freeze();
+    let hung = freeze_target(&cluster);
     let drain = json!({ "drain": {} });
     let _: Value = cluster.client().post(&format!("/v1/hosts/{HOST}/actions"), &drain).await.unwrap();
     let moved = async || {

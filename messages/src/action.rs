@@ -231,7 +231,7 @@ pub struct ActionFacts {
     pub dry_run: &'static str,
     /// Sentence of the API's description.
     pub meaning: &'static str,
-    /// Link on the page; empty where the page has a form of its own.
+    /// Link on the page; empty where the page has its own form.
     pub link: &'static str,
     /// Confirming button on the page; the name follows.
     pub button: &'static str,

@@ -1,7 +1,7 @@
 //! Shrinks a failing plan to the faults that matter.
 //!
 //! Delta debugging (Zeller, Hildebrandt 2002): omit halves, then quarters, while the same rule is broken. The operator
-//! of a plan stays: without `serve --restored` a restored controller does nothing, which breaks liveness by itself.
+//! of a plan stays: without `serve --restored` a restored controller does nothing, and that breaks liveness.
 
 use crate::{
     fault::{Act, Step, StepKind},

@@ -295,10 +295,8 @@ impl Core {
         let silent = ask.place_host_uuids.iter().copied().filter(|place| !answers(*place)).collect();
         let lists_vm =
             |host: &&HostId| self.snapshots.get(host).is_some_and(|snapshot| snapshot.vms.contains(&ask.vm_uuid));
-        let unheard = match ask.may_have_moved {
-            true => census.unheard_host_uuids.iter().chain(&census.unreachable_host_uuids).copied().collect(),
-            false => BTreeSet::from_iter(census.unheard_host_uuids.iter().copied()),
-        };
+        let unreachable = census.unreachable_host_uuids.iter().filter(|_| ask.may_have_moved);
+        let unheard: BTreeSet<HostId> = census.unheard_host_uuids.iter().chain(unreachable).copied().collect();
         let claims = census.claims.iter().filter(|(vm, _)| *vm == ask.vm_uuid).map(|(_, host)| *host);
         TargetReply {
             host_uuid: target,

@@ -233,9 +233,9 @@ impl Core {
         if !serves {
             return Err(self.out_of_service(host));
         }
-        let unknown =
-            ErrorCode::new(Code::INVALID_ARGUMENT, format!("{protocol} is no protocol of this storage there"));
-        let key = self.key(host, storage, protocol).ok_or(unknown)?;
+        let key = self.key(host, storage, protocol).ok_or_else(|| {
+            ErrorCode::new(Code::INVALID_ARGUMENT, format!("{protocol} is no protocol of this storage there"))
+        })?;
         let begins = !std::mem::replace(&mut key.deploying, true);
         Ok(begins.then_some(Command::Deploy { host, storage, protocol, attempt: 1, skipped_pings: 0 }))
     }

@@ -30,7 +30,7 @@ fn start_gets_one_redeploy_and_the_backoff_stays() {
     assert!(core.redeploy_now(host, StorageId::from_name("other"), protocol).unwrap_err().is(&Code::INVALID_ARGUMENT));
 }
 
-/// A host out of service gets no redeploy, whoever requests it, and none that began continues.
+/// A host out of service gets no redeploy, also if a start requests it, and none that began continues.
 #[test]
 fn host_out_of_service_gets_no_redeploy_from_a_start() {
     let out: [(&str, Event, bool); 5] = [

@@ -141,14 +141,17 @@ impl Core {
         }
         match self.place.filter(|_| left && self.state != VmState::Stopped && self.may_have_moved()) {
             // It vanished. The others listed their processes before that, when it may still have been on its way.
-            Some(place) => self.begin_again(request, place, "not running there (a start queried it)", now),
+            Some(place) => {
+                let gone = self.is_gone(place, "not running there (a start queried it)");
+                self.begin_again(request, gone, now)
+            }
             None => self.begin_attempt(request, target, places, silent, found, now),
         }
     }
 
-    /// It is not on this host any more: the start begins again.
-    fn begin_again(&mut self, request: StartRequest, place: HostId, why: &str, now: Instant) -> Vec<Command> {
-        let mut commands = vec![self.is_gone(place, why)];
+    /// After this change the start begins again.
+    fn begin_again(&mut self, request: StartRequest, change: Command, now: Instant) -> Vec<Command> {
+        let mut commands = vec![change];
         commands.extend(self.on(super::core::Event::Start(request), now));
         commands
     }
@@ -266,12 +269,11 @@ impl Core {
     pub(super) fn cleared(&mut self, request: StartRequest, host: HostId, now: Instant) -> Vec<Command> {
         let name = self.inventory.host_name(host);
         let reason = format!("the leftover export on {name} was stopped, verified");
-        if let Some(place) = self.place {
-            return self.begin_again(request, place, &reason, now);
-        }
-        let mut commands = vec![self.becomes(VmState::Stopped, None, reason)];
-        commands.extend(self.on(super::core::Event::Start(request), now));
-        commands
+        let stopped = match self.place {
+            Some(place) => self.is_gone(place, &reason),
+            None => self.becomes(VmState::Stopped, None, reason),
+        };
+        self.begin_again(request, stopped, now)
     }
 
     /// Passes on the commands of the attempt, and continues when it has ended.
